@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * NBD servers that we start ourselves: the command in [ brackets ], and the storage daemon that
+ * serves an image file.
+ *
+ * The server gets a listening Unix socket as descriptor 3. The socket's name is removed as soon as
+ * it listens; it is reached through a descriptor of ours, so that nobody else can connect and
+ * nothing is left behind, however we end. The server is told to end with us by the kernel
+ * (PR_SET_PDEATHSIG), so it must be started by the thread that lives as long as the mount.
+ */
+#pragma once
+
+#include "util/error.h"
+
+#include <stdint.h>
+#include <time.h>
+
+typedef struct FlServer FlServer;
+
+/* A dirty bitmap of an image. */
+typedef struct {
+    char *name;
+    uint64_t granularity; /* bytes; 0 if not known */
+    bool inconsistent;    /* was in use when its writer died: not served */
+} FlBitmapInfo;
+
+/* What is known of an image beyond what NBD tells. */
+typedef struct {
+    char *name;         /* of the export: the file's name without its last extension */
+    char *format;       /* as QEMU calls it: "qcow2", "raw" */
+    GPtrArray *bitmaps; /* of FlBitmapInfo, sorted by name */
+    struct timespec mtime, ctime;
+} FlImageInfo;
+
+/* Runs ARGV (NULL-terminated) by systemd socket activation: LISTEN_FDS=1, LISTEN_PID. */
+FlServer *fl_server_new_command(const char *const *argv, GError **error);
+
+/*
+ * Serves the image at PATH read-only, all its consistent bitmaps and its backing chain included, as
+ * one export named info->name, by an embedded qemu-storage-daemon. Errors name the way out: an image
+ * that a running VM holds, one that is not there, one that no driver knows.
+ */
+FlServer *fl_server_new_image(const char *path, GError **error);
+
+/* Ends the server and waits for it. NULL is fine. */
+void fl_server_free(FlServer *server);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlServer, fl_server_free)
+
+/* An O_PATH descriptor of the listening socket: connect(2) to /proc/self/fd/N. Belongs to SERVER. */
+int fl_server_socket(const FlServer *server);
+/* The server's process id. */
+int fl_server_pid(const FlServer *server);
+/* NULL for a command. Belongs to SERVER. */
+const FlImageInfo *fl_server_image(const FlServer *server);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A QMP client (QEMU docs/interop/qmp-spec.txt), for the storage daemon that we start and for the
+ * VMs whose monitor we are given.
+ *
+ * Calls are synchronous: one thread at a time uses a client, and a call returns when its reply is
+ * there, the time is up, or the peer has gone. Events that arrive meanwhile go to the handler.
+ */
+#pragma once
+
+#include "util/error.h"
+
+#include <json-glib/json-glib.h>
+
+typedef struct FlQmp FlQmp;
+
+/* DATA is never NULL and belongs to the caller. Called by fl_qmp_call() and fl_qmp_dispatch(). */
+typedef void (*FlQmpEvent)(const char *event, JsonObject *data, void *opaque);
+
+/*
+ * Connects to the monitor at PATH, or takes the connected socket FD (owned from then on, also on
+ * failure), reads the greeting and negotiates capabilities. NAME is what errors call the peer.
+ * TIMEOUT_MS bounds this and each later call.
+ */
+FlQmp *fl_qmp_connect(const char *path, unsigned timeout_ms, GError **error);
+FlQmp *fl_qmp_new_fd(int fd, const char *name, unsigned timeout_ms, GError **error);
+void fl_qmp_free(FlQmp *qmp); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlQmp, fl_qmp_free)
+
+void fl_qmp_set_event_handler(FlQmp *qmp, FlQmpEvent handler, void *opaque);
+
+/* QMP's error reply; the class is kept apart from the text. Connection faults are FL_ERROR. */
+#define FL_QMP_ERROR fl_qmp_error_quark()
+GQuark fl_qmp_error_quark(void);
+typedef enum {
+    FL_QMP_ERROR_GENERIC,
+    FL_QMP_ERROR_COMMAND_NOT_FOUND,
+    FL_QMP_ERROR_DEVICE_NOT_FOUND,
+    FL_QMP_ERROR_OTHER,
+} FlQmpErrorCode;
+
+/*
+ * Runs COMMAND with ARGS (an object; taken over; NULL for none). REPLY (may be NULL) gets what is
+ * under "return", to be freed by json_node_unref. FD, unless -1, is passed along (SCM_RIGHTS) and
+ * stays the caller's.
+ */
+bool fl_qmp_call(FlQmp *qmp, const char *command, JsonNode *args, JsonNode **reply, GError **error);
+bool fl_qmp_call_fd(FlQmp *qmp, const char *command, JsonNode *args, int fd, JsonNode **reply,
+                    GError **error);
+
+/* The socket, to poll for events. */
+int fl_qmp_fd(const FlQmp *qmp);
+/* Handles events that are there, waiting up to TIMEOUT_MS for the first (0: not at all). False if
+ * the peer has gone. */
+bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error);
+
+/* An argument object from a format and values: g_variant-free JSON with %-directives is not worth a
+ * language of its own, so this takes name/value pairs: type char, name, value; ends with 0.
+ * 's' const char*, 'b' int, 'i' gint64, 'n' JsonNode* (taken over). */
+JsonNode *fl_qmp_args(char type, ...);

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Errors.
+ *
+ * Set-up and control report a GError of the domain FL_ERROR, whose message is one line: what failed,
+ * on which source, why, and what to do. The read path reports 0 or -errno (errint_t).
+ */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+
+/* 0 on success, a negative errno on failure. */
+typedef int errint_t;
+
+#define FL_ERROR fl_error_quark()
+GQuark fl_error_quark(void);
+
+/* The code says how the program ends; it is the exit status. */
+typedef enum {
+    FL_ERROR_FAILED = 1, /* could not do it */
+    FL_ERROR_USAGE = 2,  /* wrong usage */
+    FL_ERROR_LEFT = 3,   /* done, but something was lost or left behind */
+} FlErrorCode;
+
+/* Sets a FL_ERROR_FAILED error; returns false, so that a caller may `return fl_fail(...)`. */
+bool fl_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* The same with FL_ERROR_USAGE. */
+bool fl_fail_usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* The exit status for an error of any domain; 1 for domains that are not ours. */
+int fl_error_exit_status(const GError *error);

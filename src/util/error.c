@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "util/error.h"
+
+G_DEFINE_QUARK(fl-error-quark, fl_error)
+
+static void set_error(GError **error, FlErrorCode code, const char *format, va_list args)
+{
+    g_autoptr(GError) made = g_error_new_valist(FL_ERROR, code, format, args);
+
+    /* An error is one line, whatever a server or QEMU wrote into its own message. */
+    g_strdelimit(made->message, "\r\n", ' ');
+    g_strchomp(made->message);
+    g_propagate_error(error, g_steal_pointer(&made));
+}
+
+bool fl_fail(GError **error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    set_error(error, FL_ERROR_FAILED, format, args);
+    va_end(args);
+    return false;
+}
+
+bool fl_fail_usage(GError **error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    set_error(error, FL_ERROR_USAGE, format, args);
+    va_end(args);
+    return false;
+}
+
+int fl_error_exit_status(const GError *error)
+{
+    return error->domain == FL_ERROR ? error->code : FL_ERROR_FAILED;
+}
