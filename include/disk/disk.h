@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk: one export of a server, its maps, and its bytes.
+ *
+ * A disk belongs to the thread that runs the main context (the loop), and every function here is
+ * called there. What blocks (connecting, loading maps) is done by workers, which hand their result
+ * back to the loop; so there are no locks.
+ *
+ * Connections are opened when first needed and closed when idle. When one dies its requests wait for
+ * the next. If none can be opened within `reconnect` seconds, or the export is no longer the same,
+ * the disk has failed for good: every read ends in -EIO.
+ */
+#pragma once
+
+#include "disk/blockstatus.h"
+#include "disk/endpoint.h"
+
+#include <time.h>
+
+typedef struct {
+    unsigned connections; /* at most so many per disk */
+    unsigned timeout;     /* seconds of silence before a server counts as gone */
+    unsigned reconnect;   /* seconds to try to get it back; 0: not at all */
+    bool keep_open;       /* do not close idle connections */
+} FlDiskOptions;
+
+/* What is known of a disk from where its server was started: not from NBD. */
+typedef struct {
+    char *context;        /* "qemu:dirty-bitmap:NAME" */
+    char *shown;          /* the name of its files */
+    uint64_t granularity; /* bytes; 0 if not known */
+} FlDiskBitmap;
+
+typedef struct FlDisk FlDisk;
+typedef struct FlRead FlRead;
+
+/* A read under way. The caller fills the first part, keeps it in place until DONE is called, and may
+ * not give it back sooner. */
+struct FlRead {
+    void *buf; /* undefined unless the read succeeds */
+    size_t length;
+    uint64_t offset; /* of the disk; [offset, offset + length) lies inside it */
+    bool ahead;      /* nobody waits for it yet: everything else goes first */
+    void (*done)(FlRead *read, errint_t result);
+
+    /* Private to disk/. */
+    GList link;
+    struct FlConn *conn;
+    int error; /* what the server said */
+    gint64 since;
+};
+
+/* Takes over INFO. OPTIONS must outlive the disk. */
+FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOptions *options);
+FlDisk *fl_disk_ref(FlDisk *disk);
+void fl_disk_unref(FlDisk *disk); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDisk, fl_disk_unref)
+/* Fails what is under way with -EIO and closes all connections; the disk stays failed. */
+void fl_disk_close(FlDisk *disk);
+
+const FlExportInfo *fl_disk_info(const FlDisk *disk);
+const char *fl_disk_label(const FlDisk *disk);
+
+/* Reads; DONE is called from the loop, never before this returns. */
+void fl_disk_read(FlDisk *disk, FlRead *read);
+
+/* Loads the maps unless they are loaded, and calls DONE (possibly before this returns) with 0 or
+ * -errno. Several callers share one load; a load that failed is tried again by the next caller. */
+typedef void (*FlDiskLoaded)(FlDisk *disk, errint_t result, void *opaque);
+void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque);
+/* NULL until they are loaded. */
+const FlDiskMaps *fl_disk_maps(const FlDisk *disk);
+
+/* The disk may not be used any more: all reads end in -EIO from now on. WHY is for people. */
+void fl_disk_fail(FlDisk *disk, const char *why);
+/* Why the disk has failed for good; NULL if it has not. */
+const char *fl_disk_failure(const FlDisk *disk);
+
+typedef struct {
+    unsigned connections; /* open now */
+    unsigned in_flight;   /* requests that a server has */
+    unsigned queued;      /* requests that wait for a connection */
+    bool connecting;
+    uint64_t bytes_read; /* from the server */
+    uint64_t requests;
+    uint64_t errors;     /* requests that the server refused */
+    uint64_t reconnects; /* connections opened in place of one that died */
+} FlDiskStats;
+const FlDiskStats *fl_disk_stats(FlDisk *disk);

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Where an NBD server is, and how to open a connection to it.
+ *
+ * Everything here blocks, within the bounds of a FlWait, and is called by the thread that sets up
+ * or by a worker, never by the loop. An endpoint is immutable and counted; any thread may use it.
+ * What the server sends is bounded: at most FL_EXPORTS_MAX exports and FL_CONTEXTS_MAX contexts.
+ */
+#pragma once
+
+#include "util/error.h"
+
+#include <gio/gio.h>
+#include <libnbd.h>
+#include <stdint.h>
+
+#define FL_EXPORTS_MAX  20000
+#define FL_CONTEXTS_MAX 1000
+
+/* How long a blocking call may take, and what ends it early. */
+typedef struct {
+    unsigned seconds;     /* without a sign of the server */
+    GCancellable *cancel; /* may be NULL */
+} FlWait;
+
+/* What a server says of an export before any of its bytes are read. */
+typedef struct {
+    char *name;        /* as the server has it; "" is the default export */
+    char *description; /* NULL if none */
+    uint64_t size;     /* bytes */
+    uint32_t block_min, block_preferred, block_max;
+    bool multi_conn;    /* several connections see one state, and may be opened */
+    GPtrArray *contexts; /* of char *: meta contexts, in the server's order */
+} FlExportInfo;
+
+FlExportInfo *fl_export_info_new(void);
+void fl_export_info_free(FlExportInfo *info); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlExportInfo, fl_export_info_free)
+bool fl_export_info_has_context(const FlExportInfo *info, const char *context);
+
+typedef struct FlEndpoint FlEndpoint;
+
+/* A server by its NBD URI (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). */
+FlEndpoint *fl_endpoint_new_uri(const char *uri);
+/* A server by a descriptor (O_PATH) of its Unix socket, duplicated here. LABEL is its name in
+ * messages. */
+FlEndpoint *fl_endpoint_new_socket(int fd, const char *label);
+FlEndpoint *fl_endpoint_ref(FlEndpoint *endpoint);
+void fl_endpoint_unref(FlEndpoint *endpoint); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlEndpoint, fl_endpoint_unref)
+
+/* What messages and info.json call it: the URI without user, password and credential parameters. */
+const char *fl_endpoint_label(const FlEndpoint *endpoint);
+
+/*
+ * The exports of the server (FlExportInfo): the one that the URI names, or every one that the server
+ * lists, or the default one where it cannot list. An export name that the server does not have is an
+ * error that names those that it has.
+ */
+GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError **error);
+
+/*
+ * A connection in transmission phase to EXPORT with CONTEXTS (NULL-terminated, may be NULL)
+ * negotiated as far as the server has them. Free it with nbd_close().
+ */
+struct nbd_handle *fl_endpoint_open(FlEndpoint *endpoint, const char *export,
+                                    const char *const *contexts, const FlWait *wait,
+                                    GError **error);
+
+/* Lets a connection work until DONE(OPAQUE), it dies, or WAIT ends: the bounded wait that all the
+ * rest is made of. */
+bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
+                 void *opaque, const FlWait *wait, GError **error);

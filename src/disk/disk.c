@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "disk/disk.h"
+
+#include "awkward.h"
+#include "conn.h"
+
+#include <errno.h>
+
+/* Requests on one connection: enough to hide a long way to the server, few enough to stay fair. */
+#define IN_FLIGHT_MAX 32
+#define IDLE_SECONDS  30
+#define BACKOFF_MIN   100  /* milliseconds */
+#define BACKOFF_MAX   5000 /* milliseconds */
+
+typedef struct {
+    FlDiskLoaded done;
+    void *opaque;
+} Waiter;
+
+struct FlDisk {
+    gatomicrefcount refs;
+    FlEndpoint *endpoint;
+    FlExportInfo *info;
+    const FlDiskOptions *options;
+    GCancellable *cancel; /* ends the workers */
+    char *failure;        /* why all reads fail; NULL: they do not */
+    unsigned workers;
+
+    FlDiskMaps *maps; /* NULL until loaded */
+    GArray *waiters;  /* of Waiter: for the maps */
+    bool loading;
+
+    GPtrArray *conns;     /* of FlConn */
+    unsigned conns_max;   /* lowered when the server refuses more */
+    GQueue demand, ahead; /* of FlRead, by their links: they wait for a connection */
+    GQueue doomed;        /* reads that end in -EIO at the next turn of the loop */
+    guint doom_source, watch_source, retry_source;
+    bool connecting;
+    bool verify;       /* the server was lost: see whether the next is the same */
+    gint64 down_since; /* 0 while all is well (g_get_monotonic_time()) */
+    guint backoff;     /* milliseconds */
+    FlDiskStats stats;
+};
+
+static void pump(FlDisk *disk);
+
+FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOptions *options)
+{
+    FlDisk *disk = g_new0(FlDisk, 1);
+
+    g_atomic_ref_count_init(&disk->refs);
+    disk->endpoint = fl_endpoint_ref(endpoint);
+    disk->info = info;
+    disk->options = options;
+    disk->cancel = g_cancellable_new();
+    disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
+    disk->conns = g_ptr_array_new();
+    disk->conns_max = info->multi_conn ? options->connections : 1;
+    disk->backoff = BACKOFF_MIN;
+    return disk;
+}
+
+FlDisk *fl_disk_ref(FlDisk *disk)
+{
+    g_atomic_ref_count_inc(&disk->refs);
+    return disk;
+}
+
+void fl_disk_unref(FlDisk *disk)
+{
+    if (disk == NULL || !g_atomic_ref_count_dec(&disk->refs))
+        return;
+    fl_disk_maps_unref(disk->maps);
+    fl_endpoint_unref(disk->endpoint);
+    fl_export_info_free(disk->info);
+    g_object_unref(disk->cancel);
+    g_array_unref(disk->waiters);
+    g_ptr_array_unref(disk->conns);
+    g_free(disk->failure);
+    g_free(disk);
+}
+
+const FlExportInfo *fl_disk_info(const FlDisk *disk)
+{
+    return disk->info;
+}
+
+const char *fl_disk_label(const FlDisk *disk)
+{
+    return fl_endpoint_label(disk->endpoint);
+}
+
+const FlDiskMaps *fl_disk_maps(const FlDisk *disk)
+{
+    return disk->maps;
+}
+
+const char *fl_disk_failure(const FlDisk *disk)
+{
+    return disk->failure;
+}
+
+const FlDiskStats *fl_disk_stats(FlDisk *disk)
+{
+    disk->stats.connections = disk->conns->len;
+    disk->stats.connecting = disk->connecting;
+    disk->stats.queued = disk->demand.length + disk->ahead.length;
+    disk->stats.in_flight = 0;
+    for (guint i = 0; i < disk->conns->len; i++)
+        disk->stats.in_flight += fl_conn_in_flight(disk->conns->pdata[i]);
+    return &disk->stats;
+}
+
+/* Reads that fail without the server: told from the loop, as all others are. */
+static gboolean end_doomed(gpointer opaque)
+{
+    FlDisk *disk = opaque;
+
+    disk->doom_source = 0;
+    for (GList *l; (l = g_queue_pop_head_link(&disk->doomed)) != NULL;) {
+        FlRead *read = l->data;
+        read->done(read, -EIO);
+    }
+    fl_disk_unref(disk);
+    return G_SOURCE_REMOVE;
+}
+
+static void doom(FlDisk *disk, GQueue *reads)
+{
+    for (GList *l; (l = g_queue_pop_head_link(reads)) != NULL;)
+        g_queue_push_tail_link(&disk->doomed, l);
+    if (disk->doomed.length > 0 && disk->doom_source == 0)
+        disk->doom_source = g_idle_add_full(G_PRIORITY_DEFAULT, end_doomed, fl_disk_ref(disk), NULL);
+}
+
+static void close_connections(FlDisk *disk, GQueue *left)
+{
+    while (disk->conns->len > 0)
+        fl_conn_free(g_ptr_array_steal_index(disk->conns, disk->conns->len - 1), left);
+    if (disk->watch_source != 0)
+        g_source_remove(g_steal_handle_id(&disk->watch_source));
+    if (disk->retry_source != 0)
+        g_source_remove(g_steal_handle_id(&disk->retry_source));
+}
+
+void fl_disk_fail(FlDisk *disk, const char *why)
+{
+    GQueue left = G_QUEUE_INIT;
+
+    if (disk->failure != NULL)
+        return;
+    disk->failure = g_strdup(why);
+    close_connections(disk, &left);
+    doom(disk, &left);
+    doom(disk, &disk->demand);
+    doom(disk, &disk->ahead);
+}
+
+static void fail_loudly(FlDisk *disk, const char *why)
+{
+    g_warning("export \"%s\" of %s: %s; its reads fail from now on", disk->info->name,
+              fl_disk_label(disk), why);
+    fl_disk_fail(disk, why);
+}
+
+void fl_disk_close(FlDisk *disk)
+{
+    fl_disk_fail(disk, "it was closed");
+    g_cancellable_cancel(disk->cancel);
+    while (disk->workers > 0 || disk->doom_source != 0)
+        g_main_context_iteration(NULL, TRUE);
+}
+
+/* Connections */
+
+static gint64 seconds_since(gint64 time)
+{
+    return (g_get_monotonic_time() - time) / G_USEC_PER_SEC;
+}
+
+static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
+{
+    FlDisk *disk = opaque;
+
+    disk->down_since = 0;
+    disk->backoff = BACKOFF_MIN;
+    disk->stats.requests++;
+    if (read->error == 0)
+        disk->stats.bytes_read += read->length;
+    else
+        disk->stats.errors++;
+    read->done(read, read->error == 0 ? 0 : -EIO);
+    pump(disk);
+}
+
+/* Puts reads back in front of their queue, unless they have been tried for too long. */
+static void requeue(FlDisk *disk, GQueue *left)
+{
+    GQueue late = G_QUEUE_INIT;
+    gint64 limit = (gint64)disk->options->reconnect + disk->options->timeout;
+
+    for (GList *l; (l = g_queue_pop_tail_link(left)) != NULL;) {
+        FlRead *read = l->data;
+
+        if (seconds_since(read->since) > limit)
+            g_queue_push_head_link(&late, l);
+        else
+            g_queue_push_head_link(read->ahead ? &disk->ahead : &disk->demand, l);
+    }
+    doom(disk, &late);
+}
+
+static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
+{
+    FlDisk *disk = opaque;
+
+    g_info("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk), why);
+    g_ptr_array_remove(disk->conns, conn);
+    fl_conn_free(conn, left);
+    disk->verify = true;
+    if (disk->down_since == 0)
+        disk->down_since = g_get_monotonic_time();
+    requeue(disk, left);
+    pump(disk);
+}
+
+static const FlConnOps conn_ops = {.answered = conn_answered, .lost = conn_lost};
+
+/* Once a second while there are connections: silence and idleness. */
+static gboolean watch(gpointer opaque)
+{
+    FlDisk *disk = opaque;
+
+    for (guint i = disk->conns->len; i-- > 0;) {
+        FlConn *conn = disk->conns->pdata[i];
+        gint64 silent = seconds_since(fl_conn_last_sign(conn));
+        GQueue left = G_QUEUE_INIT;
+
+        if (fl_conn_in_flight(conn) > 0) {
+            if (silent >= disk->options->timeout)
+                conn_lost(conn, &left, "the server does not answer", disk);
+        } else if (silent >= IDLE_SECONDS && !disk->options->keep_open) {
+            g_ptr_array_remove_index(disk->conns, i);
+            fl_conn_free(conn, &left);
+        }
+        /* What one loss did may have closed others. */
+        i = MIN(i, disk->conns->len);
+    }
+    if (disk->conns->len > 0)
+        return G_SOURCE_CONTINUE;
+    disk->watch_source = 0;
+    return G_SOURCE_REMOVE;
+}
+
+typedef struct {
+    FlDisk *disk;
+    bool verify;
+    FlDiskMaps *maps;
+    bool changed; /* the export is no longer what it was */
+} Connect;
+
+static void connect_free(gpointer data)
+{
+    Connect *connect = data;
+
+    fl_disk_maps_unref(connect->maps);
+    fl_disk_unref(connect->disk);
+    g_free(connect);
+}
+
+static void connect_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
+{
+    Connect *connect = data;
+    FlDisk *disk = connect->disk;
+    FlWait wait = {.seconds = disk->options->timeout, .cancel = cancel};
+    g_autoptr(GPtrArray) contexts = g_ptr_array_new();
+    struct nbd_handle *nbd;
+    GError *error = NULL;
+
+    if (connect->verify && connect->maps != NULL)
+        g_ptr_array_extend(contexts, connect->maps->contexts, NULL, NULL);
+    g_ptr_array_add(contexts, NULL);
+    nbd = fl_endpoint_open(disk->endpoint, disk->info->name, (const char *const *)contexts->pdata,
+                           &wait, &error);
+    if (nbd != NULL && nbd_get_size(nbd) != (int64_t)disk->info->size) {
+        connect->changed = true;
+        fl_fail(&error, "its size has changed");
+    } else if (nbd != NULL && connect->verify && connect->maps != NULL &&
+               !fl_block_status_verify(nbd, connect->maps, &wait, &error)) {
+        connect->changed = !nbd_aio_is_dead(nbd) && !nbd_aio_is_closed(nbd);
+    }
+    if (error == NULL) {
+        g_task_return_pointer(task, nbd, (GDestroyNotify)nbd_close);
+        return;
+    }
+    if (nbd != NULL)
+        nbd_close(nbd);
+    g_task_return_error(task, error);
+}
+
+static gboolean retry(gpointer opaque)
+{
+    FlDisk *disk = opaque;
+
+    disk->retry_source = 0;
+    pump(disk);
+    return G_SOURCE_REMOVE;
+}
+
+static void connect_failed(FlDisk *disk, const Connect *connect, const GError *error)
+{
+    g_autofree char *why = NULL;
+
+    g_info("%s", error->message);
+    if (connect->changed) {
+        why = g_strdup_printf("it is not the same any more: %s", error->message);
+        fail_loudly(disk, why);
+    } else if (disk->conns->len > 0) {
+        /* It may have a limit of its own: what there is has to do. */
+        disk->conns_max = disk->conns->len;
+    } else {
+        if (disk->down_since == 0)
+            disk->down_since = g_get_monotonic_time();
+        if (seconds_since(disk->down_since) >= disk->options->reconnect) {
+            fail_loudly(disk, error->message);
+            return;
+        }
+        disk->retry_source = g_timeout_add(disk->backoff, retry, disk);
+        disk->backoff = MIN(disk->backoff * 2, BACKOFF_MAX);
+    }
+}
+
+static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
+{
+    g_autoptr(FlDisk) disk = opaque;
+    const Connect *connect = g_task_get_task_data(G_TASK(result));
+    g_autoptr(GError) error = NULL;
+    struct nbd_handle *nbd = g_task_propagate_pointer(G_TASK(result), &error);
+
+    disk->workers--;
+    disk->connecting = false;
+    if (disk->failure != NULL) {
+        if (nbd != NULL)
+            nbd_close(nbd);
+        return;
+    }
+    if (nbd == NULL) {
+        connect_failed(disk, connect, error);
+    } else {
+        g_ptr_array_add(disk->conns, fl_conn_new(nbd, &conn_ops, disk));
+        disk->stats.reconnects += connect->verify;
+        disk->verify = disk->verify && !connect->verify;
+        if (disk->watch_source == 0)
+            disk->watch_source = g_timeout_add_seconds(1, watch, disk);
+    }
+    pump(disk);
+}
+
+static void start_connect(FlDisk *disk)
+{
+    g_autoptr(GTask) task = g_task_new(NULL, disk->cancel, connect_done, fl_disk_ref(disk));
+    Connect *connect = g_new0(Connect, 1);
+
+    connect->disk = fl_disk_ref(disk);
+    connect->verify = disk->verify;
+    connect->maps = disk->maps != NULL ? fl_disk_maps_ref(disk->maps) : NULL;
+    g_task_set_task_data(task, connect, connect_free);
+    disk->connecting = true;
+    disk->workers++;
+    g_task_run_in_thread(task, connect_worker);
+}
+
+/*
+ * The connection for the next read. Reads ahead leave the first connection alone where there are
+ * several, so that a read that somebody waits for has a line of its own.
+ */
+static FlConn *choose(const FlDisk *disk, bool ahead)
+{
+    FlConn *best = NULL;
+
+    for (guint i = ahead && disk->conns->len > 1 ? 1 : 0; i < disk->conns->len; i++) {
+        FlConn *conn = disk->conns->pdata[i];
+
+        if (fl_conn_in_flight(conn) < IN_FLIGHT_MAX &&
+            (best == NULL || fl_conn_bytes(conn) < fl_conn_bytes(best)))
+            best = conn;
+    }
+    return best;
+}
+
+static void pump_queue(FlDisk *disk, GQueue *queue, bool ahead)
+{
+    FlConn *conn;
+
+    while (queue->length > 0 && (conn = choose(disk, ahead)) != NULL)
+        fl_conn_read(conn, g_queue_pop_head_link(queue)->data);
+}
+
+static bool wants_connection(const FlDisk *disk)
+{
+    if (disk->connecting || disk->retry_source != 0 || disk->failure != NULL ||
+        disk->conns->len >= disk->conns_max)
+        return false;
+    if (disk->conns->len == 0)
+        return disk->demand.length + disk->ahead.length > 0;
+    for (guint i = 0; i < disk->conns->len; i++) {
+        if (fl_conn_in_flight(disk->conns->pdata[i]) < 2)
+            return false;
+    }
+    return true;
+}
+
+/* Hands waiting reads to connections, and sees that there are enough of those. */
+static void pump(FlDisk *disk)
+{
+    pump_queue(disk, &disk->demand, false);
+    pump_queue(disk, &disk->ahead, true);
+    if (wants_connection(disk))
+        start_connect(disk);
+}
+
+void fl_disk_read(FlDisk *disk, FlRead *read)
+{
+    read->link = (GList){.data = read};
+    read->since = g_get_monotonic_time();
+    if (disk->failure != NULL) {
+        GQueue one = G_QUEUE_INIT;
+        g_queue_push_tail_link(&one, &read->link);
+        doom(disk, &one);
+    } else if (fl_read_is_awkward(read, disk->info)) {
+        fl_read_awkward(disk, read);
+    } else {
+        g_queue_push_tail_link(read->ahead ? &disk->ahead : &disk->demand, &read->link);
+        pump(disk);
+    }
+}
+
+/* Maps */
+
+static void load_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
+{
+    FlDisk *disk = data;
+    FlWait wait = {.seconds = disk->options->timeout, .cancel = cancel};
+    GError *error = NULL;
+    FlDiskMaps *maps = fl_block_status_load(disk->endpoint, disk->info, &wait, &error);
+
+    if (maps != NULL)
+        g_task_return_pointer(task, maps, (GDestroyNotify)fl_disk_maps_unref);
+    else
+        g_task_return_error(task, error);
+}
+
+static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
+{
+    g_autoptr(FlDisk) disk = opaque;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GArray) waiters = g_steal_pointer(&disk->waiters);
+
+    disk->workers--;
+    disk->loading = false;
+    disk->maps = g_task_propagate_pointer(G_TASK(result), &error);
+    disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
+    if (error != NULL && disk->failure == NULL)
+        g_warning("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk),
+                  error->message);
+    for (guint i = 0; i < waiters->len; i++) {
+        Waiter *waiter = &g_array_index(waiters, Waiter, i);
+        waiter->done(disk, error == NULL ? 0 : -EIO, waiter->opaque);
+    }
+}
+
+void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
+{
+    Waiter waiter = {.done = done, .opaque = opaque};
+    g_autoptr(GTask) task = NULL;
+
+    if (disk->maps != NULL || disk->failure != NULL) {
+        done(disk, disk->maps != NULL ? 0 : -EIO, opaque);
+        return;
+    }
+    g_array_append_val(disk->waiters, waiter);
+    if (disk->loading)
+        return;
+    disk->loading = true;
+    disk->workers++;
+    task = g_task_new(NULL, disk->cancel, load_done, fl_disk_ref(disk));
+    g_task_set_task_data(task, fl_disk_ref(disk), (GDestroyNotify)fl_disk_unref);
+    g_task_run_in_thread(task, load_worker);
+}

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "disk/endpoint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+struct FlEndpoint {
+    gatomicrefcount refs;
+    char *uri;  /* NULL for a socket */
+    int socket; /* -1 for a URI */
+    char *label;
+};
+
+FlExportInfo *fl_export_info_new(void)
+{
+    FlExportInfo *info = g_new0(FlExportInfo, 1);
+
+    info->contexts = g_ptr_array_new_with_free_func(g_free);
+    return info;
+}
+
+void fl_export_info_free(FlExportInfo *info)
+{
+    if (info == NULL)
+        return;
+    g_free(info->name);
+    g_free(info->description);
+    g_ptr_array_unref(info->contexts);
+    g_free(info);
+}
+
+bool fl_export_info_has_context(const FlExportInfo *info, const char *context)
+{
+    return g_ptr_array_find_with_equal_func(info->contexts, context, g_str_equal, NULL);
+}
+
+/* Only the socket of a Unix URI is kept of its query; user and password never are. */
+static char *label_of_uri(const char *uri)
+{
+    g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
+    g_autoptr(GHashTable) params = NULL;
+    g_autofree char *query = NULL;
+    const char *socket = NULL;
+
+    if (parsed == NULL)
+        return g_strdup("the NBD URI");
+    if (g_uri_get_query(parsed) != NULL)
+        params = g_uri_parse_params(g_uri_get_query(parsed), -1, "&", G_URI_PARAMS_NONE, NULL);
+    if (params != NULL)
+        socket = g_hash_table_lookup(params, "socket");
+    if (socket != NULL)
+        query = g_strconcat("socket=", socket, NULL);
+    return g_uri_join(G_URI_FLAGS_NONE, g_uri_get_scheme(parsed), NULL, g_uri_get_host(parsed),
+                      g_uri_get_port(parsed), g_uri_get_path(parsed), query, NULL);
+}
+
+FlEndpoint *fl_endpoint_new_uri(const char *uri)
+{
+    FlEndpoint *endpoint = g_new0(FlEndpoint, 1);
+
+    g_atomic_ref_count_init(&endpoint->refs);
+    endpoint->uri = g_strdup(uri);
+    endpoint->socket = -1;
+    endpoint->label = label_of_uri(uri);
+    return endpoint;
+}
+
+FlEndpoint *fl_endpoint_new_socket(int fd, const char *label)
+{
+    FlEndpoint *endpoint = g_new0(FlEndpoint, 1);
+
+    g_atomic_ref_count_init(&endpoint->refs);
+    endpoint->socket = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    endpoint->label = g_strdup(label);
+    return endpoint;
+}
+
+FlEndpoint *fl_endpoint_ref(FlEndpoint *endpoint)
+{
+    g_atomic_ref_count_inc(&endpoint->refs);
+    return endpoint;
+}
+
+void fl_endpoint_unref(FlEndpoint *endpoint)
+{
+    if (endpoint == NULL || !g_atomic_ref_count_dec(&endpoint->refs))
+        return;
+    if (endpoint->socket >= 0)
+        close(endpoint->socket);
+    g_free(endpoint->uri);
+    g_free(endpoint->label);
+    g_free(endpoint);
+}
+
+const char *fl_endpoint_label(const FlEndpoint *endpoint)
+{
+    return endpoint->label;
+}
+
+bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
+                 void *opaque, const FlWait *wait, GError **error)
+{
+    /* Short slices, so that a cancel is noticed without a descriptor of its own. */
+    enum { SLICE_MS = 100 };
+    unsigned silent_ms = 0;
+
+    while (!done(nbd, opaque)) {
+        int r;
+
+        if (wait->cancel != NULL && g_cancellable_set_error_if_cancelled(wait->cancel, error))
+            return false;
+        if (nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
+            return fl_fail(error, "the server closed the connection");
+        r = nbd_poll(nbd, SLICE_MS);
+        if (r < 0 && nbd_get_errno() != EINTR)
+            return fl_fail(error, "%s", nbd_get_error());
+        silent_ms = r > 0 ? 0 : silent_ms + SLICE_MS;
+        if (silent_ms >= wait->seconds * 1000)
+            return fl_fail(error, "the server has not answered for %u seconds", wait->seconds);
+    }
+    return true;
+}
+
+static bool is_connected(struct nbd_handle *nbd, void *opaque)
+{
+    return nbd_aio_is_negotiating(nbd) || nbd_aio_is_ready(nbd);
+}
+
+/* Connects up to the point where an export is chosen; an old server is past it already. */
+static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, const FlWait *wait, GError **error)
+{
+    struct nbd_handle *nbd = nbd_create();
+    int r;
+
+    if (nbd == NULL) {
+        fl_fail(error, "%s: %s", endpoint->label, nbd_get_error());
+        return NULL;
+    }
+    nbd_set_opt_mode(nbd, true);
+    nbd_set_full_info(nbd, true);
+    /* Buffers are never looked at unless the read succeeded, so clearing them first is waste. */
+    nbd_set_pread_initialize(nbd, false);
+    /* PSK and certificate files are named by the user who runs us, not by a stranger. */
+    nbd_set_uri_allow_local_file(nbd, true);
+
+    if (endpoint->uri != NULL) {
+        r = nbd_aio_connect_uri(nbd, endpoint->uri);
+    } else {
+        g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", endpoint->socket);
+        r = nbd_aio_connect_unix(nbd, path);
+    }
+    if (r < 0) {
+        fl_fail(error, "cannot connect to %s: %s", endpoint->label, nbd_get_error());
+    } else if (fl_nbd_wait(nbd, is_connected, NULL, wait, error)) {
+        return nbd;
+    } else {
+        g_prefix_error(error, "cannot connect to %s: ", endpoint->label);
+    }
+    nbd_close(nbd);
+    return NULL;
+}
+
+/* An option under way: what its completion leaves behind. */
+typedef struct {
+    bool done;
+    int error; /* errno, 0 for success */
+    GPtrArray *strings;
+    unsigned limit;
+} Option;
+
+static int option_done(void *opaque, int *error)
+{
+    Option *option = opaque;
+
+    option->done = true;
+    option->error = *error;
+    return 1;
+}
+
+static bool option_is_done(struct nbd_handle *nbd, void *opaque)
+{
+    return ((Option *)opaque)->done;
+}
+
+static int option_string(Option *option, const char *string)
+{
+    if (option->strings->len >= option->limit)
+        return -1;
+    g_ptr_array_add(option->strings, g_strdup(string));
+    return 0;
+}
+
+static int list_export(void *opaque, const char *name, const char *description)
+{
+    return option_string(opaque, name);
+}
+
+static int list_context(void *opaque, const char *name)
+{
+    return option_string(opaque, name);
+}
+
+static bool option_wait(struct nbd_handle *nbd, int started, Option *option, const FlWait *wait,
+                        GError **error)
+{
+    if (started < 0)
+        return fl_fail(error, "%s", nbd_get_error());
+    if (!fl_nbd_wait(nbd, option_is_done, option, wait, error))
+        return false;
+    if (option->error != 0)
+        return fl_fail(error, "the server refused: %s", g_strerror(option->error));
+    return true;
+}
+
+static nbd_completion_callback completion(Option *option)
+{
+    return (nbd_completion_callback){.callback = option_done, .user_data = option};
+}
+
+static bool option_go(struct nbd_handle *nbd, const FlWait *wait, GError **error)
+{
+    Option option = {0};
+
+    if (nbd_aio_is_ready(nbd))
+        return true;
+    return option_wait(nbd, nbd_aio_opt_go(nbd, completion(&option)), &option, wait, error);
+}
+
+/* The names that the server lists; NULL where it does not list any. */
+static GPtrArray *list_names(struct nbd_handle *nbd, const FlWait *wait)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    Option option = {.strings = names, .limit = FL_EXPORTS_MAX};
+    nbd_list_callback list = {.callback = list_export, .user_data = &option};
+
+    if (!nbd_aio_is_negotiating(nbd) ||
+        !option_wait(nbd, nbd_aio_opt_list(nbd, list, completion(&option)), &option, wait, NULL) ||
+        names->len == 0)
+        return NULL;
+    return g_steal_pointer(&names);
+}
+
+static uint32_t block_size(struct nbd_handle *nbd, int which, uint32_t fallback)
+{
+    int64_t size = nbd_get_block_size(nbd, which);
+
+    return size > 0 && size <= UINT32_MAX ? (uint32_t)size : fallback;
+}
+
+static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError **error)
+{
+    g_autoptr(FlExportInfo) info = fl_export_info_new();
+    int64_t size = nbd_get_size(nbd);
+
+    if (size < 0) {
+        fl_fail(error, "the size of export \"%s\" cannot be used: %s", name, nbd_get_error());
+        return NULL;
+    }
+    info->name = g_strdup(name);
+    info->size = (uint64_t)size;
+    info->description = nbd_get_export_description(nbd);
+    if (info->description != NULL && *info->description == '\0')
+        g_clear_pointer(&info->description, free);
+    info->block_min = block_size(nbd, LIBNBD_SIZE_MINIMUM, 1);
+    info->block_preferred = block_size(nbd, LIBNBD_SIZE_PREFERRED, 4096);
+    info->block_max = block_size(nbd, LIBNBD_SIZE_MAXIMUM, 32 << 20);
+    info->multi_conn = nbd_can_multi_conn(nbd) > 0;
+    return g_steal_pointer(&info);
+}
+
+/* Asks for an export without entering it; NULL without an error where the server cannot be asked. */
+static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const FlWait *wait,
+                              GError **error)
+{
+    g_autoptr(FlExportInfo) info = NULL;
+    Option asked = {0};
+    Option listed = {.limit = FL_CONTEXTS_MAX};
+    nbd_context_callback list = {.callback = list_context, .user_data = &listed};
+
+    if (nbd_set_export_name(nbd, name) < 0) {
+        fl_fail(error, "export \"%s\": %s", name, nbd_get_error());
+        return NULL;
+    }
+    if (!option_wait(nbd, nbd_aio_opt_info(nbd, completion(&asked)), &asked, wait, error)) {
+        if (asked.done && asked.error != ENOENT)
+            g_clear_error(error);
+        return NULL;
+    }
+    info = read_info(nbd, name, error);
+    if (info == NULL)
+        return NULL;
+
+    /* Refused by servers without structured replies: the disk then has no maps. */
+    listed.strings = info->contexts;
+    if (!option_wait(nbd, nbd_aio_opt_list_meta_context(nbd, list, completion(&listed)), &listed,
+                     wait, NULL))
+        g_ptr_array_set_size(info->contexts, 0);
+    return g_steal_pointer(&info);
+}
+
+/* Enters the export to learn of it: for servers without NBD_OPT_INFO. */
+static FlExportInfo *enter_info(FlEndpoint *endpoint, const char *name, const FlWait *wait,
+                                GError **error)
+{
+    static const char *const usual[] = {"base:allocation", "qemu:allocation-depth", NULL};
+    struct nbd_handle *nbd = fl_endpoint_open(endpoint, name, usual, wait, error);
+    FlExportInfo *info;
+
+    if (nbd == NULL)
+        return NULL;
+    info = read_info(nbd, name, error);
+    for (const char *const *c = usual; info != NULL && *c != NULL; c++) {
+        if (nbd_can_meta_context(nbd, *c) > 0)
+            g_ptr_array_add(info->contexts, g_strdup(*c));
+    }
+    nbd_shutdown(nbd, 0);
+    nbd_close(nbd);
+    return info;
+}
+
+static void no_such_export(const FlEndpoint *endpoint, const char *name, const GPtrArray *names,
+                           GError **error)
+{
+    g_autoptr(GString) known = g_string_new(NULL);
+    guint shown = names != NULL ? MIN(names->len, 20) : 0;
+
+    for (guint i = 0; i < shown; i++)
+        g_string_append_printf(known, "%s\"%s\"", i > 0 ? ", " : "", (char *)names->pdata[i]);
+    g_clear_error(error);
+    fl_fail(error, "%s has no export \"%s\"; %s%s%s", endpoint->label, name,
+            shown > 0 ? "it has " : "it does not tell which it has", known->str,
+            names != NULL && names->len > shown ? " and more" : "");
+}
+
+GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError **error)
+{
+    struct nbd_handle *nbd = connect_endpoint(endpoint, wait, error);
+    g_autoptr(GPtrArray) exports =
+        g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_info_free);
+    g_autoptr(GPtrArray) names = NULL;
+    g_autofree char *named = NULL;
+    g_autoptr(GError) why = NULL;
+    bool ok = true;
+
+    if (nbd == NULL)
+        return NULL;
+    named = nbd_get_export_name(nbd);
+    names = list_names(nbd, wait);
+
+    guint count = *named != '\0' || names == NULL ? 1 : names->len;
+    for (guint i = 0; i < count && ok; i++) {
+        const char *name = *named != '\0' || names == NULL ? named : names->pdata[i];
+        FlExportInfo *info = NULL;
+
+        if (nbd_aio_is_negotiating(nbd))
+            info = ask_info(nbd, name, wait, &why);
+        if (info == NULL && why == NULL)
+            info = enter_info(endpoint, name, wait, &why);
+        if (info != NULL)
+            g_ptr_array_add(exports, info);
+        ok = info != NULL;
+    }
+
+    if (!ok && *named != '\0' &&
+        (names == NULL ||
+         !g_ptr_array_find_with_equal_func(names, named, g_str_equal, NULL)))
+        no_such_export(endpoint, named, names, error);
+    else if (!ok)
+        g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", endpoint->label);
+    if (nbd_aio_is_negotiating(nbd))
+        nbd_aio_opt_abort(nbd);
+    nbd_close(nbd);
+    return ok ? g_steal_pointer(&exports) : NULL;
+}
+
+struct nbd_handle *fl_endpoint_open(FlEndpoint *endpoint, const char *export,
+                                    const char *const *contexts, const FlWait *wait, GError **error)
+{
+    struct nbd_handle *nbd = connect_endpoint(endpoint, wait, error);
+
+    if (nbd == NULL)
+        return NULL;
+    for (; contexts != NULL && *contexts != NULL; contexts++)
+        nbd_add_meta_context(nbd, *contexts);
+    nbd_set_export_name(nbd, export);
+    if (option_go(nbd, wait, error))
+        return nbd;
+    g_prefix_error(error, "export \"%s\" of %s: ", export, endpoint->label);
+    nbd_close(nbd);
+    return NULL;
+}
