@@ -7,7 +7,7 @@ bool fl_size_parse(const char *text, uint64_t *size, GError **error)
 {
     static const char suffixes[] = "KMGTPE";
     char *end = NULL;
-    gint64 number = g_ascii_strtoll(text, &end, 10);
+    guint64 number = g_ascii_strtoull(text, &end, 10);
     unsigned shift = 0;
 
     if (end != text && *end != '\0') {
@@ -19,10 +19,11 @@ bool fl_size_parse(const char *text, uint64_t *size, GError **error)
                 end += strlen(end);
         }
     }
-    if (end == text || *end != '\0' || !g_ascii_isdigit(*text) || number > (INT64_MAX >> shift))
-        return fl_fail_usage(error, "'%s' is not a size: write bytes, or a number with K, M, G or T",
-                             text);
-    *size = (uint64_t)number << shift;
+    if (end == text || *end != '\0' || !g_ascii_isdigit(*text) ||
+        number > ((uint64_t)INT64_MAX >> shift))
+        return fl_fail_usage(
+            error, "'%s' is not a size: write bytes, or a number with K, M, G or T", text);
+    *size = number << shift;
     return true;
 }
 
