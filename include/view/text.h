@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What views of made-up bytes share: all of them is one piece, and numbers written fast. */
+#pragma once
+
+#include "view/view.h"
+
+/* FlViewOps.piece of a file that is all FL_PIECE_MADE. */
+FlPiece fl_text_piece(const FlView *view, uint64_t offset);
+
+/*
+ * The writers below write at OUT and return where they stopped; nothing is terminated. They exist
+ * because printf makes up most of the time of reading a large map. Inline, so that BASE is a
+ * constant.
+ */
+
+/* VALUE in BASE (2 to 16, upper case), right-aligned in WIDTH characters and filled up with PAD on
+ * the left. WIDTH must be enough. */
+static inline char *fl_put_padded(char *out, unsigned width, char pad, uint64_t value,
+                                  unsigned base)
+{
+    unsigned at = width;
+
+    do {
+        out[--at] = "0123456789ABCDEF"[value % base];
+        value /= base;
+    } while (value != 0);
+    while (at > 0)
+        out[--at] = pad;
+    return out + width;
+}
+
+/* The digits that VALUE takes in BASE. */
+static inline unsigned fl_digits(uint64_t value, unsigned base)
+{
+    unsigned digits = 1;
+
+    while (value >= base) {
+        value /= base;
+        digits++;
+    }
+    return digits;
+}
+
+static inline char *fl_put_decimal(char *out, uint64_t value)
+{
+    return fl_put_padded(out, fl_digits(value, 10), ' ', value, 10);
+}
+
+/* TEXT without its NUL. */
+char *fl_put_text(char *out, const char *text);
