@@ -138,9 +138,9 @@ static void close_connections(FlDisk *disk, GQueue *left)
     while (disk->conns->len > 0)
         fl_conn_free(g_ptr_array_steal_index(disk->conns, disk->conns->len - 1), left);
     if (disk->watch_source != 0)
-        g_source_remove(g_steal_handle_id(&disk->watch_source));
+        g_clear_handle_id(&disk->watch_source, g_source_remove);
     if (disk->retry_source != 0)
-        g_source_remove(g_steal_handle_id(&disk->retry_source));
+        g_clear_handle_id(&disk->retry_source, g_source_remove);
 }
 
 void fl_disk_fail(FlDisk *disk, const char *why)

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An export as a folder: which files it has, and the view of each.
+ *
+ * Which files there are follows from the meta contexts alone, so that a thousand exports mount
+ * without loading a map. Views are made when somebody first asks for a file's attributes; the maps
+ * must be there by then (fl_disk_load()). Belongs to the loop.
+ */
+#pragma once
+
+#include "mount/read.h"
+
+#include <json-glib/json-glib.h>
+#include <time.h>
+
+/* How a mount makes files and reads them; parsed once, never changed. */
+typedef struct {
+    uint64_t cache, readahead;   /* bytes */
+    uint64_t cluster_size;       /* of qcow2 files; 0: as fits the bitmap */
+    char *backing, *backing_fmt; /* of increments; NULL: ../disk.raw and raw; "none" for none */
+} FlViewOptions;
+
+/* A bitmap as its source knows it, beyond what NBD tells. */
+typedef struct {
+    char *context;        /* "qemu:dirty-bitmap:NAME" */
+    char *shown;          /* what its files are called */
+    uint64_t granularity; /* bytes; 0: not known */
+} FlBitmap;
+FlBitmap *fl_bitmap_new(const char *context, const char *shown, uint64_t granularity);
+void fl_bitmap_free(FlBitmap *bitmap);
+
+/* Where an export comes from. Strings may be NULL where a source has nothing to say. */
+typedef struct {
+    char *source;   /* the name that inodes are hashed with: stable from mount to mount */
+    char *folder;   /* name of the folder, before it is made safe */
+    struct timespec time, ctime; /* point in time, and the files' ctime */
+    GPtrArray *bitmaps;          /* of FlBitmap: those known beforehand */
+    GPtrArray *inconsistent;     /* of char *: bitmaps that are not served */
+    char *format;                /* of an image file */
+    char *mode, *reason;         /* "full" or "incremental", and why it is full */
+    char *restore_point, *base;
+} FlOrigin;
+FlOrigin *fl_origin_new(const char *source, const char *folder);
+void fl_origin_free(FlOrigin *origin); /* NULL is fine */
+
+typedef struct FlExport FlExport;
+typedef struct FlFile FlFile;
+
+/* Takes over ORIGIN; OPTIONS outlive it. */
+FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
+                        const FlViewOptions *options);
+void fl_export_free(FlExport *export); /* NULL is fine */
+
+FlDisk *fl_export_disk(const FlExport *export);
+const FlOrigin *fl_export_origin(const FlExport *export);
+
+/* The files (FlFile), belonging to EXPORT. */
+const GPtrArray *fl_export_files(const FlExport *export);
+/* The path below the export's folder: "disk.raw", "dirty/b.map"; parts are safe names. */
+const char *fl_file_path(const FlFile *file);
+/* Whether the file is text about the daemon, newer than the snapshot: info.json. */
+bool fl_file_is_newer(const FlFile *file);
+/* The view, once the maps are loaded; NULL if it cannot be made (said in the log). Belongs to FILE. */
+const FlView *fl_file_view(FlFile *file);
+/* What to read it from. The same conditions. */
+FlReadSource fl_file_source(FlFile *file);
+/* Somebody has opened or closed the file: what was read ahead goes with the last. */
+void fl_file_opened(FlFile *file);
+void fl_file_closed(FlFile *file);
+
+/* The extended attributes: names and values, without their prefix "user.fleecefs.". Maps must be
+ * loaded. The caller frees it (g_hash_table_unref). */
+GHashTable *fl_file_xattrs(FlFile *file);
+
+/* info.json. Maps must be loaded. */
+GBytes *fl_export_info_json(FlExport *export);

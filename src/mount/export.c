@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "mount/export.h"
+
+#include "export-private.h"
+#include "util/name.h"
+#include "view/bytes.h"
+#include "view/ddrescue.h"
+#include "view/json.h"
+#include "view/mapfile.h"
+#include "view/pbm.h"
+#include "view/raw.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+struct FlFile {
+    FlExport *export;
+    const struct Kind *kind;
+    const char *context; /* the meta context that the file is about; NULL: none */
+    const FlBitmap *bitmap; /* NULL: not about a bitmap */
+    char *path;
+    FlView *view; /* NULL until somebody asked */
+    FlStreams *streams;
+    unsigned opened;
+};
+
+FlBitmap *fl_bitmap_new(const char *context, const char *shown, uint64_t granularity)
+{
+    FlBitmap *bitmap = g_new(FlBitmap, 1);
+
+    bitmap->context = g_strdup(context);
+    bitmap->shown = g_strdup(shown);
+    bitmap->granularity = granularity;
+    return bitmap;
+}
+
+void fl_bitmap_free(FlBitmap *bitmap)
+{
+    g_free(bitmap->context);
+    g_free(bitmap->shown);
+    g_free(bitmap);
+}
+
+FlOrigin *fl_origin_new(const char *source, const char *folder)
+{
+    FlOrigin *origin = g_new0(FlOrigin, 1);
+
+    origin->source = g_strdup(source);
+    origin->folder = g_strdup(folder);
+    origin->bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
+    origin->inconsistent = g_ptr_array_new_with_free_func(g_free);
+    return origin;
+}
+
+void fl_origin_free(FlOrigin *origin)
+{
+    if (origin == NULL)
+        return;
+    g_free(origin->source);
+    g_free(origin->folder);
+    g_ptr_array_unref(origin->bitmaps);
+    g_ptr_array_unref(origin->inconsistent);
+    g_free(origin->format);
+    g_free(origin->mode);
+    g_free(origin->reason);
+    g_free(origin->restore_point);
+    g_free(origin->base);
+    g_free(origin);
+}
+
+/* The kinds of files: a name and a constructor each. */
+
+static FlMap *map_of(const FlFile *file)
+{
+    return file->context != NULL ? fl_disk_maps_find(fl_disk_maps(file->export->disk), file->context)
+                                 : NULL;
+}
+
+static FlMap *alloc_of(const FlFile *file)
+{
+    return fl_disk_maps_find(fl_disk_maps(file->export->disk), FL_ALLOCATION);
+}
+
+static uint64_t size_of(const FlFile *file)
+{
+    return fl_disk_info(file->export->disk)->size;
+}
+
+static FlView *make_raw(FlFile *file)
+{
+    FlMap *dirty = file->bitmap != NULL ? map_of(file) : NULL;
+
+    return fl_view_raw_new(alloc_of(file), dirty, size_of(file), 0, size_of(file));
+}
+
+static FlView *make_map(FlFile *file)
+{
+    return fl_view_map_new(map_of(file), fl_context_kind(file->context));
+}
+
+static FlView *make_json(FlFile *file)
+{
+    FlMap *dirty = file->bitmap != NULL ? map_of(file) : NULL;
+
+    return fl_view_json_new(alloc_of(file), dirty, size_of(file));
+}
+
+static FlView *make_ddrescue(FlFile *file)
+{
+    return fl_view_ddrescue_new(map_of(file));
+}
+
+static FlView *make_pbm(FlFile *file)
+{
+    return fl_view_pbm_new(map_of(file), file->bitmap->granularity, file->context);
+}
+
+static FlView *make_info(FlFile *file)
+{
+    g_autoptr(GBytes) bytes = fl_export_info_json(file->export);
+
+    return fl_view_bytes_new(bytes);
+}
+
+typedef struct Kind {
+    const char *path; /* %s stands for the name of the bitmap or context */
+    FlView *(*make)(FlFile *file);
+} Kind;
+
+static const Kind disk_raw = {"disk.raw", make_raw}, info_json = {"info.json", make_info};
+static const Kind alloc_kinds[] = {{"disk.map", make_map}, {"disk.json", make_json}};
+static const Kind depth_map = {"depth.map", make_map}, other_map = {"maps/%s.map", make_map};
+static const Kind dirty_kinds[] = {
+    {"dirty/%s.raw", make_raw},           {"dirty/%s.map", make_map}, {"dirty/%s.json", make_json},
+    {"dirty/%s.ddrescue", make_ddrescue}, {"dirty/%s.pbm", make_pbm},
+};
+
+static void add_file(FlExport *export, const Kind *kind, const char *context,
+                     const FlBitmap *bitmap)
+{
+    FlFile *file = g_new0(FlFile, 1);
+    g_autofree char *name = NULL;
+    g_auto(GStrv) parts = g_strsplit(kind->path, "%s", 2);
+
+    if (parts[1] != NULL)
+        name = fl_name_encode(bitmap != NULL ? bitmap->shown : context);
+    file->export = export;
+    file->kind = kind;
+    file->context = context;
+    file->bitmap = bitmap;
+    file->path = g_strconcat(parts[0], name != NULL ? name : "", parts[1], NULL);
+    g_ptr_array_add(export->files, file);
+}
+
+static const FlBitmap *bitmap_of(FlExport *export, const char *context)
+{
+    GPtrArray *known = export->origin->bitmaps;
+
+    for (guint i = 0; i < known->len; i++) {
+        const FlBitmap *bitmap = known->pdata[i];
+        if (g_str_equal(bitmap->context, context))
+            return bitmap;
+    }
+    g_ptr_array_add(known, fl_bitmap_new(context, context + strlen(FL_BITMAP_PREFIX), 0));
+    return known->pdata[known->len - 1];
+}
+
+static void add_context(FlExport *export, const char *context)
+{
+    switch (fl_context_kind(context)) {
+    case FL_CONTEXT_ALLOCATION:
+        for (guint i = 0; i < G_N_ELEMENTS(alloc_kinds); i++)
+            add_file(export, &alloc_kinds[i], context, NULL);
+        break;
+    case FL_CONTEXT_DIRTY:
+        for (guint i = 0; i < G_N_ELEMENTS(dirty_kinds); i++)
+            add_file(export, &dirty_kinds[i], context, bitmap_of(export, context));
+        break;
+    case FL_CONTEXT_DEPTH:
+        add_file(export, &depth_map, context, NULL);
+        break;
+    case FL_CONTEXT_OTHER:
+        add_file(export, &other_map, context, NULL);
+        break;
+    }
+}
+
+static void file_free(gpointer data)
+{
+    FlFile *file = data;
+
+    fl_view_unref(file->view);
+    fl_streams_free(file->streams);
+    g_free(file->path);
+    g_free(file);
+}
+
+FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
+                        const FlViewOptions *options)
+{
+    FlExport *export = g_new0(FlExport, 1);
+    const FlExportInfo *info = fl_disk_info(disk);
+
+    export->disk = fl_disk_ref(disk);
+    export->origin = origin;
+    export->options = options;
+    export->blocks = fl_blocks_new(cache, disk);
+    export->files = g_ptr_array_new_with_free_func(file_free);
+    add_file(export, &disk_raw, NULL, NULL);
+    add_file(export, &info_json, NULL, NULL);
+    for (guint i = 0; i < info->contexts->len; i++)
+        add_context(export, info->contexts->pdata[i]);
+    return export;
+}
+
+void fl_export_free(FlExport *export)
+{
+    if (export == NULL)
+        return;
+    g_ptr_array_unref(export->files);
+    fl_blocks_free(export->blocks);
+    fl_disk_unref(export->disk);
+    fl_origin_free(export->origin);
+    g_free(export);
+}
+
+FlDisk *fl_export_disk(const FlExport *export)
+{
+    return export->disk;
+}
+
+const FlOrigin *fl_export_origin(const FlExport *export)
+{
+    return export->origin;
+}
+
+const GPtrArray *fl_export_files(const FlExport *export)
+{
+    return export->files;
+}
+
+const char *fl_file_path(const FlFile *file)
+{
+    return file->path;
+}
+
+bool fl_file_is_newer(const FlFile *file)
+{
+    return file->kind == &info_json;
+}
+
+const FlView *fl_file_view(FlFile *file)
+{
+    if (file->view == NULL)
+        file->view = file->kind->make(file);
+    return file->view;
+}
+
+FlReadSource fl_file_source(FlFile *file)
+{
+    FlExport *export = file->export;
+
+    if (file->streams == NULL)
+        file->streams = fl_streams_new();
+    return (FlReadSource){
+        .view = fl_file_view(file),
+        .disk = export->disk,
+        .blocks = export->blocks,
+        .streams = file->streams,
+        .readahead = export->options->readahead,
+    };
+}
+
+void fl_file_opened(FlFile *file)
+{
+    file->opened++;
+    file->export->opened++;
+}
+
+void fl_file_closed(FlFile *file)
+{
+    file->export->opened--;
+    if (--file->opened == 0)
+        g_clear_pointer(&file->streams, fl_streams_free);
+    if (file->export->opened == 0)
+        fl_blocks_clear(file->export->blocks);
+}
+
+static void add_number(GHashTable *xattrs, const char *name, uint64_t number)
+{
+    g_hash_table_insert(xattrs, g_strdup(name), g_strdup_printf("%" PRIu64, number));
+}
+
+GHashTable *fl_file_xattrs(FlFile *file)
+{
+    const FlOrigin *origin = file->export->origin;
+    GHashTable *xattrs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    FlMap *map = map_of(file);
+
+    add_number(xattrs, "disk_size", size_of(file));
+    g_hash_table_insert(xattrs, g_strdup("point_in_time"), fl_time_format(&origin->time));
+    if (file->context != NULL)
+        g_hash_table_insert(xattrs, g_strdup("context"), g_strdup(file->context));
+    if (file->bitmap != NULL && map != NULL) {
+        add_number(xattrs, "dirty_bytes", fl_map_bytes(map, FL_DIRTY, FL_DIRTY));
+        if (file->bitmap->granularity != 0)
+            add_number(xattrs, "granularity", file->bitmap->granularity);
+    }
+    if (origin->restore_point != NULL)
+        g_hash_table_insert(xattrs, g_strdup("restore_point"), g_strdup(origin->restore_point));
+    if (origin->base != NULL)
+        g_hash_table_insert(xattrs, g_strdup("base"), g_strdup(origin->base));
+    return xattrs;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "export-private.h"
+
+#include "util/json.h"
+#include "view/mapfile.h"
+
+char *fl_time_format(const struct timespec *time)
+{
+    g_autoptr(GDateTime) seconds = g_date_time_new_from_unix_utc(time->tv_sec);
+    g_autoptr(GDateTime) exact = g_date_time_add(seconds, time->tv_nsec / 1000);
+
+    return g_date_time_format_iso8601(exact);
+}
+
+/* What one meta context says, in figures. */
+static void add_context(JsonBuilder *json, const FlExport *export, const char *context)
+{
+    const FlMap *map = fl_disk_maps_find(fl_disk_maps(export->disk), context);
+    const GPtrArray *bitmaps = export->origin->bitmaps;
+
+    json_builder_begin_object(json);
+    fl_json_add_string(json, "context", context);
+    fl_json_add_int(json, "extents", (gint64)fl_map_count(map));
+    switch (fl_context_kind(context)) {
+    case FL_CONTEXT_ALLOCATION:
+        fl_json_add_int(json, "data_bytes", (gint64)fl_map_bytes(map, FL_ALLOC_ZERO, 0));
+        break;
+    case FL_CONTEXT_DIRTY:
+        for (guint i = 0; i < bitmaps->len; i++) {
+            const FlBitmap *bitmap = bitmaps->pdata[i];
+            if (!g_str_equal(bitmap->context, context))
+                continue;
+            fl_json_add_string(json, "bitmap", bitmap->shown);
+            if (bitmap->granularity != 0)
+                fl_json_add_int(json, "granularity", (gint64)bitmap->granularity);
+        }
+        fl_json_add_int(json, "dirty_bytes", (gint64)fl_map_bytes(map, FL_DIRTY, FL_DIRTY));
+        break;
+    case FL_CONTEXT_DEPTH:
+    case FL_CONTEXT_OTHER:
+        break;
+    }
+    json_builder_end_object(json);
+}
+
+GBytes *fl_export_info_json(FlExport *export)
+{
+    g_autoptr(JsonBuilder) json = json_builder_new();
+    const FlExportInfo *info = fl_disk_info(export->disk);
+    const FlDiskMaps *maps = fl_disk_maps(export->disk);
+    const FlOrigin *origin = export->origin;
+    g_autofree char *time = fl_time_format(&origin->time);
+
+    json_builder_begin_object(json);
+    fl_json_add_string(json, "source", fl_disk_label(export->disk));
+    fl_json_add_string(json, "export", info->name);
+    fl_json_add_string(json, "description", info->description);
+    fl_json_add_string(json, "format", origin->format);
+    fl_json_add_int(json, "size", (gint64)info->size);
+    json_builder_set_member_name(json, "block_size");
+    json_builder_begin_object(json);
+    fl_json_add_int(json, "minimum", info->block_min);
+    fl_json_add_int(json, "preferred", info->block_preferred);
+    fl_json_add_int(json, "maximum", info->block_max);
+    json_builder_end_object(json);
+    fl_json_add_string(json, "point_in_time", time);
+    fl_json_add_string(json, "mode", origin->mode);
+    fl_json_add_string(json, "reason", origin->reason);
+    fl_json_add_string(json, "restore_point", origin->restore_point);
+    fl_json_add_string(json, "base", origin->base);
+
+    json_builder_set_member_name(json, "contexts");
+    json_builder_begin_array(json);
+    for (guint i = 0; i < maps->contexts->len; i++)
+        add_context(json, export, maps->contexts->pdata[i]);
+    json_builder_end_array(json);
+    if (maps->clean_refused)
+        fl_json_add_string(json, "allocation", "known on dirty ranges only: the server refuses "
+                                               "the others");
+    if (origin->inconsistent->len > 0) {
+        json_builder_set_member_name(json, "inconsistent_bitmaps");
+        json_builder_begin_array(json);
+        for (guint i = 0; i < origin->inconsistent->len; i++)
+            json_builder_add_string_value(json, origin->inconsistent->pdata[i]);
+        json_builder_end_array(json);
+    }
+    json_builder_end_object(json);
+    return fl_json_text(json);
+}

@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "ops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define XATTR_PREFIX "user.fleecefs."
+/* Seconds that the kernel may keep what it was told: nothing here ever changes. */
+#define FOREVER 1e7
+#define BLOCK_SIZE (64 << 10)
+
+struct FlOps {
+    FlTree *tree;
+    uid_t uid;
+    gid_t gid;
+    struct timespec mounted;
+};
+
+/* A request that may have to wait for the maps of its export. */
+typedef struct Call Call;
+struct Call {
+    FlOps *ops;
+    fuse_req_t req; /* NULL once it was interrupted */
+    FlNode *node;
+    /* LOADED: the maps are there. Replies to REQ. */
+    void (*run)(Call *call, bool loaded);
+    size_t size;
+    off_t offset;
+    bool plus, data; /* readdirplus; SEEK_DATA */
+    char *name;      /* of an xattr */
+};
+
+FlOps *fl_ops_new(FlTree *tree, uid_t uid, gid_t gid)
+{
+    FlOps *ops = g_new0(FlOps, 1);
+
+    ops->tree = tree;
+    ops->uid = uid;
+    ops->gid = gid;
+    clock_gettime(CLOCK_REALTIME, &ops->mounted);
+    return ops;
+}
+
+void fl_ops_free(FlOps *ops)
+{
+    g_free(ops);
+}
+
+static FlOps *ops_of(fuse_req_t req)
+{
+    return fuse_req_userdata(req);
+}
+
+static void call_interrupted(fuse_req_t req, void *opaque)
+{
+    ((Call *)opaque)->req = NULL;
+    fuse_reply_err(req, EINTR);
+}
+
+static void call_loaded(FlDisk *disk, errint_t result, void *opaque)
+{
+    Call *call = opaque;
+
+    if (call->req != NULL) {
+        fuse_req_interrupt_func(call->req, NULL, NULL);
+        call->run(call, result == 0);
+    }
+    g_free(call->name);
+    g_free(call);
+}
+
+/* Runs CALL as soon as the maps of EXPORT are loaded; at once if they are, or if EXPORT is NULL. */
+static void run_loaded(const Call *call, FlExport *export)
+{
+    Call *waiting;
+
+    if (export == NULL || fl_disk_maps(fl_export_disk(export)) != NULL) {
+        Call now = *call;
+        now.run(&now, true);
+        return;
+    }
+    if (fuse_req_interrupted(call->req)) {
+        fuse_reply_err(call->req, EINTR);
+        return;
+    }
+    waiting = g_memdup2(call, sizeof *call);
+    waiting->name = g_strdup(call->name);
+    fuse_req_interrupt_func(call->req, call_interrupted, waiting);
+    fl_disk_load(fl_export_disk(export), call_loaded, waiting);
+}
+
+/* The export whose maps are needed to know a node's attributes. */
+static FlExport *needs(const FlNode *node)
+{
+    return node->file != NULL ? node->export : NULL;
+}
+
+static FlNode *node_of(fuse_req_t req, fuse_ino_t ino)
+{
+    FlNode *node = fl_tree_find(ops_of(req)->tree, ino);
+
+    if (node == NULL)
+        fuse_reply_err(req, ENOENT);
+    return node;
+}
+
+/* Attributes */
+
+static errint_t fill_attributes(const FlOps *ops, const FlNode *node, struct stat *st)
+{
+    *st = (struct stat){.st_ino = node->ino, .st_uid = ops->uid, .st_gid = ops->gid};
+    st->st_blksize = BLOCK_SIZE;
+    st->st_mtim = st->st_ctim = ops->mounted;
+
+    if (fl_node_is_folder(node)) {
+        st->st_mode = S_IFDIR | 0555;
+        st->st_nlink = 2 + fl_node_subfolders(node);
+    } else if (node->file != NULL) {
+        const FlView *view = fl_file_view(node->file);
+        if (view == NULL)
+            return -EIO;
+        st->st_mode = S_IFREG | 0444;
+        st->st_nlink = 1;
+        st->st_size = (off_t)view->size;
+        st->st_blocks = (blkcnt_t)(view->data_bytes / 512 + (view->data_bytes % 512 != 0));
+    } else {
+        g_autoptr(GBytes) text = node->make_text(node->opaque);
+        st->st_mode = S_IFREG | 0444;
+        st->st_nlink = 1;
+        st->st_size = (off_t)g_bytes_get_size(text);
+        st->st_blocks = (st->st_size + 511) / 512;
+        clock_gettime(CLOCK_REALTIME, &st->st_mtim);
+        st->st_ctim = st->st_mtim;
+    }
+    if (node->export != NULL && (node->file == NULL || !fl_file_is_newer(node->file))) {
+        st->st_mtim = fl_export_origin(node->export)->time;
+        st->st_ctim = fl_export_origin(node->export)->ctime;
+    }
+    st->st_atim = st->st_mtim;
+    return 0;
+}
+
+static double timeout_of(const FlNode *node)
+{
+    return node->make_text != NULL ? 0 : FOREVER;
+}
+
+static errint_t fill_entry(const FlOps *ops, const FlNode *node, struct fuse_entry_param *entry)
+{
+    *entry = (struct fuse_entry_param){.ino = node->ino};
+    entry->attr_timeout = timeout_of(node);
+    entry->entry_timeout = FOREVER;
+    return fill_attributes(ops, node, &entry->attr);
+}
+
+static void run_lookup(Call *call, bool loaded)
+{
+    struct fuse_entry_param entry;
+
+    if (!loaded || fill_entry(call->ops, call->node, &entry) < 0)
+        fuse_reply_err(call->req, EIO);
+    else
+        fuse_reply_entry(call->req, &entry);
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    FlOps *ops = ops_of(req);
+    FlNode *folder = node_of(req, parent);
+    Call call = {.ops = ops, .req = req, .run = run_lookup};
+
+    if (folder == NULL)
+        return;
+    call.node = fl_node_lookup(ops->tree, folder, name);
+    if (call.node == NULL) {
+        /* That there is no such file holds for good as well. */
+        struct fuse_entry_param none = {.entry_timeout = FOREVER};
+        fuse_reply_entry(req, &none);
+        return;
+    }
+    run_loaded(&call, needs(call.node));
+}
+
+static void run_getattr(Call *call, bool loaded)
+{
+    struct stat st;
+
+    if (!loaded || fill_attributes(call->ops, call->node, &st) < 0)
+        fuse_reply_err(call->req, EIO);
+    else
+        fuse_reply_attr(call->req, &st, timeout_of(call->node));
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    Call call = {.ops = ops_of(req), .req = req, .node = node_of(req, ino), .run = run_getattr};
+
+    if (call.node != NULL)
+        run_loaded(&call, needs(call.node));
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+    /* No blocks: df(1) leaves such file systems out. */
+    struct statvfs st = {.f_bsize = BLOCK_SIZE, .f_frsize = BLOCK_SIZE, .f_namemax = 255};
+
+    fuse_reply_statfs(req, &st);
+}
+
+/* Extended attributes */
+
+static void reply_bytes(fuse_req_t req, const char *bytes, size_t length, size_t size)
+{
+    if (size == 0)
+        fuse_reply_xattr(req, length);
+    else if (size < length)
+        fuse_reply_err(req, ERANGE);
+    else
+        fuse_reply_buf(req, bytes, length);
+}
+
+static void run_getxattr(Call *call, bool loaded)
+{
+    g_autoptr(GHashTable) xattrs = NULL;
+    const char *value;
+
+    if (!loaded) {
+        fuse_reply_err(call->req, EIO);
+        return;
+    }
+    xattrs = fl_file_xattrs(call->node->file);
+    value = g_hash_table_lookup(xattrs, call->name + strlen(XATTR_PREFIX));
+    if (value == NULL)
+        fuse_reply_err(call->req, ENODATA);
+    else
+        reply_bytes(call->req, value, strlen(value), call->size);
+}
+
+static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    Call call = {.ops = ops_of(req), .req = req, .run = run_getxattr, .size = size};
+
+    call.node = node_of(req, ino);
+    call.name = (char *)name;
+    if (call.node == NULL)
+        return;
+    if (call.node->file == NULL || !g_str_has_prefix(name, XATTR_PREFIX))
+        fuse_reply_err(req, ENODATA);
+    else
+        run_loaded(&call, needs(call.node));
+}
+
+static void run_listxattr(Call *call, bool loaded)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    if (!loaded) {
+        fuse_reply_err(call->req, EIO);
+        return;
+    }
+    if (call->node->file != NULL) {
+        g_autoptr(GHashTable) xattrs = fl_file_xattrs(call->node->file);
+        g_autoptr(GList) keys = g_list_sort(g_hash_table_get_keys(xattrs), (GCompareFunc)strcmp);
+        for (GList *l = keys; l != NULL; l = l->next) {
+            g_string_append_printf(names, XATTR_PREFIX "%s", (char *)l->data);
+            g_string_append_c(names, '\0');
+        }
+    }
+    reply_bytes(call->req, names->str, names->len, call->size);
+}
+
+static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+    Call call = {.ops = ops_of(req), .req = req, .run = run_listxattr, .size = size};
+
+    call.node = node_of(req, ino);
+    if (call.node != NULL)
+        run_loaded(&call, needs(call.node));
+}
+
+/* Folders */
+
+static size_t add_entry(Call *call, char *buf, size_t room, const char *name, const FlNode *node,
+                        bool loaded, off_t next)
+{
+    struct fuse_entry_param entry = {0};
+
+    /* Without attributes an entry is a name, and whoever looks it up hears of the error. */
+    if (!call->plus || g_str_equal(name, ".") || g_str_equal(name, "..") ||
+        (needs(node) != NULL && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
+        entry = (struct fuse_entry_param){.attr.st_ino = node->ino};
+        entry.attr.st_mode = fl_node_is_folder(node) ? S_IFDIR : S_IFREG;
+    }
+    return call->plus ? fuse_add_direntry_plus(call->req, buf, room, name, &entry, next)
+                      : fuse_add_direntry(call->req, buf, room, name, &entry.attr, next);
+}
+
+static void run_readdir(Call *call, bool loaded)
+{
+    const FlNode *folder = call->node;
+    g_autofree char *buf = g_malloc(call->size);
+    size_t used = 0;
+
+    for (guint i = (guint)call->offset; i < folder->children->len + 2; i++) {
+        const FlNode *node = i == 0   ? folder
+                             : i == 1 ? folder->parent
+                                      : folder->children->pdata[i - 2];
+        const char *name = i == 0 ? "." : i == 1 ? ".." : node->name;
+        size_t n = add_entry(call, buf + used, call->size - used, name, node, loaded, i + 1);
+
+        if (n > call->size - used)
+            break;
+        used += n;
+    }
+    fuse_reply_buf(call->req, buf, used);
+}
+
+static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, bool plus)
+{
+    Call call = {.ops = ops_of(req), .req = req, .run = run_readdir, .size = size};
+
+    call.node = node_of(req, ino);
+    call.offset = offset;
+    call.plus = plus;
+    if (call.node == NULL)
+        return;
+    if (!fl_node_is_folder(call.node))
+        fuse_reply_err(req, ENOTDIR);
+    else
+        run_loaded(&call, plus ? call.node->export : NULL);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+                       struct fuse_file_info *fi)
+{
+    read_folder(req, ino, size, offset, false);
+}
+
+static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+                           struct fuse_file_info *fi)
+{
+    read_folder(req, ino, size, offset, true);
+}
+
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    fi->cache_readdir = 1;
+    fi->keep_cache = 1;
+    fuse_reply_open(req, fi);
+}
+
+/* Files */
+
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    FlNode *node = node_of(req, ino);
+
+    if (node == NULL)
+        return;
+    if ((fi->flags & O_ACCMODE) != O_RDONLY) {
+        fuse_reply_err(req, EROFS);
+        return;
+    }
+    fi->noflush = 1;
+    if (node->file != NULL) {
+        fi->keep_cache = 1;
+        fl_file_opened(node->file);
+    } else {
+        /* One text for all reads of this descriptor. */
+        fi->direct_io = 1;
+        fi->fh = (uint64_t)(uintptr_t)node->make_text(node->opaque);
+    }
+    if (fuse_reply_open(req, fi) == 0)
+        return;
+    /* The open was interrupted: there will be no release. */
+    if (node->file != NULL)
+        fl_file_closed(node->file);
+    else
+        g_bytes_unref((GBytes *)(uintptr_t)fi->fh);
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    FlNode *node = fl_tree_find(ops_of(req)->tree, ino);
+
+    if (node != NULL && node->file != NULL)
+        fl_file_closed(node->file);
+    else if (node != NULL)
+        g_bytes_unref((GBytes *)(uintptr_t)fi->fh);
+    fuse_reply_err(req, 0);
+}
+
+static void run_read(Call *call, bool loaded)
+{
+    FlReadSource source;
+
+    if (!loaded || fl_file_view(call->node->file) == NULL) {
+        fuse_reply_err(call->req, EIO);
+        return;
+    }
+    source = fl_file_source(call->node->file);
+    fl_read_reply(&source, call->req, call->size, (uint64_t)call->offset);
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+                    struct fuse_file_info *fi)
+{
+    Call call = {.ops = ops_of(req), .req = req, .run = run_read, .size = size, .offset = offset};
+    gsize length;
+    const char *text;
+
+    call.node = node_of(req, ino);
+    if (call.node == NULL)
+        return;
+    if (call.node->file != NULL) {
+        run_loaded(&call, needs(call.node));
+        return;
+    }
+    text = g_bytes_get_data((GBytes *)(uintptr_t)fi->fh, &length);
+    if ((gsize)offset >= length)
+        fuse_reply_buf(req, NULL, 0);
+    else
+        fuse_reply_buf(req, text + offset, MIN(size, length - (gsize)offset));
+}
+
+static void run_lseek(Call *call, bool loaded)
+{
+    const FlView *view = loaded ? fl_file_view(call->node->file) : NULL;
+    int64_t found;
+
+    if (view == NULL) {
+        fuse_reply_err(call->req, EIO);
+        return;
+    }
+    found = fl_view_seek(view, call->offset, call->data);
+    if (found < 0)
+        fuse_reply_err(call->req, (int)-found);
+    else
+        fuse_reply_lseek(call->req, found);
+}
+
+static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
+                     struct fuse_file_info *fi)
+{
+    Call call = {.ops = ops_of(req), .req = req, .run = run_lseek, .offset = offset};
+
+    call.node = node_of(req, ino);
+    call.data = whence == SEEK_DATA;
+    if (call.node == NULL)
+        return;
+    if (call.node->file == NULL || (whence != SEEK_DATA && whence != SEEK_HOLE))
+        fuse_reply_err(req, EINVAL);
+    else
+        run_loaded(&call, needs(call.node));
+}
+
+static void want(struct fuse_conn_info *conn, unsigned capability)
+{
+    conn->want |= conn->capable & capability;
+}
+
+static void op_init(void *opaque, struct fuse_conn_info *conn)
+{
+    /* READDIRPLUS without AUTO: attributes come from memory, so every listing may bring them. */
+    want(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+                   FUSE_CAP_READDIRPLUS);
+    conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_AUTO_INVAL_DATA);
+    conn->max_background = 64;
+    conn->congestion_threshold = 48;
+}
+
+const struct fuse_lowlevel_ops fl_fuse_ops = {
+    .init = op_init,
+    .lookup = op_lookup,
+    .getattr = op_getattr,
+    .statfs = op_statfs,
+    .getxattr = op_getxattr,
+    .listxattr = op_listxattr,
+    .opendir = op_opendir,
+    .readdir = op_readdir,
+    .readdirplus = op_readdirplus,
+    .open = op_open,
+    .release = op_release,
+    .read = op_read,
+    .lseek = op_lseek,
+};

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "mount/read.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A reply of more parts than this is put together in one buffer first: writev(2) has a limit. */
+#define PARTS_MAX 512
+
+typedef struct FileRead FileRead;
+
+/* A range of the reply that comes from a block that was read ahead. */
+typedef struct {
+    FlBlockWaiter waiter; /* first: the cache knows only this */
+    FileRead *owner;
+    FlBlock *block;
+    uint64_t disk_offset;
+    size_t length;
+} Part;
+
+/* A range of the reply that is read for this reply alone. */
+typedef struct {
+    FlRead read; /* first: the disk knows only this */
+    FileRead *owner;
+} Fetch;
+
+struct FileRead {
+    fuse_req_t req; /* NULL once it was interrupted */
+    FlReadSource source;
+    char *buf; /* as long as the reply; NULL if no part needs it */
+    size_t size;
+    unsigned waiting; /* parts that are under way, and one while the read is being built */
+    errint_t result;
+    GArray *iov;        /* the reply, of struct iovec */
+    GPtrArray *parts;   /* of Part */
+    GPtrArray *fetches; /* of Fetch */
+};
+
+/* Zeros for replies: nothing is allocated for a hole. As large as the kernel ever asks for. */
+static const char zeros[1 << 20];
+
+static void read_free(FileRead *file)
+{
+    g_array_unref(file->iov);
+    g_ptr_array_unref(file->parts);
+    g_ptr_array_unref(file->fetches);
+    g_free(file->buf);
+    g_free(file);
+}
+
+static void part_free(gpointer data)
+{
+    Part *part = data;
+
+    fl_block_unref(part->block);
+    g_free(part);
+}
+
+static void tell_delivered(const FileRead *file)
+{
+    const FlReadSource *source = &file->source;
+
+    for (guint i = 0; i < file->parts->len; i++) {
+        const Part *part = file->parts->pdata[i];
+        source->delivered(source->opaque, part->disk_offset, part->disk_offset + part->length);
+    }
+    for (guint i = 0; i < file->fetches->len; i++) {
+        const Fetch *fetch = file->fetches->pdata[i];
+        source->delivered(source->opaque, fetch->read.offset,
+                          fetch->read.offset + fetch->read.length);
+    }
+}
+
+static void reply(FileRead *file)
+{
+    const struct iovec *iov = (const struct iovec *)(void *)file->iov->data;
+
+    if (file->iov->len <= PARTS_MAX) {
+        fuse_reply_iov(file->req, iov, (int)file->iov->len);
+    } else {
+        g_autofree char *whole = g_malloc(file->size);
+        char *out = whole;
+        for (guint i = 0; i < file->iov->len; i++)
+            out = (char *)mempcpy(out, iov[i].iov_base, iov[i].iov_len);
+        fuse_reply_buf(file->req, whole, file->size);
+    }
+}
+
+/* Called as each part arrives, and once when the last part was asked for. */
+static void part_arrived(FileRead *file, errint_t result)
+{
+    if (file->result == 0)
+        file->result = result;
+    if (--file->waiting > 0)
+        return;
+
+    if (file->req == NULL) {
+        /* Nobody waits any more. */
+    } else if (file->result < 0) {
+        fuse_reply_err(file->req, -file->result);
+    } else {
+        reply(file);
+        if (file->source.delivered != NULL)
+            tell_delivered(file);
+    }
+    read_free(file);
+}
+
+static void block_arrived(FlBlockWaiter *waiter, FlBlock *block)
+{
+    part_arrived(((Part *)waiter)->owner, block->result);
+}
+
+static void fetch_arrived(FlRead *read, errint_t result)
+{
+    part_arrived(((Fetch *)read)->owner, result);
+}
+
+static char *buffer_at(FileRead *file, size_t at)
+{
+    if (file->buf == NULL)
+        file->buf = g_malloc(file->size);
+    return file->buf + at;
+}
+
+static void add_iov(FileRead *file, const void *data, size_t length)
+{
+    struct iovec iov = {.iov_base = (void *)data, .iov_len = length};
+
+    g_array_append_val(file->iov, iov);
+}
+
+static void add_zeros(FileRead *file, size_t length)
+{
+    for (size_t n; length > 0; length -= n) {
+        n = MIN(length, sizeof zeros);
+        add_iov(file, zeros, n);
+    }
+}
+
+static void add_block(FileRead *file, FlBlock *block, uint64_t disk_offset, size_t length)
+{
+    Part *part = g_new0(Part, 1);
+
+    fl_block_take(block, length);
+    part->owner = file;
+    part->block = block;
+    part->disk_offset = disk_offset;
+    part->length = length;
+    add_iov(file, fl_block_data(block) + (disk_offset - block->start), length);
+    g_ptr_array_add(file->parts, part);
+    if (block->under_way) {
+        part->waiter.link.data = &part->waiter;
+        part->waiter.done = block_arrived;
+        file->waiting++;
+        g_queue_push_tail_link(&block->waiters, &part->waiter.link);
+    }
+}
+
+static void add_fetch(FileRead *file, size_t at, uint64_t disk_offset, size_t length)
+{
+    Fetch *fetch = g_new0(Fetch, 1);
+
+    fetch->owner = file;
+    fetch->read.buf = buffer_at(file, at);
+    fetch->read.length = length;
+    fetch->read.offset = disk_offset;
+    fetch->read.done = fetch_arrived;
+    add_iov(file, fetch->read.buf, length);
+    g_ptr_array_add(file->fetches, fetch);
+    file->waiting++;
+    fl_disk_read(file->source.disk, &fetch->read);
+}
+
+/* A range of the disk: from blocks where they are, by reads of its own where not. */
+static void add_disk(FileRead *file, size_t at, uint64_t disk_offset, size_t length)
+{
+    while (length > 0) {
+        uint64_t next;
+        FlBlock *block = fl_blocks_find(file->source.blocks, disk_offset, &next);
+        uint64_t end = block != NULL ? block->end : next;
+        size_t n = (size_t)MIN(length, end - disk_offset);
+
+        if (block != NULL)
+            add_block(file, block, disk_offset, n);
+        else
+            add_fetch(file, at, disk_offset, n);
+        at += n;
+        disk_offset += n;
+        length -= n;
+    }
+}
+
+static void interrupted(fuse_req_t req, void *opaque)
+{
+    FileRead *file = opaque;
+
+    file->req = NULL;
+    fuse_reply_err(req, EINTR);
+}
+
+void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint64_t offset)
+{
+    const FlView *view = source->view;
+    FileRead *file;
+    size_t at = 0;
+
+    if (offset >= view->size || size == 0) {
+        fuse_reply_buf(req, NULL, 0);
+        return;
+    }
+    /* Setting the function below would call it at once, and free the request under libfuse. */
+    if (fuse_req_interrupted(req)) {
+        fuse_reply_err(req, EINTR);
+        return;
+    }
+    file = g_new0(FileRead, 1);
+    file->req = req;
+    file->source = *source;
+    file->size = (size_t)MIN(size, view->size - offset);
+    file->waiting = 1;
+    file->iov = g_array_new(FALSE, FALSE, sizeof(struct iovec));
+    file->parts = g_ptr_array_new_with_free_func(part_free);
+    file->fetches = g_ptr_array_new_with_free_func(g_free);
+
+    if (source->disk != NULL && source->readahead > 0)
+        fl_streams_note(source->streams, view, source->blocks, offset, file->size,
+                        source->readahead);
+
+    while (at < file->size) {
+        FlPiece piece = fl_view_piece(view, offset + at);
+        size_t n = (size_t)MIN(piece.end - piece.start, file->size - at);
+
+        switch (piece.kind) {
+        case FL_PIECE_DISK:
+            add_disk(file, at, piece.disk_offset, n);
+            break;
+        case FL_PIECE_ZERO:
+            add_zeros(file, n);
+            break;
+        case FL_PIECE_MADE:
+            fl_view_make(view, buffer_at(file, at), n, piece.start);
+            add_iov(file, buffer_at(file, at), n);
+            break;
+        }
+        at += n;
+    }
+    if (file->waiting > 1)
+        fuse_req_interrupt_func(req, interrupted, file);
+    part_arrived(file, 0);
+}

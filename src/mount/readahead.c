@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "mount/readahead.h"
+
+#define STREAMS     8
+#define WINDOW_MIN  (256u << 10)
+#define REQUEST_MAX (256u << 10)
+/* How far off the expected place a read may be: the kernel reads ahead as well, in several requests
+ * that need not come in order. */
+#define SLACK (1u << 20)
+/* Pieces passed over without a request, before the loop has to see to others. */
+#define STEPS_MAX 4096
+
+typedef struct {
+    uint64_t next;        /* where the reader is expected */
+    uint64_t ahead;       /* up to where data was asked for; at least NEXT */
+    uint64_t ahead_bytes; /* data in [next, ahead) */
+    uint64_t window;      /* how many of them there should be */
+    unsigned hits;        /* reads that came as expected; 0: not in use, or only a guess */
+    uint64_t used;        /* turn of the last read */
+} Stream;
+
+struct FlStreams {
+    uint64_t turn;
+    Stream streams[STREAMS];
+};
+
+FlStreams *fl_streams_new(void)
+{
+    return g_new0(FlStreams, 1);
+}
+
+void fl_streams_free(FlStreams *streams)
+{
+    g_free(streams);
+}
+
+/* The next offset at or after FROM whose bytes are on the disk, but not past END. */
+static uint64_t skip_to_disk(const FlView *view, uint64_t from, uint64_t end)
+{
+    for (unsigned i = 0; from < end && i < STEPS_MAX; i++) {
+        FlPiece piece = fl_view_piece(view, from);
+        if (piece.kind == FL_PIECE_DISK)
+            break;
+        from = piece.end;
+    }
+    return MIN(from, end);
+}
+
+static bool matches(const Stream *stream, const FlView *view, uint64_t offset)
+{
+    if (stream->used == 0)
+        return false;
+    if (offset + SLACK >= stream->next && offset <= MAX(stream->ahead, stream->next))
+        return true;
+    /* A reader that seeks over a hole is sequential all the same. */
+    return offset > stream->next && skip_to_disk(view, stream->next, offset) == offset;
+}
+
+static Stream *find_stream(FlStreams *streams, const FlView *view, uint64_t offset)
+{
+    Stream *oldest = &streams->streams[0];
+
+    for (unsigned i = 0; i < STREAMS; i++) {
+        Stream *stream = &streams->streams[i];
+        if (matches(stream, view, offset))
+            return stream;
+        /* Guesses go first, or random reads would drive out real streams. */
+        if ((stream->hits == 0) > (oldest->hits == 0) ||
+            ((stream->hits == 0) == (oldest->hits == 0) && stream->used < oldest->used))
+            oldest = stream;
+    }
+    *oldest = (Stream){.next = offset, .ahead = offset};
+    return oldest;
+}
+
+/* The reader is now at TO. */
+static void advance(Stream *stream, const FlView *view, uint64_t to)
+{
+    uint64_t at = stream->next;
+
+    if (to <= at)
+        return;
+    stream->next = to;
+    if (to >= stream->ahead) {
+        stream->ahead = to;
+        stream->ahead_bytes = 0;
+        return;
+    }
+    while (at < to) {
+        FlPiece piece = fl_view_piece(view, at);
+        uint64_t end = MIN(piece.end, to);
+        if (piece.kind == FL_PIECE_DISK)
+            stream->ahead_bytes -= end - at;
+        at = end;
+    }
+}
+
+/* Asks for what is missing of [start, end) of the disk; false if there is no room. */
+static bool fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
+{
+    while (start < end) {
+        uint64_t next;
+        FlBlock *block = fl_blocks_find(blocks, start, &next);
+
+        if (block != NULL) {
+            start = block->end;
+            continue;
+        }
+        if (!fl_blocks_fetch(blocks, start, MIN(next, end)))
+            return false;
+        start = MIN(next, end);
+    }
+    return true;
+}
+
+static void extend(Stream *stream, const FlView *view, FlBlocks *blocks)
+{
+    /* In whole requests, or a window that is full would be topped up by crumbs. */
+    if (stream->ahead_bytes + REQUEST_MAX > stream->window)
+        return;
+    for (unsigned i = 0; i < STEPS_MAX && stream->ahead < view->size; i++) {
+        FlPiece piece = fl_view_piece(view, stream->ahead);
+        uint64_t length = piece.end - piece.start;
+
+        if (piece.kind == FL_PIECE_DISK) {
+            if (stream->ahead_bytes >= stream->window)
+                return;
+            length = MIN(length, REQUEST_MAX);
+            if (!fetch(blocks, piece.disk_offset, piece.disk_offset + length))
+                return;
+            stream->ahead_bytes += length;
+        }
+        stream->ahead += length;
+    }
+}
+
+/* Whether the bytes at OFFSET are here. */
+static bool is_here(const FlView *view, FlBlocks *blocks, uint64_t offset)
+{
+    FlPiece piece = fl_view_piece(view, offset);
+    uint64_t next;
+    FlBlock *block;
+
+    if (piece.kind != FL_PIECE_DISK)
+        return true;
+    block = fl_blocks_find(blocks, piece.disk_offset, &next);
+    return block != NULL && !block->under_way;
+}
+
+void fl_streams_note(FlStreams *streams, const FlView *view, FlBlocks *blocks, uint64_t offset,
+                     uint64_t length, uint64_t limit)
+{
+    Stream *stream = find_stream(streams, view, offset);
+    bool first = stream->used == 0;
+
+    stream->used = ++streams->turn;
+    if (!first) {
+        stream->hits++;
+        if (stream->window == 0)
+            stream->window = WINDOW_MIN;
+        else if (!is_here(view, blocks, offset))
+            stream->window *= 2;
+        stream->window = MIN(stream->window, limit);
+    }
+    advance(stream, view, MIN(offset + length, view->size));
+    if (stream->hits > 0)
+        extend(stream, view, blocks);
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "mount/session.h"
+
+#include "ops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+
+typedef struct {
+    GSource source;
+    FlSession *session;
+    gpointer tag;
+} FuseSource;
+
+struct FlSession {
+    FlOps *ops;
+    struct fuse_session *fuse;
+    struct fuse_buf buf; /* one request; grows as libfuse needs it */
+    GMainLoop *loop;
+    GSource *source;
+    bool mounted;
+};
+
+/* Requests taken in one turn of the loop, before connections have to be seen to. */
+#define REQUESTS_MAX 16
+
+static gboolean fuse_check(GSource *source)
+{
+    FuseSource *fuse = (FuseSource *)source;
+
+    return g_source_query_unix_fd(source, fuse->tag) != 0;
+}
+
+static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer data)
+{
+    FlSession *session = ((FuseSource *)source)->session;
+
+    for (unsigned i = 0; i < REQUESTS_MAX; i++) {
+        int r = fuse_session_receive_buf(session->fuse, &session->buf);
+
+        if (r == -EAGAIN || r == -EINTR)
+            return G_SOURCE_CONTINUE;
+        if (r <= 0) {
+            /* 0 or -ENODEV: unmounted. */
+            if (r < 0 && r != -ENODEV)
+                g_warning("cannot read from /dev/fuse: %s", g_strerror(-r));
+            fl_session_quit(session);
+            return G_SOURCE_REMOVE;
+        }
+        fuse_session_process_buf(session->fuse, &session->buf);
+        if (fuse_session_exited(session->fuse)) {
+            fl_session_quit(session);
+            return G_SOURCE_REMOVE;
+        }
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static GSourceFuncs fuse_funcs = {.check = fuse_check, .dispatch = fuse_dispatch};
+
+/* libfuse parses its options from an argument vector. */
+static void add_options(struct fuse_args *args, const FlSessionOptions *options)
+{
+    g_autofree char *fsname = g_strconcat("-ofsname=", options->fsname, NULL);
+    /* A comma would end the name, a newline would break /proc/mounts. */
+    g_autofree char *safe = g_strdelimit(g_strdup(fsname), ",\n\\", '_');
+
+    fuse_opt_add_arg(args, "fleecefs");
+    fuse_opt_add_arg(args, safe);
+    fuse_opt_add_arg(args, "-osubtype=fleecefs,ro,nosuid,nodev,noexec,default_permissions");
+    if (options->debug)
+        fuse_opt_add_arg(args, "-odebug");
+    for (char **o = options->fuse_options; o != NULL && *o != NULL; o++) {
+        fuse_opt_add_arg(args, "-o");
+        fuse_opt_add_arg(args, *o);
+    }
+}
+
+FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error)
+{
+    g_autoptr(FlSession) session = g_new0(FlSession, 1);
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    int fd;
+
+    session->loop = g_main_loop_new(NULL, FALSE);
+    session->ops = fl_ops_new(tree, options->uid, options->gid);
+    add_options(&args, options);
+    session->fuse = fuse_session_new(&args, &fl_fuse_ops, sizeof fl_fuse_ops, session->ops);
+    fuse_opt_free_args(&args);
+    if (session->fuse == NULL) {
+        fl_fail_usage(error, "the mount options are not understood by FUSE");
+        return NULL;
+    }
+    if (fuse_session_mount(session->fuse, options->mountpoint) != 0) {
+        fl_fail(error, "cannot mount on %s: is FUSE there (/dev/fuse, fusermount3), and may you "
+                       "mount there?",
+                options->mountpoint);
+        return NULL;
+    }
+    session->mounted = true;
+
+    fd = fuse_session_fd(session->fuse);
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    session->source = g_source_new(&fuse_funcs, sizeof(FuseSource));
+    ((FuseSource *)session->source)->session = session;
+    ((FuseSource *)session->source)->tag = g_source_add_unix_fd(session->source, fd, G_IO_IN);
+    g_source_attach(session->source, NULL);
+    return g_steal_pointer(&session);
+}
+
+void fl_session_run(FlSession *session, void (*ready)(void *opaque), void *opaque)
+{
+    ready(opaque);
+    g_main_loop_run(session->loop);
+}
+
+void fl_session_quit(FlSession *session)
+{
+    g_main_loop_quit(session->loop);
+}
+
+void fl_session_free(FlSession *session)
+{
+    if (session == NULL)
+        return;
+    if (session->source != NULL) {
+        g_source_destroy(session->source);
+        g_source_unref(session->source);
+    }
+    if (session->mounted)
+        fuse_session_unmount(session->fuse);
+    if (session->fuse != NULL)
+        fuse_session_destroy(session->fuse);
+    fl_ops_free(session->ops);
+    g_clear_pointer(&session->loop, g_main_loop_unref);
+    free(session->buf.mem);
+    g_free(session);
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "mount/tree.h"
+
+#include "util/name.h"
+
+/* FUSE's own number for the root. */
+#define ROOT_INO 1
+
+struct FlTree {
+    FlNode *root;
+    GHashTable *by_ino;  /* uint64_t -> FlNode, owned */
+    GHashTable *by_name; /* FlNode by parent and name */
+    GPtrArray *exports;
+};
+
+static guint hash_name(gconstpointer key)
+{
+    const FlNode *node = key;
+
+    return g_str_hash(node->name) ^ g_int64_hash(&node->parent->ino);
+}
+
+static gboolean equal_name(gconstpointer a, gconstpointer b)
+{
+    const FlNode *x = a, *y = b;
+
+    return x->parent == y->parent && g_str_equal(x->name, y->name);
+}
+
+static void node_free(gpointer data)
+{
+    FlNode *node = data;
+
+    g_clear_pointer(&node->children, g_ptr_array_unref);
+    g_free((char *)node->name);
+    g_free(node);
+}
+
+FlTree *fl_tree_new(void)
+{
+    FlTree *tree = g_new0(FlTree, 1);
+
+    tree->by_ino = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, node_free);
+    tree->by_name = g_hash_table_new(hash_name, equal_name);
+    tree->exports = g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_free);
+    tree->root = g_new0(FlNode, 1);
+    tree->root->name = g_strdup("");
+    tree->root->ino = ROOT_INO;
+    tree->root->parent = tree->root;
+    tree->root->children = g_ptr_array_new();
+    g_hash_table_insert(tree->by_ino, &tree->root->ino, tree->root);
+    return tree;
+}
+
+void fl_tree_free(FlTree *tree)
+{
+    if (tree == NULL)
+        return;
+    g_hash_table_unref(tree->by_name);
+    g_hash_table_unref(tree->by_ino);
+    g_ptr_array_unref(tree->exports);
+    g_free(tree);
+}
+
+const GPtrArray *fl_tree_exports(const FlTree *tree)
+{
+    return tree->exports;
+}
+
+FlNode *fl_tree_root(const FlTree *tree)
+{
+    return tree->root;
+}
+
+FlNode *fl_tree_find(const FlTree *tree, uint64_t ino)
+{
+    return g_hash_table_lookup(tree->by_ino, &ino);
+}
+
+FlNode *fl_node_lookup(const FlTree *tree, const FlNode *folder, const char *name)
+{
+    FlNode key = {.name = name, .parent = (FlNode *)folder};
+
+    return g_hash_table_lookup(tree->by_name, &key);
+}
+
+unsigned fl_node_subfolders(const FlNode *folder)
+{
+    unsigned n = 0;
+
+    for (guint i = 0; i < folder->children->len; i++)
+        n += fl_node_is_folder(folder->children->pdata[i]);
+    return n;
+}
+
+/* A child of PARENT, whose inode number is the hash of SOURCE and PATH. */
+static FlNode *add_node(FlTree *tree, FlNode *parent, const char *name, const char *source,
+                        const char *path)
+{
+    FlNode *node = g_new0(FlNode, 1);
+
+    node->name = g_strdup(name);
+    node->parent = parent;
+    node->ino = fl_name_hash(source, path, NULL);
+    /* Numbers that mean something else to FUSE or are taken: as good as never, and then the next. */
+    while (node->ino <= ROOT_INO || fl_tree_find(tree, node->ino) != NULL)
+        node->ino++;
+    g_ptr_array_add(parent->children, node);
+    g_hash_table_insert(tree->by_ino, &node->ino, node);
+    g_hash_table_add(tree->by_name, node);
+    return node;
+}
+
+static FlNode *add_folder(FlTree *tree, FlNode *parent, const char *name, const char *source,
+                          const char *path)
+{
+    FlNode *node = fl_node_lookup(tree, parent, name);
+
+    if (node == NULL) {
+        node = add_node(tree, parent, name, source, path);
+        node->children = g_ptr_array_new_with_free_func(NULL);
+    }
+    return node;
+}
+
+/* A file at PATH below TOP, and the folder that it is in; NULL if the name is taken. */
+static FlNode *add_path(FlTree *tree, FlNode *top, const char *path, const char *source,
+                        FlExport *export)
+{
+    g_auto(GStrv) parts = g_strsplit(path, "/", 2);
+    FlNode *folder = top;
+    const char *name = path;
+    FlNode *node;
+
+    if (parts[1] != NULL) {
+        folder = add_folder(tree, top, parts[0], source, parts[0]);
+        folder->export = export;
+        name = parts[1];
+    }
+    if (fl_node_lookup(tree, folder, name) != NULL)
+        return NULL;
+    node = add_node(tree, folder, name, source, path);
+    node->export = export;
+    return node;
+}
+
+void fl_tree_add_text(FlTree *tree, const char *path, FlMakeText make, void *opaque)
+{
+    FlNode *node = add_path(tree, tree->root, path, ".fleecefs", NULL);
+
+    node->make_text = make;
+    node->opaque = opaque;
+}
+
+bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GError **error)
+{
+    const FlOrigin *origin = fl_export_origin(export);
+    const GPtrArray *files = fl_export_files(export);
+    g_autofree char *name = fl_name_encode(origin->folder);
+    g_autofree char *source = g_strconcat(origin->source, "\n", origin->folder, NULL);
+    FlNode *parent = tree->root, *top;
+
+    g_ptr_array_add(tree->exports, export);
+    if (folder != NULL) {
+        g_autofree char *safe = fl_name_encode(folder);
+        parent = add_folder(tree, parent, safe, origin->source, "");
+    }
+    top = fl_node_lookup(tree, parent, name);
+    if (top != NULL) {
+        const char *other = top->export != NULL ? fl_export_origin(top->export)->folder : name;
+        return fl_fail(error, "exports \"%s\" and \"%s\" would both be the folder %s: give their "
+                              "sources names (NAME=SOURCE), or mount one of them alone",
+                       other, origin->folder, name);
+    }
+    top = add_folder(tree, parent, name, source, "");
+    top->export = export;
+
+    for (guint i = 0; i < files->len; i++) {
+        FlFile *file = files->pdata[i];
+        FlNode *node = add_path(tree, top, fl_file_path(file), source, export);
+
+        if (node == NULL)
+            return fl_fail(error, "export \"%s\" has two meta contexts that would both be the file "
+                                  "%s: rename one of the bitmaps",
+                           origin->folder, fl_file_path(file));
+        node->file = file;
+    }
+    return true;
+}
