@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Maps and joins against an array of one type a byte. */
+#include "helper.h"
+
+#include "map/join.h"
+
+#include <errno.h>
+
+/* Covers all, in order, neighbours differ. */
+static void assert_well_formed(const FlMap *map)
+{
+    uint64_t at = 0;
+
+    for (size_t i = 0; i < fl_map_count(map); i++) {
+        FlExtent e = fl_map_get(map, i);
+
+        g_assert_cmpuint(e.start, ==, at);
+        g_assert_cmpuint(e.end, >, e.start);
+        if (i > 0)
+            g_assert_cmpuint(e.type, !=, fl_map_get(map, i - 1).type);
+        at = e.end;
+    }
+    g_assert_cmpuint(fl_map_size(map), ==, at);
+}
+
+static void test_build(void)
+{
+    g_autoptr(GRand) rand = test_rand();
+
+    for (unsigned round = 0; round < 200; round++) {
+        FlMapBuilder *builder = fl_map_builder_new();
+        g_autoptr(FlMap) map = NULL;
+        g_autoptr(GArray) model = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+        unsigned adds = (unsigned)random_below(rand, 200);
+        uint64_t per_type[4] = {0};
+
+        for (unsigned i = 0; i < adds; i++) {
+            uint64_t length = random_below(rand, 20);
+            uint32_t type = (uint32_t)random_below(rand, 4);
+
+            g_assert_cmpint(fl_map_builder_add(builder, length, type), ==, 0);
+            for (uint64_t j = 0; j < length; j++)
+                g_array_append_val(model, type);
+            g_assert_cmpuint(fl_map_builder_size(builder), ==, model->len);
+        }
+
+        size_t count = fl_map_builder_count(builder);
+        map = fl_map_builder_finish(builder);
+        g_assert_cmpuint(fl_map_count(map), ==, count);
+        g_assert_cmpuint(fl_map_size(map), ==, model->len);
+        assert_well_formed(map);
+        for (guint at = 0; at < model->len; at++) {
+            FlExtent e = fl_map_get(map, fl_map_find(map, at));
+
+            g_assert_cmpuint(e.start, <=, at);
+            g_assert_cmpuint(e.end, >, at);
+            g_assert_cmpuint(e.type, ==, g_array_index(model, uint32_t, at));
+            per_type[e.type]++;
+        }
+        for (uint32_t type = 0; type < 4; type++)
+            g_assert_cmpuint(fl_map_bytes(map, UINT32_MAX, type), ==, per_type[type]);
+        g_assert_cmpuint(fl_map_bytes(map, 1, 1), ==, per_type[1] + per_type[3]);
+    }
+}
+
+static void test_equal_and_append(void)
+{
+    g_autoptr(GRand) rand = test_rand();
+
+    for (unsigned round = 0; round < 100; round++) {
+        uint64_t size = random_below(rand, 300), cut = random_below(rand, size + 1);
+        g_autoptr(FlMap) map = random_map(rand, size, 1, 30, 3);
+        g_autofree uint32_t *types = map_to_array(map);
+        FlMapBuilder *builders[3] = {fl_map_builder_new(), fl_map_builder_new(),
+                                     fl_map_builder_new()};
+        g_autoptr(FlMap) head = NULL, tail = NULL, joined = NULL;
+
+        for (uint64_t at = 0; at < size; at++)
+            fl_map_builder_add(builders[at < cut ? 0 : 1], 1, types[at]);
+        head = fl_map_builder_finish(builders[0]);
+        tail = fl_map_builder_finish(builders[1]);
+        g_assert_cmpint(fl_map_builder_append(builders[2], head), ==, 0);
+        g_assert_cmpint(fl_map_builder_append(builders[2], tail), ==, 0);
+        joined = fl_map_builder_finish(builders[2]);
+        assert_well_formed(joined);
+        g_assert_true(fl_map_equal(map, joined));
+        g_assert_true(fl_map_equal(head, map) == (cut == size));
+    }
+}
+
+static void test_limits(void)
+{
+    g_autoptr(FlMapBuilder) builder = fl_map_builder_new();
+    g_autoptr(FlMap) empty = fl_map_new_uniform(0, 7);
+    g_autoptr(FlMap) one = fl_map_new_uniform(1, 7);
+    g_autoptr(FlMap) largest = fl_map_new_uniform(INT64_MAX, UINT32_MAX);
+
+    g_assert_cmpuint(fl_map_count(empty), ==, 0);
+    g_assert_cmpuint(fl_map_size(empty), ==, 0);
+    g_assert_cmpuint(fl_map_bytes(empty, 0, 0), ==, 0);
+    g_assert_true(fl_map_equal(empty, empty));
+    g_assert_false(fl_map_equal(empty, one));
+    g_assert_cmpuint(fl_map_get(largest, fl_map_find(largest, INT64_MAX - 1)).end, ==, INT64_MAX);
+    g_assert_cmpuint(fl_map_bytes(largest, UINT32_MAX, UINT32_MAX), ==, INT64_MAX);
+
+    g_assert_cmpint(fl_map_builder_add(builder, (uint64_t)INT64_MAX + 1, 0), ==, -EOVERFLOW);
+    g_assert_cmpint(fl_map_builder_add(builder, UINT64_MAX, 0), ==, -EOVERFLOW);
+    g_assert_cmpint(fl_map_builder_add(builder, INT64_MAX - 1, 0), ==, 0);
+    g_assert_cmpint(fl_map_builder_add(builder, 2, 1), ==, -EOVERFLOW);
+    g_assert_cmpint(fl_map_builder_add(builder, 2, 0), ==, -EOVERFLOW);
+    g_assert_cmpint(fl_map_builder_append(builder, largest), ==, -EOVERFLOW);
+    g_assert_cmpint(fl_map_builder_add(builder, 1, 1), ==, 0);
+    g_assert_cmpint(fl_map_builder_add(builder, 1, 0), ==, -EOVERFLOW);
+    g_assert_cmpint(fl_map_builder_add(builder, 0, 0), ==, 0);
+    g_assert_cmpuint(fl_map_builder_size(builder), ==, INT64_MAX);
+    g_assert_cmpuint(fl_map_builder_count(builder), ==, 2);
+}
+
+static FlRange model_at(const uint32_t *alloc, const uint32_t *dirty, uint64_t at)
+{
+    return (FlRange){
+        .dirty = dirty == NULL || (dirty[at] & FL_DIRTY) != 0,
+        .zero = alloc != NULL && (alloc[at] & FL_ALLOC_ZERO) != 0,
+        .hole = alloc != NULL && (alloc[at] & FL_ALLOC_HOLE) != 0,
+    };
+}
+
+static bool same(const FlRange *a, const FlRange *b, unsigned by)
+{
+    return (!(by & FL_JOIN_DIRTY) || a->dirty == b->dirty) &&
+           (!(by & FL_JOIN_ZERO) || a->zero == b->zero) &&
+           (!(by & FL_JOIN_HOLE) || a->hole == b->hole);
+}
+
+static void assert_join(const FlMap *alloc, const FlMap *dirty, uint64_t size, uint64_t offset,
+                        unsigned by)
+{
+    g_autofree uint32_t *alloc_model = alloc != NULL ? map_to_array(alloc) : NULL;
+    g_autofree uint32_t *dirty_model = dirty != NULL ? map_to_array(dirty) : NULL;
+    uint64_t at = offset;
+    FlJoin join;
+    FlRange range;
+
+    fl_join_init(&join, alloc, dirty, size, offset, by);
+    while (fl_join_next(&join, &range)) {
+        FlRange first = model_at(alloc_model, dirty_model, at);
+        uint64_t end = at;
+
+        for (; end < size; end++) {
+            FlRange here = model_at(alloc_model, dirty_model, end);
+            if (!same(&first, &here, by))
+                break;
+        }
+        g_assert_cmpuint(range.start, ==, at);
+        g_assert_cmpuint(range.end, ==, end);
+        g_assert_cmpint(range.dirty, ==, first.dirty);
+        g_assert_cmpint(range.zero, ==, first.zero);
+        g_assert_cmpint(range.hole, ==, first.hole);
+        at = end;
+    }
+    g_assert_cmpuint(at, ==, size);
+    g_assert_false(fl_join_next(&join, &range));
+}
+
+static void test_join(void)
+{
+    g_autoptr(GRand) rand = test_rand();
+
+    for (unsigned round = 0; round < 100; round++) {
+        uint64_t size = random_below(rand, 400);
+        g_autoptr(FlMap) alloc = random_map(rand, size, 1, 1 + random_below(rand, 40), 6);
+        g_autoptr(FlMap) dirty = random_map(rand, size, 1, 1 + random_below(rand, 40), 3);
+
+        for (unsigned by = 0; by < 8; by++) {
+            uint64_t offset = by == 0 ? 0 : random_below(rand, size + 1);
+
+            assert_join(alloc, dirty, size, offset, by);
+            assert_join(alloc, NULL, size, offset, by);
+            assert_join(NULL, dirty, size, offset, by);
+            assert_join(NULL, NULL, size, offset, by);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/map/build", test_build);
+    g_test_add_func("/map/equal-and-append", test_equal_and_append);
+    g_test_add_func("/map/limits", test_limits);
+    g_test_add_func("/map/join", test_join);
+    return g_test_run();
+}
