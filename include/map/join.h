@@ -32,8 +32,8 @@ typedef struct {
 } FlJoin;
 
 /*
- * Starts at OFFSET, which is at most SIZE. ALLOC (base:allocation) and DIRTY (a dirty bitmap) are
- * maps of SIZE bytes, or NULL, and must outlive the join. BY is a set of FlJoinBy.
+ * Starts at OFFSET and ends at SIZE. ALLOC (base:allocation) and DIRTY (a dirty bitmap) are maps of
+ * at least SIZE bytes, or NULL, and must outlive the join. BY is a set of FlJoinBy.
  */
 void fl_join_init(FlJoin *join, const FlMap *alloc, const FlMap *dirty, uint64_t size,
                   uint64_t offset, unsigned by);

@@ -3,6 +3,10 @@
 
 #include "map/join.h"
 
+/* A piece ends here at the latest: a read must not walk the extents of the whole disk where what a
+ * server tells apart is one to us. */
+#define PIECE_MAX (UINT64_C(8) << 20)
+
 typedef struct {
     FlView view;
     FlMap *alloc, *dirty; /* owned, may be NULL */
@@ -25,7 +29,8 @@ static FlPiece raw_piece(const FlView *view, uint64_t offset)
     FlRange range;
     bool fetch;
 
-    fl_join_init(&join, raw->alloc, raw->dirty, raw->disk_size, at, FL_JOIN_DIRTY | FL_JOIN_ZERO);
+    fl_join_init(&join, raw->alloc, raw->dirty, MIN(raw->disk_size, at + PIECE_MAX), at,
+                 FL_JOIN_DIRTY | FL_JOIN_ZERO);
     fl_join_next(&join, &range);
     fetch = range.dirty && !range.zero;
     piece.kind = fetch ? FL_PIECE_DISK : FL_PIECE_ZERO;

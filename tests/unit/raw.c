@@ -211,6 +211,29 @@ static void test_largest(void)
     g_assert_cmpint(fl_view_seek(plain, 5, false), ==, size);
 }
 
+/* Extents that are one to a reader are not all walked for one piece: pieces are bounded. */
+static void test_bounded(void)
+{
+    FlMapBuilder *builder = fl_map_builder_new();
+    g_autoptr(FlMap) alloc = NULL;
+    g_autoptr(FlView) view = NULL;
+    uint64_t at = 0;
+
+    for (uint32_t i = 0; i < 1000; i++)
+        fl_map_builder_add(builder, 1 << 20, FL_ALLOC_ZERO | (i & FL_ALLOC_HOLE));
+    alloc = fl_map_builder_finish(builder);
+    view = fl_view_raw_new(alloc, NULL, fl_map_size(alloc), 0, fl_map_size(alloc));
+    while (at < view->size) {
+        FlPiece piece = fl_view_piece(view, at);
+
+        g_assert_cmpint(piece.kind, ==, FL_PIECE_ZERO);
+        g_assert_cmpuint(piece.end - at, <, 64 << 20);
+        at = piece.end;
+    }
+    g_assert_cmpuint(at, ==, view->size);
+    g_assert_cmpint(fl_view_seek(view, 0, true), ==, -ENXIO);
+}
+
 static errint_t fail_read(void *opaque, void *buf, size_t length, uint64_t offset)
 {
     return -EIO;
@@ -238,6 +261,7 @@ int main(int argc, char **argv)
     g_test_add_func("/raw/random", test_random);
     g_test_add_func("/raw/uniform", test_uniform);
     g_test_add_func("/raw/largest", test_largest);
+    g_test_add_func("/raw/bounded", test_bounded);
     g_test_add_func("/raw/read-error", test_read_error);
     return g_test_run();
 }
