@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A file includes its own layer and lower ones, and no other header of ours.
+"""A file includes headers of its own layer and of lower ones, by their path below include/, or
+private ones that lie beside it.
 
 usage: layers.py SOURCE-ROOT
 """
@@ -13,12 +14,14 @@ TOP = {'src/main.c', 'src/options.c', 'src/options.h', 'include/options.h'}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
 
-def allowed(path, header, headers):
+def reason(file, path, header, headers):
     """Why PATH may not include HEADER, or None."""
     if header == 'config.h' or path in TOP:
         return None
+    if '/' not in header and (file.parent / header).is_file() and path.startswith('src/'):
+        return None
     if header not in headers:
-        return 'is not a header below include/'
+        return 'is neither below include/ nor beside the file'
     layer, included = path.split('/')[1], header.split('/')[0]
     if layer not in LAYERS:
         return f'{path} is in no layer'
@@ -35,7 +38,7 @@ def main():
     for file in files:
         path = str(file.relative_to(root))
         for header in INCLUDE.findall(file.read_text()):
-            why = allowed(path, header, headers)
+            why = reason(file, path, header, headers)
             if why:
                 print(f'{path}: "{header}" {why}', file=sys.stderr)
                 bad += 1
