@@ -1,5 +1,153 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-int main(void)
+#include "client.h"
+#include "config.h"
+#include "mount/session.h"
+#include "mount/status.h"
+#include "options.h"
+#include "source.h"
+#include "util/background.h"
+#include "util/log.h"
+
+#include <glib-unix.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static gboolean on_signal(gpointer session)
 {
-    return 0;
+    fl_session_quit(session);
+    return G_SOURCE_CONTINUE;
+}
+
+typedef struct {
+    const FlOptions *options;
+    FlBackground *background;
+} Ready;
+
+static void on_ready(void *opaque)
+{
+    Ready *ready = opaque;
+    g_autofree char *pid = g_strdup_printf("%d\n", getpid());
+    g_autoptr(GError) error = NULL;
+
+    if (ready->options->pidfile != NULL &&
+        !g_file_set_contents(ready->options->pidfile, pid, -1, &error))
+        g_warning("cannot write the pid file: %s", error->message);
+    fl_background_ready(ready->background);
+}
+
+/* Serves the tree until it is unmounted. */
+static bool serve(const FlOptions *options, FlSources *sources, FlBackground *background,
+                  GError **error)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    FlStatus status = {
+        .tree = sources->tree,
+        .cache = sources->cache,
+        .options = &options->view,
+        .mountpoint = options->mountpoint,
+        .since = {.tv_sec = g_get_real_time() / G_USEC_PER_SEC},
+    };
+    g_autofree char *label = fl_sources_label(options);
+    FlSessionOptions session_options = {
+        .mountpoint = options->mountpoint,
+        .fsname = label,
+        .fuse_options = (char **)options->fuse->pdata,
+        .uid = options->uid,
+        .gid = options->gid,
+        .debug = options->debug,
+    };
+    Ready ready = {.options = options, .background = background};
+    g_autoptr(FlSession) session = NULL;
+    guint sources_ids[G_N_ELEMENTS(signals)];
+
+    fl_status_add(&status);
+    session = fl_session_new(sources->tree, &session_options, error);
+    if (session == NULL)
+        return false;
+    for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
+        sources_ids[i] = g_unix_signal_add(signals[i], on_signal, session);
+    /* The mount point's file system must not stay busy because of us. */
+    if (background->notify >= 0 && chdir("/") != 0)
+        g_debug("cannot change to /");
+    fl_session_run(session, on_ready, &ready);
+    for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
+        g_source_remove(sources_ids[i]);
+    if (options->pidfile != NULL)
+        unlink(options->pidfile);
+    return true;
+}
+
+static bool mount_all(const FlOptions *options, FlBackground *background, GError **error)
+{
+    FlSources sources = {0};
+    struct rlimit files;
+    bool ok;
+
+    /* A connection is a descriptor, and there may be a thousand exports. */
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    ok = fl_mountpoint_check(options->mountpoint, error) &&
+         fl_sources_open(&sources, options, error) &&
+         serve(options, &sources, background, error);
+    fl_sources_clear(&sources);
+    return ok;
+}
+
+/* The whole of a mount; the exit status. */
+static int run_mount(const FlOptions *options)
+{
+    FlBackground background = {.notify = -1};
+    g_autoptr(GError) error = NULL;
+    int status = 0;
+
+    if (!options->foreground && !fl_background_start(&background, &status, &error)) {
+        if (error != NULL)
+            g_critical("%s", error->message);
+        return status;
+    }
+    if (mount_all(options, &background, &error))
+        return 0;
+    g_critical("%s", error->message);
+    return fl_error_exit_status(error);
+}
+
+static int run(const FlOptions *options)
+{
+    switch (options->command) {
+    case FL_COMMAND_HELP:
+        fputs(options->help, stdout);
+        return 0;
+    case FL_COMMAND_VERSION:
+        puts("fleecefs " FL_VERSION);
+        return 0;
+    case FL_COMMAND_STATUS:
+        return fl_client_status(options->mountpoint, options->json);
+    case FL_COMMAND_COMMIT:
+    case FL_COMMAND_ABORT:
+    case FL_COMMAND_RECOVER:
+    case FL_COMMAND_MOUNT:
+        break;
+    }
+    return run_mount(options);
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FlOptions) options = NULL;
+
+    signal(SIGPIPE, SIG_IGN);
+    options = fl_options_parse(argv, &error);
+    fl_log_init(options == NULL || !(options->debug || options->verbose) ? G_LOG_LEVEL_MESSAGE
+                : options->debug                                       ? G_LOG_LEVEL_DEBUG
+                                                                       : G_LOG_LEVEL_INFO);
+    if (options == NULL) {
+        g_critical("%s", error->message);
+        return fl_error_exit_status(error);
+    }
+    return run(options);
 }

@@ -3,9 +3,9 @@
 
 #include "map/join.h"
 
-/* A piece ends here at the latest: a read must not walk the extents of the whole disk where what a
- * server tells apart is one to us. */
-#define PIECE_MAX (UINT64_C(8) << 20)
+/* How many ranges one piece may be made of: a piece must cost the same however many extents there
+ * are, and need not be as long as it could. */
+#define RANGES_MAX 64
 
 typedef struct {
     FlView view;
@@ -24,18 +24,20 @@ static FlPiece raw_piece(const FlView *view, uint64_t offset)
 {
     const RawView *raw = (const RawView *)view;
     uint64_t at = raw->start + offset;
-    FlPiece piece = {.start = offset, .end = view->size};
+    FlPiece piece = {.start = offset, .disk_offset = at};
     FlJoin join;
     FlRange range;
-    bool fetch;
 
-    fl_join_init(&join, raw->alloc, raw->dirty, MIN(raw->disk_size, at + PIECE_MAX), at,
-                 FL_JOIN_DIRTY | FL_JOIN_ZERO);
-    fl_join_next(&join, &range);
-    fetch = range.dirty && !range.zero;
-    piece.kind = fetch ? FL_PIECE_DISK : FL_PIECE_ZERO;
-    piece.disk_offset = at;
-    piece.end = MIN(range.end - raw->start, view->size);
+    fl_join_init(&join, raw->alloc, raw->dirty, raw->disk_size, at,
+                 FL_JOIN_DIRTY | FL_JOIN_ZERO | FL_JOIN_HOLE);
+    for (unsigned i = 0; i < RANGES_MAX && fl_join_next(&join, &range); i++) {
+        FlPieceKind kind = range.dirty && !range.zero ? FL_PIECE_DISK : FL_PIECE_ZERO;
+
+        if (i > 0 && kind != piece.kind)
+            break;
+        piece.kind = kind;
+        piece.end = MIN(range.end - raw->start, view->size);
+    }
     return piece;
 }
 

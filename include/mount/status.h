@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the daemon does now, as text: .fleecefs/status.json. Belongs to the loop. */
+#pragma once
+
+#include "mount/tree.h"
+
+typedef struct {
+    FlTree *tree;
+    FlCache *cache;
+    const FlViewOptions *options;
+    const char *mountpoint;
+    struct timespec since;
+} FlStatus;
+
+/* Adds the status files to STATUS->tree; STATUS outlives it. */
+void fl_status_add(FlStatus *status);

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Going to the background once the work is ready.
+ *
+ * The process forks at once, so that what it starts are children of the one that stays; the first
+ * process waits, passing on nothing, until the second is ready or has ended. Errors go to stderr until
+ * then, because both share it.
+ */
+#pragma once
+
+#include "util/error.h"
+
+typedef struct {
+    int notify; /* to the waiting process; -1 in the foreground */
+} FlBackground;
+
+/*
+ * Forks. True in the process that does the work. False in the one that waited, with *STATUS as the
+ * status to exit with. Call before any thread starts.
+ */
+bool fl_background_start(FlBackground *background, int *status, GError **error);
+/* The work is ready: lets the waiting process exit with 0 and gives up stdin, stdout and stderr. */
+void fl_background_ready(FlBackground *background);

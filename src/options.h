@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The command line, parsed once. */
+#pragma once
+
+#include "disk/disk.h"
+#include "mount/export.h"
+
+#include <sys/types.h>
+
+typedef enum {
+    FL_COMMAND_MOUNT,
+    FL_COMMAND_HELP,
+    FL_COMMAND_VERSION,
+    FL_COMMAND_STATUS,
+    FL_COMMAND_COMMIT,
+    FL_COMMAND_ABORT,
+    FL_COMMAND_RECOVER,
+} FlCommand;
+
+/* [NAME=]SOURCE or [NAME=][ SERVER ARGS... ] */
+typedef struct {
+    char *name;  /* NULL: none was given */
+    char *text;  /* URI, path, qmp:..., libvirt:...; NULL for a server */
+    char **argv; /* of a server; NULL otherwise */
+} FlSourceSpec;
+
+typedef struct {
+    FlCommand command;
+    GPtrArray *sources; /* of FlSourceSpec; one for FL_COMMAND_RECOVER */
+    char *mountpoint;   /* absolute */
+    bool foreground, debug, verbose, json, force;
+    char *pidfile; /* absolute; NULL: none */
+    uid_t uid;
+    gid_t gid;
+    FlDiskOptions disk;
+    FlViewOptions view;
+    GPtrArray *fuse; /* of char *: options handed on to FUSE, ended by NULL */
+    char *help;      /* the text of --help */
+} FlOptions;
+
+/* Parses ARGV, which stays the caller's. */
+FlOptions *fl_options_parse(char **argv, GError **error);
+void fl_options_free(FlOptions *options); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlOptions, fl_options_free)

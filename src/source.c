@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "source.h"
+
+#include <string.h>
+
+/* A source that is being opened. */
+typedef struct {
+    FlSources *sources;
+    const FlSourceSpec *spec;
+    const char *folder; /* NULL: at the root */
+    FlEndpoint *endpoint;
+    const FlImageInfo *image; /* NULL: not an image file */
+} Opening;
+
+static bool is_nbd_uri(const char *text)
+{
+    const char *scheme_end = strstr(text, ":");
+
+    return (g_str_has_prefix(text, "nbd") && scheme_end != NULL &&
+            memchr(text, '/', (size_t)(scheme_end - text)) == NULL) &&
+           (text[3] == ':' || text[3] == '+' || text[3] == 's');
+}
+
+static const char *source_name(const FlSourceSpec *spec, const FlEndpoint *endpoint)
+{
+    return spec->name != NULL ? spec->name : fl_endpoint_label(endpoint);
+}
+
+/* The point in time of a server that does not tell one: now, in whole seconds, never in the future. */
+static struct timespec now_in_seconds(void)
+{
+    return (struct timespec){.tv_sec = g_get_real_time() / G_USEC_PER_SEC};
+}
+
+static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
+{
+    const FlImageInfo *image = opening->image;
+    FlOrigin *origin = fl_origin_new(source_name(opening->spec, opening->endpoint),
+                                     image != NULL ? image->name : export->name);
+
+    origin->time = origin->ctime = now_in_seconds();
+    if (image == NULL)
+        return origin;
+    origin->time = image->mtime;
+    origin->ctime = image->ctime;
+    origin->format = g_strdup(image->format);
+    for (guint i = 0; i < image->bitmaps->len; i++) {
+        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
+        g_autofree char *context = g_strconcat("qemu:dirty-bitmap:", bitmap->name, NULL);
+
+        if (bitmap->inconsistent) {
+            g_warning("bitmap \"%s\" of %s is inconsistent, because its last writer was killed: it "
+                      "is not served, take a full backup",
+                      bitmap->name, opening->spec->text);
+            g_ptr_array_add(origin->inconsistent, g_strdup(bitmap->name));
+        } else {
+            g_ptr_array_add(origin->bitmaps,
+                            fl_bitmap_new(context, bitmap->name, bitmap->granularity));
+        }
+    }
+    return origin;
+}
+
+static bool add_export(Opening *opening, FlExportInfo *info, GError **error)
+{
+    FlSources *sources = opening->sources;
+    FlOrigin *origin = make_origin(opening, info);
+    g_autoptr(FlDisk) disk = fl_disk_new(opening->endpoint, info, &sources->options->disk);
+    FlExport *export = fl_export_new(disk, origin, sources->cache, &sources->options->view);
+
+    return fl_tree_add_export(sources->tree, opening->folder, export, error);
+}
+
+static bool add_exports(Opening *opening, GError **error)
+{
+    FlWait wait = {.seconds = opening->sources->options->disk.timeout};
+    g_autoptr(GPtrArray) exports = fl_endpoint_exports(opening->endpoint, &wait, error);
+    guint n = exports != NULL ? exports->len : 0;
+
+    if (exports == NULL)
+        return false;
+    while (exports->len > 0) {
+        FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
+
+        if (info->size > 0) {
+            if (!add_export(opening, info, error))
+                return false;
+            continue;
+        }
+        if (n == 1) {
+            fl_fail(error, "export \"%s\" of %s has a size of 0: there is nothing to mount",
+                    info->name, fl_endpoint_label(opening->endpoint));
+            fl_export_info_free(info);
+            return false;
+        }
+        g_warning("export \"%s\" of %s has a size of 0: left out", info->name,
+                  fl_endpoint_label(opening->endpoint));
+        fl_export_info_free(info);
+    }
+    return true;
+}
+
+static bool start_server(Opening *opening, FlServer *server)
+{
+    g_autofree char *label = NULL;
+
+    if (server == NULL)
+        return false;
+    g_ptr_array_add(opening->sources->servers, server);
+    opening->image = fl_server_image(server);
+    label = opening->spec->argv != NULL ? g_strdup_printf("[ %s ]", opening->spec->argv[0])
+                                        : g_canonicalize_filename(opening->spec->text, NULL);
+    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), label);
+    return true;
+}
+
+static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **error)
+{
+    Opening opening = {.sources = sources, .spec = spec, .folder = spec->name};
+    bool ok;
+
+    if (spec->argv != NULL) {
+        if (!start_server(&opening, fl_server_new_command((const char *const *)spec->argv, error)))
+            return false;
+    } else if (is_nbd_uri(spec->text)) {
+        opening.endpoint = fl_endpoint_new_uri(spec->text);
+    } else if (!start_server(&opening, fl_server_new_image(spec->text, error))) {
+        return false;
+    }
+    if (opening.folder == NULL && sources->options->sources->len > 1)
+        opening.folder = fl_endpoint_label(opening.endpoint);
+    ok = add_exports(&opening, error);
+    fl_endpoint_unref(opening.endpoint);
+    return ok;
+}
+
+bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **error)
+{
+    sources->options = options;
+    sources->tree = fl_tree_new();
+    sources->cache = fl_cache_new(options->view.cache);
+    sources->servers = g_ptr_array_new_with_free_func((GDestroyNotify)fl_server_free);
+    for (guint i = 0; i < options->sources->len; i++) {
+        if (!open_source(sources, options->sources->pdata[i], error))
+            return false;
+    }
+    return true;
+}
+
+void fl_sources_clear(FlSources *sources)
+{
+    if (sources->tree != NULL) {
+        const GPtrArray *exports = fl_tree_exports(sources->tree);
+        for (guint i = 0; i < exports->len; i++)
+            fl_disk_close(fl_export_disk(exports->pdata[i]));
+    }
+    g_clear_pointer(&sources->tree, fl_tree_free);
+    g_clear_pointer(&sources->cache, fl_cache_free);
+    g_clear_pointer(&sources->servers, g_ptr_array_unref);
+}
+
+char *fl_sources_label(const FlOptions *options)
+{
+    const FlSourceSpec *spec = options->sources->pdata[0];
+    g_autoptr(FlEndpoint) endpoint = NULL;
+
+    if (options->sources->len > 1)
+        return g_strdup("fleecefs");
+    if (spec->argv != NULL)
+        return g_strdup(spec->argv[0]);
+    if (!is_nbd_uri(spec->text))
+        return g_strdup(spec->text);
+    endpoint = fl_endpoint_new_uri(spec->text);
+    return g_strdup(fl_endpoint_label(endpoint));
+}

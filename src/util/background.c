@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "util/background.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* One byte says that the child is ready; none, that it has ended. */
+static int wait_for(pid_t child, int fd)
+{
+    char byte;
+    ssize_t n;
+    int status = 0;
+
+    do
+        n = read(fd, &byte, 1);
+    while (n < 0 && errno == EINTR);
+    if (n == 1)
+        return 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : FL_ERROR_FAILED;
+}
+
+bool fl_background_start(FlBackground *background, int *status, GError **error)
+{
+    int fds[2];
+    pid_t child;
+
+    *status = FL_ERROR_FAILED;
+    if (!g_unix_open_pipe(fds, FD_CLOEXEC, error))
+        return false;
+    child = fork();
+    if (child < 0) {
+        close(fds[0]);
+        close(fds[1]);
+        return fl_fail(error, "cannot go to the background: %s", g_strerror(errno));
+    }
+    if (child > 0) {
+        close(fds[1]);
+        *status = wait_for(child, fds[0]);
+        close(fds[0]);
+        return false;
+    }
+    close(fds[0]);
+    setsid();
+    background->notify = fds[1];
+    return true;
+}
+
+void fl_background_ready(FlBackground *background)
+{
+    int null;
+    ssize_t n;
+
+    if (background->notify < 0)
+        return;
+    null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        dup2(null, fd);
+    if (null > STDERR_FILENO)
+        close(null);
+    do
+        n = write(background->notify, "", 1);
+    while (n < 0 && errno == EINTR);
+    close(background->notify);
+    background->notify = -1;
+}
