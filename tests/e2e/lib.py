@@ -1,0 +1,348 @@
+"""What the end-to-end tests share: temporary folders, servers, mounts.
+
+Everything a test starts is registered for cleanup as it goes and ends with the test, or with the
+test program however that ends. Servers are given a socket that listens already, so a client may
+connect at once and nothing here waits for time to pass.
+"""
+import atexit
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import random
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+FLEECEFS = shlex.split(os.environ.get("FLEECEFS", "build/src/fleecefs"))
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
+CI = os.environ.get("CI") == "true"
+# No step of a test takes this long; what does, hangs.
+PATIENCE = 60
+
+_at_exit = contextlib.ExitStack()
+atexit.register(_at_exit.close)
+signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+
+def require(*tools):
+    """Skips the test if one of TOOLS is missing; in CI that is a failure."""
+    missing = [t for t in tools if not shutil.which(t)]
+    if missing:
+        message = "missing: " + ", ".join(missing)
+        if CI:
+            raise AssertionError(message)
+        raise unittest.SkipTest(message)
+
+
+def attempt(*argv, timeout=PATIENCE, **kwargs):
+    """Runs a command to its end, whatever its exit status; returns the subprocess result."""
+    if "input" not in kwargs:
+        kwargs.setdefault("stdin", subprocess.DEVNULL)
+    kwargs.setdefault("text", True)
+    return subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=timeout, **kwargs)
+
+
+def run(*argv, **kwargs):
+    """Runs a command to its end and returns its stdout; a failure shows what it said."""
+    done = attempt(*argv, **kwargs)
+    if done.returncode != 0:
+        raise AssertionError(f"{shlex.join(map(str, argv))}: exit status {done.returncode}\n"
+                             f"{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def die_with_us():
+    """For a child, before exec: be killed when the test program is gone, however it went."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+
+
+def wait_gone(pidfd, what, timeout=PATIENCE):
+    """Waits for the process behind PIDFD (from os.pidfd_open) to end."""
+    if not select.select([pidfd], [], [], timeout)[0]:
+        raise AssertionError(f"{what} has not ended after {timeout} seconds")
+
+
+def children(pid):
+    """Process ids of the children of PID."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as f:
+            if int(f.read().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry))
+    return found
+
+
+def is_mounted(path):
+    """Whether PATH is a mount point, also if what is mounted there no longer answers."""
+    path = os.path.abspath(path).replace(" ", "\\040")
+    with open("/proc/self/mounts") as f:
+        return any(line.split()[1] == path for line in f)
+
+
+class Server:
+    """An NBD server on a listening socket that it is handed as systemd would (LISTEN_FDS).
+
+    `uri` reaches its default export, `export_uri(name)` a named one.
+    """
+
+    def __init__(self, test, argv, tcp=False):
+        self.argv = [str(a) for a in argv]
+        listener = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
+        if tcp:
+            listener.bind(("127.0.0.1", 0))
+            self._prefix, self._suffix = "nbd://127.0.0.1:%d/" % listener.getsockname()[1], ""
+        else:
+            self.path = test.path("nbd.sock")
+            listener.bind(self.path)
+            self._prefix, self._suffix = "nbd+unix:///", "?socket=" + self.path
+        listener.listen(64)
+        self.address = listener.getsockname()
+        self.log = test.path("server.log")
+        with listener, open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                # $$ is what LISTEN_PID must say, and exec keeps it.
+                ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *self.argv],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()],
+                env={**os.environ, "LISTEN_FDS": "1", "TMPDIR": test.dir},
+                preexec_fn=self._prepare(listener.fileno()))
+        test.defer(self.kill)
+        self._check(socket.AF_INET if tcp else socket.AF_UNIX)
+
+    @staticmethod
+    def _prepare(fd):
+        def prepare():
+            die_with_us()
+            os.dup2(fd, 3)
+            os.set_inheritable(3, True)
+        return prepare
+
+    def _check(self, family):
+        """Fails with the server's own words if it does not get as far as its greeting."""
+        with socket.socket(family) as client:
+            client.settimeout(PATIENCE)
+            try:
+                client.connect(self.address)
+                greeting = client.recv(8)
+            except OSError as error:
+                greeting = str(error)
+        if greeting != b"NBDMAGIC":
+            raise AssertionError(f"{shlex.join(self.argv)}: {greeting}\n{self.output()}")
+
+    @property
+    def uri(self):
+        return self.export_uri("")
+
+    def export_uri(self, name):
+        return self._prefix + "".join(
+            chr(b) if chr(b).isalnum() and b < 128 else "%%%02X" % b
+            for b in name.encode()) + self._suffix
+
+    def output(self):
+        """What the server has said so far."""
+        with open(self.log, errors="replace") as f:
+            return f.read()
+
+    def signal(self, signum):
+        self.process.send_signal(signum)
+
+    def kill(self):
+        """Kills the server and waits for it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+
+
+class Mount:
+    """A mounted fleecefs: a context manager that unmounts and checks that nothing is left."""
+
+    def __init__(self, test, *sources, options=(), point=None, env=None):
+        self.test = test
+        self.point = point or test.mkdir("mnt")
+        self.pidfile = test.path("pid")
+        self.scratch = test.mkdir("tmp")
+        self.log = test.path("fleecefs.log")
+        self.argv = [*FLEECEFS, "--pidfile", self.pidfile, *map(str, options),
+                     *map(str, sources), self.point]
+        with open(self.log, "wb") as log:
+            # A file, not a pipe: the daemon in the background may keep its stderr open.
+            done = subprocess.run(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                  timeout=PATIENCE,
+                                  env={**os.environ, "TMPDIR": self.scratch,
+                                       "XDG_RUNTIME_DIR": self.scratch, **(env or {})})
+        test.defer(self._force)
+        if done.returncode != 0:
+            raise AssertionError(f"{shlex.join(self.argv)}: exit status {done.returncode}\n"
+                                 f"{self.output()}")
+        with open(self.pidfile) as f:
+            self.pid = int(f.read())
+        self.processes = {pid: os.pidfd_open(pid) for pid in [self.pid, *children(self.pid)]}
+        for pidfd in self.processes.values():
+            test.defer(os.close, pidfd)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.unmount()
+
+    def __truediv__(self, name):
+        return os.path.join(self.point, name)
+
+    def output(self):
+        """What fleecefs has said so far on stdout and stderr."""
+        with open(self.log, errors="replace") as f:
+            return f.read()
+
+    def unmount(self):
+        """Unmounts as a user does, if it still is mounted, and checks that nothing is left."""
+        if is_mounted(self.point):
+            run("fusermount3", "-u", self.point)
+        self.check_gone()
+
+    def check_gone(self):
+        """Waits for the processes to end, and checks that mount and files are gone."""
+        for pid, pidfd in self.processes.items():
+            wait_gone(pidfd, f"process {pid} of {shlex.join(self.argv)}")
+        self.test.assertFalse(is_mounted(self.point), "still mounted")
+        self.test.assertFalse(os.path.exists(self.pidfile), "pid file left")
+        self.test.assertEqual(os.listdir(self.scratch), [], "temporary files left")
+
+    def _force(self):
+        if is_mounted(self.point):
+            subprocess.run(["umount", "-l", self.point], stderr=subprocess.DEVNULL)
+        for pidfd in getattr(self, "processes", {}).values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def files(self):
+        """All files of the tree, relative to its root, sorted; without .fleecefs/."""
+        found = []
+        for folder, subfolders, names in os.walk(self.point):
+            if folder == self.point:
+                subfolders[:] = [s for s in subfolders if s != ".fleecefs"]
+            found += [os.path.relpath(os.path.join(folder, n), self.point) for n in names]
+        return sorted(found)
+
+    def folders(self):
+        """Names of the folders at the root, without .fleecefs."""
+        return sorted(set(os.listdir(self.point)) - {".fleecefs"})
+
+    def read(self, name, mode="r"):
+        with open(self / name, mode) as f:
+            return f.read()
+
+    def json(self, name):
+        return json.loads(self.read(name))
+
+
+class TestCase(unittest.TestCase):
+    """A test with a temporary folder and cleanup in reverse order."""
+
+    maxDiff = 4096
+
+    def setUp(self):
+        self._stack = contextlib.ExitStack()
+        _at_exit.push(self._stack)
+        self.addCleanup(self._stack.close)
+        self._count = 0
+        self.dir = tempfile.mkdtemp(prefix="fleecefs-test.")
+        self.defer(shutil.rmtree, self.dir)
+        self.defer(self._check_sanitizers)
+        os.environ["ASAN_OPTIONS"] = f"log_path={self.dir}/sanitizer"
+        os.environ["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
+        self.rng = random.Random(f"{SEED} {self.id()}")
+
+    def defer(self, function, *args):
+        """Calls FUNCTION when the test ends, before what was deferred earlier."""
+        self._stack.callback(function, *args)
+
+    def path(self, name):
+        """A new path in the test's folder that ends in NAME."""
+        self._count += 1
+        return os.path.join(self.dir, f"{self._count}.{name}")
+
+    def mkdir(self, name):
+        path = self.path(name)
+        os.mkdir(path)
+        return path
+
+    def _check_sanitizers(self):
+        for name in sorted(os.listdir(self.dir)):
+            if name.startswith("sanitizer."):
+                with open(os.path.join(self.dir, name), errors="replace") as f:
+                    raise AssertionError(f.read())
+
+    # Servers
+
+    def qemu_nbd(self, image, *options, tcp=False):
+        """qemu-nbd, read-only unless OPTIONS say otherwise, for any number of clients."""
+        return Server(self, ["qemu-nbd", "--persistent", "--shared=0", *options, image], tcp)
+
+    def nbdkit(self, *args, tcp=False):
+        return Server(self, ["nbdkit", "--foreground", *args], tcp)
+
+    def storage_daemon(self, exports, *args):
+        """qemu-storage-daemon with EXPORTS: a dict of export name to (image, list of bitmaps)."""
+        argv = ["qemu-storage-daemon", "--nbd-server", "addr.type=fd,addr.str=3,max-connections=0"]
+        for i, (name, (image, bitmaps)) in enumerate(exports.items()):
+            argv += ["--blockdev", json.dumps({
+                "driver": "qcow2", "node-name": f"n{i}", "read-only": True,
+                "file": {"driver": "file", "filename": image}})]
+            argv += ["--export", json.dumps({
+                "type": "nbd", "id": f"e{i}", "node-name": f"n{i}", "name": name,
+                "bitmaps": bitmaps, "allocation-depth": True})]
+        return Server(self, [*argv, *args])
+
+    # fleecefs
+
+    def mount(self, *sources, options=(), point=None, env=None):
+        if not os.path.exists("/dev/fuse"):
+            if CI:
+                self.fail("no /dev/fuse")
+            self.skipTest("no /dev/fuse")
+        return Mount(self, *sources, options=options, point=point, env=env)
+
+    def fleecefs(self, *args, timeout=PATIENCE):
+        """Runs fleecefs to its end, whatever its exit status."""
+        done = attempt(*FLEECEFS, *args, timeout=timeout)
+        if args and is_mounted(str(args[-1])):
+            self.defer(subprocess.run, ["umount", "-l", args[-1]])
+        return done
+
+    def assert_refused(self, *args, status=1, says=()):
+        """Running fleecefs with ARGS fails with STATUS and one line on stderr that has all SAYS."""
+        done = self.fleecefs(*args)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
+        for word in says:
+            self.assertIn(word, done.stderr)
+        return done.stderr
+
+    def assert_errno(self, number, function, *args):
+        with self.assertRaises(OSError) as caught:
+            function(*args)
+        self.assertEqual(errno.errorcode[caught.exception.errno], errno.errorcode[number])
+
+
+def main():
+    """Runs the tests of the calling program; exit status 77 if all of them were skipped."""
+    print(f"SEED={SEED} (give it in the environment to repeat this run)", flush=True)
+    os.umask(0o022)
+    program = unittest.main(verbosity=2, exit=False)
+    result = program.result
+    if not result.wasSuccessful():
+        sys.exit(1)
+    if result.testsRun and len(result.skipped) == result.testsRun:
+        sys.exit(77)

@@ -1,0 +1,27 @@
+#!/usr/bin/env python3
+"""Checks that a file includes only its own layer and lower ones, and that no file grows too long."""
+import pathlib
+import re
+import sys
+
+LONGEST = 600  # lines
+
+root = pathlib.Path(sys.argv[1])
+# src/meson.build lists the layers, lowest first.
+layers = re.findall(r"'(\w+)'",
+                    re.search(r"foreach layer : (\[.*?\])", (root / "src/meson.build").read_text())[1])
+faults = []
+for path in sorted([*root.glob("src/*/*.c"), *root.glob("src/*/*.h"), *root.glob("include/*/*.h")]):
+    layer, text = path.parent.name, path.read_text()
+    name = path.relative_to(root)
+    if layer not in layers:
+        faults.append(f"{name}: {layer}/ is not among the layers in src/meson.build")
+        continue
+    for included in re.findall(r'^#include "(\w+)/', text, re.M):
+        if included not in layers[:layers.index(layer) + 1]:
+            faults.append(f"{name}: includes {included}/, which is not below {layer}/")
+    if text.count("\n") > LONGEST:
+        faults.append(f"{name}: {text.count(chr(10))} lines, more than {LONGEST}: split it")
+
+print(*faults, sep="\n")
+sys.exit(1 if faults else 0)
