@@ -9,9 +9,10 @@ ODD_SIZE = 64 * 1024 * KIB + 5 * 512
 
 
 def create(path, size=ODD_SIZE, bitmaps=(), options=(), backing=None):
-    """A qcow2 image with BITMAPS: names, or (name, granularity) pairs."""
-    extra = ["-b", backing, "-F", "qcow2"] if backing else []
-    run("qemu-img", "create", "-q", "-f", "qcow2", *extra, *options, path, size)
+    """A qcow2 image with BITMAPS: names, or (name, granularity) pairs. On BACKING, another qcow2
+    image, it has that one's size."""
+    last = ["-b", backing, "-F", "qcow2", path] if backing else [path, size]
+    run("qemu-img", "create", "-q", "-f", "qcow2", *options, *last)
     for bitmap in bitmaps:
         add_bitmap(path, *([bitmap] if isinstance(bitmap, str) else bitmap))
     return path

@@ -72,6 +72,22 @@ def wait_gone(pidfd, what, timeout=PATIENCE):
         raise AssertionError(f"{what} has not ended after {timeout} seconds")
 
 
+def wait_for_file(path, timeout=PATIENCE):
+    """Waits until the file at PATH is there and not empty."""
+    folder = os.path.dirname(os.path.abspath(path))
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init()
+    # IN_CLOSE_WRITE | IN_MOVED_TO
+    assert libc.inotify_add_watch(fd, folder.encode(), 0x8 | 0x80) >= 0
+    try:
+        while not os.path.exists(path) or os.stat(path).st_size == 0:
+            if not select.select([fd], [], [], timeout)[0]:
+                raise AssertionError(f"{path}: not there after {timeout} seconds")
+            os.read(fd, 65536)
+    finally:
+        os.close(fd)
+
+
 def children(pid):
     """Process ids of the children of PID."""
     found = []

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""How a mount comes and goes: background, foreground, signals, and what is left after each."""
+import os
+import re
+import signal
+import subprocess
+
+import disks
+import lib
+
+
+class Life(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.image = disks.create(os.path.join(self.dir, "vm.qcow2"), size="4M", bitmaps=["b"])
+
+    def test_ready_when_it_returns(self):
+        with self.mount(self.image) as mount:
+            self.assertEqual(os.stat(mount / "vm/disk.raw").st_size, 4 * lib.MIB)
+            self.assertEqual(mount.output(), "")
+            with open(f"/proc/{mount.pid}/stat") as f:
+                fields = f.read().rpartition(")")[2].split()
+            # A daemon: its own session, no terminal, and / as its folder.
+            self.assertEqual((int(fields[3]), int(fields[4])), (mount.pid, 0))
+            self.assertEqual(os.readlink(f"/proc/{mount.pid}/cwd"), "/")
+
+    def test_paths_may_be_relative(self):
+        here = os.getcwd()
+        self.defer(os.chdir, here)
+        os.chdir(self.dir)
+        os.mkdir("point")
+        lib.run(*[os.path.join(here, a) if os.path.exists(os.path.join(here, a)) else a
+                  for a in lib.FLEECEFS], "-P", "pid", "vm.qcow2", "point")
+        self.defer(lib.attempt, "umount", "-l", self.dir + "/point")
+        with open("pid") as f:
+            pidfd = os.pidfd_open(int(f.read()))
+        self.assertEqual(os.listdir("point/vm/dirty/"), os.listdir(self.dir + "/point/vm/dirty"))
+        lib.run("fusermount3", "-u", self.dir + "/point")
+        lib.wait_gone(pidfd, "fleecefs")
+        self.assertFalse(os.path.exists("pid"))
+        os.close(pidfd)
+
+    def test_ends_of_a_mount(self):
+        ends = {
+            "fusermount3": lambda mount: lib.run("fusermount3", "-u", mount.point),
+            "umount": lambda mount: lib.run("umount", mount.point),
+            "SIGTERM": lambda mount: os.kill(mount.pid, signal.SIGTERM),
+            "SIGINT": lambda mount: os.kill(mount.pid, signal.SIGINT),
+            "SIGHUP": lambda mount: os.kill(mount.pid, signal.SIGHUP),
+        }
+        for source in ([self.image], ["[", "nbdkit", "memory", "1M", "]"]):
+            for name, end in ends.items():
+                with self.subTest(source=source[-2:], end=name):
+                    mount = self.mount(*source)
+                    self.assertGreater(len(mount.processes), 1, "no embedded server")
+                    end(mount)
+                    mount.check_gone()
+
+    def test_lazy_unmount_ends_when_the_last_file_is_closed(self):
+        mount = self.mount(self.image)
+        fd = os.open(mount / "vm/disk.raw", os.O_RDONLY)
+        lib.run("fusermount3", "-u", "-z", mount.point)
+        self.assertEqual(os.pread(fd, 10, 0), bytes(10))
+        os.close(fd)
+        mount.check_gone()
+
+    def test_kill_ends_the_embedded_server(self):
+        mount = self.mount(self.image)
+        os.kill(mount.pid, signal.SIGKILL)
+        for pid, pidfd in mount.processes.items():
+            lib.wait_gone(pidfd, f"process {pid}")
+        lib.run("umount", mount.point)
+        self.assertEqual(os.listdir(mount.scratch), [])
+
+    def test_foreground(self):
+        point, pidfile = self.mkdir("mnt"), self.path("pid")
+        process = subprocess.Popen([*lib.FLEECEFS, "-f", "-P", pidfile, self.image, point],
+                                   stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.defer(process.wait)
+        self.defer(process.kill)
+        self.defer(lib.attempt, "umount", "-l", point)
+        lib.wait_for_file(pidfile)
+        with open(pidfile) as f:
+            self.assertEqual(int(f.read()), process.pid)
+        self.assertEqual(os.listdir(point + "/vm/dirty")[0][0], "b")
+        lib.run("fusermount3", "-u", point)
+        self.assertEqual(process.wait(lib.PATIENCE), 0)
+        process.stderr.close()
+        self.assertFalse(os.path.exists(pidfile))
+
+    def test_help_and_version(self):
+        done = self.fleecefs("--help")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        for option in ("--foreground", "--pidfile", "--connections", "--status", "--version",
+                       "MOUNTPOINT", "SOURCE"):
+            self.assertIn(option, done.stdout)
+        self.assertEqual(self.fleecefs("-h").stdout, done.stdout)
+        done = self.fleecefs("--version")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"^fleecefs \d+\.\d+\.\d+\n")
+
+    def test_status(self):
+        with self.mount(self.image) as mount:
+            done = self.fleecefs("--status", mount.point)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertTrue(re.search(r"\bvm\b", done.stdout), done.stdout)
+        self.assert_refused("--status", mount.point, says=[mount.point])
+
+
+if __name__ == "__main__":
+    lib.main()

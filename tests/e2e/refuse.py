@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Bad input: one clear line, exit status 1 or 2, and nothing left behind."""
+import contextlib
+import os
+
+import disks
+import lib
+from nbdserver import Export, NbdServer
+
+
+class Refuse(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.point = self.mkdir("mnt")
+        self.scratch = self.mkdir("tmp")
+        for name, value in (("TMPDIR", self.scratch), ("XDG_RUNTIME_DIR", self.scratch),
+                            ("FLEECEFS_TEST", self.dir)):
+            os.environ[name] = value
+            self.defer(os.environ.pop, name)
+
+    def left(self):
+        """Processes that came from this test and are no server of its own."""
+        found = set()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as f:
+                if f"FLEECEFS_TEST={self.dir}".encode() in f.read().split(b"\0"):
+                    found.add(int(pid))
+        return found - set(lib.children(os.getpid()))
+
+    def refused(self, *args, point=None, status=1, says=()):
+        self.assert_refused(*args, point or self.point, status=status, says=says)
+        self.assertFalse(lib.is_mounted(self.point))
+        self.assertEqual(os.listdir(self.scratch), [], "temporary files left")
+        self.assertEqual(self.left(), set(), "processes left")
+
+    def disk(self, **kwargs):
+        return disks.create(os.path.join(self.dir, "vm.qcow2"), size="4M", **kwargs)
+
+    # Usage
+
+    def test_usage(self):
+        for args in ([], ["only-one"], ["--no-such-option", "a", "b"], ["-o", "cache=x", "a", "b"],
+                     ["[", "nbdkit", "memory", "1M", "/mnt"], ["-C", "0", "a", "b"]):
+            done = self.fleecefs(*args)
+            self.assertEqual(done.returncode, 2, f"{args}: {done.stderr}")
+            self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
+
+    # Sources
+
+    def test_unreachable_server(self):
+        path = os.path.join(self.dir, "nobody.sock")
+        self.refused("nbd+unix:///?socket=" + path, says=["nobody.sock"])
+        self.refused("nbd://127.0.0.1:1/", says=["127.0.0.1"])
+
+    def test_wrong_export_name_lists_those_there_are(self):
+        server = NbdServer(self, {n: Export(512, bytes(512)) for n in ("vda", "vdb")})
+        self.refused(server.uri("vdc"), says=["vdc", "vda", "vdb"])
+
+    def test_server_without_exports(self):
+        self.refused(NbdServer(self, {}).uri())
+
+    def test_not_an_nbd_server(self):
+        self.refused("[", "sh", "-c", "exit 3", "]", says=["sh"])
+        self.refused("[", os.path.join(self.dir, "missing"), "]", says=["missing"])
+
+    def test_bad_uri(self):
+        self.refused("nbd+nonsense://x/", says=["nbd+nonsense"])
+
+    def test_missing_image(self):
+        self.refused(os.path.join(self.dir, "missing.qcow2"), says=["missing.qcow2"])
+
+    def test_folder_as_image(self):
+        self.refused(self.mkdir("folder"), says=["folder"])
+
+    def test_broken_image(self):
+        image = self.disk()
+        for damage, at in ((b"\xff" * 8, 0x28), (b"\x7f\xff\xff\xff", 4), (b"\xff" * 8, 0x18)):
+            with open(image, "rb") as f:
+                whole = bytearray(f.read())
+            whole[at:at + len(damage)] = damage
+            broken = os.path.join(self.dir, "broken.qcow2")
+            with open(broken, "wb") as f:
+                f.write(whole)
+            self.refused(broken, says=["broken.qcow2"])
+
+    def test_truncated_image(self):
+        image = self.disk()
+        os.truncate(image, 50)
+        self.refused(image, says=["vm.qcow2"])
+
+    def test_missing_backing_file(self):
+        base = disks.create(os.path.join(self.dir, "base.qcow2"), size="4M")
+        image = self.disk(backing=base)
+        os.unlink(base)
+        self.refused(image, says=["vm.qcow2"])
+
+    def test_image_of_a_running_writer(self):
+        image = self.disk()
+        self.qemu_nbd(image, "-f", "qcow2")
+        self.refused(image, says=["vm.qcow2", "qmp:"])
+
+    # Mount points
+
+    def test_mount_points(self):
+        image = self.disk()
+        missing, full = os.path.join(self.dir, "missing"), self.mkdir("full")
+        with open(full + "/file", "w") as f:
+            f.write("x")
+        self.refused(image, point=missing, says=[missing])
+        self.refused(image, point=full + "/file", says=[full + "/file"])
+        self.refused(image, point=full, says=[full])
+        self.assertEqual(os.listdir(full), ["file"])
+
+    def test_busy_mount_point(self):
+        image = self.disk()
+        with self.mount(image) as mount:
+            self.assert_refused(image, mount.point, says=[mount.point])
+            self.assertTrue(mount.read("vm/disk.raw", "rb") == bytes(4 * lib.MIB))
+
+    def test_pid_file_that_cannot_be_written(self):
+        missing = os.path.join(self.dir, "missing", "pid")
+        self.refused("-P", missing, self.disk(), says=[missing])
+
+    # Bitmaps
+
+    def test_no_bitmap_is_fine(self):
+        with self.mount(self.disk()) as mount:
+            self.assertEqual([f for f in mount.files() if "dirty" in f], [])
+
+    def test_inconsistent_bitmap(self):
+        """A writer that was killed leaves the bitmap in use: no files for it, and a clear word."""
+        image = self.disk(bitmaps=["good", "bad"])
+        server = self.qemu_nbd(image, "-f", "qcow2")
+        lib.run("qemu-io", "-f", "raw", "-c", "write -q -P 1 0 64k", "-c", "flush", server.uri)
+        server.kill()
+        info = lib.run("qemu-img", "info", image)
+        self.assertIn("in-use", info)
+        with self.mount(image) as mount:
+            self.assertEqual([f for f in mount.files() if "dirty" in f], [])
+            for word in ("good", "bad", "inconsistent"):
+                self.assertIn(word, mount.output())
+                self.assertIn(word, mount.read("vm/info.json"))
+            self.assertEqual(mount.read("vm/disk.raw", "rb")[:65536], b"\1" * 65536)
+
+    def test_empty_disk(self):
+        image = os.path.join(self.dir, "empty.raw")
+        with open(image, "w"):
+            pass
+        with self.mount(image) as mount:
+            self.assertEqual(os.stat(mount / "empty/disk.raw").st_size, 0)
+            self.assertEqual(mount.read("empty/disk.raw", "rb"), b"")
+            self.assertEqual(mount.read("empty/disk.map"), "")
+            self.assertEqual(mount.json("empty/disk.json"), [])
+
+
+if __name__ == "__main__":
+    lib.main()

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""What is asked of the server: nothing for holes and zeros, no clean byte for a dirty file."""
+import errno
+import os
+import random
+
+import disks
+import lib
+from nbdserver import BLOCK_STATUS, DIRTY, READ, Export, NbdServer
+
+SIZE = 64 * lib.MIB + 512
+BITMAP = DIRTY + "b"
+
+
+def random_map(rng, kinds, grain=4 * lib.KIB):
+    """Extents over SIZE bytes whose types are drawn from KINDS, neighbours merged."""
+    extents, at = [], 0
+    while at < SIZE:
+        end = min(SIZE, at + grain * rng.choice([1, 1, 2, 16, 100]))
+        kind = rng.choice(kinds)
+        if extents and extents[-1][2] == kind:
+            extents[-1] = (extents[-1][0], end, kind)
+        else:
+            extents.append((at, end, kind))
+        at = end
+    return extents
+
+
+def covered(ranges, allowed):
+    """Whether every byte of RANGES lies in ALLOWED (sorted, disjoint, not touching)."""
+    return all(any(s <= start and end <= e for s, e in allowed) for start, end in ranges)
+
+
+def intersection(a, b):
+    """The ranges that lie in both of two lists of ranges, neighbours merged."""
+    cut = sorted((max(s, t), min(e, f)) for s, e in a for t, f in b if max(s, t) < min(e, f))
+    return disks.data_ranges([(s, e, 1) for s, e in cut], bool)
+
+
+class Requests(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.alloc = random_map(self.rng, [0, 0, 2, 3])
+        self.dirty = random_map(self.rng, [0, 0, 1])
+        self.data = disks.data_ranges(self.alloc, lambda kind: not kind & 2)
+        self.dirty_data = intersection(
+            self.data, disks.data_ranges(self.dirty, lambda kind: kind & 1))
+        disk = bytearray(random.Random(self.rng.random()).randbytes(SIZE))
+        for start, end, kind in self.alloc:
+            if kind & 2:
+                disk[start:end] = bytes(end - start)
+        self.disk = bytes(disk)
+        self.export = Export(SIZE, self.disk,
+                             {"base:allocation": self.alloc, BITMAP: self.dirty})
+        self.server = NbdServer(self, {"": self.export})
+
+    def reads_of(self, mount, name, expected):
+        """Reads a file whole and in places, and returns which ranges the server was asked for."""
+        self.server.requests.clear()
+        for flags in (0, os.O_DIRECT):
+            fd = os.open(mount / name, os.O_RDONLY | flags)
+            for _ in range(300):
+                at, length = self.rng.randrange(SIZE), self.rng.randint(1, 200000)
+                self.assertEqual(os.pread(fd, length, at) == expected[at:at + length], True)
+            os.close(fd)
+        self.assertEqual(mount.read(name, "rb") == expected, True)
+        return self.server.ranges(READ)
+
+    def test_disk(self):
+        with self.mount(self.server.uri()) as mount:
+            asked = self.reads_of(mount, "default/disk.raw", self.disk)
+            self.assertTrue(asked)
+            self.assertTrue(covered(asked, self.data), "a hole was asked for")
+
+    def test_dirty(self):
+        def refuse(offset, length):
+            if not covered([(offset, offset + length)], self.dirty_data):
+                raise OSError(errno.EINVAL, "clean")
+        self.export.on_read = refuse
+        with self.mount(self.server.uri()) as mount:
+            asked = self.reads_of(mount, "default/dirty/b.raw",
+                                  disks.masked(self.disk, self.dirty))
+            self.assertTrue(asked)
+
+    def test_no_status_of_clean_ranges(self):
+        """QEMU's snapshot-access answers neither reads nor base:allocation of clean ranges."""
+        allowed = disks.data_ranges(self.dirty, lambda kind: kind & 1)
+
+        def refuse(offset, length):
+            if not covered([(offset, offset + length)], allowed):
+                raise OSError(errno.EINVAL, "clean")
+
+        def refuse_status(context, offset, length):
+            if context == "base:allocation":
+                refuse(offset, length)
+        self.export.on_read, self.export.on_status = refuse, refuse_status
+        with self.mount(self.server.uri()) as mount:
+            self.reads_of(mount, "default/dirty/b.raw", disks.masked(self.disk, self.dirty))
+            zero = {(r["start"], r["start"] + r["length"])
+                    for r in mount.json("default/dirty/b.json") if r["dirty"] and r["zero"]}
+            expected = intersection(
+                allowed, disks.data_ranges(self.alloc, lambda kind: kind & 2))
+            self.assertEqual(sorted(zero), expected)
+
+    def test_text_asks_nothing(self):
+        with self.mount(self.server.uri()) as mount:
+            self.server.requests.clear()
+            for name in mount.files():
+                if not name.endswith((".raw", ".qcow2")):
+                    mount.read(name, "rb")
+            self.assertEqual(self.server.requests, [])
+
+    def test_maps_are_asked_for_once(self):
+        with self.mount(self.server.uri()) as mount:
+            for name in mount.files():
+                os.stat(mount / name)
+            asked = self.server.ranges(BLOCK_STATUS)
+            # Each byte twice at most: in a request for all contexts, and in one of a retry.
+            self.assertLessEqual(sum(end - start for start, end in asked), 2 * SIZE + (1 << 32))
+
+    def test_huge_holes_cost_nothing(self):
+        size = 1 << 62
+        with self.mount("[", "nbdkit", "null", f"size={size}", "]") as mount:
+            fd = os.open(mount / "default/disk.raw", os.O_RDONLY)
+            self.assertEqual(os.fstat(fd).st_size, size)
+            self.assertEqual(os.fstat(fd).st_blocks, 0)
+            self.assertEqual(disks.seek_walk(fd), [])
+            self.assertEqual(os.pread(fd, 65536, size - 65536), bytes(65536))
+            os.close(fd)
+
+
+if __name__ == "__main__":
+    lib.main()

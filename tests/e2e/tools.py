@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Stock tools on the tree: what they copy comes back, in a time that follows the data."""
+import filecmp
+import os
+import time
+
+import disks
+import lib
+
+
+class Tools(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.image = disks.create(os.path.join(self.dir, "vm.qcow2"), bitmaps=["b"])
+        disks.scribble(self.image, self.rng, 30)
+        self.out = self.mkdir("out")
+
+    def assert_copied(self, mount, folder, *, holes=False):
+        """The raw files of the export are in FOLDER, byte by byte; if HOLES, also as sparse."""
+        for name in ("disk.raw", "dirty/b.raw"):
+            original, copy = mount / ("vm/" + name), os.path.join(folder, name)
+            self.assertTrue(filecmp.cmp(original, copy, shallow=False), name)
+            if holes:
+                self.assertLessEqual(os.stat(copy).st_blocks, os.stat(original).st_blocks + 256)
+            self.assertEqual(os.stat(copy).st_mtime_ns // 10**9,
+                             os.stat(original).st_mtime_ns // 10**9)
+
+    def test_tar(self):
+        with self.mount(self.image) as mount:
+            archive = self.path("a.tar")
+            lib.run("tar", "-C", mount.point, "-cSf", archive, "vm")
+            self.assertLess(os.stat(archive).st_size, 100 * lib.MIB)
+            lib.run("tar", "-C", self.out, "-xSf", archive)
+            self.assert_copied(mount, self.out + "/vm", holes=True)
+
+    def test_tar_incremental_skips_what_has_not_changed(self):
+        listed, archive = self.path("list"), self.path("a.tar")
+        # What is older than the run's start is not saved again.
+        os.utime(self.image, (1e9, 1e9))
+        sizes = []
+        for _ in range(2):
+            with self.mount(self.image) as mount:
+                lib.run("tar", "-C", mount.point, "--no-check-device", "-g", listed,
+                        "--exclude=info.json", "-cSf", archive, "vm")
+            sizes.append(os.stat(archive).st_size)
+        self.assertLess(sizes[1], 100 * lib.KIB)
+        self.assertGreater(sizes[0], sizes[1])
+
+    def test_bsdtar(self):
+        lib.require("bsdtar")
+        with self.mount(self.image) as mount:
+            archive = self.path("a.tar")
+            lib.run("bsdtar", "-C", mount.point, "-cf", archive, "vm")
+            lib.run("bsdtar", "-C", self.out, "-xf", archive)
+            self.assert_copied(mount, self.out + "/vm", holes=True)
+
+    def test_cp(self):
+        with self.mount(self.image) as mount:
+            for how in ("auto", "always"):
+                copy = os.path.join(self.out, how)
+                lib.run("cp", "-a", "--sparse=" + how, mount / "vm", copy)
+                self.assert_copied(mount, copy, holes=True)
+
+    def test_rsync(self):
+        lib.require("rsync")
+        with self.mount(self.image) as mount:
+            lib.run("rsync", "-aS", mount / "vm", self.out)
+            self.assert_copied(mount, self.out + "/vm")
+        with self.mount(self.image) as mount:
+            again = lib.run("rsync", "-aS", "--itemize-changes", "--dry-run", mount / "vm",
+                            self.out)
+            self.assertNotIn(".raw", again)
+
+    def test_qemu_img(self):
+        with self.mount(self.image) as mount:
+            lib.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", mount / "vm/disk.raw",
+                    self.image)
+
+    def test_find_and_du(self):
+        with self.mount(self.image) as mount:
+            data = sum(os.stat(mount / f).st_blocks for f in mount.files()) * 512
+            self.assertEqual(int(lib.run("du", "-sB1", mount / "vm").split()[0]), data)
+            self.assertIn("disk.raw", lib.run("ls", "-lR", mount.point))
+
+    def test_copy_of_a_large_disk_with_little_data(self):
+        """100 GiB with 64 MiB of scattered data; with --long, 1 GiB of it."""
+        data = lib.GIB if os.environ.get("LONG") == "1" else 64 * lib.MIB
+        size, step = 100 * lib.GIB, lib.MIB
+        image = os.path.join(self.dir, "large.qcow2")
+        disks.create(image, size=size, bitmaps=["b"])
+        places = self.rng.sample(range(size // step), data // (64 * lib.KIB))
+        for at in range(0, len(places), 1024):
+            disks.qemu_io(image, [f"write -q -P {self.rng.randint(1, 255)} {p * step} 64k"
+                                  for p in places[at:at + 1024]])
+        with self.mount(image) as mount:
+            copy = os.path.join(self.out, "copy.raw")
+            began = time.monotonic()
+            lib.run("cp", "--sparse=always", mount / "large/dirty/b.raw", copy)
+            print(f"cp of {size >> 30} GiB with {data >> 20} MiB of dirty data: "
+                  f"{time.monotonic() - began:.2f} s")
+            lib.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", copy, image)
+
+
+if __name__ == "__main__":
+    lib.main()
