@@ -72,20 +72,23 @@ def wait_gone(pidfd, what, timeout=PATIENCE):
         raise AssertionError(f"{what} has not ended after {timeout} seconds")
 
 
-def wait_for_file(path, timeout=PATIENCE):
-    """Waits until the file at PATH is there and not empty."""
-    folder = os.path.dirname(os.path.abspath(path))
+def wait_for_file(path, process, timeout=PATIENCE):
+    """Waits until the file at PATH is there and not empty; fails early if PROCESS ends."""
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.inotify_init()
-    # IN_CLOSE_WRITE | IN_MOVED_TO
-    assert libc.inotify_add_watch(fd, folder.encode(), 0x8 | 0x80) >= 0
+    notify, pidfd = libc.inotify_init(), os.pidfd_open(process.pid)
     try:
+        # IN_CLOSE_WRITE | IN_MOVED_TO
+        if libc.inotify_add_watch(notify, os.path.dirname(path).encode(), 0x8 | 0x80) < 0:
+            raise OSError(ctypes.get_errno(), path)
         while not os.path.exists(path) or os.stat(path).st_size == 0:
-            if not select.select([fd], [], [], timeout)[0]:
-                raise AssertionError(f"{path}: not there after {timeout} seconds")
-            os.read(fd, 65536)
+            ready = select.select([notify, pidfd], [], [], timeout)[0]
+            if notify not in ready:
+                raise AssertionError(f"{path}: not there, and {'ended' if ready else 'silent'}: "
+                                     f"{shlex.join(process.args)}")
+            os.read(notify, 65536)
     finally:
-        os.close(fd)
+        os.close(notify)
+        os.close(pidfd)
 
 
 def children(pid):

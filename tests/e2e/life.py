@@ -79,7 +79,7 @@ class Life(lib.TestCase):
         self.defer(process.wait)
         self.defer(process.kill)
         self.defer(lib.attempt, "umount", "-l", point)
-        lib.wait_for_file(pidfile)
+        lib.wait_for_file(pidfile, process)
         with open(pidfile) as f:
             self.assertEqual(int(f.read()), process.pid)
         self.assertEqual(os.listdir(point + "/vm/dirty")[0][0], "b")
