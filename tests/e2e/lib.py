@@ -278,6 +278,7 @@ class TestCase(unittest.TestCase):
         self.dir = tempfile.mkdtemp(prefix="fleecefs-test.")
         self.defer(shutil.rmtree, self.dir)
         self.defer(self._check_sanitizers)
+        os.environ["SANITIZER_LOG"] = f"{self.dir}/sanitizer"
         os.environ["ASAN_OPTIONS"] = f"log_path={self.dir}/sanitizer"
         os.environ["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
         self.rng = random.Random(f"{SEED} {self.id()}")
@@ -297,10 +298,13 @@ class TestCase(unittest.TestCase):
         return path
 
     def _check_sanitizers(self):
+        """Fails with what sanitizers or valgrind wrote, also of daemons in the background."""
         for name in sorted(os.listdir(self.dir)):
             if name.startswith("sanitizer."):
                 with open(os.path.join(self.dir, name), errors="replace") as f:
-                    raise AssertionError(f.read())
+                    said = f.read()
+                if said:
+                    raise AssertionError(said)
 
     # Servers
 

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Servers that lie, stall, fail and die: errors that are told, never wrong bytes, never a hang."""
+import concurrent.futures
+import errno
+import os
+import threading
+import time
+
+import lib
+from nbdserver import DIRTY, Export, HangUp, NbdServer
+
+SIZE = 4 * lib.MIB
+
+
+class Faults(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.disk = self.rng.randbytes(SIZE)
+        self.contexts = {"base:allocation": [(0, SIZE, 0)],
+                         DIRTY + "b": [(0, SIZE // 2, 1), (SIZE // 2, SIZE, 0)]}
+        self.export = Export(SIZE, self.disk, self.contexts)
+        self.server = NbdServer(self, {"": self.export})
+
+    def read(self, mount, length=4096, offset=0):
+        """Reads past the page cache."""
+        fd = os.open(mount / "default/disk.raw", os.O_RDONLY | os.O_DIRECT)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    # Block status
+
+    def test_extents_that_make_no_sense(self):
+        lies = {
+            "nothing": [],
+            "no progress": [(0, 0)],
+            "no progress among others": [(4096, 0), (0, 1), (4096, 0)],
+        }
+        for what, said in lies.items():
+            with self.subTest(what):
+                self.export.on_status = lambda context, offset, length, said=said: said
+                self.assert_refused(self.server.uri(), self.mkdir("mnt"))
+
+    def test_extents_past_the_end_are_cut(self):
+        """The last extent of a reply may be longer than was asked for; past the disk it may not."""
+        self.export.on_status = lambda context, offset, length: [(4096, 0), (1 << 31, 3)]
+        point = self.mkdir("mnt")
+        done = self.fleecefs(self.server.uri(), point)
+        if done.returncode == 0:
+            with open(point + "/default/disk.map") as f:
+                rows = [line.split()[:2] for line in f]
+            self.assertEqual(sum(int(length) for _, length in rows), SIZE)
+            self.assertEqual(os.stat(point + "/default/disk.raw").st_size, SIZE)
+            lib.run("fusermount3", "-u", point)
+        else:
+            self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
+
+    def test_status_that_fails(self):
+        """A map that cannot be had is absent, or the mount is refused: never a guess."""
+        def fail(context, offset, length):
+            raise OSError(errno.EIO, "no status")
+        self.export.on_status = fail
+        self.assert_refused(self.server.uri(), self.mkdir("mnt"))
+
+    # Reads
+
+    def test_a_read_that_fails(self):
+        def fail(offset, length):
+            if offset <= lib.MIB < offset + length:
+                raise OSError(errno.EIO, "bad sector")
+        self.export.on_read = fail
+        with self.mount(self.server.uri()) as mount:
+            self.assertEqual(self.read(mount), self.disk[:4096])
+            self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
+            # It fails what it concerns, and nothing is kept of it.
+            self.assertEqual(self.read(mount, 4096, 3 * lib.MIB),
+                             self.disk[3 * lib.MIB:3 * lib.MIB + 4096])
+            self.export.on_read = lambda offset, length: None
+            self.assertEqual(self.read(mount, 4096, lib.MIB), self.disk[lib.MIB:lib.MIB + 4096])
+
+    def test_a_connection_that_drops(self):
+        dropped = threading.Event()
+
+        def drop_once(offset, length):
+            if not dropped.is_set():
+                dropped.set()
+                raise HangUp
+        self.export.on_read = drop_once
+        with self.mount(self.server.uri()) as mount:
+            self.assertEqual(mount.read("default/disk.raw", "rb") == self.disk, True)
+            self.assertTrue(dropped.is_set())
+
+    # The server's death
+
+    def test_a_server_that_comes_back(self):
+        with self.mount(self.server.uri(), options=["-o", "reconnect=60"]) as mount:
+            self.assertEqual(self.read(mount), self.disk[:4096])
+            self.server.stop()
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(self.read, mount, 4096, 8192)
+                self.server.start()
+                self.assertEqual(waiting.result(lib.PATIENCE), self.disk[8192:12288])
+            self.assertEqual(mount.read("default/disk.raw", "rb") == self.disk, True)
+
+    def test_a_server_that_stays_away(self):
+        with self.mount(self.server.uri(), options=["-o", "reconnect=1"]) as mount:
+            self.server.stop()
+            self.assert_errno(errno.EIO, self.read, mount)
+            # For good: also when it is there again, for the disk may have gone on without us.
+            self.server.start()
+            self.assert_errno(errno.EIO, self.read, mount)
+            # The tree stays: an empty one would make rsync --delete delete the backup.
+            self.assertIn("default/disk.raw", mount.files())
+            self.assertEqual(mount.read("default/dirty/b.map").split()[:2],
+                             ["0", str(SIZE // 2)])
+            self.assertIn("default", mount.read(".fleecefs/status.json"))
+
+    def test_no_reconnect(self):
+        with self.mount(self.server.uri(), options=["-o", "reconnect=0"]) as mount:
+            self.server.stop()
+            self.server.start()
+            self.assert_errno(errno.EIO, self.read, mount)
+
+    def test_a_server_that_comes_back_changed(self):
+        changes = {
+            "smaller": lambda: setattr(self.export, "size", SIZE // 2),
+            "larger": lambda: setattr(self.export, "size", SIZE * 2),
+            "without the bitmap": lambda: setattr(
+                self.export, "contexts", {"base:allocation": [(0, SIZE, 0)]}),
+        }
+        for what, change in changes.items():
+            with self.subTest(what):
+                self.export.size, self.export.contexts = SIZE, self.contexts
+                with self.mount(self.server.uri(), options=["-o", "reconnect=5"]) as mount:
+                    self.server.stop()
+                    change()
+                    self.server.start()
+                    self.assert_errno(errno.EIO, self.read, mount)
+                    self.assertEqual(os.stat(mount / "default/disk.raw").st_size, SIZE)
+
+    def test_a_server_that_is_silent(self):
+        release = threading.Event()
+        self.defer(release.set)
+        self.export.on_read = lambda offset, length: release.wait()
+        with self.mount(self.server.uri(), options=["-o", "timeout=1,reconnect=1"]) as mount:
+            began = time.monotonic()
+            self.assert_errno(errno.EIO, self.read, mount)
+            self.assertLess(time.monotonic() - began, 20)
+
+    def test_unmount_while_reads_wait(self):
+        release, asked = threading.Event(), threading.Event()
+        self.defer(release.set)
+
+        def stall(offset, length):
+            asked.set()
+            release.wait()
+        self.export.on_read = stall
+        mount = self.mount(self.server.uri())
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self.read, mount)
+            self.assertTrue(asked.wait(lib.PATIENCE))
+            lib.run("fusermount3", "-u", "-z", mount.point)
+            lib.run("kill", mount.pid)
+            with self.assertRaises(OSError):
+                waiting.result(lib.PATIENCE)
+        mount.check_gone()
+
+    def test_a_killed_server_in_brackets(self):
+        mount = self.mount("[", "nbdkit", "memory", "1M", "]", options=["-o", "reconnect=1"])
+        server = next(pid for pid in mount.processes if pid != mount.pid)
+        os.kill(server, 9)
+        lib.wait_gone(mount.processes[server], "the server")
+        fd = os.open(mount / "default/disk.raw", os.O_RDONLY)
+        self.assertEqual(os.fstat(fd).st_size, lib.MIB)
+        os.close(fd)
+        mount.unmount()
+
+
+if __name__ == "__main__":
+    lib.main()
