@@ -47,9 +47,8 @@ def attempt(*argv, timeout=PATIENCE, **kwargs):
     """Runs a command to its end, whatever its exit status; returns the subprocess result."""
     if "input" not in kwargs:
         kwargs.setdefault("stdin", subprocess.DEVNULL)
-    kwargs.setdefault("text", True)
-    return subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=timeout, **kwargs)
+    kwargs = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
+    return subprocess.run([str(a) for a in argv], timeout=timeout, **kwargs)
 
 
 def run(*argv, **kwargs):
@@ -57,7 +56,7 @@ def run(*argv, **kwargs):
     done = attempt(*argv, **kwargs)
     if done.returncode != 0:
         raise AssertionError(f"{shlex.join(map(str, argv))}: exit status {done.returncode}\n"
-                             f"{done.stdout}{done.stderr}")
+                             f"{done.stdout}{done.stderr or ''}")
     return done.stdout
 
 

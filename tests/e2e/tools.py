@@ -2,6 +2,7 @@
 """Stock tools on the tree: what they copy comes back, in a time that follows the data."""
 import filecmp
 import os
+import subprocess
 import time
 
 import disks
@@ -14,6 +15,7 @@ class Tools(lib.TestCase):
         self.image = disks.create(os.path.join(self.dir, "vm.qcow2"), bitmaps=["b"])
         disks.scribble(self.image, self.rng, 30)
         self.out = self.mkdir("out")
+        os.mkdir(self.dir + "/point")
 
     def assert_copied(self, mount, folder, *, holes=False):
         """The raw files of the export are in FOLDER, byte by byte; if HOLES, also as sparse."""
@@ -70,6 +72,38 @@ class Tools(lib.TestCase):
             again = lib.run("rsync", "-aS", "--itemize-changes", "--dry-run", mount / "vm",
                             self.out)
             self.assertNotIn(".raw", again)
+
+    def test_borg(self):
+        lib.require("borg")
+        base = self.mkdir("borg")
+        environment = {**os.environ, "BORG_BASE_DIR": base}
+        repository = base + "/repository"
+        lib.run("borg", "init", "--encryption=none", repository, env=environment)
+        for archive in ("first", "second"):
+            with self.mount(self.image, point=self.dir + "/point") as mount:
+                said = lib.run("borg", "create", "--list", "--sparse",
+                               "--chunker-params", "fixed,4194304", "--files-cache",
+                               "ctime,size,inode", f"{repository}::{archive}", "vm",
+                               cwd=mount.point, env=environment,
+                               stderr=subprocess.STDOUT)
+        self.assertRegex(said, r"(?m)^U vm/disk\.raw$")
+        lib.run("borg", "extract", "--sparse", repository + "::second", cwd=self.out,
+                env=environment)
+        with self.mount(self.image) as mount:
+            self.assert_copied(mount, self.out + "/vm")
+
+    def test_restic(self):
+        lib.require("restic")
+        environment = {**os.environ, "RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": self.dir + "/r",
+                       "RESTIC_CACHE_DIR": self.mkdir("cache")}
+        lib.run("restic", "init", env=environment)
+        for _ in range(2):
+            with self.mount(self.image, point=self.dir + "/point") as mount:
+                said = lib.run("restic", "backup", "-v", "-v", mount / "vm", env=environment)
+        self.assertRegex(said, r"unchanged .*/vm/disk\.raw")
+        lib.run("restic", "restore", "latest", "--target", self.out, env=environment)
+        with self.mount(self.image) as mount:
+            self.assert_copied(mount, self.out + self.dir + "/point/vm")
 
     def test_qemu_img(self):
         with self.mount(self.image) as mount:
