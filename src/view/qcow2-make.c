@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "view/qcow2-image.h"
+
+#include <string.h>
+
+#define SECTOR 512u /* divides every cluster, and holds whole entries of every table */
+
+#define HEADER_LENGTH      104u
+#define REFCOUNT_ORDER     4u /* 1 << 4 bits */
+#define EXT_END            0u
+#define EXT_BACKING_FORMAT 0xE2792ACAu
+
+#define ENTRY_COPIED (UINT64_C(1) << 63) /* the refcount is exactly one */
+#define ENTRY_ZERO   UINT64_C(1)         /* reads as zeros, without a cluster in the file */
+
+static void append_be32(GByteArray *array, uint32_t value)
+{
+    value = GUINT32_TO_BE(value);
+    g_byte_array_append(array, (const guint8 *)&value, sizeof value);
+}
+
+static void append_be64(GByteArray *array, uint64_t value)
+{
+    value = GUINT64_TO_BE(value);
+    g_byte_array_append(array, (const guint8 *)&value, sizeof value);
+}
+
+static void append_extension(GByteArray *array, uint32_t type, const char *text)
+{
+    static const guint8 padding[8] = {0};
+    size_t length = strlen(text);
+
+    append_be32(array, type);
+    append_be32(array, (uint32_t)length);
+    g_byte_array_append(array, (const guint8 *)text, (guint)length);
+    g_byte_array_append(array, padding, -length % sizeof padding);
+}
+
+GByteArray *fl_qcow2_header_new(const FlQcow2Layout *layout, const char *backing,
+                                const char *backing_fmt)
+{
+    GByteArray *extensions = g_byte_array_new();
+    GByteArray *header = g_byte_array_new();
+
+    if (backing != NULL && backing_fmt != NULL)
+        append_extension(extensions, EXT_BACKING_FORMAT, backing_fmt);
+    append_extension(extensions, EXT_END, "");
+
+    /* The fields in the order of the spec, section "Header". */
+    g_byte_array_append(header, (const guint8 *)"QFI\xfb", 4);
+    append_be32(header, 3); /* version */
+    append_be64(header, backing != NULL ? HEADER_LENGTH + extensions->len : 0);
+    append_be32(header, backing != NULL ? (uint32_t)strlen(backing) : 0);
+    append_be32(header, (uint32_t)g_bit_nth_lsf(layout->cluster_size, -1));
+    append_be64(header, layout->virtual_size);
+    append_be32(header, 0); /* encryption */
+    append_be32(header, (uint32_t)layout->l1_entries);
+    append_be64(header, layout->l1);
+    append_be64(header, layout->refcount_table);
+    append_be32(header, (uint32_t)((layout->refcount_block - layout->refcount_table) /
+                                   layout->cluster_size));
+    append_be32(header, 0); /* snapshots */
+    append_be64(header, 0); /* offset of the snapshot table */
+    append_be64(header, 0); /* incompatible features */
+    append_be64(header, 0); /* compatible features */
+    append_be64(header, 0); /* autoclear features */
+    append_be32(header, REFCOUNT_ORDER);
+    append_be32(header, HEADER_LENGTH);
+
+    g_byte_array_append(header, extensions->data, extensions->len);
+    if (backing != NULL)
+        g_byte_array_append(header, (const guint8 *)backing, (guint)strlen(backing));
+    g_byte_array_unref(extensions);
+    return header;
+}
+
+static void put_be64(uint8_t *buf, uint64_t value)
+{
+    value = GUINT64_TO_BE(value);
+    memcpy(buf, &value, sizeof value);
+}
+
+/* Of the table entries [FIRST, END), whose place is BUF, sets those in RUNS: the one of rank R to
+ * BASE + R * STEP. */
+static void put_entries(uint8_t *buf, uint64_t first, uint64_t end, const FlRuns *runs,
+                        uint64_t base, uint64_t step)
+{
+    for (size_t i = fl_runs_find(runs, first); i < runs->count && runs->run[i].first < end; i++) {
+        const FlRun *run = &runs->run[i];
+        uint64_t at = MAX(first, run->first), stop = MIN(end, fl_runs_end(runs, i));
+        uint64_t value = base + (run->rank + at - run->first) * step;
+
+        for (; at < stop; at++, value += step)
+            put_be64(buf + (at - first) * 8, value);
+    }
+}
+
+static void make_header(const GByteArray *header, uint8_t *buf, size_t length, uint64_t offset)
+{
+    memset(buf, 0, length);
+    if (offset < header->len)
+        memcpy(buf, header->data + offset, MIN(length, header->len - (size_t)offset));
+}
+
+static void make_refcount_table(const FlQcow2Layout *layout, uint8_t *buf, size_t length,
+                                uint64_t offset)
+{
+    uint64_t first = offset / 8;
+
+    memset(buf, 0, length);
+    for (uint64_t i = first; i < MIN(first + length / 8, layout->refcount_blocks); i++)
+        put_be64(buf + (i - first) * 8, layout->refcount_block + i * layout->cluster_size);
+}
+
+/* Every cluster of the file is used once. */
+static void make_refcount_blocks(const FlQcow2Layout *layout, uint8_t *buf, size_t length,
+                                 uint64_t offset)
+{
+    uint64_t first = offset / 2;
+    uint64_t used = layout->clusters - MIN(layout->clusters, first);
+    size_t ones = (size_t)MIN(length, used * 2);
+
+    for (size_t i = 0; i < ones; i++)
+        buf[i] = i & 1;
+    memset(buf + ones, 0, length - ones);
+}
+
+static void make_l1(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters, uint8_t *buf,
+                    size_t length, uint64_t offset)
+{
+    uint64_t first = offset / 8;
+
+    memset(buf, 0, length);
+    put_entries(buf, first, first + length / 8, &clusters->tables, ENTRY_COPIED | layout->l2,
+                layout->cluster_size);
+}
+
+/* Tables that follow each other both in the file and in the L1 table are one array of entries. */
+static void make_l2(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters, uint8_t *buf,
+                    size_t length, uint64_t offset)
+{
+    const FlRuns *tables = &clusters->tables;
+    uint64_t entries = fl_qcow2_entries(layout->cluster_size);
+    uint64_t entry = offset / 8, end = entry + length / 8;
+
+    memset(buf, 0, length);
+    for (size_t i = fl_runs_select(tables, entry / entries); entry < end; i++) {
+        const FlRun *run = &tables->run[i];
+        uint64_t stop = MIN(end, (run->rank + fl_runs_length(tables, i)) * entries);
+        uint64_t first = (run->first - run->rank) * entries + entry; /* guest cluster */
+        uint64_t last = first + (stop - entry);
+
+        put_entries(buf, first, last, &clusters->data, ENTRY_COPIED | layout->data,
+                    layout->cluster_size);
+        put_entries(buf, first, last, &clusters->zero, ENTRY_ZERO, 0);
+        buf += (stop - entry) * 8;
+        entry = stop;
+    }
+}
+
+/* The same for whole sectors, in which no entry is cut. */
+static void make_sectors(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters,
+                         const GByteArray *header, uint8_t *buf, size_t length, uint64_t offset)
+{
+    const uint64_t ends[] = {layout->refcount_table, layout->refcount_block, layout->l1, layout->l2,
+                             layout->data};
+    uint64_t start = 0;
+
+    for (size_t part = 0; length > 0; start = ends[part], part++) {
+        size_t n = offset < ends[part] ? (size_t)MIN(length, ends[part] - offset) : 0;
+        uint64_t at = offset - start; /* in the part */
+
+        if (n == 0)
+            continue;
+        switch (part) {
+        case 0:
+            make_header(header, buf, n, at);
+            break;
+        case 1:
+            make_refcount_table(layout, buf, n, at);
+            break;
+        case 2:
+            make_refcount_blocks(layout, buf, n, at);
+            break;
+        case 3:
+            make_l1(layout, clusters, buf, n, at);
+            break;
+        case 4:
+            make_l2(layout, clusters, buf, n, at);
+            break;
+        }
+        buf += n;
+        length -= n;
+        offset += n;
+    }
+}
+
+void fl_qcow2_make(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters,
+                   const GByteArray *header, void *buf, size_t length, uint64_t offset)
+{
+    uint8_t *out = buf;
+
+    while (length > 0) {
+        size_t skip = (size_t)(offset % SECTOR), n = length - length % SECTOR;
+
+        if (skip == 0 && n > 0) {
+            make_sectors(layout, clusters, header, out, n, offset);
+        } else {
+            uint8_t sector[SECTOR];
+            n = MIN(length, SECTOR - skip);
+            make_sectors(layout, clusters, header, sector, SECTOR, offset - skip);
+            memcpy(out, sector + skip, n);
+        }
+        out += n;
+        length -= n;
+        offset += n;
+    }
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "view/qcow2.h"
+
+#include "map/join.h"
+#include "util/size.h"
+#include "view/qcow2-image.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* QEMU's limits for what the header says of the backing file. */
+#define MAX_BACKING_NAME 1023u
+#define MAX_BACKING_FMT  15u
+
+typedef struct {
+    FlView view;
+    FlMap *alloc; /* owned, may be NULL */
+    uint64_t disk_size;
+    FlQcow2Clusters clusters;
+    FlQcow2Layout layout;
+    GByteArray *header;
+} Qcow2View;
+
+static FlPiece qcow2_piece(const FlView *view, uint64_t offset)
+{
+    const Qcow2View *qcow2 = (const Qcow2View *)view;
+    const FlQcow2Layout *layout = &qcow2->layout;
+    const FlRuns *data = &qcow2->clusters.data;
+    FlPiece piece = {.kind = FL_PIECE_MADE, .start = offset, .end = layout->data};
+    uint64_t into, run_end;
+    FlJoin join;
+    FlRange range;
+    size_t i;
+
+    if (offset < layout->data)
+        return piece;
+
+    into = offset - layout->data;
+    i = fl_runs_select(data, into / layout->cluster_size);
+    piece.disk_offset = (data->run[i].first - data->run[i].rank) * layout->cluster_size + into;
+    run_end = fl_runs_end(data, i) * layout->cluster_size;
+    if (piece.disk_offset >= qcow2->disk_size) {
+        piece.kind = FL_PIECE_ZERO;
+        piece.end = layout->end;
+        return piece;
+    }
+    /* Without the dirty map: also the clean rest of a cluster comes from the disk. */
+    fl_join_init(&join, qcow2->alloc, NULL, qcow2->disk_size, piece.disk_offset, FL_JOIN_ZERO);
+    fl_join_next(&join, &range);
+    piece.kind = range.zero ? FL_PIECE_ZERO : FL_PIECE_DISK;
+    piece.end = offset + MIN(range.end, run_end) - piece.disk_offset;
+    return piece;
+}
+
+static void qcow2_make(const FlView *view, void *buf, size_t length, uint64_t offset)
+{
+    const Qcow2View *qcow2 = (const Qcow2View *)view;
+
+    fl_qcow2_make(&qcow2->layout, &qcow2->clusters, qcow2->header, buf, length, offset);
+}
+
+static void qcow2_clear(FlView *view)
+{
+    Qcow2View *qcow2 = (Qcow2View *)view;
+
+    fl_map_unref(qcow2->alloc);
+    fl_qcow2_clusters_clear(&qcow2->clusters);
+    if (qcow2->header != NULL)
+        g_byte_array_unref(qcow2->header);
+}
+
+static const FlViewOps qcow2_ops = {
+    .piece = qcow2_piece,
+    .make = qcow2_make,
+    .clear = qcow2_clear,
+};
+
+bool fl_qcow2_cluster_size_valid(uint64_t size)
+{
+    return fl_is_power_of_two(size) && size >= FL_QCOW2_CLUSTER_MIN && size <= FL_QCOW2_CLUSTER_MAX;
+}
+
+/* The largest size that divides the granularity, if it is known, and every boundary of the bitmap
+ * but the end of the disk: its clusters are never dirty in part. */
+static uint64_t preferred_cluster_size(const FlQcow2Params *params)
+{
+    uint64_t multiples = FL_QCOW2_CLUSTER_DEFAULT;
+
+    if (params->dirty == NULL)
+        return multiples;
+    multiples |= params->granularity;
+    for (size_t i = 0; i < fl_map_count(params->dirty); i++)
+        multiples |= fl_map_get(params->dirty, i).start;
+    return MAX(multiples & -multiples, FL_QCOW2_CLUSTER_MIN);
+}
+
+/* NULL, or why clusters of this size cannot be. */
+static const char *try_cluster_size(Qcow2View *qcow2, const FlQcow2Params *params, uint64_t size)
+{
+    const char *why = fl_qcow2_layout_init(&qcow2->layout, params->disk_size, size);
+
+    if (why != NULL)
+        return why;
+    fl_qcow2_clusters_clear(&qcow2->clusters);
+    fl_qcow2_clusters_scan(&qcow2->clusters, params, size);
+    if (params->exact && qcow2->clusters.needs_clean)
+        return "it would need clean bytes, which this server refuses";
+    why = fl_qcow2_layout_place(&qcow2->layout, qcow2->clusters.tables.total,
+                                qcow2->clusters.data.total);
+    if (why != NULL)
+        return why;
+
+    g_clear_pointer(&qcow2->header, g_byte_array_unref);
+    qcow2->header = fl_qcow2_header_new(&qcow2->layout, params->backing, params->backing_fmt);
+    if (qcow2->header->len > size)
+        return "its first cluster would not hold the name of the backing file";
+    return NULL;
+}
+
+static bool choose_cluster_size(Qcow2View *qcow2, const FlQcow2Params *params, GError **error)
+{
+    bool given = params->cluster_size != 0;
+    uint64_t size = given ? params->cluster_size : preferred_cluster_size(params);
+    const char *why;
+
+    while ((why = try_cluster_size(qcow2, params, size)) != NULL) {
+        if (given || size == FL_QCOW2_CLUSTER_MAX || (params->exact && qcow2->clusters.needs_clean))
+            break;
+        size *= 2;
+    }
+    if (why == NULL)
+        return true;
+    return fl_fail(error,
+                   "a qcow2 of this disk of %" PRIu64 " bytes cannot have clusters of %" PRIu64
+                   " bytes: %s: use %s",
+                   params->disk_size, size, why, given ? "another cluster size" : "a raw file");
+}
+
+static bool check_params(const FlQcow2Params *params, GError **error)
+{
+    if (params->cluster_size != 0 && !fl_qcow2_cluster_size_valid(params->cluster_size))
+        return fl_fail_usage(error,
+                             "a cluster size of %" PRIu64
+                             " bytes is not possible: use a power of two from 512 to 2M",
+                             params->cluster_size);
+    if (params->backing != NULL && strlen(params->backing) > MAX_BACKING_NAME)
+        return fl_fail_usage(error,
+                             "the name of the backing file is too long: use at most %u bytes",
+                             MAX_BACKING_NAME);
+    if (params->backing_fmt != NULL && strlen(params->backing_fmt) > MAX_BACKING_FMT)
+        return fl_fail_usage(error, "'%s' is no format of a backing file: use raw or qcow2",
+                             params->backing_fmt);
+    return true;
+}
+
+FlView *fl_view_qcow2_new(const FlQcow2Params *params, GError **error)
+{
+    g_autoptr(FlView) view = fl_view_alloc(sizeof(Qcow2View), &qcow2_ops);
+    Qcow2View *qcow2 = (Qcow2View *)view;
+
+    qcow2->alloc = params->alloc != NULL ? fl_map_ref(params->alloc) : NULL;
+    qcow2->disk_size = params->disk_size;
+    if (!check_params(params, error) || !choose_cluster_size(qcow2, params, error))
+        return NULL;
+    view->size = view->data_bytes = qcow2->layout.end;
+    return g_steal_pointer(&view);
+}
+
+uint64_t fl_view_qcow2_cluster_size(const FlView *view)
+{
+    return ((const Qcow2View *)view)->layout.cluster_size;
+}
+
+uint64_t fl_view_qcow2_virtual_size(const FlView *view)
+{
+    return ((const Qcow2View *)view)->layout.virtual_size;
+}
