@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "qemu/channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <gio/gunixfdmessage.h>
+#include <gio/gunixsocketaddress.h>
+#include <string.h>
+#include <unistd.h>
+
+struct FlChannel {
+    GSocket *socket; /* never blocks */
+    char *name;
+    char *broken; /* why nothing can be sent or received any more; NULL while all is well */
+
+    GByteArray *in; /* received and not yet handed out */
+    /* The scanner: of in, this much is known to hold no whole message. */
+    guint scanned;
+    unsigned depth;
+    bool in_string, escaped;
+};
+
+static FlChannel *new_channel(GSocket *socket, const char *name)
+{
+    FlChannel *channel = g_new0(FlChannel, 1);
+
+    g_socket_set_blocking(socket, FALSE);
+    channel->socket = socket;
+    channel->name = g_strdup(name);
+    channel->in = g_byte_array_new();
+    return channel;
+}
+
+FlChannel *fl_channel_connect(const char *path, const char *name, GError **error)
+{
+    g_autoptr(GSocket) socket = NULL;
+    g_autoptr(GSocketAddress) address = NULL;
+    g_autoptr(GError) failure = NULL;
+    g_autofree char *link = NULL;
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    bool ok;
+
+    if (fd < 0) {
+        fl_fail(error, "%s: cannot connect: %s", name, g_strerror(errno));
+        return NULL;
+    }
+    link = g_strdup_printf("/proc/self/fd/%d", fd);
+    address = g_unix_socket_address_new(link);
+    socket = g_socket_new(G_SOCKET_FAMILY_UNIX, G_SOCKET_TYPE_STREAM, G_SOCKET_PROTOCOL_DEFAULT,
+                          &failure);
+    ok = socket != NULL && g_socket_connect(socket, address, NULL, &failure);
+    close(fd);
+    if (ok)
+        return new_channel(g_steal_pointer(&socket), name);
+
+    if (g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED))
+        fl_fail(error, "%s: cannot connect: nobody listens there", name);
+    else if (g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK))
+        fl_fail(error, "%s: cannot connect: too many clients wait for it already", name);
+    else
+        fl_fail(error, "%s: cannot connect: %s", name, failure->message);
+    return NULL;
+}
+
+FlChannel *fl_channel_new_fd(int fd, const char *name, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    GSocket *socket = g_socket_new_from_fd(fd, &failure);
+
+    if (socket == NULL) {
+        close(fd);
+        fl_fail(error, "%s: %s", name, failure->message);
+        return NULL;
+    }
+    return new_channel(socket, name);
+}
+
+void fl_channel_free(FlChannel *channel)
+{
+    if (channel == NULL)
+        return;
+    g_object_unref(channel->socket);
+    g_byte_array_unref(channel->in);
+    g_free(channel->name);
+    g_free(channel->broken);
+    g_free(channel);
+}
+
+const char *fl_channel_name(const FlChannel *channel)
+{
+    return channel->name;
+}
+
+int fl_channel_fd(const FlChannel *channel)
+{
+    return g_socket_get_fd(channel->socket);
+}
+
+bool fl_channel_break(FlChannel *channel, GError **error, const char *format, ...)
+{
+    if (channel->broken == NULL) {
+        va_list args;
+        va_start(args, format);
+        channel->broken = g_strdup_vprintf(format, args);
+        va_end(args);
+    }
+    return fl_fail(error, "%s: %s", channel->name, channel->broken);
+}
+
+static bool still_works(FlChannel *channel, GError **error)
+{
+    return channel->broken == NULL || fl_channel_break(channel, error, "%s", "");
+}
+
+/* The end of the stream, or FAILURE of the socket: a close with our words unread is a reset. */
+static bool lost(FlChannel *channel, const GError *failure, GError **error)
+{
+    if (failure == NULL || g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CONNECTION_CLOSED))
+        return fl_channel_break(channel, error, "it closed the connection");
+    return fl_channel_break(channel, error, "the connection is lost: %s", failure->message);
+}
+
+/* False on failure and, without an error, when the time is up. */
+static bool wait_for(FlChannel *channel, GIOCondition condition, gint64 deadline, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    gint64 left = MAX(deadline - g_get_monotonic_time(), 0);
+
+    if (g_socket_condition_timed_wait(channel->socket, condition, left, NULL, &failure))
+        return true;
+    if (!g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_TIMED_OUT))
+        fl_channel_break(channel, error, "%s", failure->message);
+    return false;
+}
+
+bool fl_channel_send(FlChannel *channel, JsonObject *message, int fd, gint64 deadline,
+                     GError **error)
+{
+    g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), message);
+    g_autofree char *json = json_to_string(node, FALSE);
+    g_autofree char *line = g_strconcat(json, "\n", NULL);
+    g_autoptr(GSocketControlMessage) rights = NULL;
+    gsize size = strlen(line), sent = 0;
+
+    if (!still_works(channel, error))
+        return false;
+    if (fd >= 0) {
+        g_autoptr(GError) failure = NULL;
+        rights = g_unix_fd_message_new();
+        if (!g_unix_fd_message_append_fd(G_UNIX_FD_MESSAGE(rights), fd, &failure))
+            return fl_fail(error, "%s: cannot pass a file: %s", channel->name, failure->message);
+    }
+
+    while (sent < size) {
+        g_autoptr(GError) failure = NULL;
+        GOutputVector rest = {.buffer = line + sent, .size = size - sent};
+        /* The file belongs to the first byte: sent twice, it would arrive twice. */
+        gssize n = g_socket_send_message(channel->socket, NULL, &rest, 1,
+                                         sent == 0 && rights != NULL ? &rights : NULL,
+                                         sent == 0 && rights != NULL ? 1 : 0, 0, NULL, &failure);
+        if (n >= 0) {
+            sent += (gsize)n;
+        } else if (!g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK)) {
+            return lost(channel, failure, error);
+        } else if (!wait_for(channel, G_IO_OUT, deadline, error)) {
+            /* Half a message may be out, so there is no way back into step. */
+            if (channel->broken == NULL)
+                fl_channel_break(channel, error, "it does not read what is sent to it");
+            return false;
+        }
+    }
+    return true;
+}
+
+bool fl_channel_fill(FlChannel *channel, gint64 deadline, bool *ready, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    guint have = channel->in->len;
+    gssize n;
+
+    if (!still_works(channel, error))
+        return false;
+    if (!wait_for(channel, G_IO_IN, deadline, error)) {
+        if (channel->broken != NULL)
+            return false;
+        *ready = false;
+        return true;
+    }
+
+    g_byte_array_set_size(channel->in, have + (64u << 10));
+    n = g_socket_receive(channel->socket, (char *)channel->in->data + have, 64u << 10, NULL,
+                         &failure);
+    g_byte_array_set_size(channel->in, have + (n > 0 ? (guint)n : 0));
+    if (n == 0)
+        return lost(channel, NULL, error);
+    if (n < 0 && !g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK))
+        return lost(channel, failure, error);
+    *ready = n > 0;
+    return true;
+}
+
+/* Where the first whole message ends, or 0 if it is not there yet or (with an error) never will. */
+static guint scan(FlChannel *channel, GError **error)
+{
+    for (; channel->scanned < channel->in->len; channel->scanned++) {
+        guint8 c = channel->in->data[channel->scanned];
+
+        if (channel->in_string) {
+            if (channel->escaped)
+                channel->escaped = false;
+            else if (c == '\\')
+                channel->escaped = true;
+            else if (c == '"')
+                channel->in_string = false;
+        } else if (c == '{' || c == '[') {
+            if (++channel->depth > FL_CHANNEL_MAX_DEPTH) {
+                fl_channel_break(channel, error, "it sent JSON of more than %u levels",
+                                 FL_CHANNEL_MAX_DEPTH);
+                return 0;
+            }
+        } else if (channel->depth == 0 && !g_ascii_isspace(c)) {
+            fl_channel_break(channel, error, "it sent something that is not JSON");
+            return 0;
+        } else if (c == '"') {
+            channel->in_string = true;
+        } else if ((c == '}' || c == ']') && --channel->depth == 0) {
+            return ++channel->scanned;
+        }
+    }
+    if (channel->in->len > FL_CHANNEL_MAX_BYTES)
+        fl_channel_break(channel, error, "it sent a message of more than %u MiB",
+                         FL_CHANNEL_MAX_BYTES >> 20);
+    return 0;
+}
+
+bool fl_channel_next(FlChannel *channel, JsonObject **message, GError **error)
+{
+    g_autoptr(JsonParser) parser = json_parser_new_immutable();
+    g_autoptr(GError) failure = NULL;
+    const char *text;
+    JsonNode *root;
+    guint end;
+
+    if (!still_works(channel, error))
+        return false;
+    end = scan(channel, error);
+    if (channel->broken != NULL)
+        return false;
+    if (end == 0) {
+        *message = NULL;
+        return true;
+    }
+
+    text = (const char *)channel->in->data;
+    if (!g_utf8_validate_len(text, end, NULL))
+        return fl_channel_break(channel, error, "it sent JSON that is not UTF-8");
+    if (!json_parser_load_from_data(parser, text, end, &failure))
+        return fl_channel_break(channel, error, "it sent broken JSON: %s", failure->message);
+    root = json_parser_get_root(parser);
+    if (root == NULL || !JSON_NODE_HOLDS_OBJECT(root))
+        return fl_channel_break(channel, error, "it sent JSON that is not an object");
+
+    *message = json_node_dup_object(root);
+    g_byte_array_remove_range(channel->in, 0, end);
+    channel->scanned = 0;
+    return true;
+}
