@@ -5,6 +5,8 @@
  *
  * Calls are synchronous: one thread at a time uses a client, and a call returns when its reply is
  * there, the time is up, or the peer has gone. Events that arrive meanwhile go to the handler.
+ * A call that timed out leaves the client usable: its late reply is known by its id and dropped.
+ * What the peer may send is bounded as qemu/channel.h says.
  */
 #pragma once
 
@@ -14,7 +16,10 @@
 
 typedef struct FlQmp FlQmp;
 
-/* DATA is never NULL and belongs to the caller. Called by fl_qmp_call() and fl_qmp_dispatch(). */
+/*
+ * DATA is never NULL and valid during the call only. Called by fl_qmp_call() and fl_qmp_dispatch(),
+ * neither of which it may call itself.
+ */
 typedef void (*FlQmpEvent)(const char *event, JsonObject *data, void *opaque);
 
 /*
@@ -27,9 +32,13 @@ FlQmp *fl_qmp_new_fd(int fd, const char *name, unsigned timeout_ms, GError **err
 void fl_qmp_free(FlQmp *qmp); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlQmp, fl_qmp_free)
 
+/* Without a handler events are dropped. */
 void fl_qmp_set_event_handler(FlQmp *qmp, FlQmpEvent handler, void *opaque);
 
-/* QMP's error reply; the class is kept apart from the text. Connection faults are FL_ERROR. */
+/*
+ * QMP's error reply: the class is the code, the peer's text alone is the message, for the caller to
+ * say what it was about (g_prefix_error). Faults of the connection are FL_ERROR, whole sentences.
+ */
 #define FL_QMP_ERROR fl_qmp_error_quark()
 GQuark fl_qmp_error_quark(void);
 typedef enum {
@@ -48,13 +57,17 @@ bool fl_qmp_call(FlQmp *qmp, const char *command, JsonNode *args, JsonNode **rep
 bool fl_qmp_call_fd(FlQmp *qmp, const char *command, JsonNode *args, int fd, JsonNode **reply,
                     GError **error);
 
-/* The socket, to poll for events. */
+/* The socket, to poll for events. No event is left unhandled between calls unless it polls. */
 int fl_qmp_fd(const FlQmp *qmp);
 /* Handles events that are there, waiting up to TIMEOUT_MS for the first (0: not at all). False if
  * the peer has gone. */
 bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error);
 
-/* An argument object from a format and values: g_variant-free JSON with %-directives is not worth a
- * language of its own, so this takes name/value pairs: type char, name, value; ends with 0.
- * 's' const char*, 'b' int, 'i' gint64, 'n' JsonNode* (taken over). */
+/*
+ * An object of a command's arguments: a type, a name and a value for each member, then 0. The types
+ * are 's' const char *, 'b' bool, 'i' gint64 (a plain int must be cast) and 'n' JsonNode *, taken
+ * over. A member whose string or node is NULL is left out.
+ *
+ *     fl_qmp_args('s', "node", node, 's', "name", bitmap, 'b', "persistent", true, 0)
+ */
 JsonNode *fl_qmp_args(char type, ...);

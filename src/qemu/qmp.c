@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "qemu/qmp.h"
+
+#include "qemu/channel.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+G_DEFINE_QUARK(fl - qmp - error - quark, fl_qmp_error)
+
+struct FlQmp {
+    FlChannel *channel;
+    unsigned timeout_ms;
+    gint64 last_id; /* of the last command sent; the peer repeats it in the reply */
+    FlQmpEvent handler;
+    void *opaque;
+};
+
+static gint64 deadline_in(unsigned ms)
+{
+    return g_get_monotonic_time() + (gint64)ms * 1000;
+}
+
+/* A member of OBJECT that must be a string, or NULL. */
+static const char *string_member(JsonObject *object, const char *name)
+{
+    JsonNode *node = json_object_get_member(object, name);
+
+    return node != NULL && json_node_get_value_type(node) == G_TYPE_STRING
+               ? json_node_get_string(node)
+               : NULL;
+}
+
+static JsonObject *object_member(JsonObject *object, const char *name)
+{
+    JsonNode *node = json_object_get_member(object, name);
+
+    return node != NULL && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+/* The peer waits for our qmp_capabilities before it runs anything else. */
+static bool greet(FlQmp *qmp, GError **error)
+{
+    gint64 deadline = deadline_in(qmp->timeout_ms);
+    g_autoptr(JsonObject) greeting = NULL;
+
+    while (greeting == NULL) {
+        bool ready;
+        if (!fl_channel_fill(qmp->channel, deadline, &ready, error) ||
+            !fl_channel_next(qmp->channel, &greeting, error))
+            return false;
+        if (greeting == NULL && g_get_monotonic_time() >= deadline)
+            return fl_channel_break(
+                qmp->channel, error,
+                "no QMP greeting in %g s: another client is connected to this monitor, which takes "
+                "one at a time, or it is no QMP monitor (give QEMU a further -qmp of its own)",
+                qmp->timeout_ms / 1000.0);
+    }
+    if (object_member(greeting, "QMP") == NULL)
+        return fl_channel_break(qmp->channel, error, "it is not a QMP monitor");
+    return fl_qmp_call(qmp, "qmp_capabilities", NULL, NULL, error);
+}
+
+static FlQmp *new_client(FlChannel *channel, unsigned timeout_ms, GError **error)
+{
+    g_autoptr(FlQmp) qmp = NULL;
+
+    if (channel == NULL)
+        return NULL;
+    qmp = g_new0(FlQmp, 1);
+    qmp->channel = channel;
+    qmp->timeout_ms = timeout_ms;
+    return greet(qmp, error) ? g_steal_pointer(&qmp) : NULL;
+}
+
+FlQmp *fl_qmp_connect(const char *path, unsigned timeout_ms, GError **error)
+{
+    g_autofree char *name = g_strconcat("qmp:", path, NULL);
+
+    return new_client(fl_channel_connect(path, name, error), timeout_ms, error);
+}
+
+FlQmp *fl_qmp_new_fd(int fd, const char *name, unsigned timeout_ms, GError **error)
+{
+    return new_client(fl_channel_new_fd(fd, name, error), timeout_ms, error);
+}
+
+void fl_qmp_free(FlQmp *qmp)
+{
+    if (qmp == NULL)
+        return;
+    fl_channel_free(qmp->channel);
+    g_free(qmp);
+}
+
+void fl_qmp_set_event_handler(FlQmp *qmp, FlQmpEvent handler, void *opaque)
+{
+    qmp->handler = handler;
+    qmp->opaque = opaque;
+}
+
+int fl_qmp_fd(const FlQmp *qmp)
+{
+    return fl_channel_fd(qmp->channel);
+}
+
+/* Whether MESSAGE was an event. */
+static bool handle_event(FlQmp *qmp, JsonObject *message)
+{
+    const char *event = string_member(message, "event");
+    JsonObject *data = object_member(message, "data");
+    g_autoptr(JsonObject) none = NULL;
+
+    if (event == NULL)
+        return false;
+    if (data == NULL)
+        data = none = json_object_new();
+    if (qmp->handler != NULL)
+        qmp->handler(event, data, qmp->opaque);
+    return true;
+}
+
+static bool reply_id(const FlQmp *qmp, JsonObject *reply, gint64 *id)
+{
+    JsonNode *node = json_object_get_member(reply, "id");
+
+    /* An error found before the command's id was read comes without one. */
+    if (node == NULL)
+        *id = qmp->last_id;
+    else if (json_node_get_value_type(node) == G_TYPE_INT64)
+        *id = json_node_get_int(node);
+    else
+        return false;
+    return *id >= 1 && *id <= qmp->last_id;
+}
+
+/*
+ * Handles what has arrived. REPLY, unless NULL, gets the reply to the last command if it is there;
+ * what follows it is handled all the same, since no poll would tell of it any more.
+ */
+static bool handle_arrived(FlQmp *qmp, JsonObject **reply, bool *any_event, GError **error)
+{
+    for (;;) {
+        g_autoptr(JsonObject) message = NULL;
+        gint64 id;
+
+        if (!fl_channel_next(qmp->channel, &message, error))
+            return false;
+        if (message == NULL)
+            return true;
+        if (handle_event(qmp, message)) {
+            *any_event = true;
+            continue;
+        }
+        if (!json_object_has_member(message, "return") && object_member(message, "error") == NULL)
+            return fl_channel_break(qmp->channel, error, "it sent what is no QMP message");
+
+        if (!reply_id(qmp, message, &id))
+            return fl_channel_break(qmp->channel, error, "it replied to what was not asked");
+        if (id == qmp->last_id && reply != NULL && *reply == NULL)
+            *reply = g_steal_pointer(&message);
+    }
+}
+
+static bool receive_reply(FlQmp *qmp, const char *command, gint64 deadline, JsonObject **reply,
+                          GError **error)
+{
+    for (;;) {
+        g_autoptr(GError) failure = NULL;
+        bool any_event = false, ready;
+
+        /* A reply stands whatever comes behind it; the channel remembers that it broke. */
+        handle_arrived(qmp, reply, &any_event, &failure);
+        if (*reply != NULL)
+            return true;
+        if (failure != NULL) {
+            g_propagate_error(error, g_steal_pointer(&failure));
+            return false;
+        }
+        if (g_get_monotonic_time() >= deadline)
+            return fl_fail(error, "%s: no answer to %s in %g s", fl_channel_name(qmp->channel),
+                           command, qmp->timeout_ms / 1000.0);
+        if (!fl_channel_fill(qmp->channel, deadline, &ready, error))
+            return false;
+    }
+}
+
+static void set_qmp_error(JsonObject *reply, GError **error)
+{
+    static const struct {
+        const char *name;
+        FlQmpErrorCode code;
+    } classes[] = {
+        {"GenericError", FL_QMP_ERROR_GENERIC},
+        {"CommandNotFound", FL_QMP_ERROR_COMMAND_NOT_FOUND},
+        {"DeviceNotFound", FL_QMP_ERROR_DEVICE_NOT_FOUND},
+    };
+    JsonObject *details = object_member(reply, "error");
+    const char *class = string_member(details, "class");
+    const char *desc = string_member(details, "desc");
+    g_autofree char *text = g_strndup(desc != NULL ? desc : "unknown error", 2000);
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+    FlQmpErrorCode code = FL_QMP_ERROR_OTHER;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(classes); i++) {
+        if (g_strcmp0(class, classes[i].name) == 0)
+            code = classes[i].code;
+    }
+    g_set_error_literal(error, FL_QMP_ERROR, (int)code, g_strdelimit(valid, "\r\n", ' '));
+}
+
+bool fl_qmp_call_fd(FlQmp *qmp, const char *command, JsonNode *args, int fd, JsonNode **reply,
+                    GError **error)
+{
+    gint64 deadline = deadline_in(qmp->timeout_ms);
+    g_autoptr(JsonObject) message = json_object_new();
+    g_autoptr(JsonObject) answer = NULL;
+
+    json_object_set_string_member(message, "execute", command);
+    if (args != NULL)
+        json_object_set_member(message, "arguments", args);
+    json_object_set_int_member(message, "id", ++qmp->last_id);
+
+    if (!fl_channel_send(qmp->channel, message, fd, deadline, error) ||
+        !receive_reply(qmp, command, deadline, &answer, error))
+        return false;
+    if (json_object_has_member(answer, "error")) {
+        set_qmp_error(answer, error);
+        return false;
+    }
+    if (reply != NULL)
+        *reply = json_object_dup_member(answer, "return");
+    return true;
+}
+
+bool fl_qmp_call(FlQmp *qmp, const char *command, JsonNode *args, JsonNode **reply, GError **error)
+{
+    return fl_qmp_call_fd(qmp, command, args, -1, reply, error);
+}
+
+bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error)
+{
+    gint64 deadline = deadline_in(timeout_ms);
+    bool any_event = false;
+
+    do {
+        bool ready;
+        if (!fl_channel_fill(qmp->channel, deadline, &ready, error) ||
+            !handle_arrived(qmp, NULL, &any_event, error))
+            return false;
+    } while (!any_event && g_get_monotonic_time() < deadline);
+    return true;
+}
+
+JsonNode *fl_qmp_args(char type, ...)
+{
+    JsonObject *object = json_object_new();
+    JsonNode *node;
+    va_list args;
+
+    va_start(args, type);
+    while (type != 0) {
+        const char *name = va_arg(args, const char *);
+
+        node = NULL;
+        if (type == 's') {
+            const char *text = va_arg(args, const char *);
+            if (text != NULL)
+                node = json_node_init_string(json_node_alloc(), text);
+        } else if (type == 'b') {
+            node = json_node_init_boolean(json_node_alloc(), va_arg(args, int));
+        } else if (type == 'i') {
+            node = json_node_init_int(json_node_alloc(), va_arg(args, gint64));
+        } else if (type == 'n') {
+            node = va_arg(args, JsonNode *);
+        } else {
+            g_assert_not_reached();
+        }
+        if (node != NULL)
+            json_object_set_member(object, name, node);
+        type = (char)va_arg(args, int);
+    }
+    va_end(args);
+    node = json_node_new(JSON_NODE_OBJECT);
+    json_node_take_object(node, object);
+    return node;
+}
