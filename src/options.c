@@ -2,6 +2,7 @@
 #include "options.h"
 
 #include "util/size.h"
+#include "view/qcow2.h"
 
 
 #include <string.h>

@@ -14,6 +14,7 @@ struct FlExport {
     FlBlocks *blocks;
     GPtrArray *files; /* of FlFile */
     unsigned opened;  /* files */
+    bool has_qcow2;
 };
 
 /* ISO 8601 with microseconds, in UTC; to be freed with g_free(). */

@@ -8,6 +8,7 @@
 #include "view/json.h"
 #include "view/mapfile.h"
 #include "view/pbm.h"
+#include "view/qcow2.h"
 #include "view/raw.h"
 
 #include <inttypes.h>
@@ -115,6 +116,49 @@ static FlView *make_pbm(FlFile *file)
     return fl_view_pbm_new(map_of(file), file->bitmap->granularity, file->context);
 }
 
+/* What an increment is written over; NULL for none. */
+static const char *backing_of(const FlViewOptions *options)
+{
+    if (options->backing == NULL)
+        return "../disk.raw";
+    return g_str_equal(options->backing, "none") ? NULL : options->backing;
+}
+
+static FlView *try_qcow2(const FlExport *export, FlMap *alloc, FlMap *dirty, uint64_t granularity,
+                         bool exact, GError **error)
+{
+    const FlViewOptions *options = export->options;
+    const char *backing = dirty != NULL ? backing_of(options) : NULL;
+    const char *format = options->backing_fmt;
+    FlQcow2Params params = {
+        .alloc = alloc,
+        .dirty = dirty,
+        .disk_size = fl_disk_info(export->disk)->size,
+        .granularity = granularity,
+        .cluster_size = options->cluster_size,
+        .backing = backing,
+        .exact = exact,
+    };
+
+    if (backing != NULL)
+        params.backing_fmt = format == NULL && options->backing == NULL ? "raw" : format;
+    return fl_view_qcow2_new(&params, error);
+}
+
+static FlView *make_qcow2(FlFile *file)
+{
+    FlExport *export = file->export;
+    FlMap *dirty = file->bitmap != NULL ? map_of(file) : NULL;
+    uint64_t granularity = file->bitmap != NULL ? file->bitmap->granularity : 0;
+    bool exact = dirty != NULL && fl_disk_maps(export->disk)->clean_refused;
+    g_autoptr(GError) error = NULL;
+    FlView *view = try_qcow2(export, alloc_of(file), dirty, granularity, exact, &error);
+
+    if (view == NULL)
+        g_warning("%s of export \"%s\": %s", file->path, export->origin->folder, error->message);
+    return view;
+}
+
 static FlView *make_info(FlFile *file)
 {
     g_autoptr(GBytes) bytes = fl_export_info_json(file->export);
@@ -128,6 +172,8 @@ typedef struct Kind {
 } Kind;
 
 static const Kind disk_raw = {"disk.raw", make_raw}, info_json = {"info.json", make_info};
+static const Kind disk_qcow2 = {"disk.qcow2", make_qcow2};
+static const Kind dirty_qcow2 = {"dirty/%s.qcow2", make_qcow2};
 static const Kind alloc_kinds[] = {{"disk.map", make_map}, {"disk.json", make_json}};
 static const Kind depth_map = {"depth.map", make_map}, other_map = {"maps/%s.map", make_map};
 static const Kind dirty_kinds[] = {
@@ -175,6 +221,8 @@ static void add_context(FlExport *export, const char *context)
     case FL_CONTEXT_DIRTY:
         for (guint i = 0; i < G_N_ELEMENTS(dirty_kinds); i++)
             add_file(export, &dirty_kinds[i], context, bitmap_of(export, context));
+        if (export->has_qcow2)
+            add_file(export, &dirty_qcow2, context, bitmap_of(export, context));
         break;
     case FL_CONTEXT_DEPTH:
         add_file(export, &depth_map, context, NULL);
@@ -183,6 +231,18 @@ static void add_context(FlExport *export, const char *context)
         add_file(export, &other_map, context, NULL);
         break;
     }
+}
+
+/* Whether QEMU's limits allow a qcow2 of this disk: the same for whatever there is on it. */
+static bool can_be_qcow2(const FlExport *export)
+{
+    g_autoptr(FlMap) clean = fl_map_new_uniform(fl_disk_info(export->disk)->size, 0);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FlView) view = try_qcow2(export, NULL, clean, 0, false, &error);
+
+    if (view == NULL)
+        g_warning("export \"%s\" has no qcow2 files: %s", export->origin->folder, error->message);
+    return view != NULL;
 }
 
 static void file_free(gpointer data)
@@ -206,7 +266,10 @@ FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
     export->options = options;
     export->blocks = fl_blocks_new(cache, disk);
     export->files = g_ptr_array_new_with_free_func(file_free);
+    export->has_qcow2 = can_be_qcow2(export);
     add_file(export, &disk_raw, NULL, NULL);
+    if (export->has_qcow2)
+        add_file(export, &disk_qcow2, NULL, NULL);
     add_file(export, &info_json, NULL, NULL);
     for (guint i = 0; i < info->contexts->len; i++)
         add_context(export, info->contexts->pdata[i]);

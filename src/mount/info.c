@@ -57,6 +57,9 @@ GBytes *fl_export_info_json(FlExport *export)
     fl_json_add_string(json, "description", info->description);
     fl_json_add_string(json, "format", origin->format);
     fl_json_add_int(json, "size", (gint64)info->size);
+    /* QEMU's images come in sectors: what is past the disk's end reads as zeros. */
+    if (export->has_qcow2 && info->size % 512 != 0)
+        fl_json_add_int(json, "qcow2_size", (gint64)(info->size / 512 + 1) * 512);
     json_builder_set_member_name(json, "block_size");
     json_builder_begin_object(json);
     fl_json_add_int(json, "minimum", info->block_min);
