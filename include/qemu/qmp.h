@@ -32,6 +32,9 @@ FlQmp *fl_qmp_new_fd(int fd, const char *name, unsigned timeout_ms, GError **err
 void fl_qmp_free(FlQmp *qmp); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlQmp, fl_qmp_free)
 
+/* Bounds each later call. */
+void fl_qmp_set_timeout(FlQmp *qmp, unsigned timeout_ms);
+
 /* Without a handler events are dropped. */
 void fl_qmp_set_event_handler(FlQmp *qmp, FlQmpEvent handler, void *opaque);
 

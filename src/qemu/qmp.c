@@ -93,6 +93,11 @@ void fl_qmp_free(FlQmp *qmp)
     g_free(qmp);
 }
 
+void fl_qmp_set_timeout(FlQmp *qmp, unsigned timeout_ms)
+{
+    qmp->timeout_ms = timeout_ms;
+}
+
 void fl_qmp_set_event_handler(FlQmp *qmp, FlQmpEvent handler, void *opaque)
 {
     qmp->handler = handler;
