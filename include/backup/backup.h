@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Snapshots of running VMs: all disks at one point in time, with what changed since the last
+ * backup.
+ *
+ * A snapshot is begun, read through an NBD server in the VM, and then either committed, which makes
+ * it what the next increment is relative to, or aborted, which leaves everything as it was. What
+ * happens when is the table of backup/machine.h.
+ *
+ * Threads: begin, watch, commit, abort and free belong to one thread, or to several one after the
+ * other, and block. From fl_backup_watch() until the next of these calls a thread of the session's
+ * own talks to the VM. The accessors may be used by any thread between begin and free.
+ */
+#pragma once
+
+#include "util/error.h"
+
+#include <stdint.h>
+#include <time.h>
+
+/* Strings may be NULL unless said otherwise. Must outlive the session. */
+typedef struct {
+    const char *source;       /* "qmp:PATH"; not NULL */
+    const char *const *disks; /* names of nodes or folders; NULL: all writable disks */
+    const char *series;       /* NULL: "last" */
+    const char *scratch;      /* directory for what the guest overwrites; NULL: /var/tmp */
+    const char *agent;        /* socket of the guest agent; NULL: nothing is frozen */
+    const char *nbd;     /* URI of an NBD server that the VM runs already; NULL: one is started */
+    bool full;           /* as if there were no earlier backup */
+    bool agent_optional; /* without an answer of the agent: go on, not frozen */
+    unsigned freeze_timeout; /* seconds that the guest may stay frozen; 0: 10 */
+    unsigned timeout;        /* seconds for a command to the VM; 0: 30 */
+} FlBackupOptions;
+
+typedef struct {
+    char *name;           /* of the bitmap that was copied, or the series */
+    char *context;        /* the meta context to ask for: "qemu:dirty-bitmap:..." */
+    uint64_t granularity; /* bytes */
+} FlBackupBitmap;
+
+/* One disk of the snapshot; belongs to the session. */
+typedef struct {
+    char *name;          /* for its folder; not encoded */
+    char *export_name;   /* on the NBD server */
+    uint64_t size;       /* bytes */
+    GPtrArray *bitmaps;  /* of FlBackupBitmap: the increment first, if there is one */
+    char *restore_point; /* the id that a commit makes the base of the next increment */
+    char *base;          /* the id that the increment is relative to; NULL in full mode */
+    char *reason;        /* why the mode is full; NULL in incremental mode */
+
+    /* Of the session: why the snapshot can be trusted no more, and whether the caller knows. */
+    char *lost;
+    bool told;
+} FlBackupDisk;
+
+typedef struct FlBackup FlBackup;
+
+/*
+ * Puts back what an earlier session left in the VM, takes the snapshot and exports it. On failure
+ * nothing of it is left. Refusals name the disk and the way out.
+ */
+FlBackup *fl_backup_begin(const FlBackupOptions *options, GError **error);
+/* Without commit or abort before, everything stays in the VM for the next session to put back. NULL
+ * is fine. */
+void fl_backup_free(FlBackup *backup);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlBackup, fl_backup_free)
+
+const GPtrArray *fl_backup_disks(const FlBackup *backup); /* of FlBackupDisk */
+/* An O_PATH descriptor of the NBD server's socket, which connect(2) reaches as /proc/self/fd/N; -1
+ * if the server is the one of options->nbd. */
+int fl_backup_socket(const FlBackup *backup);
+/* The point in time; snapshots of one VM differ in whole seconds. */
+struct timespec fl_backup_time(const FlBackup *backup);
+/* What begin took, and how long the guest was frozen: nanoseconds. */
+uint64_t fl_backup_begin_ns(const FlBackup *backup);
+uint64_t fl_backup_frozen_ns(const FlBackup *backup);
+/* What a person should know though all went well, one line each; of char *. */
+const GPtrArray *fl_backup_notes(const FlBackup *backup);
+/* Bytes that the scratch file of DISK takes, and bytes that it may take as things are now. */
+void fl_backup_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
+                           uint64_t *limit);
+
+/*
+ * Called in the session's thread when the snapshot of DISK (NULL: of all disks) can be trusted no
+ * longer: what is read from then on must fail, before the callback returns. WHY is a sentence's
+ * end: "its job ended: ...". It must not call any function of the session that blocks.
+ */
+typedef void (*FlBackupLost)(const FlBackupDisk *disk, const char *why, void *opaque);
+void fl_backup_watch(FlBackup *backup, FlBackupLost lost, void *opaque);
+
+/*
+ * Both want the caller's connections to the NBD server closed; a connection that is not is cut. An
+ * error with FL_ERROR_LEFT: it is done, but something is left for the next session to put back.
+ * After a commit that was refused the snapshot is still there, and watched if it was.
+ */
+bool fl_backup_commit(FlBackup *backup, GError **error);
+bool fl_backup_abort(FlBackup *backup, GError **error);
+
+/* Puts back what a session that died left. REPORT says what was done, one line each; "" if nothing
+ * was left. */
+bool fl_backup_recover(const FlBackupOptions *options, char **report, GError **error);

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What QEMU says about a VM: its version, its disks, and what this QEMU can do. */
+#pragma once
+
+#include "qemu/qmp.h"
+
+#include <stdint.h>
+
+typedef struct {
+    char *name;
+    uint64_t granularity; /* bytes */
+    bool busy, inconsistent;
+} FlVmBitmap;
+
+/* A block device with its medium. */
+typedef struct {
+    char *name;   /* for people and folders: the node's, or where QEMU made that up, the device's */
+    char *node;   /* of the top node */
+    char *qdev;   /* QOM path of the device; NULL if none is attached */
+    char *driver; /* of the top node */
+    uint64_t size;      /* bytes */
+    bool writable;      /* a disk: neither read-only nor removable nor empty */
+    bool persistent;    /* bitmaps outlive QEMU */
+    bool has_job;       /* a block job sits on top of it */
+    GPtrArray *bitmaps; /* of FlVmBitmap: the node's, without internal ones */
+} FlVmDisk;
+
+typedef struct {
+    unsigned major, minor, micro;
+    bool on_cbw_error; /* blockdev-backup can give the snapshot up rather than stop the guest */
+} FlVmFeatures;
+
+/* Fails if this QEMU lacks what a backup needs. */
+bool fl_vm_features(FlQmp *qmp, FlVmFeatures *features, GError **error);
+
+/* What identifies the VM on this host: its UUID, or if it has none, MONITOR, the absolute path of
+ * the socket. */
+char *fl_vm_key(FlQmp *qmp, const char *monitor, GError **error);
+
+/* All block devices, also those that are no disks; of FlVmDisk. */
+GPtrArray *fl_vm_disks(FlQmp *qmp, GError **error);
+/* The same from the reply to query-block. */
+GPtrArray *fl_vm_parse_disks(JsonNode *reply);
+
+/*
+ * Whether QDEV (of FlVmDisk) runs in an iothread of a QEMU that aborts when an NBD client leaves
+ * an export of such a disk: "nbd_blockdev_client_closed: Assertion `qemu_in_main_thread() ...'"
+ * (fixed in 8.2.3 and 9.0; the fault came with the correction of CVE-2024-7409, which distributors
+ * took into older versions).
+ */
+bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmFeatures *features, const char *qdev, bool *kills,
+                            GError **error);

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "backup/session.h"
+
+#include "backup/point.h"
+
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+static const struct {
+    const char *prefix;
+    const FlBackupOps *ops;
+} ways[] = {
+    {"qmp:", &fl_qmp_backup_ops},
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+void fl_backup_init(FlBackup *backup, const FlBackupOps *ops, const FlBackupOptions *options)
+{
+    backup->ops = ops;
+    backup->options = options;
+    backup->state = FL_STATE_IDLE;
+    backup->notes = g_ptr_array_new_with_free_func(g_free);
+    backup->report = g_ptr_array_new_with_free_func(g_free);
+    backup->socket = -1;
+    backup->stop = -1;
+}
+
+void fl_backup_clear(FlBackup *backup)
+{
+    g_clear_pointer(&backup->disks, g_ptr_array_unref);
+    g_ptr_array_unref(backup->notes);
+    g_ptr_array_unref(backup->report);
+    if (backup->socket >= 0)
+        close(backup->socket);
+    if (backup->stop >= 0)
+        close(backup->stop);
+}
+
+void fl_backup_note(FlBackup *backup, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(backup->notes, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+void fl_backup_report(FlBackup *backup, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(backup->report, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+void fl_backup_lose(FlBackupDisk *disk, const char *format, ...)
+{
+    va_list args;
+
+    if (disk->lost != NULL)
+        return;
+    va_start(args, format);
+    disk->lost = g_strdup_vprintf(format, args);
+    va_end(args);
+}
+
+FlBackupBitmap *fl_backup_bitmap_new(const char *name, uint64_t granularity)
+{
+    FlBackupBitmap *bitmap = g_new(FlBackupBitmap, 1);
+
+    bitmap->name = g_strdup(name);
+    bitmap->context = g_strconcat("qemu:dirty-bitmap:", name, NULL);
+    bitmap->granularity = granularity;
+    return bitmap;
+}
+
+void fl_backup_bitmap_free(gpointer data)
+{
+    FlBackupBitmap *bitmap = data;
+
+    g_free(bitmap->name);
+    g_free(bitmap->context);
+    g_free(bitmap);
+}
+
+void fl_backup_disk_clear(FlBackupDisk *disk)
+{
+    g_free(disk->name);
+    g_free(disk->export_name);
+    g_ptr_array_unref(disk->bitmaps);
+    g_free(disk->restore_point);
+    g_free(disk->base);
+    g_free(disk->reason);
+    g_free(disk->lost);
+}
+
+/* Keeps the first error; the rest are told in its message. */
+static void add_error(GError **error, GError *more)
+{
+    if (*error == NULL) {
+        *error = more;
+        return;
+    }
+    g_prefix_error(&more, "%s; ", (*error)->message);
+    g_free((*error)->message);
+    (*error)->message = g_strdup(more->message);
+    g_error_free(more);
+}
+
+static FlEvent run_step(FlBackup *backup, const FlStep *step, GError **error)
+{
+    FlEvent event = FL_EVENT_DONE;
+
+    for (int i = 0; i < FL_STEP_ACTIONS && step->actions[i] != FL_ACTION_NONE; i++) {
+        GError *failure = NULL;
+
+        if (backup->ops->run(backup, step->actions[i], &failure))
+            continue;
+        add_error(error, failure);
+        event = FL_EVENT_FAILED;
+        if (!step->all)
+            break;
+    }
+    return event;
+}
+
+/* Takes EVENT and what follows from it, until nothing does. ERROR gets all that went wrong. */
+static void drive(FlBackup *backup, FlEvent event, GError **error)
+{
+    const FlStep *step;
+
+    do {
+        step = fl_machine_step(backup->state, event);
+        g_assert(step != NULL);
+        backup->state = step->state;
+        event = run_step(backup, step, error);
+    } while (step->actions[0] != FL_ACTION_NONE);
+}
+
+static FlBackup *open_source(const FlBackupOptions *options, GError **error)
+{
+    if (!fl_series_check(fl_backup_series(options), error))
+        return NULL;
+    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
+        if (g_str_has_prefix(options->source, ways[i].prefix))
+            return ways[i].ops->open(options, error);
+    }
+    fl_fail_usage(error, "%s: not the name of a running VM (qmp:PATH)", options->source);
+    return NULL;
+}
+
+/* Puts the source before an error that does not begin with it. */
+static void name_source(FlBackup *backup, GError *failure, GError **error)
+{
+    if (!g_str_has_prefix(failure->message, backup->options->source))
+        g_prefix_error(&failure, "%s: ", backup->options->source);
+    g_propagate_error(error, failure);
+}
+
+FlBackup *fl_backup_begin(const FlBackupOptions *options, GError **error)
+{
+    uint64_t start = now_ns();
+    g_autoptr(FlBackup) backup = open_source(options, error);
+    GError *failure = NULL;
+
+    if (backup == NULL)
+        return NULL;
+    drive(backup, FL_EVENT_BEGIN, &failure);
+    if (failure != NULL) {
+        name_source(backup, failure, error);
+        return NULL;
+    }
+    backup->begin_ns = now_ns() - start;
+    return g_steal_pointer(&backup);
+}
+
+bool fl_backup_recover(const FlBackupOptions *options, char **report, GError **error)
+{
+    g_autoptr(FlBackup) backup = open_source(options, error);
+    GError *failure = NULL;
+
+    if (backup == NULL)
+        return false;
+    drive(backup, FL_EVENT_RECOVER, &failure);
+    if (failure != NULL) {
+        failure->domain = FL_ERROR;
+        failure->code = FL_ERROR_LEFT;
+        name_source(backup, failure, error);
+        return false;
+    }
+    g_ptr_array_add(backup->report, NULL);
+    *report = g_strjoinv("\n", (char **)backup->report->pdata);
+    return true;
+}
+
+/* Tells the caller of each disk that is newly lost, then lets go of it. */
+static void handle_lost(FlBackup *backup)
+{
+    g_autoptr(GError) ignored = NULL;
+
+    for (guint i = 0; i < backup->disks->len; i++) {
+        FlBackupDisk *disk = g_ptr_array_index(backup->disks, i);
+
+        if (disk->lost == NULL || disk->told)
+            continue;
+        disk->told = true;
+        backup->lost(disk, disk->lost, backup->opaque);
+    }
+    /* What cannot be ended now is ended by commit or abort, which tell of it. */
+    drive(backup, FL_EVENT_LOST, &ignored);
+}
+
+static gpointer watch(gpointer data)
+{
+    FlBackup *backup = data;
+
+    while (backup->ops->wait(backup, backup->stop))
+        handle_lost(backup);
+    return NULL;
+}
+
+static void start_watch(FlBackup *backup)
+{
+    eventfd_t value;
+
+    eventfd_read(backup->stop, &value);
+    backup->thread = g_thread_new("fleecefs-vm", watch, backup);
+}
+
+static void stop_watch(FlBackup *backup)
+{
+    if (backup->thread == NULL)
+        return;
+    eventfd_write(backup->stop, 1);
+    g_thread_join(g_steal_pointer(&backup->thread));
+}
+
+void fl_backup_watch(FlBackup *backup, FlBackupLost lost, void *opaque)
+{
+    backup->lost = lost;
+    backup->opaque = opaque;
+    backup->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    g_assert(backup->stop >= 0);
+    start_watch(backup);
+}
+
+/* Takes EVENT to one of the last states; FL_ERROR_LEFT if it came there with something left. */
+static bool end(FlBackup *backup, FlEvent event, FlState wanted, GError **error)
+{
+    GError *failure = NULL;
+
+    stop_watch(backup);
+    if (fl_machine_step(backup->state, event) == NULL)
+        return fl_fail(error, "%s: the snapshot has ended already", backup->options->source);
+    drive(backup, event, &failure);
+    if (backup->state == FL_STATE_HELD && backup->stop >= 0)
+        start_watch(backup);
+    if (failure == NULL)
+        return true;
+
+    failure->domain = FL_ERROR;
+    failure->code = backup->state == wanted ? FL_ERROR_LEFT : FL_ERROR_FAILED;
+    name_source(backup, failure, error);
+    return false;
+}
+
+bool fl_backup_commit(FlBackup *backup, GError **error)
+{
+    return end(backup, FL_EVENT_COMMIT, FL_STATE_COMMITTED, error);
+}
+
+bool fl_backup_abort(FlBackup *backup, GError **error)
+{
+    return end(backup, FL_EVENT_ABORT, FL_STATE_ABORTED, error);
+}
+
+void fl_backup_free(FlBackup *backup)
+{
+    if (backup == NULL)
+        return;
+    stop_watch(backup);
+    backup->ops->close(backup);
+}
+
+const GPtrArray *fl_backup_disks(const FlBackup *backup)
+{
+    return backup->disks;
+}
+
+int fl_backup_socket(const FlBackup *backup)
+{
+    return backup->socket;
+}
+
+struct timespec fl_backup_time(const FlBackup *backup)
+{
+    return backup->time;
+}
+
+uint64_t fl_backup_begin_ns(const FlBackup *backup)
+{
+    return backup->begin_ns;
+}
+
+uint64_t fl_backup_frozen_ns(const FlBackup *backup)
+{
+    return backup->frozen_ns;
+}
+
+const GPtrArray *fl_backup_notes(const FlBackup *backup)
+{
+    return backup->notes;
+}
+
+void fl_backup_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
+                           uint64_t *limit)
+{
+    backup->ops->scratch_use(backup, disk, used, limit);
+}

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "backup/qmp-session.h"
+
+#include "backup/point.h"
+#include "qemu/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+unsigned fl_qmp_timeout(const FlQmpSession *session)
+{
+    unsigned seconds = session->backup.options->timeout;
+
+    return (seconds != 0 ? MIN(seconds, 86400) : 30) * 1000;
+}
+
+char *fl_qmp_id(const FlQmpDisk *disk, const char *part)
+{
+    return g_strdup_printf(FL_QMP_PREFIX "%u-%s", disk->index, part);
+}
+
+FlQmpDisk *fl_qmp_find(const FlQmpSession *session, const char *id, const char *part)
+{
+    for (guint i = 0; id != NULL && i < session->backup.disks->len; i++) {
+        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        g_autofree char *own = fl_qmp_id(disk, part);
+        if (g_str_equal(own, id))
+            return disk;
+    }
+    return NULL;
+}
+
+JsonNode *fl_qmp_array(JsonArray *array)
+{
+    JsonNode *node = json_node_alloc();
+
+    json_node_init_array(node, array);
+    json_array_unref(array);
+    return node;
+}
+
+bool fl_qmp_do(FlQmpSession *session, const char *command, JsonNode *args, JsonNode **reply,
+               GError **error, const char *format, ...)
+{
+    g_autoptr(GError) failure = NULL;
+    g_autofree char *subject = NULL;
+    va_list list;
+
+    if (fl_qmp_call(session->qmp, command, args, reply, &failure))
+        return true;
+    va_start(list, format);
+    subject = g_strdup_vprintf(format, list);
+    va_end(list);
+    return fl_fail(error, "%s: %s", subject, failure->message);
+}
+
+static bool connect_monitor(FlQmpSession *session, GError **error)
+{
+    g_clear_pointer(&session->qmp, fl_qmp_free);
+    session->qmp = fl_qmp_connect(session->monitor, fl_qmp_timeout(session), error);
+    if (session->qmp == NULL)
+        return false;
+    fl_qmp_set_event_handler(session->qmp, fl_qmp_on_event, session);
+    return true;
+}
+
+bool fl_qmp_await(FlQmpSession *session, unsigned seen, gint64 deadline, GError **error,
+                  const char *format, ...)
+{
+    /* Milliseconds: not everything that changes has an event in every QEMU. */
+    static const unsigned interval = 50;
+    g_autofree char *words = NULL;
+    va_list args;
+
+    if (g_get_monotonic_time() < deadline)
+        return session->events != seen || fl_qmp_dispatch(session->qmp, interval, error);
+    va_start(args, format);
+    words = g_strdup_vprintf(format, args);
+    va_end(args);
+    return fl_fail(error, "%s", words);
+}
+
+bool fl_qmp_reach(FlQmpSession *session)
+{
+    if (!session->gone && (session->qmp == NULL || !fl_qmp_dispatch(session->qmp, 0, NULL)))
+        session->gone = !connect_monitor(session, NULL);
+    return !session->gone;
+}
+
+static void close_session(FlBackup *backup)
+{
+    FlQmpSession *session = (FlQmpSession *)backup;
+
+    fl_agent_free(session->agent);
+    fl_qmp_free(session->qmp);
+    fl_journal_close(session->journal);
+    g_hash_table_unref(session->inconsistent);
+    g_free(session->monitor);
+    g_free(session->socket);
+    fl_backup_clear(backup);
+    g_free(session);
+}
+
+static FlBackup *open_session(const FlBackupOptions *options, GError **error)
+{
+    const char *path = options->source + strlen("qmp:");
+    FlQmpSession *session = g_new0(FlQmpSession, 1);
+    g_autoptr(FlBackup) backup = &session->backup;
+    g_autofree char *directory = NULL;
+    g_autofree char *key = NULL;
+
+    fl_backup_init(backup, &fl_qmp_backup_ops, options);
+    session->inconsistent = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    session->monitor = g_canonicalize_filename(path, NULL);
+    if (!connect_monitor(session, error))
+        return NULL;
+    directory = fl_state_directory(error);
+    if (directory == NULL)
+        return NULL;
+    key = fl_vm_key(session->qmp, session->monitor, error);
+    if (key == NULL)
+        return NULL;
+    session->journal = fl_journal_open(directory, key, error);
+    return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
+}
+
+static bool check_iothreads(FlQmpSession *session, const FlVmFeatures *features, GError **error)
+{
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        bool kills = false;
+
+        if (!fl_vm_disconnect_kills(session->qmp, features, disk->qdev, &kills, error))
+            return false;
+        if (kills)
+            return fl_fail(
+                error,
+                "disk %s runs in an iothread, and this QEMU (%u.%u.%u) may abort when an "
+                "NBD client leaves such a disk; 8.2.3, 9.0 and newer do not; leave the "
+                "disk out (-o disk=) or take its iothread away",
+                disk->disk.name, features->major, features->minor, features->micro);
+    }
+    return true;
+}
+
+static bool inspect(FlQmpSession *session, GError **error)
+{
+    g_autoptr(GPtrArray) disks = NULL;
+
+    if (!fl_vm_features(session->qmp, &session->features, error))
+        return false;
+    disks = fl_vm_disks(session->qmp, error);
+    if (disks == NULL)
+        return false;
+    session->backup.disks = fl_qmp_plan(disks, session->backup.options, session->inconsistent,
+                                        session->backup.notes, error);
+    return session->backup.disks != NULL && check_iothreads(session, &session->features, error) &&
+           fl_qmp_check_room(session, error);
+}
+
+static bool snapshot(FlQmpSession *session, GError **error)
+{
+    const char *series = fl_backup_series(session->backup.options);
+    struct timespec now;
+    gint64 second;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    second = fl_journal_second(session->journal, now.tv_sec);
+    session->backup.time = second == now.tv_sec ? now : (struct timespec){.tv_sec = second};
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        disk->restore_point = fl_point_id(second, disk->size);
+    }
+    return fl_qmp_do(session, "transaction",
+                     fl_qmp_args('n', "actions",
+                                 fl_qmp_array(fl_qmp_snapshot_actions(session->backup.disks, series,
+                                                                      &session->features)),
+                                 0),
+                     NULL, error, "cannot take the snapshot");
+}
+
+static bool export(FlQmpSession *session, GError **error)
+{
+    return fl_journal_set_second(session->journal, session->backup.time.tv_sec, error) &&
+           fl_qmp_export(session, error);
+}
+
+static bool journal(FlQmpSession *session, GError **error)
+{
+    if (session->backup.options->nbd == NULL)
+        session->socket = fl_qmp_choose_socket();
+    return fl_qmp_journal(session, session->backup.options->agent, error);
+}
+
+static bool run(FlBackup *backup, FlAction action, GError **error)
+{
+    FlQmpSession *session = (FlQmpSession *)backup;
+
+    switch (action) {
+    case FL_ACTION_NONE:
+        break;
+    case FL_ACTION_INSPECT:
+        return inspect(session, error);
+    case FL_ACTION_JOURNAL:
+        return journal(session, error);
+    case FL_ACTION_SERVE:
+        return fl_qmp_serve(session, error);
+    case FL_ACTION_PREPARE:
+        return fl_qmp_prepare(session, error);
+    case FL_ACTION_FREEZE:
+        return fl_qmp_freeze(session, error);
+    case FL_ACTION_SNAPSHOT:
+        return snapshot(session, error);
+    case FL_ACTION_THAW:
+        return fl_qmp_thaw(session, error);
+    case FL_ACTION_EXPORT:
+        return export(session, error);
+    case FL_ACTION_CHECK_JOBS:
+        return fl_qmp_check_jobs(session, error);
+    case FL_ACTION_LET_GO:
+        return fl_qmp_let_go(session, error);
+    case FL_ACTION_SWEEP:
+        return fl_qmp_sweep(session, error);
+    case FL_ACTION_ROLL_BACK:
+        return fl_qmp_roll_back(session, error);
+    case FL_ACTION_ROLL_FORWARD:
+        return fl_qmp_roll_forward(session, error);
+    case FL_ACTION_FORGET:
+        return session->left || fl_journal_forget(session->journal, error);
+    }
+    g_assert_not_reached();
+}
+
+const FlBackupOps fl_qmp_backup_ops = {
+    .open = open_session,
+    .run = run,
+    .wait = fl_qmp_wait,
+    .scratch_use = fl_qmp_scratch_use,
+    .close = close_session,
+};

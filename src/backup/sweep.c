@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Ending what is ours in a VM. It is found by asking QEMU for names, never by remembering, so the
+ * end of a session, the undoing of half a beginning and the recovery after a crash are one and the
+ * same, and doing it twice does no harm.
+ */
+#include "backup/point.h"
+#include "backup/qmp-session.h"
+#include "qemu/json.h"
+
+#include <string.h>
+
+/* An export ends when its clients have been cut off, a job when its I/O has: milliseconds. */
+#define END_TIMEOUT 10000
+/* The guest's writes must not wait for long when its snapshot is given up. */
+#define LET_GO_TIMEOUT 2000
+
+typedef struct {
+    FlQmpSession *session;
+    const char *prefix; /* of what is to end */
+    gint64 deadline;
+    guint exports, jobs, nodes; /* ended */
+} Sweep;
+
+/* The strings MEMBER of the objects in REPLY that start with the prefix. */
+static GPtrArray *select_ids(const Sweep *sweep, JsonNode *reply, const char *member)
+{
+    GPtrArray *ids = g_ptr_array_new_with_free_func(g_free);
+    JsonArray *array = fl_json_as_array(reply);
+
+    for (guint i = 0; i < fl_json_length(array); i++) {
+        const char *id = fl_json_string(fl_json_element(array, i), member);
+        if (id != NULL && g_str_has_prefix(id, sweep->prefix))
+            g_ptr_array_add(ids, g_strdup(id));
+    }
+    return ids;
+}
+
+static bool end_exports(Sweep *sweep, GError **error)
+{
+    bool first = true;
+
+    for (;;) {
+        g_autoptr(JsonNode) reply = NULL;
+        g_autoptr(GPtrArray) ids = NULL;
+        unsigned seen = sweep->session->events;
+
+        if (!fl_qmp_do(sweep->session, "query-block-exports", NULL, &reply, error, "exports"))
+            return false;
+        ids = select_ids(sweep, reply, "id");
+        if (ids->len == 0)
+            return true;
+        for (guint i = 0; first && i < ids->len; i++) {
+            /* Refused for one that is ending already. */
+            fl_qmp_call(sweep->session->qmp, "block-export-del",
+                        fl_qmp_args('s', "id", ids->pdata[i], 's', "mode", "hard", 0), NULL, NULL);
+            sweep->exports++;
+        }
+        first = false;
+        if (!fl_qmp_await(sweep->session, seen, sweep->deadline, error,
+                          "export %s does not end: a client of it is stuck; end that one",
+                          (char *)ids->pdata[0]))
+            return false;
+    }
+}
+
+static void end_job(Sweep *sweep, JsonObject *job, const char *id)
+{
+    const char *status = fl_json_string(job, "status");
+    const char *command = NULL;
+
+    if (g_strcmp0(status, "concluded") == 0)
+        command = "job-dismiss";
+    else if (g_strcmp0(status, "aborting") != 0 && g_strcmp0(status, "null") != 0)
+        command = "job-cancel";
+    /* A job may have gone on since it was asked for; the next round sees. */
+    if (command != NULL)
+        fl_qmp_call(sweep->session->qmp, command, fl_qmp_args('s', "id", id, 0), NULL, NULL);
+}
+
+static bool end_jobs(Sweep *sweep, GError **error)
+{
+    for (;;) {
+        g_autoptr(JsonNode) reply = NULL;
+        g_autoptr(GPtrArray) ids = NULL;
+        JsonArray *jobs;
+        unsigned seen = sweep->session->events;
+
+        if (!fl_qmp_do(sweep->session, "query-jobs", NULL, &reply, error, "jobs"))
+            return false;
+        ids = select_ids(sweep, reply, "id");
+        if (ids->len == 0)
+            return true;
+        sweep->jobs = MAX(sweep->jobs, ids->len);
+        jobs = fl_json_as_array(reply);
+        for (guint i = 0; i < fl_json_length(jobs); i++) {
+            JsonObject *job = fl_json_element(jobs, i);
+            const char *id = fl_json_string(job, "id");
+            if (id != NULL && g_str_has_prefix(id, sweep->prefix))
+                end_job(sweep, job, id);
+        }
+        if (!fl_qmp_await(sweep->session, seen, sweep->deadline, error,
+                          "job %s does not end; is the disk's storage answering?",
+                          (char *)ids->pdata[0]))
+            return false;
+    }
+}
+
+static bool query_nodes(FlQmpSession *session, JsonNode **reply, GError **error)
+{
+    return fl_qmp_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), reply,
+                     error, "nodes");
+}
+
+/* Overlays first: they hold their files. */
+static bool end_nodes(Sweep *sweep, GError **error)
+{
+    static const char *const parts[] = {"-overlay", "-file"};
+    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(GPtrArray) names = NULL;
+
+    if (!query_nodes(sweep->session, &reply, error))
+        return false;
+    names = select_ids(sweep, reply, "node-name");
+    for (size_t p = 0; p < G_N_ELEMENTS(parts); p++) {
+        for (guint i = 0; i < names->len; i++) {
+            const char *name = names->pdata[i];
+            if (!g_str_has_suffix(name, parts[p]))
+                continue;
+            if (!fl_qmp_do(sweep->session, "blockdev-del", fl_qmp_args('s', "node-name", name, 0),
+                           NULL, error, "node %s", name))
+                return false;
+            sweep->nodes++;
+        }
+    }
+    return true;
+}
+
+/* Sets of descriptors whose file never became a node. */
+static bool end_fdsets(const Sweep *sweep, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *sets;
+
+    if (!fl_qmp_do(sweep->session, "query-fdsets", NULL, &reply, error, "files"))
+        return false;
+    sets = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(sets); i++) {
+        JsonObject *set = fl_json_element(sets, i);
+        JsonArray *fds = fl_json_array(set, "fds");
+        const char *opaque =
+            fl_json_length(fds) > 0 ? fl_json_string(fl_json_element(fds, 0), "opaque") : NULL;
+
+        /* Refused for one that is going already. */
+        if (opaque != NULL && g_str_has_prefix(opaque, sweep->prefix))
+            fl_qmp_call(sweep->session->qmp, "remove-fd",
+                        fl_qmp_args('i', "fdset-id", fl_json_int(set, "fdset-id"), 0), NULL, NULL);
+    }
+    return true;
+}
+
+/* A guest that was stopped because the scratch was full can go on: its write is tried again. */
+static bool resume_guest(FlQmpSession *session, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+
+    if (!fl_qmp_do(session, "query-status", NULL, &reply, error, "guest"))
+        return false;
+    if (g_strcmp0(fl_json_string(fl_json_as_object(reply), "status"), "io-error") != 0)
+        return true;
+    fl_backup_report(&session->backup, "the guest goes on, which was stopped for want of space");
+    return fl_qmp_do(session, "cont", NULL, NULL, error, "guest");
+}
+
+/*
+ * An export that does not end is no reason to keep the job: its clients are cut off already, and a
+ * job that stays would stop the guest in the end.
+ */
+static bool run(Sweep *sweep, unsigned timeout, GError **error)
+{
+    bool ok;
+
+    sweep->deadline = g_get_monotonic_time() + (gint64)timeout * 1000;
+    ok = end_exports(sweep, error);
+    ok = end_jobs(sweep, ok ? error : NULL) && ok;
+    ok = end_nodes(sweep, ok ? error : NULL) && ok;
+    ok = end_fdsets(sweep, ok ? error : NULL) && ok;
+    if (sweep->jobs > 0)
+        ok = resume_guest(sweep->session, ok ? error : NULL) && ok;
+    return ok;
+}
+
+bool fl_qmp_sweep(FlQmpSession *session, GError **error)
+{
+    Sweep sweep = {.session = session, .prefix = FL_QMP_PREFIX};
+    bool ok;
+
+    if (!fl_qmp_reach(session))
+        return fl_qmp_stop_server(session, error);
+
+    ok = run(&sweep, END_TIMEOUT, error);
+    if (sweep.exports + sweep.jobs + sweep.nodes > 0)
+        fl_backup_report(&session->backup, "ended %u exports, %u jobs and %u nodes", sweep.exports,
+                         sweep.jobs, sweep.nodes);
+    /* Stopping the server while an export is stuck would stop all of QEMU. */
+    ok = ok && fl_qmp_stop_server(session, error);
+    for (guint i = 0; session->backup.disks != NULL && i < session->backup.disks->len; i++)
+        fl_qmp_empty_scratch(g_ptr_array_index(session->backup.disks, i));
+    session->left = session->left || !ok;
+    return ok;
+}
+
+bool fl_qmp_let_go(FlQmpSession *session, GError **error)
+{
+    bool ok = true;
+
+    if (!fl_qmp_reach(session))
+        return true;
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        g_autofree char *prefix = fl_qmp_id(disk, "");
+        Sweep sweep = {.session = session, .prefix = prefix};
+
+        if (disk->disk.lost == NULL)
+            continue;
+        ok = run(&sweep, LET_GO_TIMEOUT, ok ? error : NULL) && ok;
+        fl_qmp_empty_scratch(disk);
+    }
+    return ok;
+}
+
+static bool remove_bitmap(FlQmpSession *session, const char *node, const char *name, GError **error)
+{
+    return fl_qmp_do(session, "block-dirty-bitmap-remove",
+                     fl_qmp_args('s', "node", node, 's', "name", name, 0), NULL, error,
+                     "bitmap %s of %s", name, node);
+}
+
+/* Whether one of BITMAPS is the marker of POINT. */
+static bool is_pending(JsonArray *bitmaps, const FlPoint *point)
+{
+    g_autofree char *marker = fl_point_marker(point->series, point->id);
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        if (g_strcmp0(fl_json_string(fl_json_element(bitmaps, i), "name"), marker) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The points of NODE that were never committed or can never be used again; then, MARKERS, what
+ * marks them: a point without its marker would count as committed. */
+static bool roll_back_node(FlQmpSession *session, const char *node, JsonArray *bitmaps,
+                           bool markers, GError **error)
+{
+    bool ok = true;
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        JsonObject *bitmap = fl_json_element(bitmaps, i);
+        const char *name = fl_json_string(bitmap, "name");
+        bool inconsistent = fl_json_bool(bitmap, "inconsistent");
+        g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
+
+        if (point == NULL || point->pending != markers)
+            continue;
+        if (!markers && !inconsistent && !is_pending(bitmaps, point))
+            continue;
+        if (!remove_bitmap(session, node, name, ok ? error : NULL)) {
+            ok = false;
+            continue;
+        }
+        if (!markers)
+            fl_backup_report(&session->backup, "removed restore point %s of %s, which was %s", name,
+                             node, inconsistent ? "inconsistent" : "not committed");
+        if (!markers && inconsistent &&
+            g_str_equal(point->series, fl_backup_series(session->backup.options)))
+            g_hash_table_insert(session->inconsistent, g_strdup(node), g_strdup(point->id));
+    }
+    return ok;
+}
+
+bool fl_qmp_roll_back(FlQmpSession *session, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *nodes;
+    bool ok = true;
+
+    if (!fl_qmp_reach(session))
+        return fl_fail(error, "QEMU has ended; the new restore points, if it saved them, go when a "
+                              "backup of this VM is next begun");
+    if (!query_nodes(session, &reply, error))
+        return false;
+    nodes = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *object = fl_json_element(nodes, i);
+        const char *node = fl_json_string(object, "node-name");
+        JsonArray *bitmaps = fl_json_array(object, "dirty-bitmaps");
+
+        if (node == NULL)
+            continue;
+        if (!roll_back_node(session, node, bitmaps, false, ok ? error : NULL) ||
+            !roll_back_node(session, node, bitmaps, true, ok ? error : NULL))
+            ok = false;
+    }
+    return ok;
+}
+
+/* The bitmaps of DISK that a commit removes: all of the series but the new point. */
+static void add_removals(JsonArray *actions, const FlQmpDisk *disk, JsonArray *bitmaps,
+                         const char *series)
+{
+    g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
+        g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
+
+        if (point == NULL || !g_str_equal(point->series, series) || g_str_equal(name, keep))
+            continue;
+        json_array_add_element(
+            actions, fl_qmp_args('s', "type", "block-dirty-bitmap-remove", 'n', "data",
+                                 fl_qmp_args('s', "node", disk->node, 's', "name", name, 0), 0));
+    }
+}
+
+bool fl_qmp_roll_forward(FlQmpSession *session, GError **error)
+{
+    const char *series = fl_backup_series(session->backup.options);
+    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(GHashTable) found = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autoptr(JsonArray) actions = json_array_new();
+    JsonArray *nodes;
+
+    if (!query_nodes(session, &reply, error))
+        return false;
+    nodes = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *object = fl_json_element(nodes, i);
+        const char *node = fl_json_string(object, "node-name");
+        if (node != NULL)
+            g_hash_table_insert(found, (gpointer)node, fl_json_array(object, "dirty-bitmaps"));
+    }
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        add_removals(actions, disk, g_hash_table_lookup(found, disk->node), series);
+    }
+    return fl_qmp_do(session, "transaction",
+                     fl_qmp_args('n', "actions", fl_qmp_array(g_steal_pointer(&actions)), 0), NULL,
+                     error, "restore points");
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What may go wrong with a snapshot while it is read. */
+#include "backup/qmp-session.h"
+#include "qemu/json.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+/* Milliseconds between looks at the room for scratch, which others may take too. */
+#define ROOM_INTERVAL 1000
+
+static bool is_over(const char *status)
+{
+    return g_strcmp0(status, "aborting") == 0 || g_strcmp0(status, "concluded") == 0 ||
+           g_strcmp0(status, "null") == 0;
+}
+
+static void lose_all(FlQmpSession *session, const char *why)
+{
+    for (guint i = 0; i < session->backup.disks->len; i++)
+        fl_backup_lose(g_ptr_array_index(session->backup.disks, i), "%s", why);
+}
+
+/* The device at PATH is gone. */
+static void lose_device(FlQmpSession *session, const char *path)
+{
+    size_t length = path != NULL ? strlen(path) : 0;
+
+    for (guint i = 0; length > 0 && i < session->backup.disks->len; i++) {
+        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (disk->qdev != NULL && strncmp(disk->qdev, path, length) == 0 &&
+            (disk->qdev[length] == '\0' || disk->qdev[length] == '/'))
+            fl_backup_lose(&disk->disk, "it was unplugged");
+    }
+}
+
+/* QEMU docs/interop/qemu-qmp-ref. The end of QEMU itself is told by its closing the connection. */
+void fl_qmp_on_event(const char *event, JsonObject *data, void *opaque)
+{
+    FlQmpSession *session = opaque;
+    FlQmpDisk *disk;
+
+    session->events++;
+    if (session->backup.disks == NULL)
+        return;
+    if (g_str_equal(event, "JOB_STATUS_CHANGE")) {
+        disk = fl_qmp_find(session, fl_json_string(data, "id"), "job");
+        if (disk != NULL && is_over(fl_json_string(data, "status")))
+            fl_backup_lose(&disk->disk, "its backup job in QEMU has ended");
+    } else if (g_str_equal(event, "BLOCK_EXPORT_DELETED")) {
+        disk = fl_qmp_find(session, fl_json_string(data, "id"), "export");
+        if (disk != NULL)
+            fl_backup_lose(&disk->disk, "its export was removed");
+    } else if (g_str_equal(event, "DEVICE_DELETED")) {
+        lose_device(session, fl_json_string(data, "path"));
+    } else if (g_str_equal(event, "BLOCK_WRITE_THRESHOLD")) {
+        disk = fl_qmp_find(session, fl_json_string(data, "node-name"), "file");
+        if (disk != NULL)
+            disk->near_threshold = true;
+    }
+}
+
+/* Loses each disk whose job does not run. */
+static bool look_at_jobs(FlQmpSession *session, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(GHashTable) alive = g_hash_table_new(NULL, NULL);
+    JsonArray *jobs;
+
+    if (!fl_qmp_do(session, "query-jobs", NULL, &reply, error, "jobs"))
+        return false;
+    jobs = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(jobs); i++) {
+        JsonObject *job = fl_json_element(jobs, i);
+        FlQmpDisk *disk = fl_qmp_find(session, fl_json_string(job, "id"), "job");
+        const char *failure = fl_json_string(job, "error");
+
+        if (disk == NULL)
+            continue;
+        if (is_over(fl_json_string(job, "status")) || failure != NULL)
+            fl_backup_lose(&disk->disk, "its backup job in QEMU has ended: %s",
+                           failure != NULL ? failure : "nobody says why");
+        else
+            g_hash_table_add(alive, disk);
+    }
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (!g_hash_table_contains(alive, disk))
+            fl_backup_lose(&disk->disk, "its backup job in QEMU is gone");
+    }
+    return true;
+}
+
+bool fl_qmp_check_jobs(FlQmpSession *session, GError **error)
+{
+    if (!fl_qmp_reach(session))
+        lose_all(session, "QEMU has ended");
+    else if (!look_at_jobs(session, error))
+        return false;
+
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (disk->lost != NULL)
+            return fl_fail(error, "cannot commit: the snapshot of disk %s is lost: %s", disk->name,
+                           disk->lost);
+    }
+    return true;
+}
+
+static bool anything_new(const FlQmpSession *session)
+{
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (disk->lost != NULL && !disk->told)
+            return true;
+    }
+    return false;
+}
+
+/* A monitor may close and QEMU go on: only then was anything missed. */
+static void dispatch(FlQmpSession *session)
+{
+    if (session->gone || fl_qmp_dispatch(session->qmp, 0, NULL))
+        return;
+    if (!fl_qmp_reach(session))
+        lose_all(session, "QEMU has ended");
+    else
+        look_at_jobs(session, NULL);
+}
+
+bool fl_qmp_wait(FlBackup *backup, int stop)
+{
+    FlQmpSession *session = (FlQmpSession *)backup;
+
+    while (!anything_new(session)) {
+        struct pollfd fds[] = {
+            {.fd = stop, .events = POLLIN},
+            {.fd = session->gone ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
+        };
+
+        if (poll(fds, G_N_ELEMENTS(fds), session->gone ? -1 : ROOM_INTERVAL) < 0 && errno != EINTR)
+            return false;
+        if (fds[0].revents != 0)
+            return false;
+        dispatch(session);
+        if (!session->gone)
+            fl_qmp_watch_room(session);
+    }
+    return true;
+}
