@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""The daemon killed after each command that it sends to QEMU, and what the next one makes of it."""
+import json
+import os
+import socket
+import subprocess
+import threading
+
+import lib
+from vm import TOOL, Disk, Refused, Vm
+
+
+class Proxy:
+    """A monitor in front of the VM's that counts commands; at command LIMIT it calls ON_LIMIT and
+    lets nothing through any more."""
+
+    def __init__(self, vm, limit, on_limit):
+        self.vm, self.limit, self.on_limit = vm, limit, on_limit
+        self.path = vm.test.path("proxy")
+        self.commands, self.client = [], None
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(1)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        self.client = self.listener.accept()[0]
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.connect(self.vm.monitor)
+        back = threading.Thread(target=self._back)
+        back.start()
+        self._forth()
+        for s in (self.server, self.client):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        back.join()
+        self.server.close()
+        self.client.close()
+        self.listener.close()
+        os.unlink(self.path)
+
+    def _forth(self):
+        while True:
+            # The client sends a command at a time and waits for the reply.
+            try:
+                data, fds, _, _ = socket.recv_fds(self.client, 1 << 20, 4)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            while not data.endswith(b"\n"):
+                data += self.client.recv(1 << 20)
+            if len(self.commands) == self.limit:
+                self.on_limit()
+                for fd in fds:
+                    os.close(fd)
+                return
+            self.commands.append(json.loads(data)["execute"])
+            socket.send_fds(self.server, [data], fds)
+            for fd in fds:
+                os.close(fd)
+
+    def _back(self):
+        while True:
+            try:
+                data = self.server.recv(1 << 16)
+                if not data:
+                    return
+                self.client.sendall(data)
+            except OSError:
+                return
+
+
+class Crash(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.vm = Vm(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")],
+                     ["-uuid", "1f0c3f3a-1111-4222-8333-944455556666"])
+        self.backup, self.base = {}, None
+
+    def cut(self, limit, commands=()):
+        """Runs the tool, kills it before its command number LIMIT, and returns the number of
+        commands that it came to; COMMANDS are told once the snapshot is there."""
+        process = None
+        ready = threading.Event()
+
+        def kill():
+            ready.wait(lib.PATIENCE)
+            process.kill()
+
+        proxy = Proxy(self.vm, limit, kill)
+        process = subprocess.Popen([TOOL, "--scratch", self.dir, "qmp:" + proxy.path],
+                                   env=self.vm.environment(), stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                   preexec_fn=lib.die_with_us)
+        ready.set()
+        out, _ = process.communicate("".join(c + "\n" for c in commands).encode(), lib.PATIENCE)
+        proxy.thread.join(lib.PATIENCE)
+        return proxy.commands, process.returncode, out.decode().splitlines()
+
+    def run_backup(self):
+        """A good run; its result is what the VM held."""
+        expected = {n: bytes(d.model) for n, d in self.vm.disks.items()}
+        snapshot = self.vm.begin()
+        for name in expected:
+            self.assertEqual(snapshot.disks[name].get("base"), self.base)
+            self.backup[name] = snapshot.backup(name, self.backup.get(name))
+            self.assertTrue(self.backup[name] == expected[name], name)
+        self.base = snapshot.info["disks"][0]["restore_point"]
+        snapshot.finish("commit")
+
+    def bases(self):
+        return {p.removeprefix("fleecefs.last.") for ps in self.vm.points().values() for p in ps}
+
+    def check_recovered(self, what):
+        self.assertEqual(self.vm.leftovers(), [], what)
+        self.assertEqual(self.vm.recover(), "", what)
+
+    def test_killed_while_beginning(self):
+        self.run_backup()
+        held = {n: bytes(d.model) for n, d in self.vm.disks.items()}
+        limit, status = 1, None
+        while status != 0:
+            self.vm.scribble(self.rng, 1)
+            commands, status, _ = self.cut(limit)
+            if status != 0:
+                what = f"after {len(commands)} commands, the last {commands[-1]}"
+                self.vm.recover()
+                self.check_recovered(what)
+                self.assertEqual(self.bases(), {self.base}, what)
+            limit += 1
+        self.assertIn("block-export-add", commands)
+        self.vm.recover()
+        self.check_recovered("after all")
+        self.run_backup()
+        print(f"{limit} cuts", end=" ")
+
+    def test_killed_while_beginning_for_the_first_time(self):
+        """An uncommitted restore point alone on its disk must not pass for a base."""
+        limit, status = 10, None
+        while status != 0:
+            commands, status, _ = self.cut(limit)
+            # The next run recovers by itself, without the state directory as well.
+            if limit % 2:
+                for name in os.listdir(self.vm.state):
+                    os.unlink(os.path.join(self.vm.state, name))
+                if "nbd-server-start" in commands:
+                    self.vm.qmp("nbd-server-stop") if not self.vm.qmp("query-block-exports") \
+                        else None
+            if limit % 2 and self.vm.qmp("query-block-exports"):
+                self.vm.recover()
+                self.vm.qmp("nbd-server-stop")
+            self.vm.recover()
+            self.assertEqual(self.bases(), set())
+            limit += 1
+        self.run_backup()
+
+    def test_killed_while_ending(self):
+        for end in ("commit", "abort"):
+            self.run_backup()
+            begun = len(self.cut(10000)[0])
+            self.vm.recover()
+            limit, answer = begun, []
+            while len(answer) < 2:
+                self.vm.scribble(self.rng, 1)
+                held = {n: bytes(d.model) for n, d in self.vm.disks.items()}
+                commands, _, answer = self.cut(limit, [end])
+                what = f"{end}, after {commands[begun:]}"
+                self.vm.recover()
+                self.check_recovered(what)
+                self.assertEqual(len(self.bases()), 1, what)
+                if self.bases() != {self.base}:
+                    # It is committed as soon as QEMU knows, though nobody was told.
+                    self.assertEqual(end, "commit", what)
+                    self.assertIn("transaction", commands[begun:], what)
+                    self.backup, self.base = held, self.bases().pop()
+                limit += 1
+            self.assertEqual(answer[1], "ok")
+            self.run_backup()
+
+    def test_a_second_daemon_is_refused(self):
+        snapshot = self.vm.begin()
+        proxy = Proxy(self.vm, 10000, lambda: None)
+        with self.assertRaisesRegex(Refused, "another client|another fleecefs"):
+            self.vm.begin("--timeout", "1", monitor=proxy.path)
+        proxy.client.close()
+        self.assertEqual(snapshot.read("vda"), self.vm.disks["vda"].model)
+
+
+if __name__ == "__main__":
+    lib.main()

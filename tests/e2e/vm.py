@@ -1,0 +1,300 @@
+"""A real QEMU whose guest is its monitor, and the tool that takes snapshots of it.
+
+The VM is started stopped and without a system in it; what a guest would write goes in through the
+device, by QEMU's own qemu-io in the human monitor. Each disk has a model in memory of what it holds.
+"""
+import array
+import collections
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+
+import lib
+
+TOOL = os.environ.get("BACKUP_TOOL", "build/tests/unit/backup-tool")
+QEMU = "qemu-system-x86_64"
+
+
+class QmpError(Exception):
+    pass
+
+
+class Qmp:
+    """A monitor: calls and events."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(lib.PATIENCE)
+        self.socket.connect(path)
+        self.file = self.socket.makefile("r")
+        self.events = collections.deque()
+        self._read()
+        self("qmp_capabilities")
+
+    def _read(self):
+        line = self.file.readline()
+        if not line:
+            raise EOFError("the monitor was closed")
+        return json.loads(line)
+
+    def __call__(self, command, **args):
+        args = {k.replace("_", "-"): v for k, v in args.items()}
+        self.socket.sendall(json.dumps({"execute": command, "arguments": args}).encode() + b"\n")
+        while True:
+            message = self._read()
+            if "event" in message:
+                self.events.append(message)
+            elif "error" in message:
+                raise QmpError(message["error"]["desc"])
+            else:
+                return message["return"]
+
+    def wait(self, event, **data):
+        """Waits for EVENT whose data has DATA."""
+        while True:
+            message = self.events.popleft() if self.events else self._read()
+            if message.get("event") == event and \
+                    all(message["data"].get(k) == v for k, v in data.items()):
+                return message["data"]
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+class Disk:
+    """What a disk of a VM is made of, and what it holds."""
+
+    def __init__(self, test, name, size=16 * lib.MIB, kind="qcow2", style="blockdev"):
+        self.name, self.size, self.kind, self.style = name, size, kind, style
+        self.image = test.path(f"{name}.{kind}")
+        self.model = bytearray(size)
+        if kind == "raw":
+            lib.run("qemu-img", "create", "-q", "-f", "raw", self.image, size)
+        elif kind == "data-file":
+            lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                    f"data_file={self.image}.raw,data_file_raw=on", self.image, size)
+        else:
+            lib.run("qemu-img", "create", "-q", "-f", "qcow2", self.image, size)
+        self.format = "raw" if kind == "raw" else "qcow2"
+
+    def arguments(self):
+        if self.style == "drive":
+            return ["-drive", f"file={self.image},format={self.format},if=none,id={self.name},"
+                    "discard=unmap",
+                    "-device", f"virtio-blk-pci,id=dev-{self.name},drive={self.name}"]
+        node = {"driver": self.format, "node-name": self.name, "discard": "unmap",
+                "file": {"driver": "file", "filename": self.image, "discard": "unmap"}}
+        return ["-blockdev", json.dumps(node),
+                "-device", f"virtio-blk-pci,id=dev-{self.name},drive={self.name}"]
+
+
+class Vm:
+    """A QEMU with DISKS; `qmp` is the test's monitor, `monitor` the path of another."""
+
+    def __init__(self, test, disks, arguments=()):
+        lib.require(QEMU, "nbdcopy", "nbdinfo")
+        self.test, self.disks = test, {d.name: d for d in disks}
+        self.arguments = list(arguments)
+        self.monitor = test.path("qmp")
+        self.state = test.mkdir("state")
+        self.output = test.path("qemu.log")
+        self.start()
+
+    def start(self):
+        """Starts QEMU, again too."""
+        argv = [QEMU, "-nodefaults", "-display", "none", "-machine", "q35,accel=tcg", "-m", "64"]
+        own, listeners = self.test.path("own"), []
+        for i, path in enumerate((own, self.monitor)):
+            listener = socket.socket(socket.AF_UNIX)
+            if os.path.exists(path):
+                os.unlink(path)
+            listener.bind(path)
+            listener.listen(4)
+            listeners.append(listener)
+            argv += ["-chardev", f"socket,id=m{i},fd={listener.fileno()},server=on,wait=off",
+                     "-mon", f"chardev=m{i},mode=control"]
+        for disk in self.disks.values():
+            argv += disk.arguments()
+        with open(self.output, "ab") as log:
+            self.process = subprocess.Popen(
+                argv + self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=[x.fileno() for x in listeners], preexec_fn=lib.die_with_us)
+        for listener in listeners:
+            listener.close()
+        self.test.defer(self.kill)
+        try:
+            self.qmp = Qmp(own)
+        except (EOFError, OSError) as error:
+            raise AssertionError(f"{argv}: {error}\n{self.said()}") from error
+        self.test.defer(self.qmp.close)
+
+    def said(self):
+        with open(self.output, errors="replace") as f:
+            return f.read()
+
+    def kill(self):
+        """kill -9, and the end of it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(lib.PATIENCE)
+
+    def quit(self):
+        self.qmp("quit")
+        self.process.wait(lib.PATIENCE)
+
+    def io(self, name, command):
+        """qemu-io COMMAND as the device of disk NAME."""
+        before = len(self.said())
+        path = f"/machine/peripheral/dev-{name}/virtio-backend"
+        self.qmp("human-monitor-command", command_line=f'qemu-io -d {path} "{command}"')
+        said = self.said()[before:]
+        if "failed" in said or "rror" in said:
+            raise AssertionError(f"{command}: {said}")
+
+    def write(self, name, offset, length, byte):
+        self.io(name, f"write -P {byte} {offset} {length}")
+        self.disks[name].model[offset:offset + length] = bytes([byte]) * length
+
+    def zero(self, name, offset, length, command="write -z"):
+        self.io(name, f"{command} {offset} {length}")
+        self.disks[name].model[offset:offset + length] = bytes(length)
+
+    def scribble(self, rng, count=6):
+        """Writes as a guest might, to every disk."""
+        for name, disk in self.disks.items():
+            for _ in range(count):
+                length = rng.choice((512, 4096, 65536, 300 * 512))
+                offset = rng.randrange((disk.size - length) // 512) * 512
+                if rng.randrange(3) == 0:
+                    # What a discard leaves behind is not promised; this unmaps where it can.
+                    self.zero(name, offset, length, rng.choice(("write -z", "write -z -u")))
+                else:
+                    self.write(name, offset, length, rng.randrange(1, 256))
+
+    def bitmaps(self):
+        """All named bitmaps, as (node, name) to what QEMU says."""
+        return {(node["node-name"], bitmap["name"]): bitmap
+                for node in self.qmp("query-named-block-nodes", flat=True)
+                for bitmap in node.get("dirty-bitmaps", []) if "name" in bitmap}
+
+    def points(self, series="last"):
+        """Names of the restore points of SERIES, as disk to list."""
+        found = collections.defaultdict(list)
+        for node, name in self.bitmaps():
+            if name.startswith(f"fleecefs.{series}."):
+                found[node].append(name)
+        return dict(found)
+
+    def leftovers(self):
+        """Everything in QEMU that a backup makes and a finished one does not leave."""
+        nodes = [n["node-name"] for n in self.qmp("query-named-block-nodes", flat=True)]
+        found = [n for n in nodes if n.startswith("fleecefs")]
+        found += [e["id"] for e in self.qmp("query-block-exports")]
+        found += [j["id"] for j in self.qmp("query-jobs")]
+        found += [f"bitmap {name}" for _, name in self.bitmaps() if "pending" in name]
+        try:
+            # Refused where a server runs.
+            path = self.test.path("probe")
+            self.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
+            self.qmp("nbd-server-stop")
+        except QmpError as error:
+            found.append(str(error))
+        found += [f for f in os.listdir(self.state) if not f.endswith(".lock")]
+        return found
+
+    def environment(self):
+        return {**os.environ, "FLEECEFS_STATE_DIR": self.state, "XDG_RUNTIME_DIR": self.test.dir}
+
+    def begin(self, *options, monitor=None):
+        return Snapshot(self, options, monitor or self.monitor)
+
+    def recover(self, *options, monitor=None):
+        return lib.run(TOOL, "--recover", *options, "qmp:" + (monitor or self.monitor),
+                       env=self.environment()).strip()
+
+
+class Refused(Exception):
+    pass
+
+
+class Snapshot:
+    """The tool with a snapshot of VM: `disks` by name, as it describes them."""
+
+    def __init__(self, vm, options, monitor):
+        self.vm = vm
+        options = ["--scratch", vm.test.dir, *map(str, options)]
+        self.process = subprocess.Popen([TOOL, *options, "qmp:" + monitor], text=True,
+                                        env=vm.environment(), stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        preexec_fn=lib.die_with_us)
+        vm.test.defer(self.kill)
+        line = self.line()
+        if not line:
+            self.process.wait(lib.PATIENCE)
+            raise Refused(self.process.stderr.read().strip())
+        self.info = json.loads(line)
+        self.disks = {d["name"]: d for d in self.info["disks"]}
+
+    def line(self):
+        ready = select.select([self.process.stdout], [], [], lib.PATIENCE)[0]
+        return self.process.stdout.readline().strip() if ready else "silent"
+
+    def tell(self, command):
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, command):
+        """Tells COMMAND and returns the answer; what was lost meanwhile is skipped."""
+        self.tell(command)
+        while (line := self.line()).startswith("lost:"):
+            pass
+        return line
+
+    def finish(self, command):
+        """Commits or aborts, and ends."""
+        answer = self.ask(command)
+        self.vm.test.assertEqual(answer, "ok")
+        self.tell("quit")
+        self.vm.test.assertEqual(self.process.wait(lib.PATIENCE), 0)
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait(lib.PATIENCE)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+    def uri(self, name):
+        return f"nbd+unix:///{self.disks[name]['export']}?socket={self.info['socket']}"
+
+    def read(self, name):
+        """All bytes of a disk."""
+        path = self.vm.test.path("copy")
+        lib.run("nbdcopy", self.uri(name), path)
+        with open(path, "rb") as f:
+            data = f.read()
+        os.unlink(path)
+        return data
+
+    def map(self, name, bitmap="last"):
+        """The dirty ranges of a bitmap."""
+        rows = json.loads(lib.run("nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{bitmap}",
+                                  self.uri(name)))
+        return [(r["offset"], r["offset"] + r["length"]) for r in rows if r["type"] & 1]
+
+    def backup(self, name, old=None):
+        """What a backup of a disk restores to, made from OLD, the last one."""
+        data = self.read(name)
+        if self.disks[name].get("base") is None:
+            return data
+        new = bytearray(old)
+        for start, end in self.map(name):
+            new[start:end] = data[start:end]
+        return bytes(new)
