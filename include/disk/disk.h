@@ -73,6 +73,12 @@ const FlDiskMaps *fl_disk_maps(const FlDisk *disk);
 
 /* The disk may not be used any more: all reads end in -EIO from now on. WHY is for people. */
 void fl_disk_fail(FlDisk *disk, const char *why);
+/* The same from any thread: no byte that arrives after this returns is handed on. */
+void fl_disk_condemn(FlDisk *disk, const char *why);
+
+/* Closes the connections; reads wait until fl_disk_resume(). */
+void fl_disk_suspend(FlDisk *disk);
+void fl_disk_resume(FlDisk *disk);
 /* Why the disk has failed for good; NULL if it has not. */
 const char *fl_disk_failure(const FlDisk *disk);
 

@@ -58,6 +58,9 @@ const char *fl_endpoint_label(const FlEndpoint *endpoint);
  * error that names those that it has.
  */
 GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError **error);
+/* The same for the one export NAME; the array has one element. */
+GPtrArray *fl_endpoint_export(FlEndpoint *endpoint, const char *name, const FlWait *wait,
+                              GError **error);
 
 /*
  * A connection in transmission phase to EXPORT with CONTEXTS (NULL-terminated, may be NULL)

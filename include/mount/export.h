@@ -39,6 +39,9 @@ typedef struct {
     char *format;                /* of an image file */
     char *mode, *reason;         /* "full" or "incremental", and why it is full */
     char *restore_point, *base;
+    /* A snapshot that a commit keeps; the context of its increment, NULL for a full backup. */
+    bool snapshot;
+    char *increment;
 } FlOrigin;
 FlOrigin *fl_origin_new(const char *source, const char *folder);
 void fl_origin_free(FlOrigin *origin); /* NULL is fine */
@@ -71,6 +74,14 @@ void fl_file_closed(FlFile *file);
 /* The extended attributes: names and values, without their prefix "user.fleecefs.". Maps must be
  * loaded. The caller frees it (g_hash_table_unref). */
 GHashTable *fl_file_xattrs(FlFile *file);
+
+/*
+ * How much of what a backup has to carry was delivered to readers without an error, by whichever
+ * files: of what is dirty in an increment, of all that is data in a full backup. A dirty range that
+ * reads as zeros counts when it was read from the raw file, or when all tables of the qcow2 were,
+ * which say the same. Maps must be loaded.
+ */
+void fl_export_coverage(const FlExport *export, uint64_t *wanted, uint64_t *delivered);
 
 /* info.json. Maps must be loaded. */
 GBytes *fl_export_info_json(FlExport *export);

@@ -18,8 +18,8 @@ typedef struct {
     FlBlocks *blocks;   /* of the disk */
     FlStreams *streams; /* of the file */
     uint64_t readahead; /* bytes; 0: none */
-    /* Called when bytes of the disk reached a reader; may be NULL. */
-    void (*delivered)(void *opaque, uint64_t start, uint64_t end);
+    /* Called for each piece that reached a reader; may be NULL. */
+    void (*delivered)(void *opaque, const FlPiece *piece);
     void *opaque;
 } FlReadSource;
 

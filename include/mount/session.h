@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "mount/control.h"
 #include "mount/tree.h"
 
 typedef struct {
@@ -17,6 +18,7 @@ typedef struct {
     uid_t uid;                /* who owns all files */
     gid_t gid;
     bool debug;
+    const FlControl *control; /* outlives the session; NULL: there is nothing to command */
 } FlSessionOptions;
 
 typedef struct FlSession FlSession;

@@ -23,7 +23,7 @@ typedef enum {
 typedef struct {
     FlPieceKind kind;
     uint64_t start, end;
-    uint64_t disk_offset; /* FL_PIECE_DISK: where START is on the disk */
+    uint64_t disk_offset; /* where START is on the disk; undefined for FL_PIECE_MADE */
 } FlPiece;
 
 typedef struct FlView FlView;

@@ -24,6 +24,8 @@ struct FlDisk {
     const FlDiskOptions *options;
     GCancellable *cancel; /* ends the workers */
     char *failure;        /* why all reads fail; NULL: they do not */
+    char *condemned;      /* atomic: set by another thread, becomes the failure */
+    bool suspended;       /* no connection is opened */
     unsigned workers;
 
     FlDiskMaps *maps; /* NULL until loaded */
@@ -43,6 +45,7 @@ struct FlDisk {
 };
 
 static void pump(FlDisk *disk);
+static void requeue(FlDisk *disk, GQueue *left);
 
 FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOptions *options)
 {
@@ -77,6 +80,7 @@ void fl_disk_unref(FlDisk *disk)
     g_array_unref(disk->waiters);
     g_ptr_array_unref(disk->conns);
     g_free(disk->failure);
+    g_free(disk->condemned);
     g_free(disk);
 }
 
@@ -163,6 +167,42 @@ static void fail_loudly(FlDisk *disk, const char *why)
     fl_disk_fail(disk, why);
 }
 
+static gboolean take_condemned(gpointer opaque)
+{
+    FlDisk *disk = opaque;
+
+    if (disk->failure == NULL)
+        fail_loudly(disk, g_atomic_pointer_get(&disk->condemned));
+    return G_SOURCE_REMOVE;
+}
+
+void fl_disk_condemn(FlDisk *disk, const char *why)
+{
+    char *copy = g_strdup(why);
+
+    if (!g_atomic_pointer_compare_and_exchange(&disk->condemned, NULL, copy)) {
+        g_free(copy);
+        return;
+    }
+    g_idle_add_full(G_PRIORITY_HIGH, take_condemned, fl_disk_ref(disk),
+                    (GDestroyNotify)fl_disk_unref);
+}
+
+void fl_disk_suspend(FlDisk *disk)
+{
+    GQueue left = G_QUEUE_INIT;
+
+    disk->suspended = true;
+    close_connections(disk, &left);
+    requeue(disk, &left);
+}
+
+void fl_disk_resume(FlDisk *disk)
+{
+    disk->suspended = false;
+    pump(disk);
+}
+
 void fl_disk_close(FlDisk *disk)
 {
     fl_disk_fail(disk, "it was closed");
@@ -185,6 +225,8 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     disk->down_since = 0;
     disk->backoff = BACKOFF_MIN;
     disk->stats.requests++;
+    if (read->error == 0 && g_atomic_pointer_get(&disk->condemned) != NULL)
+        read->error = EIO;
     if (read->error == 0)
         disk->stats.bytes_read += read->length;
     else
@@ -339,7 +381,7 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
 
     disk->workers--;
     disk->connecting = false;
-    if (disk->failure != NULL) {
+    if (disk->failure != NULL || disk->suspended) {
         if (nbd != NULL)
             nbd_close(nbd);
         return;
@@ -398,7 +440,7 @@ static void pump_queue(FlDisk *disk, GQueue *queue, bool ahead)
 
 static bool wants_connection(const FlDisk *disk)
 {
-    if (disk->connecting || disk->retry_source != 0 || disk->failure != NULL ||
+    if (disk->connecting || disk->retry_source != 0 || disk->failure != NULL || disk->suspended ||
         disk->conns->len >= disk->conns_max)
         return false;
     if (disk->conns->len == 0)

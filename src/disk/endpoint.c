@@ -334,45 +334,73 @@ static void no_such_export(const FlEndpoint *endpoint, const char *name, const G
             names != NULL && names->len > shown ? " and more" : "");
 }
 
-GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError **error)
+/* What is known of NAME, by whatever way the server offers. */
+static FlExportInfo *find_info(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
+                               const FlWait *wait, GError **error)
+{
+    FlExportInfo *info = NULL;
+    GError *why = NULL;
+
+    if (nbd_aio_is_negotiating(nbd))
+        info = ask_info(nbd, name, wait, &why);
+    if (info == NULL && why == NULL)
+        info = enter_info(endpoint, name, wait, &why);
+    if (why != NULL)
+        g_propagate_error(error, why);
+    return info;
+}
+
+/* NAME, or all that the server lists if that is NULL. */
+static bool find_exports(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
+                         GPtrArray *exports, const FlWait *wait, GError **error)
+{
+    g_autoptr(GPtrArray) names = list_names(nbd, wait);
+    g_autoptr(GError) why = NULL;
+    bool all = name == NULL && names != NULL;
+
+    for (guint i = 0; i < (all ? names->len : 1); i++) {
+        const char *wanted = all ? names->pdata[i] : name != NULL ? name : "";
+        FlExportInfo *info = find_info(endpoint, nbd, wanted, wait, &why);
+
+        if (info == NULL && name != NULL &&
+            (names == NULL || !g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))) {
+            no_such_export(endpoint, name, names, error);
+            return false;
+        }
+        if (info == NULL) {
+            g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", endpoint->label);
+            return false;
+        }
+        g_ptr_array_add(exports, info);
+    }
+    return true;
+}
+
+GPtrArray *fl_endpoint_export(FlEndpoint *endpoint, const char *name, const FlWait *wait,
+                              GError **error)
 {
     struct nbd_handle *nbd = connect_endpoint(endpoint, wait, error);
     g_autoptr(GPtrArray) exports =
         g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_info_free);
-    g_autoptr(GPtrArray) names = NULL;
     g_autofree char *named = NULL;
-    g_autoptr(GError) why = NULL;
-    bool ok = true;
+    bool ok;
 
     if (nbd == NULL)
         return NULL;
-    named = nbd_get_export_name(nbd);
-    names = list_names(nbd, wait);
-
-    guint count = *named != '\0' || names == NULL ? 1 : names->len;
-    for (guint i = 0; i < count && ok; i++) {
-        const char *name = *named != '\0' || names == NULL ? named : names->pdata[i];
-        FlExportInfo *info = NULL;
-
-        if (nbd_aio_is_negotiating(nbd))
-            info = ask_info(nbd, name, wait, &why);
-        if (info == NULL && why == NULL)
-            info = enter_info(endpoint, name, wait, &why);
-        if (info != NULL)
-            g_ptr_array_add(exports, info);
-        ok = info != NULL;
+    if (name == NULL) {
+        named = nbd_get_export_name(nbd);
+        name = named != NULL && *named != '\0' ? named : NULL;
     }
-
-    if (!ok && *named != '\0' &&
-        (names == NULL ||
-         !g_ptr_array_find_with_equal_func(names, named, g_str_equal, NULL)))
-        no_such_export(endpoint, named, names, error);
-    else if (!ok)
-        g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", endpoint->label);
+    ok = find_exports(endpoint, nbd, name, exports, wait, error);
     if (nbd_aio_is_negotiating(nbd))
         nbd_aio_opt_abort(nbd);
     nbd_close(nbd);
     return ok ? g_steal_pointer(&exports) : NULL;
+}
+
+GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError **error)
+{
+    return fl_endpoint_export(endpoint, NULL, wait, error);
 }
 
 struct nbd_handle *fl_endpoint_open(FlEndpoint *endpoint, const char *export,

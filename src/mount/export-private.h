@@ -2,6 +2,7 @@
 /* What export.c and info.c share. */
 #pragma once
 
+#include "map/cover.h"
 #include "mount/export.h"
 
 #define FL_ALLOCATION    "base:allocation"
@@ -13,6 +14,7 @@ struct FlExport {
     const FlViewOptions *options;
     FlBlocks *blocks;
     GPtrArray *files; /* of FlFile */
+    FlCover *cover;   /* ranges of the disk that reached a reader */
     unsigned opened;  /* files */
     bool has_qcow2;
 };

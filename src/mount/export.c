@@ -23,6 +23,7 @@ struct FlFile {
     FlView *view; /* NULL until somebody asked */
     FlStreams *streams;
     unsigned opened;
+    FlCover *tables; /* of a qcow2: which made-up bytes reached a reader */
 };
 
 FlBitmap *fl_bitmap_new(const char *context, const char *shown, uint64_t granularity)
@@ -66,6 +67,7 @@ void fl_origin_free(FlOrigin *origin)
     g_free(origin->reason);
     g_free(origin->restore_point);
     g_free(origin->base);
+    g_free(origin->increment);
     g_free(origin);
 }
 
@@ -251,6 +253,7 @@ static void file_free(gpointer data)
 
     fl_view_unref(file->view);
     fl_streams_free(file->streams);
+    fl_cover_free(file->tables);
     g_free(file->path);
     g_free(file);
 }
@@ -266,6 +269,7 @@ FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
     export->options = options;
     export->blocks = fl_blocks_new(cache, disk);
     export->files = g_ptr_array_new_with_free_func(file_free);
+    export->cover = fl_cover_new();
     export->has_qcow2 = can_be_qcow2(export);
     add_file(export, &disk_raw, NULL, NULL);
     if (export->has_qcow2)
@@ -284,6 +288,7 @@ void fl_export_free(FlExport *export)
     fl_blocks_free(export->blocks);
     fl_disk_unref(export->disk);
     fl_origin_free(export->origin);
+    fl_cover_free(export->cover);
     g_free(export);
 }
 
@@ -319,6 +324,66 @@ const FlView *fl_file_view(FlFile *file)
     return file->view;
 }
 
+/* Coverage */
+
+static void delivered(void *opaque, const FlPiece *piece)
+{
+    FlFile *file = opaque;
+    uint64_t length = piece->end - piece->start;
+
+    if (piece->kind != FL_PIECE_MADE) {
+        fl_cover_add(file->export->cover, piece->disk_offset, piece->disk_offset + length);
+    } else if (file->kind->make == make_qcow2) {
+        if (file->tables == NULL)
+            file->tables = fl_cover_new();
+        fl_cover_add(file->tables, piece->start, piece->end);
+    }
+}
+
+/* Whether all tables of the increment's qcow2 reached a reader. They come before all data. */
+static bool tables_delivered(const FlExport *export)
+{
+    for (guint i = 0; i < export->files->len; i++) {
+        const FlFile *file = export->files->pdata[i];
+        FlPiece last;
+
+        if (file->tables == NULL || file->kind != &dirty_qcow2 ||
+            g_strcmp0(file->context, export->origin->increment) != 0)
+            continue;
+        last = fl_view_piece(file->view, 0);
+        while (last.kind == FL_PIECE_MADE && last.end < file->view->size)
+            last = fl_view_piece(file->view, last.end);
+        if (last.kind == FL_PIECE_MADE)
+            last.start = last.end;
+        return fl_cover_bytes(file->tables, 0, last.start) == last.start;
+    }
+    return false;
+}
+
+void fl_export_coverage(const FlExport *export, uint64_t *wanted, uint64_t *delivered_bytes)
+{
+    const FlDiskMaps *maps = fl_disk_maps(export->disk);
+    const char *increment = export->origin->increment;
+    FlMap *dirty = increment != NULL ? fl_disk_maps_find(maps, increment) : NULL;
+    bool tables = dirty != NULL && tables_delivered(export);
+    FlJoin join;
+    FlRange range;
+
+    *wanted = *delivered_bytes = 0;
+    fl_join_init(&join, fl_disk_maps_find(maps, FL_ALLOCATION), dirty,
+                 fl_disk_info(export->disk)->size, 0, FL_JOIN_DIRTY | FL_JOIN_ZERO);
+    while (fl_join_next(&join, &range)) {
+        uint64_t length = range.end - range.start;
+
+        if (dirty != NULL ? !range.dirty : range.zero)
+            continue;
+        *wanted += length;
+        *delivered_bytes += range.zero && tables
+                                ? length
+                                : fl_cover_bytes(export->cover, range.start, range.end);
+    }
+}
+
 FlReadSource fl_file_source(FlFile *file)
 {
     FlExport *export = file->export;
@@ -331,6 +396,8 @@ FlReadSource fl_file_source(FlFile *file)
         .blocks = export->blocks,
         .streams = file->streams,
         .readahead = export->options->readahead,
+        .delivered = export->origin->snapshot ? delivered : NULL,
+        .opaque = file,
     };
 }
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define XATTR_PREFIX "user.fleecefs."
 /* Seconds that the kernel may keep what it was told: nothing here ever changes. */
@@ -16,6 +17,7 @@ struct FlOps {
     uid_t uid;
     gid_t gid;
     struct timespec mounted;
+    const FlControl *control; /* may be NULL */
 };
 
 /* A request that may have to wait for the maps of its export. */
@@ -32,13 +34,14 @@ struct Call {
     char *name;      /* of an xattr */
 };
 
-FlOps *fl_ops_new(FlTree *tree, uid_t uid, gid_t gid)
+FlOps *fl_ops_new(FlTree *tree, uid_t uid, gid_t gid, const FlControl *control)
 {
     FlOps *ops = g_new0(FlOps, 1);
 
     ops->tree = tree;
     ops->uid = uid;
     ops->gid = gid;
+    ops->control = control;
     clock_gettime(CLOCK_REALTIME, &ops->mounted);
     return ops;
 }
@@ -456,6 +459,47 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
         run_loaded(&call, needs(call.node));
 }
 
+/* Commands */
+
+struct FlControlCall {
+    fuse_req_t req;
+};
+
+void fl_control_reply(FlControlCall *call, int status, const char *text)
+{
+    FlControlMessage message = {.status = status};
+
+    if (text != NULL)
+        g_strlcpy(message.text, text, sizeof message.text);
+    fuse_reply_ioctl(call->req, 0, &message, sizeof message);
+    g_free(call);
+}
+
+static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
+                     struct fuse_file_info *fi, unsigned flags, const void *in, size_t in_size,
+                     size_t out_size)
+{
+    const FlOps *ops = ops_of(req);
+    const FlNode *node = fl_tree_find(ops->tree, ino);
+    uid_t caller = fuse_req_ctx(req)->uid;
+    FlControlCall *call;
+
+    if (node == NULL || node->make_text == NULL || ops->control == NULL ||
+        (cmd != FL_CONTROL_COMMIT && cmd != FL_CONTROL_ABORT) ||
+        in_size != sizeof(FlControlMessage) || out_size != sizeof(FlControlMessage)) {
+        fuse_reply_err(req, ENOTTY);
+        return;
+    }
+    if (caller != 0 && caller != getuid()) {
+        fuse_reply_err(req, EPERM);
+        return;
+    }
+    call = g_new(FlControlCall, 1);
+    call->req = req;
+    ops->control->run(call, cmd == FL_CONTROL_COMMIT, ((const FlControlMessage *)in)->force != 0,
+                      ops->control->opaque);
+}
+
 static void want(struct fuse_conn_info *conn, unsigned capability)
 {
     conn->want |= conn->capable & capability;
@@ -485,4 +529,5 @@ const struct fuse_lowlevel_ops fl_fuse_ops = {
     .release = op_release,
     .read = op_read,
     .lseek = op_lseek,
+    .ioctl = op_ioctl,
 };

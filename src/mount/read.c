@@ -28,6 +28,7 @@ struct FileRead {
     fuse_req_t req; /* NULL once it was interrupted */
     FlReadSource source;
     char *buf; /* as long as the reply; NULL if no part needs it */
+    uint64_t offset;
     size_t size;
     unsigned waiting; /* parts that are under way, and one while the read is being built */
     errint_t result;
@@ -59,15 +60,14 @@ static void part_free(gpointer data)
 static void tell_delivered(const FileRead *file)
 {
     const FlReadSource *source = &file->source;
+    uint64_t end = file->offset + file->size;
 
-    for (guint i = 0; i < file->parts->len; i++) {
-        const Part *part = file->parts->pdata[i];
-        source->delivered(source->opaque, part->disk_offset, part->disk_offset + part->length);
-    }
-    for (guint i = 0; i < file->fetches->len; i++) {
-        const Fetch *fetch = file->fetches->pdata[i];
-        source->delivered(source->opaque, fetch->read.offset,
-                          fetch->read.offset + fetch->read.length);
+    for (uint64_t at = file->offset; at < end;) {
+        FlPiece piece = fl_view_piece(source->view, at);
+
+        at = piece.end;
+        piece.end = MIN(piece.end, end);
+        source->delivered(source->opaque, &piece);
     }
 }
 
@@ -218,6 +218,7 @@ void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint
     file->req = req;
     file->source = *source;
     file->size = (size_t)MIN(size, view->size - offset);
+    file->offset = offset;
     file->waiting = 1;
     file->iov = g_array_new(FALSE, FALSE, sizeof(struct iovec));
     file->parts = g_ptr_array_new_with_free_func(part_free);

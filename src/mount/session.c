@@ -84,7 +84,7 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
     int fd;
 
     session->loop = g_main_loop_new(NULL, FALSE);
-    session->ops = fl_ops_new(tree, options->uid, options->gid);
+    session->ops = fl_ops_new(tree, options->uid, options->gid, options->control);
     add_options(&args, options);
     session->fuse = fuse_session_new(&args, &fl_fuse_ops, sizeof fl_fuse_ops, session->ops);
     fuse_opt_free_args(&args);
