@@ -59,6 +59,11 @@ const char *fl_qcow2_layout_place(FlQcow2Layout *layout, uint64_t tables, uint64
 GByteArray *fl_qcow2_header_new(const FlQcow2Layout *layout, const char *backing,
                                 const char *backing_fmt);
 
+typedef struct {
+    FlQcow2Clusters clusters;
+    FlQcow2Layout layout;
+    GByteArray *header; /* owned */
+} FlQcow2Image;
+
 /* Writes a part of what comes before the data. */
-void fl_qcow2_make(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters,
-                   const GByteArray *header, void *buf, size_t length, uint64_t offset);
+void fl_qcow2_make(const FlQcow2Image *image, void *buf, size_t length, uint64_t offset);

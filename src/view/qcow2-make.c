@@ -95,16 +95,19 @@ static void put_entries(uint8_t *buf, uint64_t first, uint64_t end, const FlRuns
     }
 }
 
-static void make_header(const GByteArray *header, uint8_t *buf, size_t length, uint64_t offset)
+static void make_header(const FlQcow2Image *image, uint8_t *buf, size_t length, uint64_t offset)
 {
+    const GByteArray *header = image->header;
+
     memset(buf, 0, length);
     if (offset < header->len)
         memcpy(buf, header->data + offset, MIN(length, header->len - (size_t)offset));
 }
 
-static void make_refcount_table(const FlQcow2Layout *layout, uint8_t *buf, size_t length,
+static void make_refcount_table(const FlQcow2Image *image, uint8_t *buf, size_t length,
                                 uint64_t offset)
 {
+    const FlQcow2Layout *layout = &image->layout;
     uint64_t first = offset / 8;
 
     memset(buf, 0, length);
@@ -113,11 +116,11 @@ static void make_refcount_table(const FlQcow2Layout *layout, uint8_t *buf, size_
 }
 
 /* Every cluster of the file is used once. */
-static void make_refcount_blocks(const FlQcow2Layout *layout, uint8_t *buf, size_t length,
+static void make_refcount_blocks(const FlQcow2Image *image, uint8_t *buf, size_t length,
                                  uint64_t offset)
 {
-    uint64_t first = offset / 2;
-    uint64_t used = layout->clusters - MIN(layout->clusters, first);
+    uint64_t clusters = image->layout.clusters;
+    uint64_t used = clusters - MIN(clusters, offset / 2); /* from the offset on */
     size_t ones = (size_t)MIN(length, used * 2);
 
     for (size_t i = 0; i < ones; i++)
@@ -125,20 +128,20 @@ static void make_refcount_blocks(const FlQcow2Layout *layout, uint8_t *buf, size
     memset(buf + ones, 0, length - ones);
 }
 
-static void make_l1(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters, uint8_t *buf,
-                    size_t length, uint64_t offset)
+static void make_l1(const FlQcow2Image *image, uint8_t *buf, size_t length, uint64_t offset)
 {
     uint64_t first = offset / 8;
 
     memset(buf, 0, length);
-    put_entries(buf, first, first + length / 8, &clusters->tables, ENTRY_COPIED | layout->l2,
-                layout->cluster_size);
+    put_entries(buf, first, first + length / 8, &image->clusters.tables,
+                ENTRY_COPIED | image->layout.l2, image->layout.cluster_size);
 }
 
 /* Tables that follow each other both in the file and in the L1 table are one array of entries. */
-static void make_l2(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters, uint8_t *buf,
-                    size_t length, uint64_t offset)
+static void make_l2(const FlQcow2Image *image, uint8_t *buf, size_t length, uint64_t offset)
 {
+    const FlQcow2Layout *layout = &image->layout;
+    const FlQcow2Clusters *clusters = &image->clusters;
     const FlRuns *tables = &clusters->tables;
     uint64_t entries = fl_qcow2_entries(layout->cluster_size);
     uint64_t entry = offset / 8, end = entry + length / 8;
@@ -158,45 +161,34 @@ static void make_l2(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters
     }
 }
 
-/* The same for whole sectors, in which no entry is cut. */
-static void make_sectors(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters,
-                         const GByteArray *header, uint8_t *buf, size_t length, uint64_t offset)
+/* Makes whole sectors, in which no entry is cut. */
+static void make_sectors(const FlQcow2Image *image, uint8_t *buf, size_t length, uint64_t offset)
 {
-    const uint64_t ends[] = {layout->refcount_table, layout->refcount_block, layout->l1, layout->l2,
-                             layout->data};
-    uint64_t start = 0;
+    const struct {
+        uint64_t start, end;
+        void (*make)(const FlQcow2Image *image, uint8_t *buf, size_t length, uint64_t offset);
+    } parts[] = {
+        {0, image->layout.refcount_table, make_header},
+        {image->layout.refcount_table, image->layout.refcount_block, make_refcount_table},
+        {image->layout.refcount_block, image->layout.l1, make_refcount_blocks},
+        {image->layout.l1, image->layout.l2, make_l1},
+        {image->layout.l2, image->layout.data, make_l2},
+    };
 
-    for (size_t part = 0; length > 0; start = ends[part], part++) {
-        size_t n = offset < ends[part] ? (size_t)MIN(length, ends[part] - offset) : 0;
-        uint64_t at = offset - start; /* in the part */
+    for (size_t i = 0; i < G_N_ELEMENTS(parts) && length > 0; i++) {
+        size_t n;
 
-        if (n == 0)
+        if (offset >= parts[i].end)
             continue;
-        switch (part) {
-        case 0:
-            make_header(header, buf, n, at);
-            break;
-        case 1:
-            make_refcount_table(layout, buf, n, at);
-            break;
-        case 2:
-            make_refcount_blocks(layout, buf, n, at);
-            break;
-        case 3:
-            make_l1(layout, clusters, buf, n, at);
-            break;
-        case 4:
-            make_l2(layout, clusters, buf, n, at);
-            break;
-        }
+        n = (size_t)MIN(length, parts[i].end - offset);
+        parts[i].make(image, buf, n, offset - parts[i].start);
         buf += n;
         length -= n;
         offset += n;
     }
 }
 
-void fl_qcow2_make(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters,
-                   const GByteArray *header, void *buf, size_t length, uint64_t offset)
+void fl_qcow2_make(const FlQcow2Image *image, void *buf, size_t length, uint64_t offset)
 {
     uint8_t *out = buf;
 
@@ -204,11 +196,11 @@ void fl_qcow2_make(const FlQcow2Layout *layout, const FlQcow2Clusters *clusters,
         size_t skip = (size_t)(offset % SECTOR), n = length - length % SECTOR;
 
         if (skip == 0 && n > 0) {
-            make_sectors(layout, clusters, header, out, n, offset);
+            make_sectors(image, out, n, offset);
         } else {
             uint8_t sector[SECTOR];
             n = MIN(length, SECTOR - skip);
-            make_sectors(layout, clusters, header, sector, SECTOR, offset - skip);
+            make_sectors(image, sector, SECTOR, offset - skip);
             memcpy(out, sector + skip, n);
         }
         out += n;

@@ -16,16 +16,14 @@ typedef struct {
     FlView view;
     FlMap *alloc; /* owned, may be NULL */
     uint64_t disk_size;
-    FlQcow2Clusters clusters;
-    FlQcow2Layout layout;
-    GByteArray *header;
+    FlQcow2Image image;
 } Qcow2View;
 
 static FlPiece qcow2_piece(const FlView *view, uint64_t offset)
 {
     const Qcow2View *qcow2 = (const Qcow2View *)view;
-    const FlQcow2Layout *layout = &qcow2->layout;
-    const FlRuns *data = &qcow2->clusters.data;
+    const FlQcow2Layout *layout = &qcow2->image.layout;
+    const FlRuns *data = &qcow2->image.clusters.data;
     FlPiece piece = {.kind = FL_PIECE_MADE, .start = offset, .end = layout->data};
     uint64_t into, run_end;
     FlJoin join;
@@ -56,7 +54,7 @@ static void qcow2_make(const FlView *view, void *buf, size_t length, uint64_t of
 {
     const Qcow2View *qcow2 = (const Qcow2View *)view;
 
-    fl_qcow2_make(&qcow2->layout, &qcow2->clusters, qcow2->header, buf, length, offset);
+    fl_qcow2_make(&qcow2->image, buf, length, offset);
 }
 
 static void qcow2_clear(FlView *view)
@@ -64,9 +62,9 @@ static void qcow2_clear(FlView *view)
     Qcow2View *qcow2 = (Qcow2View *)view;
 
     fl_map_unref(qcow2->alloc);
-    fl_qcow2_clusters_clear(&qcow2->clusters);
-    if (qcow2->header != NULL)
-        g_byte_array_unref(qcow2->header);
+    fl_qcow2_clusters_clear(&qcow2->image.clusters);
+    if (qcow2->image.header != NULL)
+        g_byte_array_unref(qcow2->image.header);
 }
 
 static const FlViewOps qcow2_ops = {
@@ -95,36 +93,36 @@ static uint64_t preferred_cluster_size(const FlQcow2Params *params)
 }
 
 /* NULL, or why clusters of this size cannot be. */
-static const char *try_cluster_size(Qcow2View *qcow2, const FlQcow2Params *params, uint64_t size)
+static const char *try_cluster_size(FlQcow2Image *image, const FlQcow2Params *params, uint64_t size)
 {
-    const char *why = fl_qcow2_layout_init(&qcow2->layout, params->disk_size, size);
+    const char *why = fl_qcow2_layout_init(&image->layout, params->disk_size, size);
 
     if (why != NULL)
         return why;
-    fl_qcow2_clusters_clear(&qcow2->clusters);
-    fl_qcow2_clusters_scan(&qcow2->clusters, params, size);
-    if (params->exact && qcow2->clusters.needs_clean)
+    fl_qcow2_clusters_clear(&image->clusters);
+    fl_qcow2_clusters_scan(&image->clusters, params, size);
+    if (params->exact && image->clusters.needs_clean)
         return "it would need clean bytes, which this server refuses";
-    why = fl_qcow2_layout_place(&qcow2->layout, qcow2->clusters.tables.total,
-                                qcow2->clusters.data.total);
+    why = fl_qcow2_layout_place(&image->layout, image->clusters.tables.total,
+                                image->clusters.data.total);
     if (why != NULL)
         return why;
 
-    g_clear_pointer(&qcow2->header, g_byte_array_unref);
-    qcow2->header = fl_qcow2_header_new(&qcow2->layout, params->backing, params->backing_fmt);
-    if (qcow2->header->len > size)
+    g_clear_pointer(&image->header, g_byte_array_unref);
+    image->header = fl_qcow2_header_new(&image->layout, params->backing, params->backing_fmt);
+    if (image->header->len > size)
         return "its first cluster would not hold the name of the backing file";
     return NULL;
 }
 
-static bool choose_cluster_size(Qcow2View *qcow2, const FlQcow2Params *params, GError **error)
+static bool choose_cluster_size(FlQcow2Image *image, const FlQcow2Params *params, GError **error)
 {
     bool given = params->cluster_size != 0;
     uint64_t size = given ? params->cluster_size : preferred_cluster_size(params);
     const char *why;
 
-    while ((why = try_cluster_size(qcow2, params, size)) != NULL) {
-        if (given || size == FL_QCOW2_CLUSTER_MAX || (params->exact && qcow2->clusters.needs_clean))
+    while ((why = try_cluster_size(image, params, size)) != NULL) {
+        if (given || size == FL_QCOW2_CLUSTER_MAX || (params->exact && image->clusters.needs_clean))
             break;
         size *= 2;
     }
@@ -160,18 +158,18 @@ FlView *fl_view_qcow2_new(const FlQcow2Params *params, GError **error)
 
     qcow2->alloc = params->alloc != NULL ? fl_map_ref(params->alloc) : NULL;
     qcow2->disk_size = params->disk_size;
-    if (!check_params(params, error) || !choose_cluster_size(qcow2, params, error))
+    if (!check_params(params, error) || !choose_cluster_size(&qcow2->image, params, error))
         return NULL;
-    view->size = view->data_bytes = qcow2->layout.end;
+    view->size = view->data_bytes = qcow2->image.layout.end;
     return g_steal_pointer(&view);
 }
 
 uint64_t fl_view_qcow2_cluster_size(const FlView *view)
 {
-    return ((const Qcow2View *)view)->layout.cluster_size;
+    return ((const Qcow2View *)view)->image.layout.cluster_size;
 }
 
 uint64_t fl_view_qcow2_virtual_size(const FlView *view)
 {
-    return ((const Qcow2View *)view)->layout.virtual_size;
+    return ((const Qcow2View *)view)->image.layout.virtual_size;
 }
