@@ -75,3 +75,8 @@ typedef struct {
 
 /* What follows when EVENT happens in STATE; NULL if it cannot. */
 const FlStep *fl_machine_step(FlState state, FlEvent event);
+
+static inline bool fl_machine_is_last(FlState state)
+{
+    return state == FL_STATE_COMMITTED || state == FL_STATE_ABORTED;
+}

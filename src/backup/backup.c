@@ -264,6 +264,9 @@ static bool end(FlBackup *backup, FlEvent event, FlState wanted, GError **error)
     drive(backup, event, &failure);
     if (backup->state == FL_STATE_HELD && backup->stop >= 0)
         start_watch(backup);
+    /* Who waits for this to return may begin anew while this process is still ending. */
+    if (fl_machine_is_last(backup->state))
+        backup->ops->release(backup);
     if (failure == NULL)
         return true;
 

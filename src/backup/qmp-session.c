@@ -87,13 +87,20 @@ bool fl_qmp_reach(FlQmpSession *session)
     return !session->gone;
 }
 
+static void release(FlBackup *backup)
+{
+    FlQmpSession *session = (FlQmpSession *)backup;
+
+    g_clear_pointer(&session->agent, fl_agent_free);
+    g_clear_pointer(&session->qmp, fl_qmp_free);
+    g_clear_pointer(&session->journal, fl_journal_close);
+}
+
 static void close_session(FlBackup *backup)
 {
     FlQmpSession *session = (FlQmpSession *)backup;
 
-    fl_agent_free(session->agent);
-    fl_qmp_free(session->qmp);
-    fl_journal_close(session->journal);
+    release(backup);
     g_hash_table_unref(session->inconsistent);
     g_free(session->monitor);
     g_free(session->socket);
@@ -236,5 +243,6 @@ const FlBackupOps fl_qmp_backup_ops = {
     .run = run,
     .wait = fl_qmp_wait,
     .scratch_use = fl_qmp_scratch_use,
+    .release = release,
     .close = close_session,
 };

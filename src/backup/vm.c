@@ -151,6 +151,14 @@ static char *name_disk(const char *node, const char *device, const char *qdev)
     return g_strdup(slash != NULL ? slash + 1 : node);
 }
 
+/* query-block tells a device's id where it has one, else its path. */
+static char *device_path(const char *qdev)
+{
+    if (qdev == NULL || *qdev == '\0')
+        return NULL;
+    return *qdev == '/' ? g_strdup(qdev) : g_strconcat("/machine/peripheral/", qdev, NULL);
+}
+
 static FlVmDisk *parse_disk(JsonObject *object)
 {
     JsonObject *inserted = fl_json_object(object, "inserted");
@@ -167,7 +175,7 @@ static FlVmDisk *parse_disk(JsonObject *object)
     disk = g_new0(FlVmDisk, 1);
     disk->name = name_disk(node, fl_json_string(object, "device"), qdev);
     disk->node = g_strdup(node);
-    disk->qdev = g_strdup(qdev);
+    disk->qdev = device_path(qdev);
     disk->driver = g_strdup(driver != NULL ? driver : "");
     disk->size = size > 0 ? (uint64_t)size : 0;
     disk->writable =

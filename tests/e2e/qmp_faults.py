@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""What may happen to a snapshot while it is there, and VMs that cannot be backed up."""
+import os
+import select
+import socket
+import struct
+import subprocess
+
+import lib
+from vm import Disk, Refused, Vm
+
+NULL = '{"driver": "null-co", "node-name": "%s", "size": 1048576, "read-only": true}'
+
+
+class StuckClient:
+    """An NBD client that asks for much and reads nothing."""
+
+    def __init__(self, test, snapshot):
+        self.socket = socket.socket(socket.AF_UNIX)
+        test.defer(self.socket.close)
+        self.socket.settimeout(lib.PATIENCE)
+        self.socket.connect(snapshot.info["socket"])
+        self.receive(18)
+        name = b"vda"
+        self.socket.sendall(struct.pack(">I", 3) + b"IHAVEOPT" +
+                            struct.pack(">II", 1, len(name)) + name)
+        self.receive(10)
+        for handle in range(64):
+            self.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, handle, 0, lib.MIB))
+        # The first reply has begun, so the server has come to stand in the middle of it.
+        select.select([self.socket], [], [], lib.PATIENCE)
+
+    def receive(self, length):
+        while length > 0:
+            length -= len(self.socket.recv(length))
+
+    def close(self):
+        self.socket.close()
+
+
+class Faults(lib.TestCase):
+    def begin(self, disks=1, **kwargs):
+        vm = Vm(self, [Disk(self, f"vd{c}", lib.MIB) for c in "abc"[:disks]], **kwargs)
+        vm.begin().finish("commit")
+        vm.scribble(self.rng, 2)
+        return vm, vm.points()
+
+    def check_clean(self, vm, points):
+        self.assertEqual(vm.leftovers(), [])
+        self.assertEqual(vm.points(), points)
+
+    # Lost while it is read
+
+    def test_job_cancelled_by_someone_else(self):
+        vm, points = self.begin(disks=2)
+        snapshot = vm.begin()
+        number = list(snapshot.disks).index("vdb")
+        vm.qmp("job-cancel", id=f"fleecefs-{number}-job")
+        self.assertRegex(snapshot.line(), "^lost: vdb: its backup job in QEMU has ended")
+        # The other disk's snapshot is as good as before.
+        before = bytes(vm.disks["vda"].model)
+        vm.scribble(self.rng, 2)
+        self.assertTrue(snapshot.read("vda") == before)
+        self.assertRegex(snapshot.ask("commit"), "^failed: .*vdb is lost: its backup job")
+        self.assertTrue(snapshot.read("vda") == before)
+        snapshot.finish("abort")
+        self.check_clean(vm, points)
+
+    def test_a_lost_disk_is_never_served_live(self):
+        vm, _ = self.begin()
+        snapshot = vm.begin()
+        vm.qmp("job-cancel", id="fleecefs-0-job")
+        self.assertRegex(snapshot.line(), "^lost: vda: ")
+        snapshot.ask("scratch")
+        if not vm.qmp("query-block-exports"):
+            return
+        vm.qmp.wait("BLOCK_EXPORT_DELETED", id="fleecefs-0-export")
+
+    def test_export_removed_by_someone_else(self):
+        vm, points = self.begin()
+        snapshot = vm.begin()
+        vm.qmp("block-export-del", id="fleecefs-0-export")
+        self.assertRegex(snapshot.line(), "^lost: vda: its export was removed")
+        self.assertRegex(snapshot.ask("commit"), "^failed: ")
+        snapshot.finish("abort")
+        self.check_clean(vm, points)
+
+    def test_disk_unplugged(self):
+        # A SCSI disk goes without the guest's doing.
+        vm = Vm(self, [Disk(self, "vda", lib.MIB)], [
+            "-device", "virtio-scsi-pci", "-blockdev", NULL.replace("true", "false") % "sda",
+            "-device", "scsi-hd,id=dev-sda,drive=sda"])
+        snapshot = vm.begin()
+        vm.qmp("device_del", id="dev-sda")
+        vm.qmp.wait("DEVICE_DELETED", device="dev-sda")
+        self.assertRegex(snapshot.line(), "^lost: sda: ")
+        self.assertRegex(snapshot.ask("commit"), "^failed: .* sda is lost")
+        snapshot.finish("abort")
+        self.check_clean(vm, {})
+
+    def test_qemu_killed(self):
+        vm, _ = self.begin()
+        vm.quit()
+        vm.start()
+        snapshot = vm.begin()
+        self.assertIn("base", snapshot.disks["vda"])
+        vm.kill()
+        self.assertRegex(snapshot.line(), "^lost: vda: QEMU has ended")
+        self.assertRegex(snapshot.ask("commit"), "^failed: ")
+        self.assertRegex(snapshot.ask("abort"), "^left: .*QEMU has ended")
+        vm.start()
+        snapshot = vm.begin()
+        self.assertRegex(snapshot.disks["vda"]["reason"], "QEMU did not end cleanly")
+        snapshot.finish("commit")
+        self.assertEqual([len(p) for p in vm.points().values()], [1])
+        snapshot = vm.begin()
+        self.assertIn("base", snapshot.disks["vda"])
+
+    def test_qemu_quits(self):
+        """The old restore point has been saved and goes on; the new one was never committed."""
+        vm, points = self.begin()
+        snapshot = vm.begin()
+        before = bytes(vm.disks["vda"].model)
+        vm.scribble(self.rng, 2)
+        old = [snapshot.map("vda"), before]
+        vm.quit()
+        self.assertRegex(snapshot.line(), "^lost: vda: ")
+        snapshot.kill()
+        vm.start()
+        self.assertEqual(len(vm.points()["vda"]), 2)
+        vm.scribble(self.rng, 2)
+        now = bytes(vm.disks["vda"].model)
+        snapshot = vm.begin()
+        self.assertEqual(["fleecefs.last." + snapshot.disks["vda"]["base"]], points["vda"])
+        self.assertTrue(snapshot.read("vda") == now)
+        dirty = set()
+        for start, end in snapshot.map("vda"):
+            dirty |= set(range(start, end, 65536))
+        self.assertTrue(all(start in dirty for start, _ in old[0]))
+        snapshot.finish("commit")
+
+    def test_restart_between_backups(self):
+        """Restore points of qcow2 outlive QEMU, those of raw disks do not, and that is said."""
+        vm = Vm(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw"),
+                       Disk(self, "vdc", lib.MIB, kind="data-file")])
+        vm.begin().finish("commit")
+        vm.quit()
+        vm.start()
+        snapshot = vm.begin()
+        self.assertIn("base", snapshot.disks["vda"])
+        self.assertIn("base", snapshot.disks["vdc"])
+        self.assertRegex(snapshot.disks["vdb"]["reason"], "in memory only and end with QEMU")
+
+    def test_first_backup_cut_by_a_clean_quit(self):
+        """A restore point that QEMU saved without a commit must not become a base."""
+        vm = Vm(self, [Disk(self, "vda", lib.MIB)])
+        snapshot = vm.begin()
+        snapshot.kill()
+        vm.quit()
+        for name in os.listdir(vm.state):
+            os.unlink(os.path.join(vm.state, name))
+        vm.start()
+        self.assertEqual(len(vm.points()["vda"]), 1)
+        self.assertNotIn("base", vm.begin().disks["vda"])
+
+    # Scratch
+
+    def small_scratch(self, size):
+        folder = self.mkdir("scratch")
+        done = lib.attempt("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
+        if done.returncode != 0:
+            self.skipTest("cannot mount a tmpfs: " + done.stderr)
+        self.defer(subprocess.run, ["umount", "-l", folder])
+        return folder
+
+    def test_no_room(self):
+        vm, points = self.begin()
+        with self.assertRaisesRegex(Refused, "scratch directory .* MiB free, at least"):
+            vm.begin("--scratch", self.small_scratch("1m"))
+        self.check_clean(vm, points)
+        with self.assertRaisesRegex(Refused, "scratch directory /nowhere"):
+            vm.begin("--scratch", "/nowhere")
+
+    def test_scratch_full(self):
+        """The guest goes on, the disk that took the most is lost, and the space is free again."""
+        vm = Vm(self, [Disk(self, "vda", 64 * lib.MIB), Disk(self, "vdb", lib.MIB)])
+        vm.write("vda", 0, 48 * lib.MIB, 1)
+        vm.begin().finish("commit")
+        points = vm.points()
+        folder = self.small_scratch("24m")
+        snapshot = vm.begin("--scratch", folder)
+        for offset in range(0, 40 * lib.MIB, 1 * lib.MIB):
+            try:
+                vm.write("vda", offset, lib.MIB, 2)
+            except AssertionError:
+                break # the disk's snapshot is not let go of yet
+        self.assertRegex(snapshot.line(), "^lost: vda: the scratch directory .* is full")
+        self.assertTrue(snapshot.read("vdb") == vm.disks["vdb"].model)
+        self.assertRegex(snapshot.ask("commit"), "^failed: ")
+        free = os.statvfs(folder)
+        self.assertGreater(free.f_bavail * free.f_frsize, 20 * lib.MIB)
+        vm.write("vda", 0, 48 * lib.MIB, 3)
+        snapshot.finish("abort")
+        self.check_clean(vm, points)
+
+    def test_scratch_use_is_told(self):
+        vm = Vm(self, [Disk(self, "vda")])
+        vm.write("vda", 0, lib.MIB, 1)
+        snapshot = vm.begin()
+        before = int(snapshot.ask("scratch").split()[0])
+        vm.write("vda", 0, lib.MIB, 2)
+        used, limit = map(int, snapshot.ask("scratch").split())
+        self.assertGreaterEqual(used, before + lib.MIB)
+        self.assertGreater(limit, used)
+
+    # Clients that will not go
+
+    def test_client_that_reads_no_replies(self):
+        """It holds its export up for as long as it stays; nothing else waits for that."""
+        vm, points = self.begin()
+        snapshot = vm.begin()
+        client = StuckClient(self, snapshot)
+        answer = snapshot.ask("abort")
+        self.assertRegex(answer, "^left: .*export fleecefs-0-export does not end")
+        # The guest's writes are not held up.
+        vm.scribble(self.rng, 2)
+        client.close()
+        vm.qmp.wait("BLOCK_EXPORT_DELETED", id="fleecefs-0-export")
+        vm.recover()
+        self.check_clean(vm, points)
+
+    # Refused
+
+    def test_disk_in_use_by_a_job(self):
+        vm, points = self.begin()
+        target = Disk(self, "target", lib.MIB)
+        vm.qmp("blockdev-add", driver="qcow2", node_name="target",
+               file={"driver": "file", "filename": target.image})
+        vm.qmp("blockdev-mirror", job_id="mirror", device="vda", target="target", sync="full")
+        vm.qmp.wait("BLOCK_JOB_READY")
+        with self.assertRaisesRegex(Refused, "block job"):
+            vm.begin()
+        vm.qmp("job-cancel", id="mirror")
+        vm.qmp.wait("JOB_STATUS_CHANGE", id="mirror", status="null")
+        self.check_clean(vm, points)
+
+    def test_iothread(self):
+        vm = Vm(self, [Disk(self, "vdb", lib.MIB)], [
+            "-object", "iothread,id=t0", "-blockdev", NULL.replace("true", "false") % "vda",
+            "-device", "virtio-blk-pci,id=dev-vda,drive=vda,iothread=t0",
+            "-blockdev", NULL.replace("true", "false") % "sda", "-device",
+            "virtio-scsi-pci,id=scsi0,iothread=t0", "-device", "scsi-hd,bus=scsi0.0,drive=sda",
+            "-blockdev", NULL.replace("true", "false") % "sdb",
+            "-device", "scsi-hd,bus=scsi0.0,drive=sdb,id=dev-sdb"])
+        version = vm.qmp("query-version")["qemu"]
+        if (version["major"], version["minor"], version["micro"]) >= (8, 2, 3):
+            self.skipTest("this QEMU may")
+        for name in "vda", "sda", "sdb":
+            with self.assertRaisesRegex(Refused, f"disk {name} runs in an iothread.* 8.2.3, 9.0"):
+                vm.begin("--disk", name)
+        vm.begin("--disk", "vdb").finish("commit")
+
+    def test_no_monitor(self):
+        vm, _ = self.begin()
+        with self.assertRaisesRegex(Refused, "(?s)/nowhere"):
+            vm.begin(monitor="/nowhere")
+        with self.assertRaisesRegex(Refused, "a name has 1 to 100 letters"):
+            vm.begin("--series", "a/b")
+
+    def test_read_only_disk_that_is_asked_for(self):
+        vm = Vm(self, [Disk(self, "vda", lib.MIB)], [
+            "-blockdev", NULL % "ro",
+            "-device", "virtio-blk-pci,drive=ro"])
+        with self.assertRaisesRegex(Refused, "disk ro is read-only"):
+            vm.begin("--disk", "ro")
+        self.assertEqual(set(vm.begin().disks), {"vda"})
+
+
+if __name__ == "__main__":
+    lib.main()
