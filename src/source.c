@@ -9,6 +9,7 @@ typedef struct {
     const FlSourceSpec *spec;
     const char *folder; /* NULL: at the root */
     FlEndpoint *endpoint;
+    FlServer *server;         /* NULL: not one of ours */
     const FlImageInfo *image; /* NULL: not an image file */
 } Opening;
 
@@ -74,11 +75,16 @@ static bool add_export(Opening *opening, FlExportInfo *info, GError **error)
 static bool add_exports(Opening *opening, GError **error)
 {
     FlWait wait = {.seconds = opening->sources->options->disk.timeout};
-    g_autoptr(GPtrArray) exports = fl_endpoint_exports(opening->endpoint, &wait, error);
+    g_autoptr(GError) why = NULL;
+    g_autoptr(GPtrArray) exports = fl_endpoint_exports(opening->endpoint, &wait, &why);
     guint n = exports != NULL ? exports->len : 0;
 
-    if (exports == NULL)
+    if (exports == NULL) {
+        /* A server that could not start knows better why. */
+        if (opening->server == NULL || fl_server_check(opening->server, error))
+            g_propagate_error(error, g_steal_pointer(&why));
         return false;
+    }
     while (exports->len > 0) {
         FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
 
@@ -107,6 +113,7 @@ static bool start_server(Opening *opening, FlServer *server)
     if (server == NULL)
         return false;
     g_ptr_array_add(opening->sources->servers, server);
+    opening->server = server;
     opening->image = fl_server_image(server);
     label = opening->spec->argv != NULL ? g_strdup_printf("[ %s ]", opening->spec->argv[0])
                                         : g_canonicalize_filename(opening->spec->text, NULL);

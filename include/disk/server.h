@@ -5,8 +5,8 @@
  *
  * The server gets a listening Unix socket as descriptor 3. The socket's name is removed as soon as
  * it listens; it is reached through a descriptor of ours, so that nobody else can connect and
- * nothing is left behind, however we end. The server is told to end with us by the kernel
- * (PR_SET_PDEATHSIG), so it must be started by the thread that lives as long as the mount.
+ * nothing is left behind, however we end. The kernel ends the server when the thread that started
+ * it has gone (PR_SET_PDEATHSIG), so this must be a thread that lives as long as the mount.
  */
 #pragma once
 
@@ -32,23 +32,37 @@ typedef struct {
     struct timespec mtime, ctime;
 } FlImageInfo;
 
-/* Runs ARGV (NULL-terminated) by systemd socket activation: LISTEN_FDS=1, LISTEN_PID. */
+/*
+ * Runs ARGV (NULL-terminated) by systemd socket activation: LISTEN_FDS=1, LISTEN_PID. It accepts
+ * connections when it likes, so whether it could start shows when the first connection is tried:
+ * see fl_server_check().
+ */
 FlServer *fl_server_new_command(const char *const *argv, GError **error);
 
 /*
  * Serves the image at PATH read-only, all its consistent bitmaps and its backing chain included, as
- * one export named info->name, by an embedded qemu-storage-daemon. Errors name the way out: an image
- * that a running VM holds, one that is not there, one that no driver knows.
+ * one export named info->name, by an embedded qemu-storage-daemon; it answers when this returns.
+ *
+ * The image is never changed. While it is served no QEMU can open it, or what it is based on, for
+ * writing. Errors name the way out: an image that a running VM holds, one that is not there, a
+ * backing file that is missing.
  */
 FlServer *fl_server_new_image(const char *path, GError **error);
 
-/* Ends the server and waits for it. NULL is fine. */
+/* Ends the server and all its children, and waits for it, some seconds at most. NULL is fine. */
 void fl_server_free(FlServer *server);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlServer, fl_server_free)
 
-/* An O_PATH descriptor of the listening socket: connect(2) to /proc/self/fd/N. Belongs to SERVER. */
+/* An O_PATH descriptor of the listening socket: connect(2) to /proc/self/fd/N. Belongs to SERVER.
+ */
 int fl_server_socket(const FlServer *server);
 /* The server's process id. */
 int fl_server_pid(const FlServer *server);
 /* NULL for a command. Belongs to SERVER. */
 const FlImageInfo *fl_server_image(const FlServer *server);
+
+/*
+ * To be asked when a connection failed: false, with how the server ended and what it complained of,
+ * if it has ended, or does so within half a second.
+ */
+bool fl_server_check(FlServer *server, GError **error);

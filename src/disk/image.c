@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "image.h"
+
+#include "process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PROBE_SECONDS 60
+
+static void free_bitmap(void *opaque)
+{
+    FlBitmapInfo *bitmap = opaque;
+
+    g_free(bitmap->name);
+    g_free(bitmap);
+}
+
+void fl_image_free(FlImage *image)
+{
+    if (image == NULL)
+        return;
+    g_free(image->info.name);
+    g_free(image->info.format);
+    g_clear_pointer(&image->info.bitmaps, g_ptr_array_unref);
+    g_free(image->path);
+    g_free(image);
+}
+
+/* QEMU's words for a lock that somebody else holds differ by the lock only. */
+static bool is_lock_failure(const char *message)
+{
+    return strstr(message, "Failed to get") != NULL && strstr(message, "lock") != NULL;
+}
+
+static bool fail_image(const FlImage *image, const char *message, GError **error)
+{
+    g_autofree char *shown = g_filename_display_name(image->path);
+
+    if (is_lock_failure(message))
+        return fl_fail(error,
+                       "%s is in use: a running VM or another program writes to it, or to an image "
+                       "it is based on; mount the VM instead (qmp:SOCKET or libvirt:DOMAIN), or an "
+                       "NBD export of the program that uses it",
+                       shown);
+    return fl_fail(error, "cannot open %s: %s", shown, message);
+}
+
+static bool look_at_file(FlImage *image, GError **error)
+{
+    struct stat st;
+    const char *why = NULL;
+    int fd;
+
+    /* Looked at before it is opened: to open a FIFO or a device may have effects, or wait. */
+    if (stat(image->path, &st) < 0)
+        why = g_strerror(errno);
+    else if (S_ISDIR(st.st_mode))
+        why = "it is a folder, not a disk image";
+    else if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        why = "it is neither a file nor a block device";
+    else if ((fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0)
+        why = g_strerror(errno);
+    else
+        close(fd);
+    if (why == NULL && !g_utf8_validate(image->path, -1, NULL))
+        why = "its path is not valid UTF-8, which QEMU requires; rename it";
+    if (why != NULL)
+        return fail_image(image, why, error);
+
+    image->block_device = S_ISBLK(st.st_mode);
+    image->info.mtime = st.st_mtim;
+    image->info.ctime = st.st_ctim;
+    return true;
+}
+
+static bool find_format(FlImage *image, GError **error)
+{
+    const char *const argv[] = {"qemu-img", "info", "--output=json", "--", image->path, NULL};
+    g_autoptr(GError) failure = NULL;
+    g_autofree char *output = fl_process_output(argv, PROBE_SECONDS, &failure);
+    g_autoptr(JsonNode) node = NULL;
+    JsonObject *found;
+
+    if (output != NULL)
+        node = json_from_string(output, &failure);
+    if (node == NULL)
+        return fail_image(image, failure != NULL ? failure->message : "qemu-img says nothing",
+                          error);
+
+    found = json_node_get_object(node);
+    image->info.format = g_strdup(json_object_get_string_member(found, "format"));
+    if (json_object_get_int_member(found, "virtual-size") <= 0)
+        return fail_image(image, "it is empty: a disk of size 0", error);
+    if (json_object_get_boolean_member_with_default(found, "encrypted", FALSE))
+        return fail_image(image,
+                          "it is encrypted; serve it with qemu-nbd or qemu-storage-daemon, which "
+                          "can be given the key, and mount its NBD URI",
+                          error);
+    return true;
+}
+
+static char *export_name(const char *path)
+{
+    char *name = g_path_get_basename(path);
+    char *dot = strrchr(name, '.');
+
+    if (dot != NULL && dot != name)
+        *dot = '\0';
+    return name;
+}
+
+FlImage *fl_image_probe(const char *path, GError **error)
+{
+    g_autoptr(FlImage) image = g_new0(FlImage, 1);
+    g_autofree char *folder = g_get_current_dir();
+
+    /* Not g_canonicalize_filename: ".." behind a symbolic link is not what stands before it. */
+    image->path = g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
+    image->info.bitmaps = g_ptr_array_new_with_free_func(free_bitmap);
+    if (!look_at_file(image, error) || !find_format(image, error))
+        return NULL;
+    image->info.name = export_name(image->path);
+    return g_steal_pointer(&image);
+}
+
+static JsonNode *string_array(const char *const *strings, size_t n)
+{
+    JsonNode *node = json_node_new(JSON_NODE_ARRAY);
+    JsonArray *array = json_array_new();
+
+    for (size_t i = 0; i < n; i++)
+        json_array_add_string_element(array, strings[i]);
+    json_node_take_array(node, array);
+    return node;
+}
+
+static bool add_image_node(const FlImage *image, FlQmp *qmp, GError **error)
+{
+    JsonNode *file = fl_qmp_args('s', "driver", image->block_device ? "host_device" : "file", 's',
+                                 "filename", image->path, 0);
+
+    return fl_qmp_call(qmp, "blockdev-add",
+                       fl_qmp_args('s', "driver", image->info.format, 's', "node-name", "image",
+                                   'b', "read-only", true, 'n', "file", file, 0),
+                       NULL, error);
+}
+
+/*
+ * Keeps writers away. A raw image and the NBD server both let others write to what they read, so
+ * that a disk could be served while a VM changes it. This node on top of the image does not; the
+ * data does not pass through it.
+ */
+static bool add_guard_node(FlQmp *qmp, GError **error)
+{
+    static const char *const unshared[] = {"write", "resize"};
+
+    return fl_qmp_call(qmp, "blockdev-add",
+                       fl_qmp_args('s', "driver", "blkdebug", 's', "node-name", "guard", 's',
+                                   "image", "image", 'n', "unshare-child-perms",
+                                   string_array(unshared, G_N_ELEMENTS(unshared)), 0),
+                       NULL, error);
+}
+
+static int compare_bitmaps(gconstpointer a, gconstpointer b)
+{
+    const FlBitmapInfo *const *x = a, *const *y = b;
+
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static void add_bitmap(JsonArray *array, guint i, JsonNode *node, void *opaque)
+{
+    JsonObject *found = json_node_get_object(node);
+    const char *name = json_object_get_string_member_with_default(found, "name", NULL);
+    FlBitmapInfo *bitmap;
+
+    if (name == NULL) /* QEMU's own */
+        return;
+    bitmap = g_new0(FlBitmapInfo, 1);
+    bitmap->name = g_strdup(name);
+    bitmap->granularity = (uint64_t)json_object_get_int_member(found, "granularity");
+    bitmap->inconsistent =
+        json_object_get_boolean_member_with_default(found, "inconsistent", FALSE);
+    g_ptr_array_add(opaque, bitmap);
+}
+
+static bool list_bitmaps(FlImage *image, FlQmp *qmp, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *nodes;
+
+    if (!fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), &reply,
+                     error))
+        return false;
+    nodes = json_node_get_array(reply);
+    for (guint i = 0; i < json_array_get_length(nodes); i++) {
+        JsonObject *node = json_array_get_object_element(nodes, i);
+
+        if (g_str_equal(json_object_get_string_member(node, "node-name"), "image") &&
+            json_object_has_member(node, "dirty-bitmaps"))
+            json_array_foreach_element(json_object_get_array_member(node, "dirty-bitmaps"),
+                                       add_bitmap, image->info.bitmaps);
+    }
+    g_ptr_array_sort(image->info.bitmaps, compare_bitmaps);
+    return true;
+}
+
+static bool add_export(const FlImage *image, FlQmp *qmp, GError **error)
+{
+    g_autoptr(GPtrArray) served = g_ptr_array_new();
+
+    for (guint i = 0; i < image->info.bitmaps->len; i++) {
+        const FlBitmapInfo *bitmap = image->info.bitmaps->pdata[i];
+        if (!bitmap->inconsistent)
+            g_ptr_array_add(served, bitmap->name);
+    }
+    return fl_qmp_call(
+        qmp, "block-export-add",
+        fl_qmp_args('s', "type", "nbd", 's', "id", "export", 's', "node-name", "image", 's', "name",
+                    image->info.name, 'b', "allocation-depth", true, 'n', "bitmaps",
+                    string_array((const char *const *)served->pdata, served->len), 0),
+        NULL, error);
+}
+
+bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+
+    if (add_image_node(image, qmp, &failure) && add_guard_node(qmp, &failure) &&
+        list_bitmaps(image, qmp, &failure) && add_export(image, qmp, &failure))
+        return true;
+    return fail_image(image, failure->message, error);
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Disk images: finding out what one is, and having a storage daemon serve it.
+ *
+ * Nothing is ever written to an image. QEMU's locks are taken: an image that somebody else writes
+ * to (a running VM) is an error, and while one is served nobody can start to write to it or to what
+ * it is based on. Reading the same image several times at once is fine.
+ *
+ * Names go to QEMU as JSON and as absolute paths, never as option strings or URIs, so any character
+ * is safe in them. QEMU's monitor speaks UTF-8 only: a path that is not valid UTF-8 is an error.
+ */
+#pragma once
+
+#include "disk/server.h"
+#include "qemu/qmp.h"
+
+typedef struct {
+    FlImageInfo info;
+    char *path; /* absolute */
+    bool block_device;
+} FlImage;
+
+/*
+ * Looks at the image at PATH, which may be relative. The format is found by its contents, as QEMU
+ * does; what no other driver knows is raw. The bitmaps are not known yet.
+ */
+FlImage *fl_image_probe(const char *path, GError **error);
+void fl_image_free(FlImage *image); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlImage, fl_image_free)
+
+/*
+ * Opens IMAGE and its backing chain in the storage daemon behind QMP and adds it to its NBD server
+ * as the export info.name, with all consistent bitmaps of the image itself (not those of its
+ * backing files). Fills in info.bitmaps.
+ */
+bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error);
