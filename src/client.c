@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "client.h"
 
+#include "mount/control.h"
+
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <json-glib/json-glib.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define STATUS_FILE ".fleecefs/status.json"
@@ -37,6 +42,51 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
         empty = g_str_equal(entry->d_name, ".") || g_str_equal(entry->d_name, "..");
     closedir(dir);
     return empty || fl_fail(error, "mount point %s is not empty", mountpoint);
+}
+
+/* The process id in the status of a mount; 0 if there is none. */
+static pid_t read_pid(const char *path)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(JsonNode) root = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return 0;
+    root = json_from_string(text, NULL);
+    if (root == NULL || !JSON_NODE_HOLDS_OBJECT(root))
+        return 0;
+    return (pid_t)json_object_get_int_member(json_node_get_object(root), "pid");
+}
+
+int fl_client_end(const char *mountpoint, bool commit, bool force)
+{
+    g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
+    pid_t pid = read_pid(path);
+    int daemon = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    FlControlMessage message = {.force = force};
+    int r = -1, why;
+
+    if (fd >= 0)
+        r = ioctl(fd, commit ? FL_CONTROL_COMMIT : FL_CONTROL_ABORT, &message);
+    why = errno;
+    /* An open file would keep the mount, and so the daemon. */
+    if (fd >= 0)
+        close(fd);
+    if (r < 0) {
+        g_critical("%s: %s", mountpoint,
+                   fd < 0 ? "not a fleecefs mount that answers" : g_strerror(why));
+        message.status = FL_ERROR_FAILED;
+    } else {
+        if (message.text[0] != '\0')
+            g_critical("%s: %s", mountpoint, message.text);
+        /* Unless it was refused, the daemon ends: it is done when that is. */
+        if ((!commit || message.status != FL_ERROR_FAILED) && daemon >= 0)
+            poll(&(struct pollfd){.fd = daemon, .events = POLLIN}, 1, -1);
+    }
+    if (daemon >= 0)
+        close(daemon);
+    return message.status;
 }
 
 static void print_disk(JsonObject *disk)

@@ -14,6 +14,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+static void quit(void *session)
+{
+    fl_session_quit(session);
+}
+
 static gboolean on_signal(gpointer session)
 {
     fl_session_quit(session);
@@ -57,6 +62,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .uid = options->uid,
         .gid = options->gid,
         .debug = options->debug,
+        .control = fl_snapshots_control(sources->snapshots),
     };
     Ready ready = {.options = options, .background = background};
     g_autoptr(FlSession) session = NULL;
@@ -71,6 +77,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     /* The mount point's file system must not stay busy because of us. */
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
+    fl_snapshots_start(sources->snapshots, quit, session);
     fl_session_run(session, on_ready, &ready);
     for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
         g_source_remove(sources_ids[i]);
@@ -83,6 +90,7 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
 {
     FlSources sources = {0};
     struct rlimit files;
+    g_autoptr(GError) why = NULL;
     bool ok;
 
     /* A connection is a descriptor, and there may be a thousand exports. */
@@ -93,8 +101,11 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
     ok = fl_mountpoint_check(options->mountpoint, error) &&
          fl_sources_open(&sources, options, error) &&
          serve(options, &sources, background, error);
-    fl_sources_clear(&sources);
-    return ok;
+    if (fl_sources_close(&sources, ok ? error : &why))
+        return ok;
+    if (!ok)
+        g_warning("%s", why->message);
+    return false;
 }
 
 /* The whole of a mount; the exit status. */
@@ -115,6 +126,26 @@ static int run_mount(const FlOptions *options)
     return fl_error_exit_status(error);
 }
 
+static int run_recover(const FlOptions *options)
+{
+    const FlSourceSpec *spec = options->sources->pdata[0];
+    g_autoptr(GError) error = NULL;
+    g_autofree char *report = NULL;
+
+    if (spec->text == NULL || !fl_source_is_vm(spec->text)) {
+        fl_fail_usage(&error, "--recover takes qmp:PATH or libvirt:DOMAIN: other sources leave "
+                              "nothing behind");
+    } else {
+        FlBackupOptions backup = fl_source_backup_options(options, spec);
+        if (fl_backup_recover(&backup, &report, &error)) {
+            fputs(report, stdout);
+            return 0;
+        }
+    }
+    g_critical("%s", error->message);
+    return fl_error_exit_status(error);
+}
+
 static int run(const FlOptions *options)
 {
     switch (options->command) {
@@ -127,12 +158,15 @@ static int run(const FlOptions *options)
     case FL_COMMAND_STATUS:
         return fl_client_status(options->mountpoint, options->json);
     case FL_COMMAND_COMMIT:
+        return fl_client_end(options->mountpoint, true, options->force);
     case FL_COMMAND_ABORT:
+        return fl_client_end(options->mountpoint, false, false);
     case FL_COMMAND_RECOVER:
+        return run_recover(options);
     case FL_COMMAND_MOUNT:
-        break;
+        return run_mount(options);
     }
-    return run_mount(options);
+    return FL_ERROR_USAGE;
 }
 
 int main(int argc, char **argv)

@@ -4,17 +4,17 @@
 #include "util/size.h"
 #include "view/qcow2.h"
 
-
 #include <string.h>
 #include <unistd.h>
 
 /* Defaults that measurements chose; see tests/bench. */
-#define CONNECTIONS_DEFAULT 4
-#define CONNECTIONS_MAX     64
-#define CACHE_DEFAULT       (UINT64_C(64) << 20)
-#define READAHEAD_DEFAULT   (UINT64_C(16) << 20)
-#define TIMEOUT_DEFAULT     30
-#define RECONNECT_DEFAULT   60
+#define CONNECTIONS_DEFAULT    4
+#define CONNECTIONS_MAX        64
+#define CACHE_DEFAULT          (UINT64_C(64) << 20)
+#define READAHEAD_DEFAULT      (UINT64_C(16) << 20)
+#define TIMEOUT_DEFAULT        30
+#define RECONNECT_DEFAULT      60
+#define FREEZE_TIMEOUT_DEFAULT 10
 
 /* An option that -o NAME[=VALUE] and --NAME[=VALUE] both set. */
 typedef struct {
@@ -81,6 +81,63 @@ static bool set_cluster_size(FlOptions *options, const char *value, GError **err
            fl_fail_usage(error, "a cluster size is a power of two from 512 to 2M, not %s", value);
 }
 
+/* Keeps a copy of VALUE in *WHERE, as an absolute path: the daemon leaves the folder it started in.
+ */
+static bool keep_path(char **where, const char *value)
+{
+    g_free(*where);
+    *where = g_canonicalize_filename(value, NULL);
+    return true;
+}
+
+static bool set_series(FlOptions *options, const char *value, GError **error)
+{
+    g_free(options->series);
+    options->series = g_strdup(value);
+    return true;
+}
+
+static bool set_disk(FlOptions *options, const char *value, GError **error)
+{
+    g_strfreev(options->disks);
+    options->disks = g_strsplit(value, ":", -1);
+    return true;
+}
+
+static bool set_agent(FlOptions *options, const char *value, GError **error)
+{
+    return keep_path(&options->agent, value);
+}
+
+static bool set_scratch(FlOptions *options, const char *value, GError **error)
+{
+    return keep_path(&options->scratch, value);
+}
+
+static bool set_nbd(FlOptions *options, const char *value, GError **error)
+{
+    g_free(options->nbd);
+    options->nbd = g_strdup(value);
+    return true;
+}
+
+static bool set_full(FlOptions *options, const char *value, GError **error)
+{
+    options->full = true;
+    return true;
+}
+
+static bool set_agent_optional(FlOptions *options, const char *value, GError **error)
+{
+    options->agent_optional = true;
+    return true;
+}
+
+static bool set_freeze_timeout(FlOptions *options, const char *value, GError **error)
+{
+    return fl_seconds_parse(value, &options->freeze_timeout, error);
+}
+
 static bool parse_id(const char *value, guint *id, GError **error)
 {
     guint64 n;
@@ -113,20 +170,32 @@ static const Setting settings[] = {
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},
     {"cluster_size", "SIZE", "cluster size of the qcow2 files (as fits the bitmap)",
      set_cluster_size},
+    {"series", "NAME", "the series of backups that a snapshot is part of (last)", set_series},
+    {"disk", "NODE[:NODE...]", "only these disks of the VM (all that can be written)", set_disk},
+    {"full", NULL, "a full backup, whatever the last one was", set_full},
+    {"agent", "PATH", "socket of the guest agent: its file systems are frozen meanwhile",
+     set_agent},
+    {"agent_optional", NULL, "go on, crash-consistent, if the agent does not answer",
+     set_agent_optional},
+    {"freeze_timeout", "SECONDS", "the guest is frozen no longer than that (10)",
+     set_freeze_timeout},
+    {"scratch", "DIR", "where what the guest overwrites is kept meanwhile (/var/tmp)", set_scratch},
+    {"nbd", "URI", "an NBD server that runs in the VM already", set_nbd},
     {"uid", "N", "owner of all files (who mounts)", set_uid},
     {"gid", "N", "group of all files (who mounts)", set_gid},
 };
 
 /* Options that FUSE or mount(8) know; those that would make the tree writable are left out. */
-static const char *const fuse_options[] = {"allow_other", "allow_root", "auto_unmount", "fsname=",
-                                           "max_read=",   "sync_read",  "noatime",      "context=",
-                                           "fscontext=",  "defcontext=", "rootcontext="};
+static const char *const fuse_options[] = {
+    "allow_other", "allow_root", "auto_unmount", "fsname=",     "max_read=",   "sync_read",
+    "noatime",     "context=",   "fscontext=",   "defcontext=", "rootcontext="};
 /* Options of mount(8) and fstab that say nothing to us, or what we do anyway. */
 static const char *const ignored_options[] = {
-    "ro",   "rw",     "defaults", "auto",   "noauto",  "user",   "nouser",   "users",
-    "dev",  "nodev",  "suid",     "nosuid", "exec",    "noexec", "nofail",   "_netdev",
-    "sync", "async",  "atime",    "owner",  "group",   "relatime", "norelatime",
-    "default_permissions", "nonempty",
+    "ro",       "rw",     "defaults", "auto",     "noauto",     "user",
+    "nouser",   "users",  "dev",      "nodev",    "suid",       "nosuid",
+    "exec",     "noexec", "nofail",   "_netdev",  "sync",       "async",
+    "atime",    "owner",  "group",    "relatime", "norelatime", "default_permissions",
+    "nonempty",
 };
 
 static bool listed(const char *const *list, size_t n, const char *option)
@@ -302,8 +371,8 @@ static char *take_name(const char **text)
 }
 
 /*
- * Takes the servers in brackets out of ARGV, leaving for each an argument "[" to stand for it; what is
- * between brackets is not ours to parse.
+ * Takes the servers in brackets out of ARGV, leaving for each an argument "[" to stand for it; what
+ * is between brackets is not ours to parse.
  */
 static char **take_servers(char **argv, GPtrArray *servers, GError **error)
 {
@@ -397,6 +466,7 @@ FlOptions *fl_options_parse(char **argv, GError **error)
     options->disk.connections = CONNECTIONS_DEFAULT;
     options->disk.timeout = TIMEOUT_DEFAULT;
     options->disk.reconnect = RECONNECT_DEFAULT;
+    options->freeze_timeout = FREEZE_TIMEOUT_DEFAULT;
     options->view.cache = CACHE_DEFAULT;
     options->view.readahead = READAHEAD_DEFAULT;
 
@@ -432,6 +502,11 @@ void fl_options_free(FlOptions *options)
     g_free(options->pidfile);
     g_free(options->view.backing);
     g_free(options->view.backing_fmt);
+    g_free(options->series);
+    g_free(options->agent);
+    g_free(options->scratch);
+    g_free(options->nbd);
+    g_strfreev(options->disks);
     g_free(options->help);
     g_free(options);
 }

@@ -34,8 +34,13 @@ typedef struct {
     gid_t gid;
     FlDiskOptions disk;
     FlViewOptions view;
-    GPtrArray *fuse; /* of char *: options handed on to FUSE, ended by NULL */
-    char *help;      /* the text of --help */
+    /* Of snapshots. */
+    char *series, *agent, *scratch, *nbd; /* paths are absolute */
+    char **disks;                         /* NULL: all */
+    bool full, agent_optional;
+    unsigned freeze_timeout; /* seconds */
+    GPtrArray *fuse;         /* of char *: options handed on to FUSE, ended by NULL */
+    char *help;              /* the text of --help */
 } FlOptions;
 
 /* Parses ARGV, which stays the caller's. */

@@ -62,14 +62,15 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
     return origin;
 }
 
-static bool add_export(Opening *opening, FlExportInfo *info, GError **error)
+/* Takes over INFO and ORIGIN. The export belongs to the tree. */
+static FlExport *add_export(const Opening *opening, FlExportInfo *info, FlOrigin *origin,
+                            const FlDiskOptions *options, GError **error)
 {
     FlSources *sources = opening->sources;
-    FlOrigin *origin = make_origin(opening, info);
-    g_autoptr(FlDisk) disk = fl_disk_new(opening->endpoint, info, &sources->options->disk);
+    g_autoptr(FlDisk) disk = fl_disk_new(opening->endpoint, info, options);
     FlExport *export = fl_export_new(disk, origin, sources->cache, &sources->options->view);
 
-    return fl_tree_add_export(sources->tree, opening->folder, export, error);
+    return fl_tree_add_export(sources->tree, opening->folder, export, error) ? export : NULL;
 }
 
 static bool add_exports(Opening *opening, GError **error)
@@ -89,7 +90,8 @@ static bool add_exports(Opening *opening, GError **error)
         FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
 
         if (info->size > 0) {
-            if (!add_export(opening, info, error))
+            if (add_export(opening, info, make_origin(opening, info),
+                           &opening->sources->options->disk, error) == NULL)
                 return false;
             continue;
         }
@@ -102,6 +104,96 @@ static bool add_exports(Opening *opening, GError **error)
         g_warning("export \"%s\" of %s has a size of 0: left out", info->name,
                   fl_endpoint_label(opening->endpoint));
         fl_export_info_free(info);
+    }
+    return true;
+}
+
+/* Snapshots of VMs */
+
+bool fl_source_is_vm(const char *text)
+{
+    return g_str_has_prefix(text, "qmp:") || g_str_has_prefix(text, "libvirt:");
+}
+
+FlBackupOptions fl_source_backup_options(const FlOptions *options, const FlSourceSpec *spec)
+{
+    return (FlBackupOptions){
+        .source = spec->text,
+        .disks = (const char *const *)options->disks,
+        .series = options->series,
+        .scratch = options->scratch,
+        .agent = options->agent,
+        .nbd = options->nbd,
+        .full = options->full,
+        .agent_optional = options->agent_optional,
+        .freeze_timeout = options->freeze_timeout,
+        .timeout = options->disk.timeout,
+    };
+}
+
+static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup,
+                                  const FlBackupDisk *disk)
+{
+    FlOrigin *origin = fl_origin_new(source_name(opening->spec, opening->endpoint), disk->name);
+
+    origin->time = origin->ctime = fl_backup_time(backup);
+    origin->snapshot = true;
+    origin->mode = g_strdup(disk->base != NULL ? "incremental" : "full");
+    origin->reason = g_strdup(disk->reason);
+    origin->restore_point = g_strdup(disk->restore_point);
+    origin->base = g_strdup(disk->base);
+    for (guint i = 0; i < disk->bitmaps->len; i++) {
+        const FlBackupBitmap *bitmap = disk->bitmaps->pdata[i];
+        g_ptr_array_add(origin->bitmaps,
+                        fl_bitmap_new(bitmap->context, bitmap->name, bitmap->granularity));
+        if (i == 0 && disk->base != NULL)
+            origin->increment = g_strdup(bitmap->context);
+    }
+    return origin;
+}
+
+static bool add_snapshot_disk(const Opening *opening, const FlBackup *backup,
+                              const FlBackupDisk *disk, GError **error)
+{
+    FlSources *sources = opening->sources;
+    FlWait wait = {.seconds = sources->options->disk.timeout};
+    g_autoptr(GPtrArray) found =
+        fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
+    FlExport *export;
+
+    if (found == NULL)
+        return false;
+    export = add_export(opening, g_ptr_array_steal_index(found, 0),
+                        make_disk_origin(opening, backup, disk), &sources->snapshot_disk, error);
+    if (export == NULL)
+        return false;
+    fl_snapshots_add_disk(sources->snapshots, disk, export);
+    if (disk->reason != NULL)
+        g_message("disk %s: a full backup, because %s", disk->name, disk->reason);
+    return true;
+}
+
+static bool open_snapshot(Opening *opening, GError **error)
+{
+    FlSources *sources = opening->sources;
+    FlBackupOptions options = fl_source_backup_options(sources->options, opening->spec);
+    FlBackup *backup = fl_snapshots_begin(sources->snapshots, &options, error);
+    const GPtrArray *disks, *notes;
+
+    if (backup == NULL)
+        return false;
+    opening->endpoint = fl_backup_socket(backup) >= 0
+                            ? fl_endpoint_new_socket(fl_backup_socket(backup), opening->spec->text)
+                            : fl_endpoint_new_uri(options.nbd);
+    notes = fl_backup_notes(backup);
+    for (guint i = 0; i < notes->len; i++)
+        g_message("%s", (const char *)notes->pdata[i]);
+    g_info("snapshot taken in %.1f ms, the guest frozen for %.1f ms",
+           fl_backup_begin_ns(backup) / 1e6, fl_backup_frozen_ns(backup) / 1e6);
+    disks = fl_backup_disks(backup);
+    for (guint i = 0; i < disks->len; i++) {
+        if (!add_snapshot_disk(opening, backup, disks->pdata[i], error))
+            return false;
     }
     return true;
 }
@@ -126,6 +218,11 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
     Opening opening = {.sources = sources, .spec = spec, .folder = spec->name};
     bool ok;
 
+    if (spec->text != NULL && fl_source_is_vm(spec->text)) {
+        ok = open_snapshot(&opening, error);
+        fl_endpoint_unref(opening.endpoint);
+        return ok;
+    }
     if (spec->argv != NULL) {
         if (!start_server(&opening, fl_server_new_command((const char *const *)spec->argv, error)))
             return false;
@@ -146,6 +243,9 @@ bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **erro
     sources->options = options;
     sources->tree = fl_tree_new();
     sources->cache = fl_cache_new(options->view.cache);
+    sources->snapshots = fl_snapshots_new();
+    sources->snapshot_disk = options->disk;
+    sources->snapshot_disk.keep_open = true;
     sources->servers = g_ptr_array_new_with_free_func((GDestroyNotify)fl_server_free);
     for (guint i = 0; i < options->sources->len; i++) {
         if (!open_source(sources, options->sources->pdata[i], error))
@@ -154,16 +254,21 @@ bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **erro
     return true;
 }
 
-void fl_sources_clear(FlSources *sources)
+bool fl_sources_close(FlSources *sources, GError **error)
 {
+    bool ok;
+
     if (sources->tree != NULL) {
         const GPtrArray *exports = fl_tree_exports(sources->tree);
         for (guint i = 0; i < exports->len; i++)
             fl_disk_close(fl_export_disk(exports->pdata[i]));
     }
+    ok = fl_snapshots_end(sources->snapshots, error);
+    g_clear_pointer(&sources->snapshots, fl_snapshots_free);
     g_clear_pointer(&sources->tree, fl_tree_free);
     g_clear_pointer(&sources->cache, fl_cache_free);
     g_clear_pointer(&sources->servers, g_ptr_array_unref);
+    return ok;
 }
 
 char *fl_sources_label(const FlOptions *options)

@@ -5,6 +5,7 @@
 #include "disk/server.h"
 #include "mount/tree.h"
 #include "options.h"
+#include "snapshot.h"
 
 /* What lives as long as the mount. */
 typedef struct {
@@ -12,12 +13,20 @@ typedef struct {
     FlTree *tree;
     FlCache *cache;
     GPtrArray *servers; /* of FlServer: those that we started */
+    FlSnapshots *snapshots;
+    FlDiskOptions snapshot_disk; /* of disks of snapshots */
 } FlSources;
 
 /* Opens all sources of OPTIONS, which outlives it, and puts their exports into the tree. */
 bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **error);
-/* Closes all disks and ends the servers. A cleared one is fine. */
-void fl_sources_clear(FlSources *sources);
+/* Closes all disks, aborts snapshots that were not ended, and ends the servers. False with an error
+ * if something was left in a VM. */
+bool fl_sources_close(FlSources *sources, GError **error);
+
+/* Whether TEXT names a VM whose snapshot is to be taken. */
+bool fl_source_is_vm(const char *text);
+/* What backup/ needs to know; strings belong to OPTIONS and SPEC. */
+FlBackupOptions fl_source_backup_options(const FlOptions *options, const FlSourceSpec *spec);
 
 /* What mount(8) shows as the source; to be freed with g_free(). */
 char *fl_sources_label(const FlOptions *options);

@@ -34,6 +34,13 @@ static void add_export(JsonBuilder *json, FlExport *export)
     fl_json_add_string(json, "state", failure != NULL ? "failed" : "ok");
     fl_json_add_string(json, "failure", failure);
     fl_json_add_bool(json, "maps_loaded", fl_disk_maps(disk) != NULL);
+    if (fl_export_origin(export)->snapshot && fl_disk_maps(disk) != NULL) {
+        uint64_t wanted, delivered;
+
+        fl_export_coverage(export, &wanted, &delivered);
+        fl_json_add_int(json, "wanted_bytes", (gint64)wanted);
+        fl_json_add_int(json, "covered_bytes", (gint64)delivered);
+    }
     fl_json_add_int(json, "open_files", export->opened);
     fl_json_add_int(json, "connections", stats->connections);
     fl_json_add_bool(json, "connecting", stats->connecting);
