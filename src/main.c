@@ -67,6 +67,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     Ready ready = {.options = options, .background = background};
     g_autoptr(FlSession) session = NULL;
     guint sources_ids[G_N_ELEMENTS(signals)];
+    bool ok;
 
     fl_status_add(&status);
     session = fl_session_new(sources->tree, &session_options, error);
@@ -79,11 +80,15 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         g_debug("cannot change to /");
     fl_snapshots_start(sources->snapshots, quit, session);
     fl_session_run(session, on_ready, &ready);
+    /* Whoever still waits for a read is answered before the session goes; and a second signal must
+     * not keep a snapshot from being aborted. */
+    fl_session_unmount(session);
+    ok = fl_sources_close(sources, error);
     for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
         g_source_remove(sources_ids[i]);
     if (options->pidfile != NULL)
         unlink(options->pidfile);
-    return true;
+    return ok;
 }
 
 static bool mount_all(const FlOptions *options, FlBackground *background, GError **error)
@@ -98,14 +103,13 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    ok = fl_mountpoint_check(options->mountpoint, error) &&
-         fl_sources_open(&sources, options, error) &&
+    fl_sources_init(&sources, options);
+    ok = fl_mountpoint_check(options->mountpoint, error) && fl_sources_open(&sources, error) &&
          serve(options, &sources, background, error);
-    if (fl_sources_close(&sources, ok ? error : &why))
-        return ok;
-    if (!ok)
+    if (!ok && !fl_sources_close(&sources, &why))
         g_warning("%s", why->message);
-    return false;
+    fl_sources_clear(&sources);
+    return ok;
 }
 
 /* The whole of a mount; the exit status. */

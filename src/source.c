@@ -238,7 +238,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
     return ok;
 }
 
-bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **error)
+void fl_sources_init(FlSources *sources, const FlOptions *options)
 {
     sources->options = options;
     sources->tree = fl_tree_new();
@@ -247,8 +247,14 @@ bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **erro
     sources->snapshot_disk = options->disk;
     sources->snapshot_disk.keep_open = true;
     sources->servers = g_ptr_array_new_with_free_func((GDestroyNotify)fl_server_free);
-    for (guint i = 0; i < options->sources->len; i++) {
-        if (!open_source(sources, options->sources->pdata[i], error))
+}
+
+bool fl_sources_open(FlSources *sources, GError **error)
+{
+    const GPtrArray *specs = sources->options->sources;
+
+    for (guint i = 0; i < specs->len; i++) {
+        if (!open_source(sources, specs->pdata[i], error))
             return false;
     }
     return true;
@@ -256,19 +262,19 @@ bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **erro
 
 bool fl_sources_close(FlSources *sources, GError **error)
 {
-    bool ok;
+    const GPtrArray *exports = fl_tree_exports(sources->tree);
 
-    if (sources->tree != NULL) {
-        const GPtrArray *exports = fl_tree_exports(sources->tree);
-        for (guint i = 0; i < exports->len; i++)
-            fl_disk_close(fl_export_disk(exports->pdata[i]));
-    }
-    ok = fl_snapshots_end(sources->snapshots, error);
-    g_clear_pointer(&sources->snapshots, fl_snapshots_free);
-    g_clear_pointer(&sources->tree, fl_tree_free);
-    g_clear_pointer(&sources->cache, fl_cache_free);
-    g_clear_pointer(&sources->servers, g_ptr_array_unref);
-    return ok;
+    for (guint i = 0; i < exports->len; i++)
+        fl_disk_close(fl_export_disk(exports->pdata[i]));
+    return fl_snapshots_end(sources->snapshots, error);
+}
+
+void fl_sources_clear(FlSources *sources)
+{
+    fl_snapshots_free(sources->snapshots);
+    fl_tree_free(sources->tree);
+    fl_cache_free(sources->cache);
+    g_ptr_array_unref(sources->servers);
 }
 
 char *fl_sources_label(const FlOptions *options)

@@ -17,10 +17,15 @@ typedef struct {
     FlDiskOptions snapshot_disk; /* of disks of snapshots */
 } FlSources;
 
-/* Opens all sources of OPTIONS, which outlives it, and puts their exports into the tree. */
-bool fl_sources_open(FlSources *sources, const FlOptions *options, GError **error);
-/* Closes all disks, aborts snapshots that were not ended, and ends the servers. False with an error
- * if something was left in a VM. */
+/* OPTIONS outlives it. */
+void fl_sources_init(FlSources *sources, const FlOptions *options);
+/* Ends the servers and frees everything. */
+void fl_sources_clear(FlSources *sources);
+
+/* Opens all sources and puts their exports into the tree. */
+bool fl_sources_open(FlSources *sources, GError **error);
+/* Closes all disks and aborts the snapshots that were not ended; also of what was opened in part.
+ * False with an error if something was left in a VM. */
 bool fl_sources_close(FlSources *sources, GError **error);
 
 /* Whether TEXT names a VM whose snapshot is to be taken. */

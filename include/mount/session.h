@@ -25,7 +25,9 @@ typedef struct FlSession FlSession;
 
 /* Mounts TREE, which is not taken over. */
 FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error);
-/* Unmounts unless that was done from outside. NULL is fine. */
+/* Unmounts unless that was done from outside. Requests that are under way may still be answered. */
+void fl_session_unmount(FlSession *session);
+/* Unmounts as well. No request is under way any more. NULL is fine. */
 void fl_session_free(FlSession *session);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlSession, fl_session_free)
 

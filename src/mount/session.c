@@ -120,16 +120,21 @@ void fl_session_quit(FlSession *session)
     g_main_loop_quit(session->loop);
 }
 
+void fl_session_unmount(FlSession *session)
+{
+    if (session->source != NULL)
+        g_source_destroy(session->source);
+    g_clear_pointer(&session->source, g_source_unref);
+    if (session->mounted)
+        fuse_session_unmount(session->fuse);
+    session->mounted = false;
+}
+
 void fl_session_free(FlSession *session)
 {
     if (session == NULL)
         return;
-    if (session->source != NULL) {
-        g_source_destroy(session->source);
-        g_source_unref(session->source);
-    }
-    if (session->mounted)
-        fuse_session_unmount(session->fuse);
+    fl_session_unmount(session);
     if (session->fuse != NULL)
         fuse_session_destroy(session->fuse);
     fl_ops_free(session->ops);
