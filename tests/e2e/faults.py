@@ -35,33 +35,32 @@ class Faults(lib.TestCase):
         lies = {
             "nothing": [],
             "no progress": [(0, 0)],
-            "no progress among others": [(4096, 0), (0, 1), (4096, 0)],
         }
         for what, said in lies.items():
             with self.subTest(what):
                 self.export.on_status = lambda context, offset, length, said=said: said
-                self.assert_refused(self.server.uri(), self.mkdir("mnt"))
-
-    def test_extents_past_the_end_are_cut(self):
-        """The last extent of a reply may be longer than was asked for; past the disk it may not."""
-        self.export.on_status = lambda context, offset, length: [(4096, 0), (1 << 31, 3)]
-        point = self.mkdir("mnt")
-        done = self.fleecefs(self.server.uri(), point)
-        if done.returncode == 0:
-            with open(point + "/default/disk.map") as f:
-                rows = [line.split()[:2] for line in f]
-            self.assertEqual(sum(int(length) for _, length in rows), SIZE)
-            self.assertEqual(os.stat(point + "/default/disk.raw").st_size, SIZE)
-            lib.run("fusermount3", "-u", point)
-        else:
-            self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
+                self.assert_no_map()
 
     def test_status_that_fails(self):
-        """A map that cannot be had is absent, or the mount is refused: never a guess."""
         def fail(context, offset, length):
             raise OSError(errno.EIO, "no status")
         self.export.on_status = fail
-        self.assert_refused(self.server.uri(), self.mkdir("mnt"))
+        self.assert_no_map()
+
+    def assert_no_map(self):
+        """Without its maps a disk cannot be had at all: nothing of it is a guess."""
+        with self.mount(self.server.uri()) as mount:
+            for name in ("disk.raw", "disk.map", "dirty/b.raw", "dirty/b.map"):
+                self.assert_errno(errno.EIO, os.stat, mount / ("default/" + name))
+                self.assert_errno(errno.EIO, os.open, mount / ("default/" + name), os.O_RDONLY)
+
+    def test_extents_past_the_end_are_cut(self):
+        """A reply may say more than was asked for, though not of what lies past the disk's end."""
+        self.export.on_status = lambda context, offset, length: [(4096, 0), (1 << 31, 3)]
+        with self.mount(self.server.uri()) as mount:
+            rows = [line.split() for line in mount.read("default/disk.map").splitlines()]
+            self.assertEqual(sum(int(row[1]) for row in rows), SIZE)
+            self.assertEqual(os.stat(mount / "default/disk.raw").st_size, SIZE)
 
     # Reads
 
@@ -105,21 +104,34 @@ class Faults(lib.TestCase):
 
     def test_a_server_that_stays_away(self):
         with self.mount(self.server.uri(), options=["-o", "reconnect=1"]) as mount:
+            self.read(mount)
             self.server.stop()
-            self.assert_errno(errno.EIO, self.read, mount)
+            self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
             # For good: also when it is there again, for the disk may have gone on without us.
             self.server.start()
-            self.assert_errno(errno.EIO, self.read, mount)
+            self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
             # The tree stays: an empty one would make rsync --delete delete the backup.
             self.assertIn("default/disk.raw", mount.files())
             self.assertEqual(mount.read("default/dirty/b.map").split()[:2],
                              ["0", str(SIZE // 2)])
-            self.assertIn("default", mount.read(".fleecefs/status.json"))
+            (told,) = mount.json(".fleecefs/status.json")["exports"]
+            self.assertEqual(told["state"], "failed")
+            self.assertIn("refused", told["failure"])
 
     def test_no_reconnect(self):
         with self.mount(self.server.uri(), options=["-o", "reconnect=0"]) as mount:
+            self.read(mount)
             self.server.stop()
+            self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
             self.server.start()
+            self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
+
+    def test_a_server_that_drops_every_read(self):
+        """It can be reached each time, and yet there is an end to trying."""
+        def drop(offset, length):
+            raise HangUp
+        self.export.on_read = drop
+        with self.mount(self.server.uri(), options=["-o", "timeout=1,reconnect=1"]) as mount:
             self.assert_errno(errno.EIO, self.read, mount)
 
     def test_a_server_that_comes_back_changed(self):
@@ -133,10 +145,11 @@ class Faults(lib.TestCase):
             with self.subTest(what):
                 self.export.size, self.export.contexts = SIZE, self.contexts
                 with self.mount(self.server.uri(), options=["-o", "reconnect=5"]) as mount:
+                    self.read(mount)
                     self.server.stop()
                     change()
                     self.server.start()
-                    self.assert_errno(errno.EIO, self.read, mount)
+                    self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
                     self.assertEqual(os.stat(mount / "default/disk.raw").st_size, SIZE)
 
     def test_a_server_that_is_silent(self):

@@ -22,7 +22,9 @@ import tempfile
 import unittest
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
-FLEECEFS = shlex.split(os.environ.get("FLEECEFS", "build/src/fleecefs"))
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# A command: it may begin with a wrapper such as valgrind.
+FLEECEFS = shlex.split(os.environ.get("FLEECEFS") or TOP + "/build/src/fleecefs")
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
 CI = os.environ.get("CI") == "true"
 # No step of a test takes this long; what does, hangs.
@@ -189,6 +191,7 @@ class Mount:
         self.pidfile = test.path("pid")
         self.scratch = test.mkdir("tmp")
         self.log = test.path("fleecefs.log")
+        self.processes = {}
         self.argv = [*FLEECEFS, "--pidfile", self.pidfile, *map(str, options),
                      *map(str, sources), self.point]
         with open(self.log, "wb") as log:
@@ -204,8 +207,6 @@ class Mount:
         with open(self.pidfile) as f:
             self.pid = int(f.read())
         self.processes = {pid: os.pidfd_open(pid) for pid in [self.pid, *children(self.pid)]}
-        for pidfd in self.processes.values():
-            test.defer(os.close, pidfd)
 
     def __enter__(self):
         return self
@@ -239,9 +240,11 @@ class Mount:
     def _force(self):
         if is_mounted(self.point):
             subprocess.run(["umount", "-l", self.point], stderr=subprocess.DEVNULL)
-        for pidfd in getattr(self, "processes", {}).values():
+        for pidfd in self.processes.values():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+        self.processes = {}
 
     def files(self):
         """All files of the tree, relative to its root, sorted; without .fleecefs/."""

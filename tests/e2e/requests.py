@@ -104,6 +104,7 @@ class Requests(lib.TestCase):
 
     def test_text_asks_nothing(self):
         with self.mount(self.server.uri()) as mount:
+            os.stat(mount / "default/disk.raw")  # which loads the maps
             self.server.requests.clear()
             for name in mount.files():
                 if not name.endswith((".raw", ".qcow2")):
@@ -119,7 +120,7 @@ class Requests(lib.TestCase):
             self.assertLessEqual(sum(end - start for start, end in asked), 2 * SIZE + (1 << 32))
 
     def test_huge_holes_cost_nothing(self):
-        size = 1 << 62
+        size = 16 * lib.TIB
         with self.mount("[", "nbdkit", "null", f"size={size}", "]") as mount:
             fd = os.open(mount / "default/disk.raw", os.O_RDONLY)
             self.assertEqual(os.fstat(fd).st_size, size)

@@ -142,7 +142,7 @@ class Text(lib.TestCase):
                 self.check_pbm(mount.read("default/dirty/b.pbm"), dirty, cell)
 
     def test_pbm_is_capped(self):
-        size = 1 << 50
+        size = 16 * lib.TIB
         dirty = [(0, 1 << 30, 0), ((1 << 30), (1 << 30) + 65536, 1), ((1 << 30) + 65536, size, 0)]
         server = NbdServer(self, {"": Export(size, lambda o, n: bytes(n), {DIRTY + "b": dirty})})
         with self.mount(server.uri()) as mount:
