@@ -181,6 +181,7 @@ class Faults(lib.TestCase):
 
     def test_a_killed_server_in_brackets(self):
         mount = self.mount("[", "nbdkit", "memory", "1M", "]", options=["-o", "reconnect=1"])
+        self.read(mount)
         server = next(pid for pid in mount.processes if pid != mount.pid)
         os.kill(server, 9)
         lib.wait_gone(mount.processes[server], "the server")

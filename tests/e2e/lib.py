@@ -62,9 +62,15 @@ def run(*argv, **kwargs):
     return done.stdout
 
 
+libc = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+# Daemons become children of the test program, which so learns how they end.
+libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
 def die_with_us():
     """For a child, before exec: be killed when the test program is gone, however it went."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def wait_gone(pidfd, what, timeout=PATIENCE):
@@ -75,7 +81,6 @@ def wait_gone(pidfd, what, timeout=PATIENCE):
 
 def wait_for_file(path, process, timeout=PATIENCE):
     """Waits until the file at PATH is there and not empty; fails early if PROCESS ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
     notify, pidfd = libc.inotify_init(), os.pidfd_open(process.pid)
     try:
         # IN_CLOSE_WRITE | IN_MOVED_TO
@@ -135,6 +140,7 @@ class Server:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()],
                 env={**os.environ, "LISTEN_FDS": "1", "TMPDIR": test.dir},
                 preexec_fn=self._prepare(listener.fileno()))
+        test.servers.append(self.process.pid)
         test.defer(self.kill)
         self._check(socket.AF_INET if tcp else socket.AF_UNIX)
 
@@ -191,7 +197,8 @@ class Mount:
         self.pidfile = test.path("pid")
         self.scratch = test.mkdir("tmp")
         self.log = test.path("fleecefs.log")
-        self.processes = {}
+        self.pid, self.processes = None, {}
+        test.defer(self._force)
         self.argv = [*FLEECEFS, "--pidfile", self.pidfile, *map(str, options),
                      *map(str, sources), self.point]
         with open(self.log, "wb") as log:
@@ -200,7 +207,6 @@ class Mount:
                                   timeout=PATIENCE,
                                   env={**os.environ, "TMPDIR": self.scratch,
                                        "XDG_RUNTIME_DIR": self.scratch, **(env or {})})
-        test.defer(self._force)
         if done.returncode != 0:
             raise AssertionError(f"{shlex.join(self.argv)}: exit status {done.returncode}\n"
                                  f"{self.output()}")
@@ -233,23 +239,49 @@ class Mount:
         """Waits for the processes to end, and checks that mount and files are gone."""
         for pid, pidfd in self.processes.items():
             wait_gone(pidfd, f"process {pid} of {shlex.join(self.argv)}")
+        self.check_end()
         self.test.assertFalse(is_mounted(self.point), "still mounted")
         self.test.assertFalse(os.path.exists(self.pidfile), "pid file left")
         self.test.assertEqual(os.listdir(self.scratch), [], "temporary files left")
 
+    def check_end(self):
+        """Fails if the daemon has ended with an error or by a signal."""
+        try:
+            end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return  # kill() has waited for it
+        if end and (end.si_code, end.si_status) != (os.CLD_EXITED, 0):
+            how = "exit status" if end.si_code == os.CLD_EXITED else "signal"
+            raise AssertionError(f"fleecefs ended with {how} {end.si_status}")
+
+    def kill(self):
+        """Kills the daemon as nothing else can, and waits for all of its processes."""
+        os.kill(self.pid, signal.SIGKILL)
+        for pid, pidfd in self.processes.items():
+            wait_gone(pidfd, f"process {pid} of {shlex.join(self.argv)}")
+        os.waitpid(self.pid, 0)
+
     def _force(self):
-        if is_mounted(self.point):
-            subprocess.run(["umount", "-l", self.point], stderr=subprocess.DEVNULL)
-        for pidfd in self.processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
-        self.processes = {}
+        """Ends what is left, and tells of a daemon that has crashed."""
+        try:
+            if self.pid:
+                self.check_end()
+        finally:
+            if is_mounted(self.point):
+                attempt("umount", "-l", self.point)
+            for pidfd in self.processes.values():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
+            self.processes = {}
 
     def files(self):
         """All files of the tree, relative to its root, sorted; without .fleecefs/."""
+        def fail(error):
+            raise error
+
         found = []
-        for folder, subfolders, names in os.walk(self.point):
+        for folder, subfolders, names in os.walk(self.point, onerror=fail):
             if folder == self.point:
                 subfolders[:] = [s for s in subfolders if s != ".fleecefs"]
             found += [os.path.relpath(os.path.join(folder, n), self.point) for n in names]
@@ -277,12 +309,14 @@ class TestCase(unittest.TestCase):
         _at_exit.push(self._stack)
         self.addCleanup(self._stack.close)
         self._count = 0
+        self.servers = []  # process ids of those that the test began itself
         self.dir = tempfile.mkdtemp(prefix="fleecefs-test.")
         self.defer(shutil.rmtree, self.dir)
         self.defer(self._check_sanitizers)
         os.environ["SANITIZER_LOG"] = f"{self.dir}/sanitizer"
         os.environ["ASAN_OPTIONS"] = f"log_path={self.dir}/sanitizer"
-        os.environ["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
+        os.environ["UBSAN_OPTIONS"] = \
+            f"log_path={self.dir}/sanitizer:halt_on_error=1:print_stacktrace=1"
         self.rng = random.Random(f"{SEED} {self.id()}")
 
     def defer(self, function, *args):
