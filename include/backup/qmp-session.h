@@ -41,7 +41,6 @@ typedef struct {
     FlBackup backup; /* first */
     FlQmp *qmp;
     char *monitor; /* absolute path */
-    FlVmFeatures features;
     FlJournal *journal;
     char *socket;        /* path of the NBD server's socket; NULL if it is not ours */
     FlAgent *agent;      /* from FREEZE to THAW */
@@ -82,13 +81,11 @@ bool fl_qmp_reach(FlQmpSession *session);
 GPtrArray *fl_qmp_plan(const GPtrArray *disks, const FlBackupOptions *options,
                        GHashTable *inconsistent, GPtrArray *notes, GError **error);
 /* The actions of the one transaction, an array for JSON. Needs restore_point of each disk. Pure. */
-JsonArray *fl_qmp_snapshot_actions(const GPtrArray *disks, const char *series,
-                                   const FlVmFeatures *features);
+JsonArray *fl_qmp_snapshot_actions(const GPtrArray *disks, const char *series);
 
 /* guest.c */
 bool fl_qmp_freeze(FlQmpSession *session, GError **error);
 bool fl_qmp_thaw(FlQmpSession *session, GError **error);
-bool fl_qmp_journal(FlQmpSession *session, const char *agent, GError **error);
 
 /* scratch.c */
 bool fl_qmp_check_room(FlQmpSession *session, GError **error);
@@ -102,6 +99,8 @@ void fl_qmp_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64
                         uint64_t *limit);
 
 /* export.c */
+/* Whether anyone listens on the socket at PATH. */
+bool fl_qmp_listens(const char *path);
 /* A path for the NBD server's socket; nothing is made. */
 char *fl_qmp_choose_socket(void);
 bool fl_qmp_serve(FlQmpSession *session, GError **error);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What QEMU says about a VM: its version, its disks, and what this QEMU can do. */
+/* What QEMU says about a VM: its version, its disks, their bitmaps. */
 #pragma once
 
 #include "qemu/qmp.h"
@@ -27,11 +27,10 @@ typedef struct {
 
 typedef struct {
     unsigned major, minor, micro;
-    bool on_cbw_error; /* blockdev-backup can give the snapshot up rather than stop the guest */
-} FlVmFeatures;
+} FlVmVersion;
 
 /* Fails if this QEMU lacks what a backup needs. */
-bool fl_vm_features(FlQmp *qmp, FlVmFeatures *features, GError **error);
+bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error);
 
 /* What identifies the VM on this host: its UUID, or if it has none, MONITOR, the absolute path of
  * the socket. */
@@ -48,5 +47,5 @@ GPtrArray *fl_vm_parse_disks(JsonNode *reply);
  * (fixed in 8.2.3 and 9.0; the fault came with the correction of CVE-2024-7409, which distributors
  * took into older versions).
  */
-bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmFeatures *features, const char *qdev, bool *kills,
+bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *qdev, bool *kills,
                             GError **error);

@@ -100,7 +100,7 @@ bool fl_qmp_serve(FlQmpSession *session, GError **error)
            fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
 }
 
-static bool anyone_listens(const char *path)
+bool fl_qmp_listens(const char *path)
 {
     struct sockaddr_un address;
     int fd = unix_socket(path, &address);
@@ -128,7 +128,7 @@ bool fl_qmp_stop_server(FlQmpSession *session, GError **error)
     if (!session->gone) {
         /* Passed but not used: then what listens is only waiting to be. */
         fl_qmp_call(session->qmp, "closefd", fl_qmp_args('s', "fdname", FD_NAME, 0), NULL, NULL);
-        if (anyone_listens(path)) {
+        if (fl_qmp_listens(path)) {
             if (!fl_qmp_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
                 return false;
             fl_backup_report(&session->backup, "stopped the NBD server");

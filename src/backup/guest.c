@@ -5,6 +5,7 @@
 /* Milliseconds: an agent that runs answers in a few; a thaw waits for the freeze before it. */
 #define AGENT_TIMEOUT 5000
 #define THAW_TIMEOUT  15000
+#define LEAST_TIMEOUT 200
 
 static unsigned freeze_timeout(const FlQmpSession *session)
 {
@@ -13,46 +14,52 @@ static unsigned freeze_timeout(const FlQmpSession *session)
     return (seconds != 0 ? MIN(seconds, 3600) : 10) * 1000;
 }
 
-bool fl_qmp_journal(FlQmpSession *session, const char *agent, GError **error)
+/* Writes down that the guest is not frozen. */
+static bool note_thawed(FlQmpSession *session, GError **error)
 {
-    FlJournalEntry entry = {
-        .source = session->backup.options->source,
-        .series = fl_backup_series(session->backup.options),
-        .agent = agent,
-        .socket = session->socket,
-    };
+    FlJournalEntry entry = *fl_journal_entry(session->journal);
 
+    entry.agent = NULL;
     return fl_journal_write(session->journal, &entry, error);
 }
 
 static bool freeze(FlQmpSession *session, GError **error)
 {
     session->agent = fl_agent_connect(session->backup.options->agent, AGENT_TIMEOUT, error);
-    if (session->agent == NULL)
+    if (session->agent == NULL) {
+        note_thawed(session, NULL); /* only spares a thaw */
         return false;
+    }
     session->frozen_since = g_get_monotonic_time();
     return fl_agent_freeze(session->agent, freeze_timeout(session), error);
+}
+
+/* A QEMU that hangs must not keep the guest frozen for longer than is allowed. */
+static void hurry(FlQmpSession *session)
+{
+    gint64 spent = (g_get_monotonic_time() - session->frozen_since) / 1000;
+
+    fl_qmp_set_timeout(session->qmp, (unsigned)MAX(freeze_timeout(session) - spent, LEAST_TIMEOUT));
 }
 
 bool fl_qmp_freeze(FlQmpSession *session, GError **error)
 {
     g_autoptr(GError) failure = NULL;
 
-    if (session->backup.options->agent == NULL || freeze(session, &failure)) {
-        /* A QEMU that hangs must not keep the guest frozen. */
-        if (session->agent != NULL)
-            fl_qmp_set_timeout(session->qmp, freeze_timeout(session));
+    if (session->backup.options->agent == NULL)
+        return true;
+    if (freeze(session, &failure)) {
+        hurry(session);
         return true;
     }
-    if (session->backup.options->agent_optional && fl_qmp_thaw(session, error)) {
-        fl_backup_note(&session->backup,
-                       "the guest was not frozen, so the snapshot is like after a power cut: %s",
-                       failure->message);
-        return true;
-    }
-    if (*error == NULL)
+    if (!session->backup.options->agent_optional) {
         g_propagate_error(error, g_steal_pointer(&failure));
-    return false;
+        return false;
+    }
+    fl_backup_note(&session->backup,
+                   "the guest was not frozen, so the snapshot is like after a power cut: %s",
+                   failure->message);
+    return fl_qmp_thaw(session, error);
 }
 
 /* Whether the freeze lasted: Windows ends one by itself. */
@@ -75,13 +82,11 @@ static bool check_frozen(FlQmpSession *session, GError **error)
     return false;
 }
 
-/* The agent that the journal names, when there is no connection to it. */
-static bool connect_again(FlQmpSession *session, GError **error)
+/* Without a connection to the agent: to the one that the journal names. */
+static bool reconnect(FlQmpSession *session, const char *path, GError **error)
 {
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
-
-    if (session->agent == NULL && entry != NULL && entry->agent != NULL)
-        session->agent = fl_agent_connect(entry->agent, AGENT_TIMEOUT, error);
+    if (session->agent == NULL)
+        session->agent = fl_agent_connect(path, AGENT_TIMEOUT, error);
     return session->agent != NULL;
 }
 
@@ -89,27 +94,30 @@ bool fl_qmp_thaw(FlQmpSession *session, GError **error)
 {
     const FlJournalEntry *entry = fl_journal_entry(session->journal);
     bool ours = session->agent != NULL;
-    bool ok = true;
+    g_autoptr(GError) failure = NULL;
+    bool lasted = true;
 
     if (entry == NULL || entry->agent == NULL)
         return true;
+    /* The agent's socket goes with QEMU, and a guest that was started since is not frozen. */
+    if (!ours && !fl_qmp_listens(entry->agent))
+        return note_thawed(session, error);
     if (ours && session->backup.state == FL_STATE_THAWING)
-        ok = check_frozen(session, error);
-    if (ours)
-        fl_qmp_set_timeout(session->qmp, fl_qmp_timeout(session));
+        lasted = check_frozen(session, error);
+    fl_qmp_set_timeout(session->qmp, fl_qmp_timeout(session));
 
-    if (!connect_again(session, ok ? error : NULL) ||
-        !fl_agent_thaw(session->agent, THAW_TIMEOUT, ok ? error : NULL)) {
+    if (!reconnect(session, entry->agent, &failure) ||
+        !fl_agent_thaw(session->agent, THAW_TIMEOUT, &failure)) {
         session->left = true;
-        if (ok)
-            g_prefix_error(error, "the guest may still be frozen (guest-fsfreeze-thaw thaws it): ");
-        return false;
+        g_clear_error(error);
+        return fl_fail(error, "the guest may still be frozen, --recover thaws it: %s",
+                       failure->message);
     }
     if (!ours)
         fl_backup_report(&session->backup, "thawed the guest");
-    else if (session->frozen_since != 0)
+    else
         session->backup.frozen_ns =
             (uint64_t)(g_get_monotonic_time() - session->frozen_since) * 1000;
     g_clear_pointer(&session->agent, fl_agent_free);
-    return fl_qmp_journal(session, NULL, ok ? error : NULL) && ok;
+    return note_thawed(session, lasted ? error : NULL) && lasted;
 }

@@ -241,8 +241,7 @@ static JsonNode *merge_args(const char *overlay, const FlQmpDisk *disk, const Fl
                        fl_qmp_array(sources), 0);
 }
 
-static void add_disk(JsonArray *actions, const FlQmpDisk *disk, const char *series,
-                     const FlVmFeatures *features)
+static void add_disk(JsonArray *actions, const FlQmpDisk *disk, const char *series)
 {
     g_autofree char *point = fl_point_bitmap(series, disk->disk.restore_point);
     g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
@@ -265,20 +264,22 @@ static void add_disk(JsonArray *actions, const FlQmpDisk *disk, const char *seri
                                (gint64)copy->granularity, 0));
         add_action(actions, "block-dirty-bitmap-merge", merge_args(overlay, disk, copy));
     }
-    /* A job that ends must stay to be seen: its export would go on, with live data. */
+    /*
+     * A job that ends must stay to be seen: its export would go on, with live data. For the same
+     * reason a write that cannot be copied fails (the default of on-cbw-error): break-snapshot lets
+     * it pass and fails reads through snapshot-access alone, not those of the overlay.
+     */
     add_action(actions, "blockdev-backup",
                fl_qmp_args('s', "job-id", job, 's', "device", disk->node, 's', "target", overlay,
                            's', "sync", "none", 'b', "auto-dismiss", false, 's', "filter-node-name",
-                           filter, 's', "on-cbw-error",
-                           features->on_cbw_error ? "break-snapshot" : NULL, 0));
+                           filter, 0));
 }
 
-JsonArray *fl_qmp_snapshot_actions(const GPtrArray *disks, const char *series,
-                                   const FlVmFeatures *features)
+JsonArray *fl_qmp_snapshot_actions(const GPtrArray *disks, const char *series)
 {
     JsonArray *actions = json_array_new();
 
     for (guint i = 0; i < disks->len; i++)
-        add_disk(actions, g_ptr_array_index(disks, i), series, features);
+        add_disk(actions, g_ptr_array_index(disks, i), series);
     return actions;
 }

@@ -131,13 +131,13 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
 }
 
-static bool check_iothreads(FlQmpSession *session, const FlVmFeatures *features, GError **error)
+static bool check_iothreads(FlQmpSession *session, const FlVmVersion *version, GError **error)
 {
     for (guint i = 0; i < session->backup.disks->len; i++) {
         const FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
         bool kills = false;
 
-        if (!fl_vm_disconnect_kills(session->qmp, features, disk->qdev, &kills, error))
+        if (!fl_vm_disconnect_kills(session->qmp, version, disk->qdev, &kills, error))
             return false;
         if (kills)
             return fl_fail(
@@ -145,7 +145,7 @@ static bool check_iothreads(FlQmpSession *session, const FlVmFeatures *features,
                 "disk %s runs in an iothread, and this QEMU (%u.%u.%u) may abort when an "
                 "NBD client leaves such a disk; 8.2.3, 9.0 and newer do not; leave the "
                 "disk out (-o disk=) or take its iothread away",
-                disk->disk.name, features->major, features->minor, features->micro);
+                disk->disk.name, version->major, version->minor, version->micro);
     }
     return true;
 }
@@ -153,15 +153,16 @@ static bool check_iothreads(FlQmpSession *session, const FlVmFeatures *features,
 static bool inspect(FlQmpSession *session, GError **error)
 {
     g_autoptr(GPtrArray) disks = NULL;
+    FlVmVersion version;
 
-    if (!fl_vm_features(session->qmp, &session->features, error))
+    if (!fl_vm_check(session->qmp, &version, error))
         return false;
     disks = fl_vm_disks(session->qmp, error);
     if (disks == NULL)
         return false;
     session->backup.disks = fl_qmp_plan(disks, session->backup.options, session->inconsistent,
                                         session->backup.notes, error);
-    return session->backup.disks != NULL && check_iothreads(session, &session->features, error) &&
+    return session->backup.disks != NULL && check_iothreads(session, &version, error) &&
            fl_qmp_check_room(session, error);
 }
 
@@ -178,12 +179,11 @@ static bool snapshot(FlQmpSession *session, GError **error)
         FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
         disk->restore_point = fl_point_id(second, disk->size);
     }
-    return fl_qmp_do(session, "transaction",
-                     fl_qmp_args('n', "actions",
-                                 fl_qmp_array(fl_qmp_snapshot_actions(session->backup.disks, series,
-                                                                      &session->features)),
-                                 0),
-                     NULL, error, "cannot take the snapshot");
+    return fl_qmp_do(
+        session, "transaction",
+        fl_qmp_args('n', "actions",
+                    fl_qmp_array(fl_qmp_snapshot_actions(session->backup.disks, series)), 0),
+        NULL, error, "cannot take the snapshot");
 }
 
 static bool export(FlQmpSession *session, GError **error)
@@ -194,9 +194,16 @@ static bool export(FlQmpSession *session, GError **error)
 
 static bool journal(FlQmpSession *session, GError **error)
 {
-    if (session->backup.options->nbd == NULL)
-        session->socket = fl_qmp_choose_socket();
-    return fl_qmp_journal(session, session->backup.options->agent, error);
+    const FlBackupOptions *options = session->backup.options;
+    FlJournalEntry entry = {
+        .source = options->source,
+        .series = fl_backup_series(options),
+        .agent = options->agent,
+    };
+
+    if (options->nbd == NULL)
+        entry.socket = session->socket = fl_qmp_choose_socket();
+    return fl_journal_write(session->journal, &entry, error);
 }
 
 static bool run(FlBackup *backup, FlAction action, GError **error)

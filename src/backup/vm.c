@@ -75,29 +75,28 @@ static bool has(GHashTable *types, const char *command, const char *member)
     return false;
 }
 
-bool fl_vm_features(FlQmp *qmp, FlVmFeatures *features, GError **error)
+bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error)
 {
-    g_autoptr(JsonNode) version = NULL, schema = NULL;
+    g_autoptr(JsonNode) said = NULL, schema = NULL;
     g_autoptr(GHashTable) types = NULL;
     JsonObject *numbers;
 
-    if (!fl_qmp_call(qmp, "query-version", NULL, &version, error) ||
+    if (!fl_qmp_call(qmp, "query-version", NULL, &said, error) ||
         !fl_qmp_call(qmp, "query-qmp-schema", NULL, &schema, error))
         return false;
-    numbers = fl_json_object(fl_json_as_object(version), "qemu");
-    features->major = (unsigned)fl_json_int(numbers, "major");
-    features->minor = (unsigned)fl_json_int(numbers, "minor");
-    features->micro = (unsigned)fl_json_int(numbers, "micro");
+    numbers = fl_json_object(fl_json_as_object(said), "qemu");
+    version->major = (unsigned)fl_json_int(numbers, "major");
+    version->minor = (unsigned)fl_json_int(numbers, "minor");
+    version->micro = (unsigned)fl_json_int(numbers, "micro");
 
     types = index_schema(schema);
     for (size_t i = 0; i < G_N_ELEMENTS(needed); i++) {
         if (!has(types, needed[i].command, needed[i].member))
             return fl_fail(error, "this QEMU (%u.%u.%u) has no %s%s%s, which came with %s",
-                           features->major, features->minor, features->micro, needed[i].command,
+                           version->major, version->minor, version->micro, needed[i].command,
                            needed[i].member != NULL ? " with " : "",
                            needed[i].member != NULL ? needed[i].member : "", needed[i].since);
     }
-    features->on_cbw_error = has(types, "blockdev-backup", "on-cbw-error");
     return true;
 }
 
@@ -233,15 +232,15 @@ static bool is_below(const char *path, const char *top)
            (path[length] == '\0' || path[length] == '/');
 }
 
-bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmFeatures *features, const char *qdev, bool *kills,
+bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *qdev, bool *kills,
                             GError **error)
 {
     static const char *const tops[] = {"/machine/peripheral", "/machine/peripheral-anon"};
-    unsigned version = features->major * 10000 + features->minor * 100 + features->micro;
+    unsigned number = version->major * 10000 + version->minor * 100 + version->micro;
     g_autofree char *bus = NULL;
 
     *kills = false;
-    if (version >= 80203 || qdev == NULL)
+    if (number >= 80203 || qdev == NULL)
         return true;
 
     /* The thread is a property of the disk, or of the controller (virtio-scsi) that its bus is on.

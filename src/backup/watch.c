@@ -58,6 +58,12 @@ void fl_qmp_on_event(const char *event, JsonObject *data, void *opaque)
         disk = fl_qmp_find(session, fl_json_string(data, "node-name"), "file");
         if (disk != NULL)
             disk->near_threshold = true;
+    } else if (g_str_equal(event, "BLOCK_IO_ERROR") && fl_json_bool(data, "nospace")) {
+        /* It is the guest's write that failed, and the guest may stand still because of it. */
+        disk = fl_qmp_find(session, fl_json_string(data, "node-name"), "filter");
+        if (disk != NULL)
+            fl_backup_lose(&disk->disk, "there was no space for a write of the guest: the scratch "
+                                        "directory, or what the disk itself is on, is full");
     }
 }
 
