@@ -40,7 +40,7 @@ typedef struct {
 typedef struct {
     FlBackup backup; /* first */
     FlQmp *qmp;
-    char *monitor; /* absolute path */
+    char *monitor, *scratch, *agent_path; /* absolute, for daemons change their directory */
     FlJournal *journal;
     char *socket;        /* path of the NBD server's socket; NULL if it is not ours */
     FlAgent *agent;      /* from FREEZE to THAW */

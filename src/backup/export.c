@@ -61,6 +61,8 @@ static int listen_at(const char *path, GError **error)
 static bool start_server(FlQmpSession *session, int fd, GError **error)
 {
     g_autoptr(GError) failure = NULL;
+    /* It is private to one mount, so nothing is gained by a limit, which newer QEMUs have. */
+    const gint64 max_connections = 0;
     JsonNode *address =
         fl_qmp_args('s', "type", "fd", 'n', "data", fl_qmp_args('s', "str", FD_NAME, 0), 0);
 
@@ -70,8 +72,9 @@ static bool start_server(FlQmpSession *session, int fd, GError **error)
         g_prefix_error(error, "NBD server: cannot pass its socket: ");
         return false;
     }
-    if (fl_qmp_call(session->qmp, "nbd-server-start", fl_qmp_args('n', "addr", address, 0), NULL,
-                    &failure))
+    if (fl_qmp_call(session->qmp, "nbd-server-start",
+                    fl_qmp_args('n', "addr", address, 'i', "max-connections", max_connections, 0),
+                    NULL, &failure))
         return true;
     if (strstr(failure->message, "already running") != NULL)
         return fl_fail(error,

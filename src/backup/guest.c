@@ -25,7 +25,7 @@ static bool note_thawed(FlQmpSession *session, GError **error)
 
 static bool freeze(FlQmpSession *session, GError **error)
 {
-    session->agent = fl_agent_connect(session->backup.options->agent, AGENT_TIMEOUT, error);
+    session->agent = fl_agent_connect(session->agent_path, AGENT_TIMEOUT, error);
     if (session->agent == NULL) {
         note_thawed(session, NULL); /* only spares a thaw */
         return false;
@@ -46,7 +46,7 @@ bool fl_qmp_freeze(FlQmpSession *session, GError **error)
 {
     g_autoptr(GError) failure = NULL;
 
-    if (session->backup.options->agent == NULL)
+    if (session->agent_path == NULL)
         return true;
     if (freeze(session, &failure)) {
         hurry(session);

@@ -29,7 +29,7 @@ char *fl_state_directory(GError **error)
     g_autofree char *path = NULL;
 
     if (chosen != NULL && *chosen != '\0')
-        path = g_strdup(chosen);
+        path = g_canonicalize_filename(chosen, NULL);
     else if (geteuid() == 0)
         path = g_strdup("/var/lib/fleecefs");
     else

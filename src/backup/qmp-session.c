@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Milliseconds: a monitor that has another client answers never. */
+#define CONNECT_TIMEOUT 10000
+
 unsigned fl_qmp_timeout(const FlQmpSession *session)
 {
     unsigned seconds = session->backup.options->timeout;
@@ -57,9 +60,11 @@ bool fl_qmp_do(FlQmpSession *session, const char *command, JsonNode *args, JsonN
 static bool connect_monitor(FlQmpSession *session, GError **error)
 {
     g_clear_pointer(&session->qmp, fl_qmp_free);
-    session->qmp = fl_qmp_connect(session->monitor, fl_qmp_timeout(session), error);
+    session->qmp =
+        fl_qmp_connect(session->monitor, MIN(fl_qmp_timeout(session), CONNECT_TIMEOUT), error);
     if (session->qmp == NULL)
         return false;
+    fl_qmp_set_timeout(session->qmp, fl_qmp_timeout(session));
     fl_qmp_set_event_handler(session->qmp, fl_qmp_on_event, session);
     return true;
 }
@@ -103,6 +108,8 @@ static void close_session(FlBackup *backup)
     release(backup);
     g_hash_table_unref(session->inconsistent);
     g_free(session->monitor);
+    g_free(session->scratch);
+    g_free(session->agent_path);
     g_free(session->socket);
     fl_backup_clear(backup);
     g_free(session);
@@ -119,6 +126,10 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     fl_backup_init(backup, &fl_qmp_backup_ops, options);
     session->inconsistent = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     session->monitor = g_canonicalize_filename(path, NULL);
+    session->scratch =
+        g_canonicalize_filename(options->scratch != NULL ? options->scratch : "/var/tmp", NULL);
+    if (options->agent != NULL)
+        session->agent_path = g_canonicalize_filename(options->agent, NULL);
     if (!connect_monitor(session, error))
         return NULL;
     directory = fl_state_directory(error);
@@ -198,7 +209,7 @@ static bool journal(FlQmpSession *session, GError **error)
     FlJournalEntry entry = {
         .source = options->source,
         .series = fl_backup_series(options),
-        .agent = options->agent,
+        .agent = session->agent_path,
     };
 
     if (options->nbd == NULL)

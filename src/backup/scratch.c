@@ -24,9 +24,7 @@
 
 static const char *directory(const FlQmpSession *session)
 {
-    const char *scratch = session->backup.options->scratch;
-
-    return scratch != NULL ? scratch : "/var/tmp";
+    return session->scratch;
 }
 
 static bool free_room(const FlQmpSession *session, uint64_t *room, GError **error)

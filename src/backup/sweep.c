@@ -11,14 +11,14 @@
 #include <string.h>
 
 /* An export ends when its clients have been cut off, a job when its I/O has: milliseconds. */
-#define END_TIMEOUT 10000
+#define END_TIMEOUT 5000
 /* The guest's writes must not wait for long when its snapshot is given up. */
 #define LET_GO_TIMEOUT 2000
 
 typedef struct {
     FlQmpSession *session;
-    const char *prefix; /* of what is to end */
-    gint64 deadline;
+    const char *prefix;         /* of what is to end */
+    unsigned timeout;           /* milliseconds for each kind of thing */
     guint exports, jobs, nodes; /* ended */
 } Sweep;
 
@@ -36,8 +36,14 @@ static GPtrArray *select_ids(const Sweep *sweep, JsonNode *reply, const char *me
     return ids;
 }
 
+static gint64 deadline(const Sweep *sweep)
+{
+    return g_get_monotonic_time() + (gint64)sweep->timeout * 1000;
+}
+
 static bool end_exports(Sweep *sweep, GError **error)
 {
+    gint64 end = deadline(sweep);
     bool first = true;
 
     for (;;) {
@@ -57,7 +63,7 @@ static bool end_exports(Sweep *sweep, GError **error)
             sweep->exports++;
         }
         first = false;
-        if (!fl_qmp_await(sweep->session, seen, sweep->deadline, error,
+        if (!fl_qmp_await(sweep->session, seen, end, error,
                           "export %s does not end: a client of it is stuck; end that one",
                           (char *)ids->pdata[0]))
             return false;
@@ -80,6 +86,8 @@ static void end_job(Sweep *sweep, JsonObject *job, const char *id)
 
 static bool end_jobs(Sweep *sweep, GError **error)
 {
+    gint64 end = deadline(sweep);
+
     for (;;) {
         g_autoptr(JsonNode) reply = NULL;
         g_autoptr(GPtrArray) ids = NULL;
@@ -99,7 +107,7 @@ static bool end_jobs(Sweep *sweep, GError **error)
             if (id != NULL && g_str_has_prefix(id, sweep->prefix))
                 end_job(sweep, job, id);
         }
-        if (!fl_qmp_await(sweep->session, seen, sweep->deadline, error,
+        if (!fl_qmp_await(sweep->session, seen, end, error,
                           "job %s does not end; is the disk's storage answering?",
                           (char *)ids->pdata[0]))
             return false;
@@ -176,11 +184,10 @@ static bool resume_guest(FlQmpSession *session, GError **error)
  * An export that does not end is no reason to keep the job: its clients are cut off already, and a
  * job that stays would stop the guest in the end.
  */
-static bool run(Sweep *sweep, unsigned timeout, GError **error)
+static bool run(Sweep *sweep, GError **error)
 {
     bool ok;
 
-    sweep->deadline = g_get_monotonic_time() + (gint64)timeout * 1000;
     ok = end_exports(sweep, error);
     ok = end_jobs(sweep, ok ? error : NULL) && ok;
     ok = end_nodes(sweep, ok ? error : NULL) && ok;
@@ -192,13 +199,13 @@ static bool run(Sweep *sweep, unsigned timeout, GError **error)
 
 bool fl_qmp_sweep(FlQmpSession *session, GError **error)
 {
-    Sweep sweep = {.session = session, .prefix = FL_QMP_PREFIX};
+    Sweep sweep = {.session = session, .prefix = FL_QMP_PREFIX, .timeout = END_TIMEOUT};
     bool ok;
 
     if (!fl_qmp_reach(session))
         return fl_qmp_stop_server(session, error);
 
-    ok = run(&sweep, END_TIMEOUT, error);
+    ok = run(&sweep, error);
     if (sweep.exports + sweep.jobs + sweep.nodes > 0)
         fl_backup_report(&session->backup, "ended %u exports, %u jobs and %u nodes", sweep.exports,
                          sweep.jobs, sweep.nodes);
@@ -219,11 +226,11 @@ bool fl_qmp_let_go(FlQmpSession *session, GError **error)
     for (guint i = 0; i < session->backup.disks->len; i++) {
         FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
         g_autofree char *prefix = fl_qmp_id(disk, "");
-        Sweep sweep = {.session = session, .prefix = prefix};
+        Sweep sweep = {.session = session, .prefix = prefix, .timeout = LET_GO_TIMEOUT};
 
         if (disk->disk.lost == NULL)
             continue;
-        ok = run(&sweep, LET_GO_TIMEOUT, ok ? error : NULL) && ok;
+        ok = run(&sweep, ok ? error : NULL) && ok;
         fl_qmp_empty_scratch(disk);
     }
     return ok;

@@ -165,6 +165,19 @@ class Basic(lib.TestCase):
         vm.qmp("nbd-server-stop")
         self.check_clean(vm, {"vda": 1})
 
+    def test_qemu_without_rights(self):
+        """QEMU may open neither the scratch directory nor the one that the socket is in."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to start a QEMU that then is not")
+        vm = Vm(self, [Disk(self, "vda")], ["-runas", "nobody"])
+        vm.scribble(self.rng)
+        before = bytes(vm.disks["vda"].model)
+        snapshot = vm.begin()
+        vm.scribble(self.rng)
+        self.assertTrue(snapshot.read("vda") == before)
+        snapshot.finish("commit")
+        self.check_clean(vm, {"vda": 1})
+
     def test_nothing_is_left_on_the_host(self):
         vm = Vm(self, [Disk(self, "vda")])
         before = set(os.listdir(self.dir))

@@ -222,6 +222,7 @@ class Faults(lib.TestCase):
         client = StuckClient(self, snapshot)
         answer = snapshot.ask("abort")
         self.assertRegex(answer, "^left: .*export fleecefs-0-export does not end")
+        self.assertEqual(vm.qmp("query-jobs"), [])
         # The guest's writes are not held up.
         vm.scribble(self.rng, 2)
         client.close()

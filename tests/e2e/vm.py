@@ -198,8 +198,8 @@ class Vm:
         found += [f"bitmap {name}" for _, name in self.bitmaps() if "pending" in name]
         try:
             # Refused where a server runs.
-            path = self.test.path("probe")
-            self.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
+            self.qmp("nbd-server-start",
+                     addr={"type": "inet", "data": {"host": "127.0.0.1", "port": "0"}})
             self.qmp("nbd-server-stop")
         except QmpError as error:
             found.append(str(error))
