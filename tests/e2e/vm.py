@@ -57,8 +57,8 @@ class Qmp:
         while True:
             message = self.events.popleft() if self.events else self._read()
             if message.get("event") == event and \
-                    all(message["data"].get(k) == v for k, v in data.items()):
-                return message["data"]
+                    all(message.get("data", {}).get(k) == v for k, v in data.items()):
+                return message.get("data", {})
 
     def close(self):
         self.file.close()
