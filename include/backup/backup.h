@@ -91,7 +91,9 @@ void fl_backup_watch(FlBackup *backup, FlBackupLost lost, void *opaque);
 /*
  * Both want the caller's connections to the NBD server closed; a connection that is not is cut. An
  * error with FL_ERROR_LEFT: it is done, but something is left for the next session to put back.
- * After a commit that was refused the snapshot is still there, and watched if it was.
+ * After a commit that was refused the snapshot is still there, and watched if it was; after one
+ * that failed later it is gone (FlBackupLost says so, in the caller's thread) and counts as
+ * aborted. To end what has ended in the same way is fine.
  */
 bool fl_backup_commit(FlBackup *backup, GError **error);
 bool fl_backup_abort(FlBackup *backup, GError **error);

@@ -259,6 +259,8 @@ static bool end(FlBackup *backup, FlEvent event, FlState wanted, GError **error)
     GError *failure = NULL;
 
     stop_watch(backup);
+    if (backup->state == wanted)
+        return true;
     if (fl_machine_step(backup->state, event) == NULL)
         return fl_fail(error, "%s: the snapshot has ended already", backup->options->source);
     drive(backup, event, &failure);
@@ -272,6 +274,9 @@ static bool end(FlBackup *backup, FlEvent event, FlState wanted, GError **error)
 
     failure->domain = FL_ERROR;
     failure->code = backup->state == wanted ? FL_ERROR_LEFT : FL_ERROR_FAILED;
+    /* A commit that failed when the exports were gone is an abort. */
+    if (fl_machine_is_last(backup->state) && backup->state != wanted && backup->lost != NULL)
+        backup->lost(NULL, failure->message, backup->opaque);
     name_source(backup, failure, error);
     return false;
 }

@@ -312,22 +312,30 @@ bool fl_qmp_roll_back(FlQmpSession *session, GError **error)
     return ok;
 }
 
-/* The bitmaps of DISK that a commit removes: all of the series but the new point. */
-static void add_removals(JsonArray *actions, const FlQmpDisk *disk, JsonArray *bitmaps,
-                         const char *series)
+/* Adds to ACTIONS what a commit removes of the BITMAPS of DISK: all of the series but the new
+ * point, which must be there. */
+static bool add_removals(JsonArray *actions, const FlQmpDisk *disk, JsonArray *bitmaps,
+                         const char *series, GError **error)
 {
     g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
+    bool found = false;
 
     for (guint i = 0; i < fl_json_length(bitmaps); i++) {
         const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
         g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
 
-        if (point == NULL || !g_str_equal(point->series, series) || g_str_equal(name, keep))
+        if (point == NULL || !g_str_equal(point->series, series))
             continue;
+        if (g_str_equal(name, keep)) {
+            found = true;
+            continue;
+        }
         json_array_add_element(
             actions, fl_qmp_args('s', "type", "block-dirty-bitmap-remove", 'n', "data",
                                  fl_qmp_args('s', "node", disk->node, 's', "name", name, 0), 0));
     }
+    return found ||
+           fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
 }
 
 bool fl_qmp_roll_forward(FlQmpSession *session, GError **error)
@@ -349,7 +357,8 @@ bool fl_qmp_roll_forward(FlQmpSession *session, GError **error)
     }
     for (guint i = 0; i < session->backup.disks->len; i++) {
         const FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        add_removals(actions, disk, g_hash_table_lookup(found, disk->node), series);
+        if (!add_removals(actions, disk, g_hash_table_lookup(found, disk->node), series, error))
+            return false;
     }
     return fl_qmp_do(session, "transaction",
                      fl_qmp_args('n', "actions", fl_qmp_array(g_steal_pointer(&actions)), 0), NULL,

@@ -163,6 +163,16 @@ class Faults(lib.TestCase):
         self.assertEqual(len(vm.points()["vda"]), 1)
         self.assertNotIn("base", vm.begin().disks["vda"])
 
+    def test_restore_point_removed_by_someone_else(self):
+        """The commit fails when the exports have ended already: nothing is lost by that."""
+        vm, points = self.begin(disks=2)
+        snapshot = vm.begin()
+        name = "fleecefs.last." + snapshot.disks["vdb"]["restore_point"]
+        vm.qmp("block-dirty-bitmap-remove", node="vdb", name=name)
+        self.assertRegex(snapshot.ask("commit"), "^failed: .*vdb: somebody removed restore point")
+        snapshot.finish("abort")
+        self.check_clean(vm, points)
+
     # Scratch
 
     def small_scratch(self, size):

@@ -59,7 +59,7 @@ static void print_snapshot(const FlBackup *backup)
 
 static void on_lost(const FlBackupDisk *disk, const char *why, void *opaque)
 {
-    printf("lost: %s: %s\n", disk->name, why);
+    printf("lost: %s: %s\n", disk != NULL ? disk->name : "all", why);
     fflush(stdout);
 }
 
