@@ -179,6 +179,7 @@ int main(int argc, char **argv)
     g_autoptr(FlOptions) options = NULL;
 
     signal(SIGPIPE, SIG_IGN);
+    g_set_prgname("fleecefs");
     options = fl_options_parse(argv, &error);
     fl_log_init(options == NULL || !(options->debug || options->verbose) ? G_LOG_LEVEL_MESSAGE
                 : options->debug                                       ? G_LOG_LEVEL_DEBUG
