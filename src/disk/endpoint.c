@@ -56,14 +56,27 @@ static char *label_of_uri(const char *uri)
                       g_uri_get_port(parsed), g_uri_get_path(parsed), query, NULL);
 }
 
+/* URI with absolute paths in its query: the daemon does not stay in the folder that they were
+ * relative to. */
+static char *with_absolute_paths(const char *uri)
+{
+    g_autoptr(GRegex) relative = g_regex_new(
+        "(?<=[?&]socket=|[?&]tls-certificates=|[?&]tls-psk-file=)(?=[^/%&])", 0, 0, NULL);
+    g_autofree char *folder = g_get_current_dir();
+    g_autofree char *escaped = g_uri_escape_bytes((const guint8 *)folder, strlen(folder), "/");
+    g_autofree char *prefix = g_strconcat(escaped, "/", NULL);
+
+    return g_regex_replace_literal(relative, uri, -1, 0, prefix, 0, NULL);
+}
+
 FlEndpoint *fl_endpoint_new_uri(const char *uri)
 {
     FlEndpoint *endpoint = g_new0(FlEndpoint, 1);
 
     g_atomic_ref_count_init(&endpoint->refs);
-    endpoint->uri = g_strdup(uri);
+    endpoint->uri = with_absolute_paths(uri);
     endpoint->socket = -1;
-    endpoint->label = label_of_uri(uri);
+    endpoint->label = label_of_uri(endpoint->uri);
     return endpoint;
 }
 
@@ -270,7 +283,8 @@ static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError 
     return g_steal_pointer(&info);
 }
 
-/* Asks for an export without entering it; NULL without an error where the server cannot be asked. */
+/* Asks for an export without entering it; NULL without an error where the server cannot be asked.
+ */
 static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const FlWait *wait,
                               GError **error)
 {
