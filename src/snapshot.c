@@ -272,7 +272,7 @@ static void run_command(FlControlCall *call, bool commit, bool force, void *opaq
         fl_control_reply(call, FL_ERROR_FAILED, "a commit or abort is under way");
         return;
     }
-    if (fl_snapshots_is_empty(snapshots)) {
+    if (commit && fl_snapshots_is_empty(snapshots)) {
         fl_control_reply(call, FL_ERROR_FAILED,
                          "this mount took no snapshot: unmount it with fusermount3 -u");
         return;
