@@ -25,21 +25,19 @@ static gboolean on_signal(gpointer session)
     return G_SOURCE_CONTINUE;
 }
 
-typedef struct {
-    const FlOptions *options;
-    FlBackground *background;
-} Ready;
-
-static void on_ready(void *opaque)
+static bool write_pid(const char *pidfile, GError **error)
 {
-    Ready *ready = opaque;
     g_autofree char *pid = g_strdup_printf("%d\n", getpid());
-    g_autoptr(GError) error = NULL;
 
-    if (ready->options->pidfile != NULL &&
-        !g_file_set_contents(ready->options->pidfile, pid, -1, &error))
-        g_warning("cannot write the pid file: %s", error->message);
-    fl_background_ready(ready->background);
+    if (pidfile == NULL || g_file_set_contents(pidfile, pid, -1, error))
+        return true;
+    g_prefix_error(error, "cannot write the pid file: ");
+    return false;
+}
+
+static void on_ready(void *background)
+{
+    fl_background_ready(background);
 }
 
 /* Serves the tree until it is unmounted. */
@@ -64,14 +62,13 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .debug = options->debug,
         .control = fl_snapshots_control(sources->snapshots),
     };
-    Ready ready = {.options = options, .background = background};
     g_autoptr(FlSession) session = NULL;
     guint sources_ids[G_N_ELEMENTS(signals)];
     bool ok;
 
     fl_status_add(&status);
     session = fl_session_new(sources->tree, &session_options, error);
-    if (session == NULL)
+    if (session == NULL || !write_pid(options->pidfile, error))
         return false;
     for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
         sources_ids[i] = g_unix_signal_add(signals[i], on_signal, session);
@@ -79,7 +76,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
     fl_snapshots_start(sources->snapshots, quit, session);
-    fl_session_run(session, on_ready, &ready);
+    fl_session_run(session, on_ready, background);
     /* Whoever still waits for a read is answered before the session goes; and a second signal must
      * not keep a snapshot from being aborted. */
     fl_session_unmount(session);
