@@ -45,7 +45,10 @@ class Soak(lib.TestCase):
             # Most readers go on where they were, as most do.
             at = (at + length) % len(expected) if rng.random() < 0.7 else \
                 rng.randrange(len(expected))
-            found = os.pread(fd, length, at)
+            try:
+                found = os.pread(fd, length, at)
+            except OSError as error:
+                return f"{name}: {error} at {at}: {mount.read('.fleecefs/status.json')}"
             if found != expected[at:at + length]:
                 return f"{name}: wrong bytes at {at}, {length} long"
         os.close(fd)
