@@ -227,24 +227,32 @@ class Snapshot:
     def __init__(self, vm, options, monitor):
         self.vm = vm
         options = ["--scratch", vm.test.dir, *map(str, options)]
-        self.process = subprocess.Popen([TOOL, *options, "qmp:" + monitor], text=True,
-                                        env=vm.environment(), stdin=subprocess.PIPE,
+        self.heard = b""
+        self.process = subprocess.Popen([TOOL, *options, "qmp:" + monitor], env=vm.environment(), stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         preexec_fn=lib.die_with_us)
         vm.test.defer(self.kill)
         line = self.line()
         if not line:
             self.process.wait(lib.PATIENCE)
-            raise Refused(self.process.stderr.read().strip())
+            raise Refused(self.process.stderr.read().decode().strip())
         self.info = json.loads(line)
         self.disks = {d["name"]: d for d in self.info["disks"]}
 
     def line(self):
-        ready = select.select([self.process.stdout], [], [], lib.PATIENCE)[0]
-        return self.process.stdout.readline().strip() if ready else "silent"
+        """The next line that the tool says; "" when it has ended."""
+        while b"\n" not in self.heard:
+            if not select.select([self.process.stdout], [], [], lib.PATIENCE)[0]:
+                return "silent"
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                return ""
+            self.heard += data
+        line, _, self.heard = self.heard.partition(b"\n")
+        return line.decode()
 
     def tell(self, command):
-        self.process.stdin.write(command + "\n")
+        self.process.stdin.write(command.encode() + b"\n")
         self.process.stdin.flush()
 
     def ask(self, command):
