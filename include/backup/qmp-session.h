@@ -73,8 +73,8 @@ bool fl_qmp_do(FlQmpSession *session, const char *command, JsonNode *args, JsonN
  */
 bool fl_qmp_await(FlQmpSession *session, unsigned seen, gint64 deadline, GError **error,
                   const char *format, ...) G_GNUC_PRINTF(5, 6);
-/* Makes sure of a connection: false, without an error, if QEMU is gone. */
-bool fl_qmp_reach(FlQmpSession *session);
+/* Makes sure of a connection, or of QEMU being gone. Fails if it runs and cannot be reached. */
+bool fl_qmp_reach(FlQmpSession *session, GError **error);
 
 /* plan.c. What to do with each of DISKS (of FlVmDisk) that is asked for; of FlQmpDisk. NOTES (of
  * char *) gets what a person should know. Pure. */

@@ -106,11 +106,15 @@ bool fl_qmp_serve(FlQmpSession *session, GError **error)
 bool fl_qmp_listens(const char *path)
 {
     struct sockaddr_un address;
-    int fd = unix_socket(path, &address);
+    int node = open(path, O_PATH | O_CLOEXEC);
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", node);
+    int fd = node >= 0 ? unix_socket(link, &address) : -1;
     /* A full backlog (EAGAIN) is somebody too. */
     bool found = fd >= 0 &&
                  (connect(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno == EAGAIN);
 
+    if (node >= 0)
+        close(node);
     if (fd >= 0)
         close(fd);
     return found;

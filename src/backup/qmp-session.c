@@ -49,6 +49,10 @@ bool fl_qmp_do(FlQmpSession *session, const char *command, JsonNode *args, JsonN
     g_autofree char *subject = NULL;
     va_list list;
 
+    if (session->qmp == NULL) {
+        g_clear_pointer(&args, json_node_unref);
+        return fl_fail(error, "the connection to QEMU is lost");
+    }
     if (fl_qmp_call(session->qmp, command, args, reply, &failure))
         return true;
     va_start(list, format);
@@ -85,11 +89,18 @@ bool fl_qmp_await(FlQmpSession *session, unsigned seen, gint64 deadline, GError 
     return fl_fail(error, "%s", words);
 }
 
-bool fl_qmp_reach(FlQmpSession *session)
+bool fl_qmp_reach(FlQmpSession *session, GError **error)
 {
-    if (!session->gone && (session->qmp == NULL || !fl_qmp_dispatch(session->qmp, 0, NULL)))
-        session->gone = !connect_monitor(session, NULL);
-    return !session->gone;
+    g_autoptr(GError) failure = NULL;
+
+    if (session->gone || (session->qmp != NULL && fl_qmp_dispatch(session->qmp, 0, NULL)) ||
+        connect_monitor(session, &failure))
+        return true;
+    /* A monitor that has another client now is not the end of QEMU. */
+    session->gone = !fl_qmp_listens(session->monitor);
+    if (!session->gone)
+        g_propagate_error(error, g_steal_pointer(&failure));
+    return session->gone;
 }
 
 static void release(FlBackup *backup)

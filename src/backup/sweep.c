@@ -202,7 +202,11 @@ bool fl_qmp_sweep(FlQmpSession *session, GError **error)
     Sweep sweep = {.session = session, .prefix = FL_QMP_PREFIX, .timeout = END_TIMEOUT};
     bool ok;
 
-    if (!fl_qmp_reach(session))
+    if (!fl_qmp_reach(session, error)) {
+        session->left = true;
+        return false;
+    }
+    if (session->gone)
         return fl_qmp_stop_server(session, error);
 
     ok = run(&sweep, error);
@@ -221,8 +225,8 @@ bool fl_qmp_let_go(FlQmpSession *session, GError **error)
 {
     bool ok = true;
 
-    if (!fl_qmp_reach(session))
-        return true;
+    if (!fl_qmp_reach(session, error) || session->gone)
+        return session->gone;
     for (guint i = 0; i < session->backup.disks->len; i++) {
         FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
         g_autofree char *prefix = fl_qmp_id(disk, "");
@@ -292,7 +296,9 @@ bool fl_qmp_roll_back(FlQmpSession *session, GError **error)
     JsonArray *nodes;
     bool ok = true;
 
-    if (!fl_qmp_reach(session))
+    if (!fl_qmp_reach(session, error))
+        return false;
+    if (session->gone)
         return fl_fail(error, "QEMU has ended; the new restore points, if it saved them, go when a "
                               "backup of this VM is next begun");
     if (!query_nodes(session, &reply, error))

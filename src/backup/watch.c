@@ -100,7 +100,9 @@ static bool look_at_jobs(FlQmpSession *session, GError **error)
 
 bool fl_qmp_check_jobs(FlQmpSession *session, GError **error)
 {
-    if (!fl_qmp_reach(session))
+    if (!fl_qmp_reach(session, error))
+        return false;
+    if (session->gone)
         lose_all(session, "QEMU has ended");
     else if (!look_at_jobs(session, error))
         return false;
@@ -127,9 +129,13 @@ static bool anything_new(const FlQmpSession *session)
 /* A monitor may close and QEMU go on: only then was anything missed. */
 static void dispatch(FlQmpSession *session)
 {
-    if (session->gone || fl_qmp_dispatch(session->qmp, 0, NULL))
+    g_autoptr(GError) failure = NULL;
+
+    if (session->gone || (session->qmp != NULL && fl_qmp_dispatch(session->qmp, 0, NULL)))
         return;
-    if (!fl_qmp_reach(session))
+    if (!fl_qmp_reach(session, &failure))
+        lose_all(session, failure->message);
+    else if (session->gone)
         lose_all(session, "QEMU has ended");
     else
         look_at_jobs(session, NULL);
@@ -142,7 +148,7 @@ bool fl_qmp_wait(FlBackup *backup, int stop)
     while (!anything_new(session)) {
         struct pollfd fds[] = {
             {.fd = stop, .events = POLLIN},
-            {.fd = session->gone ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
+            {.fd = session->qmp == NULL ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
         };
 
         if (poll(fds, G_N_ELEMENTS(fds), session->gone ? -1 : ROOM_INTERVAL) < 0 && errno != EINTR)

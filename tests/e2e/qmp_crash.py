@@ -12,10 +12,11 @@ from vm import TOOL, Disk, Refused, Vm
 
 class Proxy:
     """A monitor in front of the VM's that counts commands; at command LIMIT it calls ON_LIMIT and
-    lets nothing through any more."""
+    lets nothing through any more. It takes so many CONNECTIONS, one after the other."""
 
-    def __init__(self, vm, limit, on_limit):
+    def __init__(self, vm, limit, on_limit=None, connections=1):
         self.vm, self.limit, self.on_limit = vm, limit, on_limit
+        self.connections = connections
         self.path = vm.test.path("proxy")
         self.commands, self.client = [], None
         self.listener = socket.socket(socket.AF_UNIX)
@@ -25,6 +26,12 @@ class Proxy:
         self.thread.start()
 
     def _run(self):
+        for _ in range(self.connections):
+            self._connect()
+        self.listener.close()
+        os.unlink(self.path)
+
+    def _connect(self):
         self.client = self.listener.accept()[0]
         self.server = socket.socket(socket.AF_UNIX)
         self.server.connect(self.vm.monitor)
@@ -39,8 +46,6 @@ class Proxy:
         back.join()
         self.server.close()
         self.client.close()
-        self.listener.close()
-        os.unlink(self.path)
 
     def _forth(self):
         while True:
@@ -82,8 +87,8 @@ class Crash(lib.TestCase):
         self.backup, self.base = {}, None
 
     def cut(self, limit, commands=()):
-        """Runs the tool, kills it before its command number LIMIT, and returns the number of
-        commands that it came to; COMMANDS are told once the snapshot is there."""
+        """Runs the tool, tells it COMMANDS, and kills it when it sends one more than LIMIT to QEMU.
+        Returns what it sent, its exit status and what it said."""
         process = None
         ready = threading.Event()
 
@@ -121,7 +126,6 @@ class Crash(lib.TestCase):
 
     def test_killed_while_beginning(self):
         self.run_backup()
-        held = {n: bytes(d.model) for n, d in self.vm.disks.items()}
         limit, status = 1, None
         while status != 0:
             self.vm.scribble(self.rng, 1)
@@ -138,22 +142,18 @@ class Crash(lib.TestCase):
         self.run_backup()
         print(f"{limit} cuts", end=" ")
 
-    def test_killed_while_beginning_for_the_first_time(self):
-        """An uncommitted restore point alone on its disk must not pass for a base."""
+    def test_without_the_journal(self):
+        """QEMU itself tells what is left, and that a first restore point, alone on its disk, was
+        never committed. Only of a server nobody can tell whose it is."""
         limit, status = 10, None
         while status != 0:
             commands, status, _ = self.cut(limit)
-            # The next run recovers by itself, without the state directory as well.
-            if limit % 2:
-                for name in os.listdir(self.vm.state):
-                    os.unlink(os.path.join(self.vm.state, name))
-                if "nbd-server-start" in commands:
-                    self.vm.qmp("nbd-server-stop") if not self.vm.qmp("query-block-exports") \
-                        else None
-            if limit % 2 and self.vm.qmp("query-block-exports"):
-                self.vm.recover()
-                self.vm.qmp("nbd-server-stop")
+            for name in os.listdir(self.vm.state):
+                os.unlink(os.path.join(self.vm.state, name))
             self.vm.recover()
+            if "nbd-server-start" in commands:
+                self.vm.qmp("nbd-server-stop")
+            self.check_recovered(f"after {commands}")
             self.assertEqual(self.bases(), set())
             limit += 1
         self.run_backup()
@@ -183,11 +183,23 @@ class Crash(lib.TestCase):
 
     def test_a_second_daemon_is_refused(self):
         snapshot = self.vm.begin()
-        proxy = Proxy(self.vm, 10000, lambda: None)
+        proxy = Proxy(self.vm, 10000)
         with self.assertRaisesRegex(Refused, "another client|another fleecefs"):
             self.vm.begin("--timeout", "1", monitor=proxy.path)
         proxy.client.close()
         self.assertEqual(snapshot.read("vda"), self.vm.disks["vda"].model)
+
+    def test_monitor_that_closes(self):
+        """QEMU goes on, so the snapshot does; it is watched through the next connection."""
+        proxy = Proxy(self.vm, 10000, connections=2)
+        snapshot = self.vm.begin(monitor=proxy.path)
+        proxy.client.shutdown(socket.SHUT_RDWR)
+        before = len(proxy.commands)
+        self.vm.qmp("job-cancel", id="fleecefs-0-job")
+        self.assertRegex(snapshot.line(), "^lost: vd[ab]: its backup job")
+        self.assertIn("qmp_capabilities", proxy.commands[before:])
+        snapshot.finish("abort")
+        self.check_recovered("after abort")
 
 
 if __name__ == "__main__":

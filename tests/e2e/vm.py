@@ -1,9 +1,8 @@
 """A real QEMU whose guest is its monitor, and the tool that takes snapshots of it.
 
-The VM is started stopped and without a system in it; what a guest would write goes in through the
-device, by QEMU's own qemu-io in the human monitor. Each disk has a model in memory of what it holds.
+The VM has firmware only; what a guest would write goes in through the device, by QEMU's own qemu-io
+in the human monitor. Each disk has a model in memory of what it holds.
 """
-import array
 import collections
 import json
 import os
@@ -228,9 +227,9 @@ class Snapshot:
         self.vm = vm
         options = ["--scratch", vm.test.dir, *map(str, options)]
         self.heard = b""
-        self.process = subprocess.Popen([TOOL, *options, "qmp:" + monitor], env=vm.environment(), stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        preexec_fn=lib.die_with_us)
+        self.process = subprocess.Popen(
+            [TOOL, *options, "qmp:" + monitor], env=vm.environment(), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lib.die_with_us)
         vm.test.defer(self.kill)
         line = self.line()
         if not line:
