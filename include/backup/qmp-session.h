@@ -9,7 +9,6 @@
  */
 #pragma once
 
-#include "backup/journal.h"
 #include "backup/session.h"
 #include "backup/vm.h"
 #include "qemu/agent.h"
@@ -88,7 +87,6 @@ bool fl_qmp_freeze(FlQmpSession *session, GError **error);
 bool fl_qmp_thaw(FlQmpSession *session, GError **error);
 
 /* scratch.c */
-bool fl_qmp_check_room(FlQmpSession *session, GError **error);
 bool fl_qmp_prepare(FlQmpSession *session, GError **error);
 /* Lets scratch files that come near their threshold grow further, or, if there is no room for that,
  * loses the disk with the largest. */

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "backup/backup.h"
+#include "backup/journal.h"
 #include "backup/machine.h"
 
 typedef struct {
@@ -58,8 +59,25 @@ void fl_backup_clear(FlBackup *backup);
 void fl_backup_note(FlBackup *backup, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void fl_backup_report(FlBackup *backup, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-/* Says that the snapshot of DISK cannot be trusted any more; the first word counts. */
+/* Says that the snapshot of DISK, or of all disks, cannot be trusted any more; the first word
+ * counts. */
 void fl_backup_lose(FlBackupDisk *disk, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void fl_backup_lose_all(FlBackup *backup, const char *why);
+/* Whether the caller has yet to be told of a disk. */
+bool fl_backup_newly_lost(const FlBackup *backup);
+/* For a commit: fails if a disk is lost. */
+bool fl_backup_none_lost(const FlBackup *backup, GError **error);
+
+/* Makes now the point in time, or the next second that no snapshot had yet; returns the second. */
+gint64 fl_backup_set_time(FlBackup *backup, const FlJournal *journal);
+
+/* Bytes free in the scratch directory at PATH. */
+bool fl_backup_free_room(const char *path, uint64_t *room, GError **error);
+/*
+ * Refuses what would not last; a note says if the disks could fill it. RESERVE: bytes that are to
+ * stay free, so that the guest's next writes find some; when less is left, a snapshot must go.
+ */
+bool fl_backup_check_room(FlBackup *backup, const char *path, uint64_t *reserve, GError **error);
 
 void fl_backup_disk_clear(FlBackupDisk *disk);
 FlBackupBitmap *fl_backup_bitmap_new(const char *name, uint64_t granularity);

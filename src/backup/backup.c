@@ -73,6 +73,44 @@ void fl_backup_lose(FlBackupDisk *disk, const char *format, ...)
     va_end(args);
 }
 
+void fl_backup_lose_all(FlBackup *backup, const char *why)
+{
+    for (guint i = 0; i < backup->disks->len; i++)
+        fl_backup_lose(g_ptr_array_index(backup->disks, i), "%s", why);
+}
+
+bool fl_backup_newly_lost(const FlBackup *backup)
+{
+    for (guint i = 0; i < backup->disks->len; i++) {
+        const FlBackupDisk *disk = g_ptr_array_index(backup->disks, i);
+        if (disk->lost != NULL && !disk->told)
+            return true;
+    }
+    return false;
+}
+
+bool fl_backup_none_lost(const FlBackup *backup, GError **error)
+{
+    for (guint i = 0; i < backup->disks->len; i++) {
+        const FlBackupDisk *disk = g_ptr_array_index(backup->disks, i);
+        if (disk->lost != NULL)
+            return fl_fail(error, "cannot commit: the snapshot of disk %s is lost: %s", disk->name,
+                           disk->lost);
+    }
+    return true;
+}
+
+gint64 fl_backup_set_time(FlBackup *backup, const FlJournal *journal)
+{
+    struct timespec now;
+    gint64 second;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    second = fl_journal_second(journal, now.tv_sec);
+    backup->time = second == now.tv_sec ? now : (struct timespec){.tv_sec = second};
+    return second;
+}
+
 FlBackupBitmap *fl_backup_bitmap_new(const char *name, uint64_t granularity)
 {
     FlBackupBitmap *bitmap = g_new(FlBackupBitmap, 1);

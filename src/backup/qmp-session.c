@@ -185,18 +185,14 @@ static bool inspect(FlQmpSession *session, GError **error)
     session->backup.disks = fl_qmp_plan(disks, session->backup.options, session->inconsistent,
                                         session->backup.notes, error);
     return session->backup.disks != NULL && check_iothreads(session, &version, error) &&
-           fl_qmp_check_room(session, error);
+           fl_backup_check_room(&session->backup, session->scratch, &session->reserve, error);
 }
 
 static bool snapshot(FlQmpSession *session, GError **error)
 {
     const char *series = fl_backup_series(session->backup.options);
-    struct timespec now;
-    gint64 second;
+    gint64 second = fl_backup_set_time(&session->backup, session->journal);
 
-    clock_gettime(CLOCK_REALTIME, &now);
-    second = fl_journal_second(session->journal, now.tv_sec);
-    session->backup.time = second == now.tv_sec ? now : (struct timespec){.tv_sec = second};
     for (guint i = 0; i < session->backup.disks->len; i++) {
         FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
         disk->restore_point = fl_point_id(second, disk->size);

@@ -12,58 +12,13 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define MIB (UINT64_C(1) << 20)
-/* Without at least this much for each disk the snapshot would break before it was mounted. */
-#define LEAST_ROOM (4 * MIB)
-/* When less than this is left, the guest's next writes could find none: kept between the two. */
-#define LEAST_RESERVE (1 * MIB)
-#define MOST_RESERVE  (256 * MIB)
 
 static const char *directory(const FlQmpSession *session)
 {
     return session->scratch;
-}
-
-static bool free_room(const FlQmpSession *session, uint64_t *room, GError **error)
-{
-    struct statvfs fs;
-
-    if (statvfs(directory(session), &fs) < 0)
-        return fl_fail(error, "scratch directory %s: %s; -o scratch=DIR names another",
-                       directory(session), g_strerror(errno));
-    *room = (uint64_t)fs.f_bavail * fs.f_frsize;
-    return true;
-}
-
-bool fl_qmp_check_room(FlQmpSession *session, GError **error)
-{
-    uint64_t room = 0, least = 0, most = 0;
-
-    if (!free_room(session, &room, error))
-        return false;
-    for (guint i = 0; i < session->backup.disks->len; i++) {
-        const FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        least += MIN(disk->size, LEAST_ROOM);
-        most += MIN(disk->size, UINT64_MAX / 2 - most);
-    }
-    session->reserve = CLAMP(room / 8, LEAST_RESERVE, MOST_RESERVE);
-    if (room < least + session->reserve)
-        return fl_fail(error,
-                       "scratch directory %s: %" G_GUINT64_FORMAT
-                       " MiB free, at least %" G_GUINT64_FORMAT
-                       " MiB are needed; -o scratch=DIR names another",
-                       directory(session), room / MIB, (least + session->reserve) / MIB + 1);
-    if (room / 10 < most / 100)
-        fl_backup_note(&session->backup,
-                       "scratch directory %s: %" G_GUINT64_FORMAT
-                       " MiB free for disks of %" G_GUINT64_FORMAT
-                       " MiB; should the guest overwrite more than fits while the "
-                       "snapshot is mounted, the snapshot is lost",
-                       directory(session), room / MIB, most / MIB);
-    return true;
 }
 
 static int make_file(const FlQmpSession *session, GError **error)
@@ -193,7 +148,7 @@ static bool add_overlay(FlQmpSession *session, FlQmpDisk *disk, GError **error)
                      fl_qmp_args('s', "driver", "qcow2", 's', "node-name", overlay, 's', "file",
                                  file, 's', "backing", disk->node, 's', "discard", "unmap", 0),
                      NULL, error, "disk %s: scratch image", disk->disk.name) &&
-           free_room(session, &room, error) &&
+           fl_backup_free_room(directory(session), &room, error) &&
            set_threshold(session, disk, MAX(room, session->reserve), error);
 }
 
@@ -240,7 +195,7 @@ void fl_qmp_watch_room(FlQmpSession *session)
     uint64_t room = 0;
     FlQmpDisk *worst;
 
-    if (!free_room(session, &room, NULL))
+    if (!fl_backup_free_room(directory(session), &room, NULL))
         return;
     if (room <= session->reserve) {
         worst = largest(session);
@@ -273,6 +228,6 @@ void fl_qmp_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64
 
     *used = scratch_bytes((const FlQmpDisk *)disk);
     *limit = *used;
-    if (free_room(session, &room, NULL) && room > session->reserve)
+    if (fl_backup_free_room(directory(session), &room, NULL) && room > session->reserve)
         *limit += room - session->reserve;
 }

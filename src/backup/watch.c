@@ -16,12 +16,6 @@ static bool is_over(const char *status)
            g_strcmp0(status, "null") == 0;
 }
 
-static void lose_all(FlQmpSession *session, const char *why)
-{
-    for (guint i = 0; i < session->backup.disks->len; i++)
-        fl_backup_lose(g_ptr_array_index(session->backup.disks, i), "%s", why);
-}
-
 /* The device at PATH is gone. */
 static void lose_device(FlQmpSession *session, const char *path)
 {
@@ -103,27 +97,10 @@ bool fl_qmp_check_jobs(FlQmpSession *session, GError **error)
     if (!fl_qmp_reach(session, error))
         return false;
     if (session->gone)
-        lose_all(session, "QEMU has ended");
+        fl_backup_lose_all(&session->backup, "QEMU has ended");
     else if (!look_at_jobs(session, error))
         return false;
-
-    for (guint i = 0; i < session->backup.disks->len; i++) {
-        const FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        if (disk->lost != NULL)
-            return fl_fail(error, "cannot commit: the snapshot of disk %s is lost: %s", disk->name,
-                           disk->lost);
-    }
-    return true;
-}
-
-static bool anything_new(const FlQmpSession *session)
-{
-    for (guint i = 0; i < session->backup.disks->len; i++) {
-        const FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        if (disk->lost != NULL && !disk->told)
-            return true;
-    }
-    return false;
+    return fl_backup_none_lost(&session->backup, error);
 }
 
 /* A monitor may close and QEMU go on: only then was anything missed. */
@@ -134,9 +111,9 @@ static void dispatch(FlQmpSession *session)
     if (session->gone || (session->qmp != NULL && fl_qmp_dispatch(session->qmp, 0, NULL)))
         return;
     if (!fl_qmp_reach(session, &failure))
-        lose_all(session, failure->message);
+        fl_backup_lose_all(&session->backup, failure->message);
     else if (session->gone)
-        lose_all(session, "QEMU has ended");
+        fl_backup_lose_all(&session->backup, "QEMU has ended");
     else
         look_at_jobs(session, NULL);
 }
@@ -145,7 +122,7 @@ bool fl_qmp_wait(FlBackup *backup, int stop)
 {
     FlQmpSession *session = (FlQmpSession *)backup;
 
-    while (!anything_new(session)) {
+    while (!fl_backup_newly_lost(backup)) {
         struct pollfd fds[] = {
             {.fd = stop, .events = POLLIN},
             {.fd = session->qmp == NULL ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
