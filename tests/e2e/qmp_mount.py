@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""`fleecefs qmp:PATH` as its users run it: mount, back up, commit or abort, restore."""
+import mmap
+import os
+import shutil
+import signal
+
+import lib
+from vm import Disk, Vm
+
+ROUNDS = int(os.environ.get("ROUNDS", "12"))
+
+
+class Chain:
+    """Backups of one disk: brought up to date by ddrescue, and a chain of qcow2 files."""
+
+    def __init__(self, test, name):
+        self.test, self.name = test, name
+        self.raw, self.images = None, []
+
+    def copy(self, mount):
+        """Takes a backup from MOUNT: (raw file, qcow2 file), not part of the chain yet."""
+        folder = mount / self.name
+        info = mount.json(f"{self.name}/info.json")
+        raw, image = self.test.path("raw"), self.test.path("qcow2")
+        if info["mode"] == "full":
+            lib.run("cp", "--sparse=always", f"{folder}/disk.raw", raw)
+            shutil.copyfile(f"{folder}/disk.qcow2", image)
+            return raw, [image]
+        shutil.copyfile(self.raw, raw)
+        lib.run("ddrescue", "--quiet", "--force", f"--domain-mapfile={folder}/dirty/last.ddrescue",
+                f"{folder}/dirty/last.raw", raw)
+        shutil.copyfile(f"{folder}/dirty/last.qcow2", image)
+        lib.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", self.images[-1], image)
+        return raw, [*self.images, image]
+
+    def keep(self, backup):
+        self.raw, self.images = backup
+
+    def check(self, backup, expected):
+        raw, images = backup
+        with open(raw, "rb") as f:
+            self.test.assertTrue(f.read() == expected, f"{self.name}: raw differs")
+        plain = self.test.path("plain")
+        lib.run("qemu-img", "convert", "-O", "raw", images[-1], plain)
+        with open(plain, "rb") as f:
+            self.test.assertTrue(f.read() == expected, f"{self.name}: qcow2 differs")
+        os.unlink(plain)
+
+
+class QmpMount(lib.TestCase):
+    def vm(self, *disks):
+        lib.require("ddrescue")
+        return Vm(self, disks or [Disk(self, "vda"), Disk(self, "vdb", kind="raw")])
+
+    def begin(self, vm, *options):
+        return self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                          options=["-o", "scratch=" + self.dir, *options])
+
+    def end(self, vm, mount, command, *options):
+        done = self.fleecefs(command, *options, mount.point)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertFalse(lib.is_mounted(mount.point))
+        mount.check_gone()
+        self.assertEqual(vm.leftovers(), [])
+
+    def models(self, vm):
+        return {name: bytes(disk.model) for name, disk in vm.disks.items()}
+
+    def test_nothing_changes_while_mounted(self):
+        vm = self.vm(Disk(self, "vda"), Disk(self, "vdb", kind="raw"),
+                     Disk(self, "vdc", kind="data-file"), Disk(self, "vdd", style="drive"))
+        vm.scribble(self.rng)
+        before = self.models(vm)
+        mount = self.begin(vm)
+        self.assertEqual(mount.folders(), sorted(vm.disks))
+        files = [f for f in mount.files() if not f.endswith("info.json")]
+        # Half of the files are read before the guest writes, all of them after.
+        first = {f: mount.read(f, "rb") for f in files[::2]}
+        vm.scribble(self.rng, 20)
+        vm.zero("vda", 0, lib.MIB, "discard")
+        vm.write("vda", 512, 512, 77)
+        for name, data in first.items():
+            self.assertTrue(mount.read(name, "rb") == data, name)
+        for name, data in before.items():
+            self.assertTrue(mount.read(f"{name}/disk.raw", "rb") == data, name)
+        self.end(vm, mount, "--abort")
+
+    def test_commit_wants_everything_read(self):
+        vm = self.vm()
+        vm.scribble(self.rng)
+        mount = self.begin(vm)
+        done = self.fleecefs("--commit", mount.point)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"\d+ of \d+ bytes of disk vd. were not read")
+        mount.read("vda/disk.raw", "rb")
+        self.assertEqual(self.fleecefs("--commit", mount.point).returncode, 1)
+        # The mount stays, and works.
+        self.assertEqual(mount.read("vdb/disk.raw", "rb"), bytes(vm.disks["vdb"].model))
+        self.end(vm, mount, "--commit")
+
+        # An increment by its qcow2 on one disk, by its raw file on the other: both count.
+        vm.write("vda", 0, 65536, 5)
+        vm.zero("vda", 1 << 20, 65536)
+        vm.write("vdb", 0, 512, 6)
+        mount = self.begin(vm)
+        mount.read("vda/dirty/last.qcow2", "rb")
+        self.assertEqual(self.fleecefs("--commit", mount.point).returncode, 1)
+        mount.read("vdb/dirty/last.raw", "rb")
+        status = mount.json(".fleecefs/status.json")
+        self.assertEqual([d["covered_bytes"] for d in status["exports"]],
+                         [d["wanted_bytes"] for d in status["exports"]])
+        self.end(vm, mount, "--commit")
+
+        # Nothing new: there is nothing to read.
+        self.end(vm, self.begin(vm), "--commit")
+        vm.scribble(self.rng)
+        mount = self.begin(vm)
+        self.end(vm, mount, "--commit", "--force")
+
+    def test_what_a_mount_tells(self):
+        vm = self.vm()
+        mount = self.begin(vm)
+        first = mount.json("vda/info.json")
+        self.assertEqual(first["mode"], "full")
+        self.assertIn("no restore point", first["reason"])
+        self.assertFalse(os.path.exists(mount / "vda/dirty"))
+        self.assertIn("a full backup, because", mount.output())
+        time = os.stat(mount / "vda/disk.raw").st_mtime
+        self.end(vm, mount, "--commit", "--force")
+
+        mount = self.begin(vm)
+        second = mount.json("vda/info.json")
+        self.assertEqual((second["mode"], second["base"]), ("incremental", first["restore_point"]))
+        self.assertNotIn("reason", second)
+        name = mount / "vda/dirty/last.raw"
+        self.assertEqual(os.getxattr(name, "user.fleecefs.base").decode(), first["restore_point"])
+        self.assertEqual(os.getxattr(name, "user.fleecefs.restore_point").decode(),
+                         second["restore_point"])
+        self.assertEqual(os.getxattr(name, "user.fleecefs.granularity"), b"65536")
+        self.assertGreater(int(os.stat(mount / "vda/disk.raw").st_mtime), int(time))
+        self.end(vm, mount, "--abort")
+
+    def test_every_way_to_end_is_an_abort(self):
+        vm = self.vm()
+        self.end(vm, self.begin(vm), "--commit", "--force")
+        points = vm.points()
+        for how in ("fusermount3", "SIGTERM", "SIGINT", "kill"):
+            with self.subTest(how=how):
+                mount = self.begin(vm)
+                if how == "kill":
+                    mount.kill()
+                    lib.run("fusermount3", "-u", mount.point)
+                    self.assertNotEqual(vm.leftovers(), [])
+                    done = lib.attempt(*lib.FLEECEFS, "--recover", "qmp:" + vm.monitor,
+                                       env=vm.environment())
+                    self.assertEqual(done.returncode, 0, done.stderr)
+                elif how == "fusermount3":
+                    mount.unmount()
+                else:
+                    os.kill(mount.pid, getattr(signal, how))
+                    mount.check_gone()
+                self.assertEqual(vm.leftovers(), [])
+                self.assertEqual(vm.points(), points)
+
+    def test_a_job_that_somebody_else_ends(self):
+        vm = self.vm()
+        vm.scribble(self.rng)
+        mount = self.begin(vm)
+        mount.read("vdb/disk.raw", "rb")
+        for job in vm.qmp("query-jobs"):
+            vm.qmp("job-cancel", id=job["id"])
+        # Waits for the event to reach the daemon, not for time to pass.
+        while any(d["state"] == "ok" for d in mount.json(".fleecefs/status.json")["exports"]):
+            pass
+        vm.scribble(self.rng)
+        for name in ("vda", "vdb"):
+            self.assert_errno(5, self.read_direct, mount / f"{name}/disk.raw")
+        done = self.fleecefs("--commit", "--force", mount.point)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.end(vm, mount, "--abort")
+
+    @staticmethod
+    def read_direct(path):
+        """Reads all of a file past the kernel's cache."""
+        buf = mmap.mmap(-1, lib.MIB)
+        with open(os.open(path, os.O_RDONLY | os.O_DIRECT), "rb", buffering=0) as f:
+            while f.readinto(buf):
+                pass
+
+    def test_rounds(self):
+        """Random rounds of write, mount, back up, and every end: every backup is right."""
+        vm = self.vm()
+        chains = {name: Chain(self, name) for name in vm.disks}
+        for _ in range(ROUNDS):
+            vm.scribble(self.rng, self.rng.randrange(5))
+            expected = self.models(vm)
+            mount = self.begin(vm)
+            vm.scribble(self.rng, 2)
+            backups = {name: chain.copy(mount) for name, chain in chains.items()}
+            for name, chain in chains.items():
+                chain.check(backups[name], expected[name])
+            how = self.rng.choice(("--commit", "--commit", "--abort", "unmount", "kill"))
+            if how == "unmount":
+                mount.unmount()
+            elif how == "kill":
+                mount.kill()
+                lib.run("fusermount3", "-u", mount.point)
+                continue
+            else:
+                self.end(vm, mount, how)
+            if how == "--commit":
+                for name, chain in chains.items():
+                    chain.keep(backups[name])
+            self.assertEqual(vm.leftovers(), [])
+        self.end(vm, self.begin(vm), "--abort")
+        self.assertTrue(all(len(p) <= 1 for p in vm.points().values()))
+
+
+if __name__ == "__main__":
+    lib.main()
