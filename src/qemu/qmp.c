@@ -2,11 +2,15 @@
 #include "qemu/qmp.h"
 
 #include "qemu/channel.h"
+#include "qemu/json.h"
 
 #include <stdarg.h>
 #include <string.h>
 
-G_DEFINE_QUARK(fl - qmp - error - quark, fl_qmp_error)
+GQuark fl_qmp_error_quark(void)
+{
+    return g_quark_from_static_string("fl-qmp-error-quark");
+}
 
 struct FlQmp {
     FlChannel *channel;
@@ -21,21 +25,9 @@ static gint64 deadline_in(unsigned ms)
     return g_get_monotonic_time() + (gint64)ms * 1000;
 }
 
-/* A member of OBJECT that must be a string, or NULL. */
-static const char *string_member(JsonObject *object, const char *name)
+static bool is_greeting(JsonObject *message)
 {
-    JsonNode *node = json_object_get_member(object, name);
-
-    return node != NULL && json_node_get_value_type(node) == G_TYPE_STRING
-               ? json_node_get_string(node)
-               : NULL;
-}
-
-static JsonObject *object_member(JsonObject *object, const char *name)
-{
-    JsonNode *node = json_object_get_member(object, name);
-
-    return node != NULL && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    return fl_json_object(message, "QMP") != NULL;
 }
 
 /* The peer waits for our qmp_capabilities before it runs anything else. */
@@ -56,7 +48,7 @@ static bool greet(FlQmp *qmp, GError **error)
                 "one at a time, or it is no QMP monitor (give QEMU a further -qmp of its own)",
                 qmp->timeout_ms / 1000.0);
     }
-    if (object_member(greeting, "QMP") == NULL)
+    if (!is_greeting(greeting))
         return fl_channel_break(qmp->channel, error, "it is not a QMP monitor");
     return fl_qmp_call(qmp, "qmp_capabilities", NULL, NULL, error);
 }
@@ -112,8 +104,8 @@ int fl_qmp_fd(const FlQmp *qmp)
 /* Whether MESSAGE was an event. */
 static bool handle_event(FlQmp *qmp, JsonObject *message)
 {
-    const char *event = string_member(message, "event");
-    JsonObject *data = object_member(message, "data");
+    const char *event = fl_json_string(message, "event");
+    JsonObject *data = fl_json_object(message, "data");
     g_autoptr(JsonObject) none = NULL;
 
     if (event == NULL)
@@ -125,45 +117,38 @@ static bool handle_event(FlQmp *qmp, JsonObject *message)
     return true;
 }
 
-static bool reply_id(const FlQmp *qmp, JsonObject *reply, gint64 *id)
+/* Whether REPLY is to the last command: not to one that timed out, or of the client before us. */
+static bool is_awaited(const FlQmp *qmp, JsonObject *reply)
 {
-    JsonNode *node = json_object_get_member(reply, "id");
-
     /* An error found before the command's id was read comes without one. */
-    if (node == NULL)
-        *id = qmp->last_id;
-    else if (json_node_get_value_type(node) == G_TYPE_INT64)
-        *id = json_node_get_int(node);
-    else
-        return false;
-    return *id >= 1 && *id <= qmp->last_id;
+    return !json_object_has_member(reply, "id") || fl_json_int(reply, "id") == qmp->last_id;
+}
+
+static bool is_reply(JsonObject *message)
+{
+    return json_object_has_member(message, "return") || fl_json_object(message, "error") != NULL;
 }
 
 /*
  * Handles what has arrived. REPLY, unless NULL, gets the reply to the last command if it is there;
- * what follows it is handled all the same, since no poll would tell of it any more.
+ * what follows it is handled all the same, since no poll would tell of it any more. A second
+ * greeting is one that QEMU meant for a client that had gone while it waited for the monitor.
  */
 static bool handle_arrived(FlQmp *qmp, JsonObject **reply, bool *any_event, GError **error)
 {
     for (;;) {
         g_autoptr(JsonObject) message = NULL;
-        gint64 id;
 
         if (!fl_channel_next(qmp->channel, &message, error))
             return false;
         if (message == NULL)
             return true;
-        if (handle_event(qmp, message)) {
+        if (handle_event(qmp, message))
             *any_event = true;
-            continue;
-        }
-        if (!json_object_has_member(message, "return") && object_member(message, "error") == NULL)
-            return fl_channel_break(qmp->channel, error, "it sent what is no QMP message");
-
-        if (!reply_id(qmp, message, &id))
-            return fl_channel_break(qmp->channel, error, "it replied to what was not asked");
-        if (id == qmp->last_id && reply != NULL && *reply == NULL)
+        else if (is_reply(message) && is_awaited(qmp, message) && reply != NULL && *reply == NULL)
             *reply = g_steal_pointer(&message);
+        else if (!is_reply(message) && !is_greeting(message))
+            return fl_channel_break(qmp->channel, error, "it sent what is no QMP message");
     }
 }
 
@@ -200,9 +185,9 @@ static void set_qmp_error(JsonObject *reply, GError **error)
         {"CommandNotFound", FL_QMP_ERROR_COMMAND_NOT_FOUND},
         {"DeviceNotFound", FL_QMP_ERROR_DEVICE_NOT_FOUND},
     };
-    JsonObject *details = object_member(reply, "error");
-    const char *class = string_member(details, "class");
-    const char *desc = string_member(details, "desc");
+    JsonObject *details = fl_json_object(reply, "error");
+    const char *class = fl_json_string(details, "class");
+    const char *desc = fl_json_string(details, "desc");
     g_autofree char *text = g_strndup(desc != NULL ? desc : "unknown error", 2000);
     g_autofree char *valid = g_utf8_make_valid(text, -1);
     FlQmpErrorCode code = FL_QMP_ERROR_OTHER;

@@ -100,10 +100,11 @@ static GError *failure_of_n(GString *script, unsigned timeout_ms, const char *co
     GThread *thread;
     GError *error = NULL;
     int fd = start_peer(script, false, &thread);
-    FlQmp *qmp = fl_qmp_new_fd(fd, "peer", timeout_ms, &error);
+    FlQmp *qmp = fl_qmp_new_fd(fd, "peer", command != NULL ? 20000 : timeout_ms, &error);
 
     if (command != NULL) {
         g_assert_no_error(error);
+        fl_qmp_set_timeout(qmp, timeout_ms);
         g_assert_false(fl_qmp_call(qmp, command, NULL, NULL, &error));
     } else {
         g_assert_null(qmp);
@@ -148,11 +149,12 @@ static void test_broken_messages(void)
         {"{\"return\": ", "no answer"},
         {"{\"id\": 2}", "no QMP message"},
         {"{\"error\": 1, \"id\": 2}", "no QMP message"},
-        {"{\"return\": {}, \"id\": 3}", "not asked"},
-        {"{\"return\": {}, \"id\": 0}", "not asked"},
-        {"{\"return\": {}, \"id\": \"2\"}", "not asked"},
-        {"{\"return\": {}, \"id\": {}}", "not asked"},
+        {"{\"return\": {}, \"id\": 3}", "no answer"},
+        {"{\"return\": {}, \"id\": 0}", "no answer"},
+        {"{\"return\": {}, \"id\": \"2\"}", "no answer"},
+        {"{\"return\": {}, \"id\": {}}", "no answer"},
         {"{\"return\": {}, \"id\": 1}", "no answer"}, /* late: to an earlier command */
+        {GREETING, "no answer"},                      /* for another client */
         {"}", "not JSON"},
         {"\"{}\"", "not JSON"},
         {"{\"return\": [}]", "broken JSON"},
@@ -256,8 +258,9 @@ static void test_never_reads(void)
 
     g_assert_no_errno(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
     write_all(fds[1], GREETING CAPABILITIES);
-    qmp = fl_qmp_new_fd(fds[0], "peer", 100, &error);
+    qmp = fl_qmp_new_fd(fds[0], "peer", 20000, &error);
     g_assert_no_error(error);
+    fl_qmp_set_timeout(qmp, 100);
     g_assert_false(fl_qmp_call(qmp, "x", fl_qmp_args('s', "a", long_text, 0), NULL, &error));
     assert_error_has(error, "does not read");
     fl_qmp_free(qmp);
@@ -479,7 +482,7 @@ static void test_real_busy(Daemon *daemon, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
     FlQmp *first = fl_qmp_connect(daemon->path, 20000, &error);
-    FlQmp *second;
+    FlQmp *third;
 
     g_assert_no_error(error);
     g_assert_null(fl_qmp_connect(daemon->path, 100, &error));
@@ -487,9 +490,11 @@ static void test_real_busy(Daemon *daemon, gconstpointer data)
     g_clear_error(&error);
 
     fl_qmp_free(first);
-    second = fl_qmp_connect(daemon->path, 20000, &error);
-    g_assert_no_error(error);
-    fl_qmp_free(second);
+    /* QEMU 7.2 may drop or garble what we send while it serves the one that has gone. */
+    do
+        third = fl_qmp_connect(daemon->path, 2000, NULL);
+    while (third == NULL);
+    fl_qmp_free(third);
 }
 
 static void test_real_fd(Daemon *daemon, gconstpointer data)
