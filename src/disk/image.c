@@ -2,6 +2,7 @@
 #include "image.h"
 
 #include "process.h"
+#include "qemu/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -91,11 +92,11 @@ static bool find_format(FlImage *image, GError **error)
         return fail_image(image, failure != NULL ? failure->message : "qemu-img says nothing",
                           error);
 
-    found = json_node_get_object(node);
-    image->info.format = g_strdup(json_object_get_string_member(found, "format"));
-    if (json_object_get_int_member(found, "virtual-size") <= 0)
+    found = fl_json_as_object(node);
+    image->info.format = g_strdup(fl_json_string(found, "format"));
+    if (fl_json_int(found, "virtual-size") <= 0)
         return fail_image(image, "it is empty: a disk of size 0", error);
-    if (json_object_get_boolean_member_with_default(found, "encrypted", FALSE))
+    if (fl_json_bool(found, "encrypted"))
         return fail_image(image,
                           "it is encrypted; serve it with qemu-nbd or qemu-storage-daemon, which "
                           "can be given the key, and mount its NBD URI",
@@ -172,20 +173,22 @@ static int compare_bitmaps(gconstpointer a, gconstpointer b)
     return strcmp((*x)->name, (*y)->name);
 }
 
-static void add_bitmap(JsonArray *array, guint i, JsonNode *node, void *opaque)
+static void add_bitmaps(GPtrArray *bitmaps, JsonArray *found)
 {
-    JsonObject *found = json_node_get_object(node);
-    const char *name = json_object_get_string_member_with_default(found, "name", NULL);
-    FlBitmapInfo *bitmap;
+    for (guint i = 0; i < fl_json_length(found); i++) {
+        JsonObject *object = fl_json_element(found, i);
+        const char *name = fl_json_string(object, "name");
+        FlBitmapInfo *bitmap;
 
-    if (name == NULL) /* QEMU's own */
-        return;
-    bitmap = g_new0(FlBitmapInfo, 1);
-    bitmap->name = g_strdup(name);
-    bitmap->granularity = (uint64_t)json_object_get_int_member(found, "granularity");
-    bitmap->inconsistent =
-        json_object_get_boolean_member_with_default(found, "inconsistent", FALSE);
-    g_ptr_array_add(opaque, bitmap);
+        if (name == NULL) /* QEMU's own */
+            continue;
+        bitmap = g_new0(FlBitmapInfo, 1);
+        bitmap->name = g_strdup(name);
+        bitmap->granularity = (uint64_t)fl_json_int(object, "granularity");
+        bitmap->inconsistent = fl_json_bool(object, "inconsistent");
+        g_ptr_array_add(bitmaps, bitmap);
+    }
+    g_ptr_array_sort(bitmaps, compare_bitmaps);
 }
 
 static bool list_bitmaps(FlImage *image, FlQmp *qmp, GError **error)
@@ -196,16 +199,13 @@ static bool list_bitmaps(FlImage *image, FlQmp *qmp, GError **error)
     if (!fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), &reply,
                      error))
         return false;
-    nodes = json_node_get_array(reply);
-    for (guint i = 0; i < json_array_get_length(nodes); i++) {
-        JsonObject *node = json_array_get_object_element(nodes, i);
+    nodes = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *node = fl_json_element(nodes, i);
 
-        if (g_str_equal(json_object_get_string_member(node, "node-name"), "image") &&
-            json_object_has_member(node, "dirty-bitmaps"))
-            json_array_foreach_element(json_object_get_array_member(node, "dirty-bitmaps"),
-                                       add_bitmap, image->info.bitmaps);
+        if (g_strcmp0(fl_json_string(node, "node-name"), "image") == 0)
+            add_bitmaps(image->info.bitmaps, fl_json_array(node, "dirty-bitmaps"));
     }
-    g_ptr_array_sort(image->info.bitmaps, compare_bitmaps);
     return true;
 }
 
