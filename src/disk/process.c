@@ -76,19 +76,23 @@ static void set_up_child(void *opaque)
         write_decimal(setup->listen_pid, (unsigned)getpid());
 }
 
-/* The words of a spawn error without GLib's sentence around them. */
 static bool fail_spawn(const char *program, const GError *failure, GError **error)
 {
-    if (g_error_matches(failure, G_SPAWN_ERROR, G_SPAWN_ERROR_NOENT))
-        return fl_fail(error, "cannot run %s: there is no such command", program);
-    return fl_fail(error, "cannot run %s: %s", program, failure->message);
+    g_autofree char *found = g_find_program_in_path(program);
+
+    return fl_fail(error, "cannot run %s: %s", program,
+                   found == NULL ? "there is no such program" : failure->message);
 }
 
 static void keep(FlProcess *process, const char *text, size_t size)
 {
     g_autofree char *printable = g_utf8_make_valid(text, (gssize)size);
+    g_auto(GStrv) lines = g_strsplit(printable, "\n", -1);
 
-    g_debug("%s[%d]: %s", process->name, process->pid, g_strchomp(printable));
+    for (char **line = lines; *line != NULL; line++) {
+        if (**line != '\0')
+            g_debug("%s[%d]: %s", process->name, process->pid, *line);
+    }
     g_mutex_lock(&process->mutex);
     g_string_append_len(process->kept, text, (gssize)MIN(size, KEPT_BYTES - process->kept->len));
     g_mutex_unlock(&process->mutex);

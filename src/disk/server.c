@@ -130,6 +130,21 @@ static bool serve_image(FlServer *server, int fd, GError **error)
     return qmp != NULL && fl_image_export(server->image, qmp, error);
 }
 
+static bool check_installed(const char *path, GError **error)
+{
+    static const char *const programs[] = {"qemu-img", "qemu-storage-daemon"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(programs); i++) {
+        g_autofree char *found = g_find_program_in_path(programs[i]);
+        if (found == NULL)
+            return fl_fail(error,
+                           "cannot open %s: %s is not installed, and QEMU is needed to read image "
+                           "files (on Debian: qemu-utils and qemu-system-common)",
+                           path, programs[i]);
+    }
+    return true;
+}
+
 FlServer *fl_server_new_image(const char *path, GError **error)
 {
     static const char *const argv[] = {"qemu-storage-daemon",
@@ -140,12 +155,12 @@ FlServer *fl_server_new_image(const char *path, GError **error)
                                        "--nbd-server",
                                        "addr.type=fd,addr.str=3,max-connections=1000",
                                        NULL};
-    g_autoptr(FlImage) image = fl_image_probe(path, error);
+    g_autoptr(FlImage) image = NULL;
     g_autoptr(FlServer) server = NULL;
     g_autoptr(GError) failure = NULL;
     int monitor[2];
 
-    if (image == NULL)
+    if (!check_installed(path, error) || (image = fl_image_probe(path, error)) == NULL)
         return NULL;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, monitor) < 0) {
         fl_fail(error, "cannot make a socket for %s: %s", argv[0], g_strerror(errno));
