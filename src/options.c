@@ -90,8 +90,16 @@ static bool keep_path(char **where, const char *value)
     return true;
 }
 
+static bool set_format(FlOptions *options, const char *value, GError **error)
+{
+    g_free(options->format);
+    options->format = g_strdup(value);
+    return true;
+}
+
 static bool set_series(FlOptions *options, const char *value, GError **error)
 {
+    g_free(options->format);
     g_free(options->series);
     options->series = g_strdup(value);
     return true;
@@ -164,6 +172,7 @@ static const Setting settings[] = {
     {"readahead", "SIZE", "read so far ahead of a reader; 0: not (16M)", set_readahead},
     {"timeout", "SECONDS", "a server silent for so long counts as gone (30)", set_timeout},
     {"reconnect", "SECONDS", "try so long to get a server back; 0: never (60)", set_reconnect},
+    {"format", "FMT", "of image files: raw, qcow2... (found by their contents)", set_format},
     {"backing", "NAME", "of qcow2 increments; or: none (../disk.raw)", set_backing},
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},
     {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", set_cluster_size},
@@ -497,6 +506,7 @@ void fl_options_free(FlOptions *options)
     g_free(options->pidfile);
     g_free(options->view.backing);
     g_free(options->view.backing_fmt);
+    g_free(options->format);
     g_free(options->series);
     g_free(options->agent);
     g_free(options->scratch);

@@ -34,6 +34,7 @@ typedef struct {
     gid_t gid;
     FlDiskOptions disk;
     FlViewOptions view;
+    char *format; /* of image files, as QEMU calls it; NULL: found by their contents */
     /* Of snapshots. */
     char *series, *agent, *scratch, *nbd; /* paths are absolute */
     char **disks;                         /* NULL: all */

@@ -228,7 +228,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
             return false;
     } else if (is_nbd_uri(spec->text)) {
         opening.endpoint = fl_endpoint_new_uri(spec->text);
-    } else if (!start_server(&opening, fl_server_new_image(spec->text, error))) {
+    } else if (!start_server(&opening, fl_server_new_image(spec->text, sources->options->format, error))) {
         return false;
     }
     if (opening.folder == NULL && sources->options->sources->len > 1)

@@ -43,11 +43,15 @@ FlServer *fl_server_new_command(const char *const *argv, GError **error);
  * Serves the image at PATH read-only, all its consistent bitmaps and its backing chain included, as
  * one export named info->name, by an embedded qemu-storage-daemon; it answers when this returns.
  *
+ * FORMAT is QEMU's name of the image's format; NULL has it found by the contents. A guest writes
+ * the contents of its raw disk, and could make it look like a qcow2 whose backing file is any file
+ * of the host: name the format of raw disks whose guests are not trusted.
+ *
  * The image is never changed. While it is served no QEMU can open it, or what it is based on, for
  * writing. Errors name the way out: an image that a running VM holds, one that is not there, a
  * backing file that is missing.
  */
-FlServer *fl_server_new_image(const char *path, GError **error);
+FlServer *fl_server_new_image(const char *path, const char *format, GError **error);
 
 /* Ends the server and all its children, and waits for it, some seconds at most. NULL is fine. */
 void fl_server_free(FlServer *server);

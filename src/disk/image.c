@@ -78,9 +78,12 @@ static bool look_at_file(FlImage *image, GError **error)
     return true;
 }
 
-static bool find_format(FlImage *image, GError **error)
+static bool find_format(FlImage *image, const char *format, GError **error)
 {
-    const char *const argv[] = {"qemu-img", "info", "--output=json", "--", image->path, NULL};
+    const char *const probe[] = {"qemu-img", "info", "--output=json", "--", image->path, NULL};
+    const char *const given[] = {"qemu-img",      "info", "-f",        format,
+                                 "--output=json", "--",   image->path, NULL};
+    const char *const *argv = format != NULL ? given : probe;
     g_autoptr(GError) failure = NULL;
     g_autofree char *output = fl_process_output(argv, PROBE_SECONDS, &failure);
     g_autoptr(JsonNode) node = NULL;
@@ -114,7 +117,7 @@ static char *export_name(const char *path)
     return name;
 }
 
-FlImage *fl_image_probe(const char *path, GError **error)
+FlImage *fl_image_probe(const char *path, const char *format, GError **error)
 {
     g_autoptr(FlImage) image = g_new0(FlImage, 1);
     g_autofree char *folder = g_get_current_dir();
@@ -122,7 +125,7 @@ FlImage *fl_image_probe(const char *path, GError **error)
     /* Not g_canonicalize_filename: ".." behind a symbolic link is not what stands before it. */
     image->path = g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
     image->info.bitmaps = g_ptr_array_new_with_free_func(free_bitmap);
-    if (!look_at_file(image, error) || !find_format(image, error))
+    if (!look_at_file(image, error) || !find_format(image, format, error))
         return NULL;
     image->info.name = export_name(image->path);
     return g_steal_pointer(&image);

@@ -21,10 +21,10 @@ typedef struct {
 } FlImage;
 
 /*
- * Looks at the image at PATH, which may be relative. The format is found by its contents, as QEMU
- * does; what no other driver knows is raw. The bitmaps are not known yet.
+ * Looks at the image at PATH, which may be relative. Unless FORMAT names it, the format is found by
+ * the contents, as QEMU does; what no other driver knows is raw. The bitmaps are not known yet.
  */
-FlImage *fl_image_probe(const char *path, GError **error);
+FlImage *fl_image_probe(const char *path, const char *format, GError **error);
 void fl_image_free(FlImage *image); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlImage, fl_image_free)
 

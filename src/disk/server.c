@@ -145,7 +145,7 @@ static bool check_installed(const char *path, GError **error)
     return true;
 }
 
-FlServer *fl_server_new_image(const char *path, GError **error)
+FlServer *fl_server_new_image(const char *path, const char *format, GError **error)
 {
     static const char *const argv[] = {"qemu-storage-daemon",
                                        "--chardev",
@@ -160,7 +160,7 @@ FlServer *fl_server_new_image(const char *path, GError **error)
     g_autoptr(GError) failure = NULL;
     int monitor[2];
 
-    if (!check_installed(path, error) || (image = fl_image_probe(path, error)) == NULL)
+    if (!check_installed(path, error) || (image = fl_image_probe(path, format, error)) == NULL)
         return NULL;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, monitor) < 0) {
         fl_fail(error, "cannot make a socket for %s: %s", argv[0], g_strerror(errno));

@@ -72,6 +72,17 @@ class Refuse(lib.TestCase):
     def test_folder_as_image(self):
         self.refused(self.mkdir("folder"), says=["folder"])
 
+    def test_raw_disk_that_looks_like_a_qcow2(self):
+        """What a guest writes must not choose files of the host, where the format is named."""
+        secret, disk = self.path("secret"), self.path("disk.raw")
+        with open(secret, "wb") as f:
+            f.write(b"secret" * 10000)
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, disk, "1M")
+        with self.mount(disk, options=["-o", "format=raw"]) as mount:
+            with open(disk, "rb") as f:
+                self.assertEqual(mount.read("disk/disk.raw", "rb"), f.read())
+        self.assert_refused("-o", "format=nosuch", disk, self.mkdir("mnt"), says=["nosuch"])
+
     def test_broken_image(self):
         image = self.disk()
         for damage, at in ((b"\xff" * 8, 0x28), (b"\x7f\xff\xff\xff", 4), (b"\xff" * 8, 0x18)):

@@ -83,7 +83,7 @@ static void assert_error_has(const GError *error, const char *part)
 static FlServer *serve(const char *path)
 {
     g_autoptr(GError) error = NULL;
-    FlServer *server = fl_server_new_image(path, &error);
+    FlServer *server = fl_server_new_image(path, NULL, &error);
 
     g_assert_no_error(error);
     g_assert_cmpuint(count_entries(g_getenv("XDG_RUNTIME_DIR")), ==, 0);
@@ -128,7 +128,7 @@ static void assert_refused(const char *path, const char *part)
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(fl_server_new_image(path, &error));
+    g_assert_null(fl_server_new_image(path, NULL, &error));
     assert_error_has(error, part);
     g_assert_true(error->domain == FL_ERROR);
 }
@@ -595,7 +595,7 @@ static void test_killed_parent(Fixture *fixture, gconstpointer data)
         parent = fork();
         if (parent == 0) {
             FlServer *server =
-                i == 0 ? fl_server_new_image("d.qcow2", NULL) : fl_server_new_command(argv, NULL);
+                i == 0 ? fl_server_new_image("d.qcow2", NULL, NULL) : fl_server_new_command(argv, NULL);
             server_pid = server != NULL ? fl_server_pid(server) : -1;
             if (write(channel[1], &server_pid, sizeof server_pid) < 0)
                 _exit(1);
