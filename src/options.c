@@ -172,7 +172,7 @@ static const Setting settings[] = {
     {"readahead", "SIZE", "read so far ahead of a reader; 0: not (16M)", set_readahead},
     {"timeout", "SECONDS", "a server silent for so long counts as gone (30)", set_timeout},
     {"reconnect", "SECONDS", "try so long to get a server back; 0: never (60)", set_reconnect},
-    {"format", "FMT", "of image files: raw, qcow2... (found by their contents)", set_format},
+    {"format", "FMT", "of image files: raw, qcow2... (as they look)", set_format},
     {"backing", "NAME", "of qcow2 increments; or: none (../disk.raw)", set_backing},
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},
     {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", set_cluster_size},

@@ -78,9 +78,10 @@ class Refuse(lib.TestCase):
         with open(secret, "wb") as f:
             f.write(b"secret" * 10000)
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, disk, "1M")
+        os.truncate(disk, lib.MIB)
         with self.mount(disk, options=["-o", "format=raw"]) as mount:
             with open(disk, "rb") as f:
-                self.assertEqual(mount.read("disk/disk.raw", "rb"), f.read())
+                self.assertEqual(mount.read(f"{mount.folders()[0]}/disk.raw", "rb"), f.read())
         self.assert_refused("-o", "format=nosuch", disk, self.mkdir("mnt"), says=["nosuch"])
 
     def test_broken_image(self):
