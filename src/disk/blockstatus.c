@@ -5,7 +5,6 @@
 #include "util/size.h"
 
 #include <errno.h>
-#include <string.h>
 
 /* A request names at most 2^32-1 bytes; kept to a multiple of every block size. */
 #define REQUEST_MAX (UINT64_C(2) << 30)
@@ -412,7 +411,8 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     g_autoptr(GError) why = NULL;
     bool refused = false;
 
-    memcpy(contexts, info->contexts->pdata, n * sizeof *contexts);
+    for (guint i = 0; i < n; i++)
+        contexts[i] = info->contexts->pdata[i];
     if (n == 0 || info->size == 0) {
         for (guint i = 0; i < n; i++)
             maps_add(maps, contexts[i], fl_map_new_uniform(0, 0));
