@@ -72,6 +72,7 @@ struct Walk {
     uint32_t block; /* the server's minimum: requests are rounded out to it */
     Segment *segments;
     guint nsegments;
+    bool sending;     /* inside nbd_aio_block_status() */
     int error;        /* the server's errno, once a request was refused */
     const char *wrong; /* what is wrong with the server's replies; NULL: nothing yet */
 };
@@ -134,18 +135,20 @@ static int request_done(void *opaque, int *error)
 {
     Segment *segment = opaque;
     uint64_t known = segment->end;
+    /* What fails while it is being sent must not be freed yet: see read_done() in conn.c. */
+    bool retire = !segment->walk->sending;
 
     segment->busy = false;
     if (*error != 0) {
         segment->walk->error = *error;
-        return 1;
+        return retire;
     }
     for (guint i = 0; i < segment->walk->ncontexts; i++)
         known = MIN(known, segment->start + fl_map_builder_size(segment->builders[i]));
     if (known == segment->at)
         segment->walk->wrong = "a block status reply tells nothing";
     segment->at = known;
-    return 1;
+    return retire;
 }
 
 static bool start_request(struct nbd_handle *nbd, Segment *segment, GError **error)
@@ -155,18 +158,21 @@ static bool start_request(struct nbd_handle *nbd, Segment *segment, GError **err
     uint64_t to = MIN(fl_div_up(segment->end, block) * block, segment->walk->disk_size);
     uint64_t length = MIN(to - from, REQUEST_MAX);
     nbd_completion_callback done = {.callback = request_done, .user_data = segment};
+    int64_t sent;
+
+    segment->busy = segment->walk->sending = true;
 #ifdef HAVE_NBD_BLOCK_STATUS_64
     nbd_extent64_callback extents = {.callback = take_extents, .user_data = segment};
-    int64_t r = nbd_aio_block_status_64(nbd, length, from, extents, done, 0);
+    sent = nbd_aio_block_status_64(nbd, length, from, extents, done, 0);
 #else
     nbd_extent_callback extents = {.callback = take_extents, .user_data = segment};
-    int64_t r = nbd_aio_block_status(nbd, length, from, extents, done, 0);
+    sent = nbd_aio_block_status(nbd, length, from, extents, done, 0);
 #endif
-
-    if (r < 0)
-        return fl_fail(error, "%s", nbd_get_error());
-    segment->busy = true;
-    return true;
+    segment->walk->sending = false;
+    if (sent >= 0)
+        return true;
+    segment->busy = false;
+    return fl_fail(error, "%s", nbd_get_error());
 }
 
 static bool none_busy(struct nbd_handle *nbd, void *opaque)

@@ -17,6 +17,7 @@ struct FlConn {
     GIOCondition events;
     GQueue under_way; /* of FlRead, by their links */
     GQueue answered;  /* answered inside libnbd, not told yet */
+    bool sending;     /* inside nbd_aio_pread() */
     uint64_t bytes;   /* of what is under way */
     gint64 last_sign;
 };
@@ -31,7 +32,9 @@ static int read_done(void *opaque, int *error)
     g_queue_unlink(&conn->under_way, &read->link);
     g_queue_push_tail_link(&conn->answered, &read->link);
     conn->bytes -= read->length;
-    return 1;
+    /* A command that fails while it is being sent is still looked at by libnbd (1.14) for its return
+     * value. The connection is dead then, and the command goes with it. */
+    return !conn->sending;
 }
 
 /* libnbd is asked what it waits for before every poll, because any call may have changed it. */
@@ -58,26 +61,33 @@ static gboolean conn_check(GSource *source)
     return g_source_query_unix_fd(source, ((ConnSource *)source)->conn->tag) != 0;
 }
 
-/* A server that is shutting down says so in answers: they are asked again elsewhere. */
-static bool is_lost(int error, bool dead)
+static bool is_dead(const FlConn *conn)
 {
-    return error != 0 && (dead || error == ESHUTDOWN || error == ENOTCONN);
+    return nbd_aio_is_dead(conn->nbd) || nbd_aio_is_closed(conn->nbd);
+}
+
+/* A server that is shutting down says so in answers: they are asked again elsewhere. */
+static bool is_lost(const FlConn *conn, int error)
+{
+    return error != 0 && (error == ESHUTDOWN || error == ENOTCONN || is_dead(conn));
 }
 
 /* Tells the owner what was answered. CONN may be gone afterwards. */
 static void tell(FlConn *conn)
 {
-    bool dead = nbd_aio_is_dead(conn->nbd) || nbd_aio_is_closed(conn->nbd);
     GQueue left = G_QUEUE_INIT;
+    bool dead;
 
+    /* The owner sends new reads from answered(), which may find the connection dead. */
     for (GList *l; (l = g_queue_pop_head_link(&conn->answered)) != NULL;) {
         FlRead *read = l->data;
 
-        if (is_lost(read->error, dead))
+        if (is_lost(conn, read->error))
             g_queue_push_tail_link(&left, l);
         else
             conn->ops->answered(conn, read, conn->opaque);
     }
+    dead = is_dead(conn);
     if (dead || left.length > 0)
         conn->ops->lost(conn, &left, dead ? "the connection was lost" : "the server is shutting down",
                         conn->opaque);
@@ -144,6 +154,7 @@ void fl_conn_free(FlConn *conn, GQueue *left)
 void fl_conn_read(FlConn *conn, FlRead *read)
 {
     nbd_completion_callback done = {.callback = read_done, .user_data = read};
+    int64_t sent;
 
     if (conn->under_way.length == 0)
         conn->last_sign = g_get_monotonic_time();
@@ -151,7 +162,10 @@ void fl_conn_read(FlConn *conn, FlRead *read)
     read->error = 0;
     g_queue_push_tail_link(&conn->under_way, &read->link);
     conn->bytes += read->length;
-    if (nbd_aio_pread(conn->nbd, read->buf, read->length, read->offset, done, 0) < 0) {
+    conn->sending = true;
+    sent = nbd_aio_pread(conn->nbd, read->buf, read->length, read->offset, done, 0);
+    conn->sending = false;
+    if (sent < 0) {
         int error = nbd_get_errno() != 0 ? nbd_get_errno() : EIO;
         read_done(read, &error);
     }
