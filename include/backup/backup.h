@@ -20,11 +20,14 @@
 
 /* Strings may be NULL unless said otherwise. Must outlive the session. */
 typedef struct {
-    const char *source;       /* "qmp:PATH"; not NULL */
+    const char *source;       /* "qmp:PATH", "libvirt:DOMAIN[?connect=URI]"; not NULL */
     const char *const *disks; /* names of nodes or folders; NULL: all writable disks */
     const char *series;       /* NULL: "last" */
-    const char *scratch;      /* directory for what the guest overwrites; NULL: /var/tmp */
-    const char *agent;        /* socket of the guest agent; NULL: nothing is frozen */
+    const char *since;   /* libvirt: checkpoint that the increment is relative to; NULL: our last */
+    const char *scratch; /* directory for what the guest overwrites; NULL: /var/tmp */
+    /* qmp: socket of the guest agent; NULL: nothing is frozen. libvirt: the guest is frozen if its
+     * agent is connected, and with any value here that must be so. */
+    const char *agent;
     const char *nbd;     /* URI of an NBD server that the VM runs already; NULL: one is started */
     bool full;           /* as if there were no earlier backup */
     bool agent_optional; /* without an answer of the agent: go on, not frozen */
@@ -42,9 +45,12 @@ typedef struct {
 typedef struct {
     char *name;          /* for its folder; not encoded */
     char *export_name;   /* on the NBD server */
+    char *image;         /* of a VM that is shut off: path of what to serve in place of an export;
+                            else NULL */
     uint64_t size;       /* bytes */
     GPtrArray *bitmaps;  /* of FlBackupBitmap: the increment first, if there is one */
-    char *restore_point; /* the id that a commit makes the base of the next increment */
+    char *restore_point; /* the id that a commit makes the base of the next increment; NULL if the
+                            disk cannot have one, and in a VM that is shut off */
     char *base;          /* the id that the increment is relative to; NULL in full mode */
     char *reason;        /* why the mode is full; NULL in incremental mode */
 
@@ -67,7 +73,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlBackup, fl_backup_free)
 
 const GPtrArray *fl_backup_disks(const FlBackup *backup); /* of FlBackupDisk */
 /* An O_PATH descriptor of the NBD server's socket, which connect(2) reaches as /proc/self/fd/N; -1
- * if the server is the one of options->nbd. */
+ * if the server is the one of options->nbd, or the VM is shut off. */
 int fl_backup_socket(const FlBackup *backup);
 /* The point in time; snapshots of one VM differ in whole seconds. */
 struct timespec fl_backup_time(const FlBackup *backup);

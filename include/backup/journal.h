@@ -39,6 +39,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlJournal, fl_journal_close)
 const FlJournalEntry *fl_journal_entry(const FlJournal *journal);
 /* Replaces what is written down; when this returns true it survives a crash of the host. */
 bool fl_journal_write(FlJournal *journal, const FlJournalEntry *entry, GError **error);
+/* The same, with the guest not frozen. */
+bool fl_journal_write_thawed(FlJournal *journal, GError **error);
 bool fl_journal_forget(FlJournal *journal, GError **error);
 
 /*

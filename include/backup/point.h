@@ -2,7 +2,8 @@
 /*
  * Restore points: dirty bitmaps on a disk's node that record what was written since a backup.
  *
- * They are called fleecefs.SERIES.ID. ID is the point in time and the size that the disk had then,
+ * They are called fleecefs.SERIES.ID. ID is the point in time and, but for libvirt, where it stands
+ * for all disks of a VM, the size that the disk had then,
  * as "20261121T033659Z-4000000" (UTC, hexadecimal bytes): it is unique, so that a disk that was
  * rolled back to an old image shows an old base, and it tells a disk that was resized, which a
  * bitmap itself does not (QEMU lets it grow and shrink, and forgets what was cut off).
@@ -25,6 +26,7 @@ typedef struct {
     bool pending;  /* it is the marker, not the point */
 } FlPoint;
 
+/* DISK_SIZE 0: without one. */
 char *fl_point_id(gint64 seconds, uint64_t disk_size);
 char *fl_point_bitmap(const char *series, const char *id);
 char *fl_point_marker(const char *series, const char *id);

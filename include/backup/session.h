@@ -23,7 +23,7 @@ typedef struct {
     void (*close)(FlBackup *backup); /* frees BACKUP */
 } FlBackupOps;
 
-extern const FlBackupOps fl_qmp_backup_ops;
+extern const FlBackupOps fl_qmp_backup_ops, fl_libvirt_backup_ops;
 
 /* Each way's session starts with this. */
 struct FlBackup {
@@ -49,6 +49,12 @@ struct FlBackup {
 static inline const char *fl_backup_series(const FlBackupOptions *options)
 {
     return options->series != NULL ? options->series : "last";
+}
+
+/* Milliseconds that the guest may stay frozen. */
+static inline unsigned fl_backup_freeze_limit(const FlBackupOptions *options)
+{
+    return (options->freeze_timeout != 0 ? MIN(options->freeze_timeout, 3600) : 10) * 1000;
 }
 
 /* For open and close: fills in a zeroed session, releases what fl_backup_init() made. */

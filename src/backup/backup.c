@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "config.h"
+
 #include "backup/session.h"
 
 #include "backup/point.h"
@@ -12,6 +14,9 @@ static const struct {
     const FlBackupOps *ops;
 } ways[] = {
     {"qmp:", &fl_qmp_backup_ops},
+#ifdef HAVE_LIBVIRT
+    {"libvirt:", &fl_libvirt_backup_ops},
+#endif
 };
 
 static uint64_t now_ns(void)
@@ -134,6 +139,7 @@ void fl_backup_disk_clear(FlBackupDisk *disk)
 {
     g_free(disk->name);
     g_free(disk->export_name);
+    g_free(disk->image);
     g_ptr_array_unref(disk->bitmaps);
     g_free(disk->restore_point);
     g_free(disk->base);
@@ -192,7 +198,12 @@ static FlBackup *open_source(const FlBackupOptions *options, GError **error)
         if (g_str_has_prefix(options->source, ways[i].prefix))
             return ways[i].ops->open(options, error);
     }
-    fl_fail_usage(error, "%s: not the name of a running VM (qmp:PATH)", options->source);
+#ifdef HAVE_LIBVIRT
+    fl_fail_usage(error, "%s: not the name of a VM (qmp:PATH, libvirt:DOMAIN)", options->source);
+#else
+    fl_fail_usage(error, "%s: not the name of a VM (qmp:PATH; built without libvirt)",
+                  options->source);
+#endif
     return NULL;
 }
 

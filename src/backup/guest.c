@@ -7,31 +7,15 @@
 #define THAW_TIMEOUT  15000
 #define LEAST_TIMEOUT 200
 
-static unsigned freeze_timeout(const FlQmpSession *session)
-{
-    unsigned seconds = session->backup.options->freeze_timeout;
-
-    return (seconds != 0 ? MIN(seconds, 3600) : 10) * 1000;
-}
-
-/* Writes down that the guest is not frozen. */
-static bool note_thawed(FlQmpSession *session, GError **error)
-{
-    FlJournalEntry entry = *fl_journal_entry(session->journal);
-
-    entry.agent = NULL;
-    return fl_journal_write(session->journal, &entry, error);
-}
-
 static bool freeze(FlQmpSession *session, GError **error)
 {
     session->agent = fl_agent_connect(session->agent_path, AGENT_TIMEOUT, error);
     if (session->agent == NULL) {
-        note_thawed(session, NULL); /* only spares a thaw */
+        fl_journal_write_thawed(session->journal, NULL); /* only spares a thaw */
         return false;
     }
     session->frozen_since = g_get_monotonic_time();
-    return fl_agent_freeze(session->agent, freeze_timeout(session), error);
+    return fl_agent_freeze(session->agent, fl_backup_freeze_limit(session->backup.options), error);
 }
 
 /* A QEMU that hangs must not keep the guest frozen for longer than is allowed. */
@@ -39,7 +23,9 @@ static void hurry(FlQmpSession *session)
 {
     gint64 spent = (g_get_monotonic_time() - session->frozen_since) / 1000;
 
-    fl_qmp_set_timeout(session->qmp, (unsigned)MAX(freeze_timeout(session) - spent, LEAST_TIMEOUT));
+    fl_qmp_set_timeout(
+        session->qmp,
+        (unsigned)MAX(fl_backup_freeze_limit(session->backup.options) - spent, LEAST_TIMEOUT));
 }
 
 bool fl_qmp_freeze(FlQmpSession *session, GError **error)
@@ -101,7 +87,7 @@ bool fl_qmp_thaw(FlQmpSession *session, GError **error)
         return true;
     /* The agent's socket goes with QEMU, and a guest that was started since is not frozen. */
     if (!ours && !fl_qmp_listens(entry->agent))
-        return note_thawed(session, error);
+        return fl_journal_write_thawed(session->journal, error);
     if (ours && session->backup.state == FL_STATE_THAWING)
         lasted = check_frozen(session, error);
     fl_qmp_set_timeout(session->qmp, fl_qmp_timeout(session));
@@ -119,5 +105,5 @@ bool fl_qmp_thaw(FlQmpSession *session, GError **error)
         session->backup.frozen_ns =
             (uint64_t)(g_get_monotonic_time() - session->frozen_since) * 1000;
     g_clear_pointer(&session->agent, fl_agent_free);
-    return note_thawed(session, lasted ? error : NULL) && lasted;
+    return fl_journal_write_thawed(session->journal, lasted ? error : NULL) && lasted;
 }

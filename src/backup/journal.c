@@ -168,6 +168,14 @@ bool fl_journal_write(FlJournal *journal, const FlJournalEntry *entry, GError **
     return sync_directory(journal, error);
 }
 
+bool fl_journal_write_thawed(FlJournal *journal, GError **error)
+{
+    FlJournalEntry entry = journal->entry;
+
+    entry.agent = NULL;
+    return fl_journal_write(journal, &entry, error);
+}
+
 bool fl_journal_forget(FlJournal *journal, GError **error)
 {
     set_object(journal, NULL);

@@ -11,6 +11,8 @@ char *fl_point_id(gint64 seconds, uint64_t disk_size)
     g_autoptr(GDateTime) time = g_date_time_new_from_unix_utc(seconds);
     g_autofree char *text = g_date_time_format(time, "%Y%m%dT%H%M%SZ");
 
+    if (disk_size == 0)
+        return g_steal_pointer(&text);
     return g_strdup_printf("%s-%" G_GINT64_MODIFIER "x", text, disk_size);
 }
 

@@ -136,6 +136,11 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
 
     fl_backup_init(backup, &fl_qmp_backup_ops, options);
     session->inconsistent = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    if (options->since != NULL) {
+        fl_fail_usage(error, "%s: checkpoints (since=) are libvirt's; series= names ours",
+                      options->source);
+        return NULL;
+    }
     session->monitor = g_canonicalize_filename(path, NULL);
     session->scratch =
         g_canonicalize_filename(options->scratch != NULL ? options->scratch : "/var/tmp", NULL);

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The XML that libvirt and we exchange (libvirt's formatdomain, formatbackup, formatcheckpoint).
+ * What is read is checked; what is written is escaped. Pure.
+ */
+#pragma once
+
+#include "util/error.h"
+
+#include <stdint.h>
+
+typedef struct {
+    char *target; /* "vda": libvirt's name of the disk */
+    char *device; /* "disk", "cdrom", "floppy", "lun" */
+    char *format; /* of the image: "qcow2"; may be NULL */
+    char *path;   /* of the image, a file or block device; NULL if it is another thing */
+    bool empty, read_only;
+    bool iothread; /* it runs in one */
+    uint64_t size; /* bytes; for the caller to fill in */
+
+    bool scsi; /* private: its controller is one for SCSI */
+} FlDomainDisk;
+
+typedef struct {
+    GPtrArray *disks;   /* of FlDomainDisk */
+    bool agent;         /* a guest agent is there and answers */
+    gint64 user, group; /* that the VM's process runs as; -1 if libvirt does not say */
+
+    bool scsi_iothread; /* private */
+} FlDomain;
+
+FlDomain *fl_domain_parse(const char *xml, GError **error);
+void fl_domain_free(FlDomain *domain); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDomain, fl_domain_free)
+
+/* A restore point: what libvirt knows of a set of bitmaps that were made together. */
+typedef struct {
+    char *name;
+    bool ours;    /* by its name and description */
+    bool pending; /* ours, and no commit has confirmed it */
+    /* Its disks' targets, with the size that the disk had (uint64_t *); 0 if that is not known. */
+    GHashTable *disks;
+} FlCheckpoint;
+
+FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error);
+void fl_checkpoint_free(FlCheckpoint *checkpoint); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlCheckpoint, fl_checkpoint_free)
+
+/* A backup that is in progress. */
+typedef struct {
+    char *mode;       /* "pull", "push" */
+    char *socket;     /* of its server; NULL if it has none or listens elsewhere */
+    char *file;       /* one that it writes; may be NULL */
+    GPtrArray *disks; /* of FlDomainExport: those that take part */
+} FlDomainBackup;
+
+typedef struct {
+    char *target, *export_name, *bitmap; /* the last two may be NULL */
+} FlDomainExport;
+
+FlDomainBackup *fl_domain_backup_parse(const char *xml, GError **error);
+void fl_domain_backup_free(FlDomainBackup *backup); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDomainBackup, fl_domain_backup_free)
+
+/* What a backup is to be made of. */
+typedef struct {
+    const char *target;
+    const char *checkpoint;  /* that the increment is relative to; NULL: full */
+    const char *export_name; /* on the server; NULL: the disk is left out */
+    const char *bitmap;      /* on the server, of the increment */
+    bool point;              /* the disk takes part in the new checkpoint */
+    uint64_t size;           /* bytes */
+} FlDomainPart;
+
+/* A pull backup of PARTS with the server at SOCKET and scratch files in DIRECTORY. */
+char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const char *socket,
+                           const char *directory);
+/* The pending checkpoint NAME of PARTS. */
+char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name);
+/* XML of a pending checkpoint, as libvirt returned it, made into that of one that is confirmed. */
+char *fl_checkpoint_confirm_xml(const char *xml, GError **error);

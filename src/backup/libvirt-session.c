@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "backup/libvirt-session.h"
+
+#include "backup/point.h"
+
+#include <libvirt/virterror.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The first version of QEMU that is known not to abort when an NBD client leaves a disk in an
+ * iothread (see backup/vm.h), as libvirt numbers them. */
+#define SAFE_DISCONNECT 8002003
+
+static void release(FlBackup *backup)
+{
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+
+    fl_libvirt_disconnect(session);
+    g_clear_pointer(&session->journal, fl_journal_close);
+}
+
+static void close_session(FlBackup *backup)
+{
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+
+    release(backup);
+    fl_domain_free(session->description);
+    g_mutex_clear(&session->lock);
+    g_cond_clear(&session->cond);
+    g_clear_error(&session->late);
+    g_free(session->name);
+    g_free(session->uri);
+    g_free(session->scratch);
+    g_free(session->socket);
+    g_free(session->point);
+    fl_backup_clear(backup);
+    g_free(session);
+}
+
+/* "libvirt:DOMAIN?connect=URI" */
+static void parse_source(FlLibvirtSession *session, const char *source)
+{
+    static const char mark[] = "?connect=";
+    const char *name = source + strlen("libvirt:");
+    const char *uri = strstr(name, mark);
+
+    session->name = uri != NULL ? g_strndup(name, (gsize)(uri - name)) : g_strdup(name);
+    if (uri != NULL)
+        session->uri = g_strdup(uri + strlen(mark));
+}
+
+static FlBackup *open_session(const FlBackupOptions *options, GError **error)
+{
+    FlLibvirtSession *session = g_new0(FlLibvirtSession, 1);
+    g_autoptr(FlBackup) backup = &session->backup;
+    g_autofree char *directory = NULL;
+    char key[VIR_UUID_STRING_BUFLEN];
+
+    fl_backup_init(backup, &fl_libvirt_backup_ops, options);
+    g_mutex_init(&session->lock);
+    g_cond_init(&session->cond);
+    parse_source(session, options->source);
+    session->scratch =
+        g_canonicalize_filename(options->scratch != NULL ? options->scratch : "/var/tmp", NULL);
+    if (options->nbd != NULL) {
+        fl_fail_usage(error, "%s: libvirt starts a server of its own (nbd= is for qmp:)",
+                      options->source);
+        return NULL;
+    }
+    if (!fl_libvirt_connect(session, error)) {
+        g_prefix_error(error, "%s: ", options->source);
+        return NULL;
+    }
+    directory = fl_state_directory(error);
+    if (directory == NULL)
+        return NULL;
+    /* The same as of a qmp: session, so that the two keep out of each other's way. */
+    virDomainGetUUIDString(session->domain, key);
+    session->journal = fl_journal_open(directory, key, error);
+    return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
+}
+
+static bool add_sizes(FlLibvirtSession *session, GError **error)
+{
+    for (guint i = 0; i < session->description->disks->len; i++) {
+        FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
+        virDomainBlockInfo info;
+
+        if (!g_str_equal(disk->device, "disk") || disk->empty)
+            continue;
+        if (virDomainGetBlockInfo(session->domain, disk->target, &info, 0) < 0)
+            return fl_libvirt_fail(error, "disk %s", disk->target);
+        disk->size = info.capacity;
+    }
+    return true;
+}
+
+static bool check_user(const FlLibvirtSession *session, GError **error)
+{
+    gint64 user = session->description->user;
+
+    if (geteuid() == 0 || user < 0 || user == (gint64)geteuid())
+        return true;
+    return fl_fail(error,
+                   "the VM's process runs as user %" G_GINT64_FORMAT
+                   ", whose socket this user cannot reach: run fleecefs as root",
+                   user);
+}
+
+static bool inspect(FlLibvirtSession *session, GError **error)
+{
+    FlBackup *backup = &session->backup;
+    g_autoptr(GPtrArray) checkpoints = NULL;
+    g_autofree char *xml = NULL;
+    unsigned long version = 0;
+    int active = fl_libvirt_active(session, error);
+
+    if (active < 0 || (active > 0 && !fl_libvirt_check_idle(session, error)))
+        return false;
+    session->running = active > 0;
+    xml = fl_libvirt_domain_xml(session, error);
+    session->description = xml != NULL ? fl_domain_parse(xml, error) : NULL;
+    if (session->description == NULL || !add_sizes(session, error) || !check_user(session, error))
+        return false;
+    checkpoints = fl_libvirt_checkpoints(session, error);
+    if (checkpoints == NULL)
+        return false;
+    virConnectGetVersion(session->connection, &version);
+    backup->disks =
+        fl_libvirt_plan(session->description, checkpoints, session->running,
+                        version < SAFE_DISCONNECT, backup->options, backup->notes, error);
+    if (backup->disks == NULL)
+        return false;
+    if (!session->running) {
+        fl_backup_note(backup, "the VM is shut off: its images are shown, and it cannot be started "
+                               "while they are; a commit makes no restore point");
+        return true;
+    }
+    if (virDomainIsPersistent(session->domain) == 0)
+        fl_backup_note(backup, "the VM is transient: libvirt forgets its restore points when it "
+                               "ends, and the backup after that is a full one");
+    return fl_backup_check_room(backup, session->scratch, &session->reserve, error);
+}
+
+static bool journal(FlLibvirtSession *session, GError **error)
+{
+    const FlBackupOptions *options = session->backup.options;
+    FlJournalEntry entry = {.source = options->source, .series = fl_backup_series(options)};
+
+    if (!session->running)
+        return true;
+    if (session->description->agent)
+        entry.agent = "libvirt";
+    else if (options->agent != NULL && !options->agent_optional)
+        return fl_fail(error, "the guest cannot be frozen: its agent is not connected");
+    entry.socket = session->socket = fl_libvirt_choose_socket(session);
+    return fl_journal_write(session->journal, &entry, error);
+}
+
+static bool forget(FlLibvirtSession *session, GError **error)
+{
+    bool ok = session->left || fl_journal_forget(session->journal, error);
+
+    if (ok && session->late != NULL) {
+        g_propagate_error(error, g_steal_pointer(&session->late));
+        ok = false;
+    }
+    return ok;
+}
+
+static bool run(FlBackup *backup, FlAction action, GError **error)
+{
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+
+    switch (action) {
+    case FL_ACTION_NONE:
+    case FL_ACTION_PREPARE: /* libvirt makes the scratch files */
+        return true;
+    case FL_ACTION_INSPECT:
+        return inspect(session, error);
+    case FL_ACTION_JOURNAL:
+        return journal(session, error);
+    case FL_ACTION_SERVE:
+        return fl_libvirt_serve(session, error);
+    case FL_ACTION_FREEZE:
+        return fl_libvirt_freeze(session, error);
+    case FL_ACTION_SNAPSHOT:
+        return fl_libvirt_snapshot(session, error);
+    case FL_ACTION_THAW:
+        return fl_libvirt_thaw(session, error);
+    case FL_ACTION_EXPORT:
+        return fl_libvirt_export(session, error);
+    case FL_ACTION_CHECK_JOBS:
+        return fl_libvirt_check_job(session, error);
+    case FL_ACTION_LET_GO:
+        return fl_libvirt_let_go(session, error);
+    case FL_ACTION_SWEEP:
+        return fl_libvirt_sweep(session, error);
+    case FL_ACTION_ROLL_BACK:
+        return fl_libvirt_roll_back(session, error);
+    case FL_ACTION_ROLL_FORWARD:
+        return fl_libvirt_roll_forward(session, error);
+    case FL_ACTION_FORGET:
+        return forget(session, error);
+    }
+    g_assert_not_reached();
+}
+
+const FlBackupOps fl_libvirt_backup_ops = {
+    .open = open_session,
+    .run = run,
+    .wait = fl_libvirt_wait,
+    .scratch_use = fl_libvirt_scratch_use,
+    .release = release,
+    .close = close_session,
+};
