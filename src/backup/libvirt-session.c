@@ -107,12 +107,25 @@ static bool check_user(const FlLibvirtSession *session, GError **error)
                    user);
 }
 
+/* Asked only where it matters: libvirt may take seconds to find out. */
+static bool disconnect_kills(const FlLibvirtSession *session)
+{
+    unsigned long version = 0;
+
+    for (guint i = 0; i < session->description->disks->len; i++) {
+        const FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
+        if (disk->iothread)
+            return virConnectGetVersion(session->connection, &version) < 0 ||
+                   version < SAFE_DISCONNECT;
+    }
+    return false;
+}
+
 static bool inspect(FlLibvirtSession *session, GError **error)
 {
     FlBackup *backup = &session->backup;
     g_autoptr(GPtrArray) checkpoints = NULL;
     g_autofree char *xml = NULL;
-    unsigned long version = 0;
     int active = fl_libvirt_active(session, error);
 
     if (active < 0 || (active > 0 && !fl_libvirt_check_idle(session, error)))
@@ -125,10 +138,9 @@ static bool inspect(FlLibvirtSession *session, GError **error)
     checkpoints = fl_libvirt_checkpoints(session, error);
     if (checkpoints == NULL)
         return false;
-    virConnectGetVersion(session->connection, &version);
     backup->disks =
         fl_libvirt_plan(session->description, checkpoints, session->running,
-                        version < SAFE_DISCONNECT, backup->options, backup->notes, error);
+                        disconnect_kills(session), backup->options, backup->notes, error);
     if (backup->disks == NULL)
         return false;
     if (!session->running) {
