@@ -209,7 +209,7 @@ class Vm:
         return {**os.environ, "FLEECEFS_STATE_DIR": self.state, "XDG_RUNTIME_DIR": self.test.dir}
 
     def begin(self, *options, monitor=None):
-        return Snapshot(self, options, monitor or self.monitor)
+        return Snapshot(self, options, "qmp:" + (monitor or self.monitor))
 
     def recover(self, *options, monitor=None):
         return lib.run(TOOL, "--recover", *options, "qmp:" + (monitor or self.monitor),
@@ -223,12 +223,12 @@ class Refused(Exception):
 class Snapshot:
     """The tool with a snapshot of VM: `disks` by name, as it describes them."""
 
-    def __init__(self, vm, options, monitor):
+    def __init__(self, vm, options, source):
         self.vm = vm
         options = ["--scratch", vm.test.dir, *map(str, options)]
         self.heard = b""
         self.process = subprocess.Popen(
-            [TOOL, *options, "qmp:" + monitor], env=vm.environment(), stdin=subprocess.PIPE,
+            [TOOL, *options, source], env=vm.environment(), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lib.die_with_us)
         vm.test.defer(self.kill)
         line = self.line()

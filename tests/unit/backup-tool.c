@@ -2,9 +2,9 @@
 /*
  * Drives a backup from standard input, for tests against a real QEMU without a mount.
  *
- *     backup-tool [OPTIONS] qmp:PATH      begins, prints a JSON object, then obeys "commit",
+ *     backup-tool [OPTIONS] SOURCE      begins, prints a JSON object, then obeys "commit",
  * "abort", "quit" (leave everything as it is); each is answered by a line "ok", "left: WHY" or
- * "failed: WHY" backup-tool --recover qmp:PATH
+ * "failed: WHY" backup-tool --recover SOURCE
  *
  * A disk that is lost is told by a line "lost: DISK: WHY".
  */
@@ -41,10 +41,10 @@ static void print_snapshot(const FlBackup *backup)
     for (guint i = 0; i < disks->len; i++) {
         const FlBackupDisk *disk = g_ptr_array_index(disks, i);
         json_array_add_element(
-            array, fl_qmp_args('s', "name", disk->name, 's', "export", disk->export_name, 'i',
-                               "size", (gint64)disk->size, 's', "restore_point",
-                               disk->restore_point, 's', "base", disk->base, 's', "reason",
-                               disk->reason, 'n', "bitmaps", describe_bitmaps(disk), 0));
+            array, fl_qmp_args('s', "name", disk->name, 's', "export", disk->export_name, 's',
+                               "image", disk->image, 'i', "size", (gint64)disk->size, 's',
+                               "restore_point", disk->restore_point, 's', "base", disk->base, 's',
+                               "reason", disk->reason, 'n', "bitmaps", describe_bitmaps(disk), 0));
     }
     for (guint i = 0; i < notes->len; i++)
         json_array_add_string_element(lines, g_ptr_array_index(notes, i));
@@ -112,7 +112,7 @@ int main(int argc, char **argv)
     gboolean recover = FALSE, full = FALSE, optional = FALSE;
     int freeze = 0, timeout = 0;
     g_auto(GStrv) disks = NULL;
-    g_autofree char *series = NULL, *scratch = NULL, *agent = NULL, *nbd = NULL;
+    g_autofree char *since = NULL, *series = NULL, *scratch = NULL, *agent = NULL, *nbd = NULL;
     const GOptionEntry entries[] = {
         {"recover", 0, 0, G_OPTION_ARG_NONE, &recover, NULL, NULL},
         {"full", 0, 0, G_OPTION_ARG_NONE, &full, NULL, NULL},
@@ -120,6 +120,7 @@ int main(int argc, char **argv)
         {"freeze-timeout", 0, 0, G_OPTION_ARG_INT, &freeze, NULL, NULL},
         {"timeout", 0, 0, G_OPTION_ARG_INT, &timeout, NULL, NULL},
         {"disk", 0, 0, G_OPTION_ARG_STRING_ARRAY, &disks, NULL, NULL},
+        {"since", 0, 0, G_OPTION_ARG_STRING, &since, NULL, NULL},
         {"series", 0, 0, G_OPTION_ARG_STRING, &series, NULL, NULL},
         {"scratch", 0, 0, G_OPTION_ARG_FILENAME, &scratch, NULL, NULL},
         {"agent", 0, 0, G_OPTION_ARG_FILENAME, &agent, NULL, NULL},
@@ -140,6 +141,7 @@ int main(int argc, char **argv)
         .source = argv[1],
         .disks = (const char *const *)disks,
         .series = series,
+        .since = since,
         .scratch = scratch,
         .agent = agent,
         .nbd = nbd,
