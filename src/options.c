@@ -100,8 +100,16 @@ static bool set_format(FlOptions *options, const char *value, GError **error)
 static bool set_series(FlOptions *options, const char *value, GError **error)
 {
     g_free(options->format);
+    g_free(options->since);
     g_free(options->series);
     options->series = g_strdup(value);
+    return true;
+}
+
+static bool set_since(FlOptions *options, const char *value, GError **error)
+{
+    g_free(options->since);
+    options->since = g_strdup(value);
     return true;
 }
 
@@ -178,6 +186,7 @@ static const Setting settings[] = {
     {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", set_cluster_size},
     {"series", "NAME", "the series of backups it is part of (last)", set_series},
     {"disk", "NODE[:NODE...]", "only these disks (all that can be written)", set_disk},
+    {"since", "CHECKPOINT", "libvirt: what changed since then (our last)", set_since},
     {"full", NULL, "a full backup, whatever was backed up before", set_full},
     {"agent", "PATH", "guest agent's socket: file systems are frozen", set_agent},
     {"agent_optional", NULL, "go on if the agent does not answer", set_agent_optional},

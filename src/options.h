@@ -37,6 +37,7 @@ typedef struct {
     char *format; /* of image files, as QEMU calls it; NULL: found by their contents */
     /* Of snapshots. */
     char *series, *agent, *scratch, *nbd; /* paths are absolute */
+    char *since;                          /* a checkpoint of libvirt's */
     char **disks;                         /* NULL: all */
     bool full, agent_optional;
     unsigned freeze_timeout; /* seconds */

@@ -121,6 +121,7 @@ FlBackupOptions fl_source_backup_options(const FlOptions *options, const FlSourc
         .source = spec->text,
         .disks = (const char *const *)options->disks,
         .series = options->series,
+        .since = options->since,
         .scratch = options->scratch,
         .agent = options->agent,
         .nbd = options->nbd,
@@ -134,7 +135,8 @@ FlBackupOptions fl_source_backup_options(const FlOptions *options, const FlSourc
 static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup,
                                   const FlBackupDisk *disk)
 {
-    FlOrigin *origin = fl_origin_new(source_name(opening->spec, opening->endpoint), disk->name);
+    const FlSourceSpec *spec = opening->spec;
+    FlOrigin *origin = fl_origin_new(spec->name != NULL ? spec->name : spec->text, disk->name);
 
     origin->time = origin->ctime = fl_backup_time(backup);
     origin->snapshot = true;
@@ -152,13 +154,29 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup
     return origin;
 }
 
-static bool add_snapshot_disk(const Opening *opening, const FlBackup *backup,
-                              const FlBackupDisk *disk, GError **error)
+/* Of a VM that is shut off there is the image only: a server of ours has to serve it. */
+static GPtrArray *find_disk(Opening *opening, const FlBackupDisk *disk, GError **error)
 {
     FlSources *sources = opening->sources;
     FlWait wait = {.seconds = sources->options->disk.timeout};
-    g_autoptr(GPtrArray) found =
-        fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
+    FlServer *server;
+
+    if (disk->image == NULL)
+        return fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
+    server = fl_server_new_image(disk->image, disk->image_format, error);
+    if (server == NULL)
+        return NULL;
+    g_ptr_array_add(sources->servers, server);
+    fl_endpoint_unref(opening->endpoint);
+    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text);
+    return fl_endpoint_exports(opening->endpoint, &wait, error);
+}
+
+static bool add_snapshot_disk(Opening *opening, const FlBackup *backup, const FlBackupDisk *disk,
+                              GError **error)
+{
+    FlSources *sources = opening->sources;
+    g_autoptr(GPtrArray) found = find_disk(opening, disk, error);
     FlExport *export;
 
     if (found == NULL)
@@ -182,9 +200,11 @@ static bool open_snapshot(Opening *opening, GError **error)
 
     if (backup == NULL)
         return false;
-    opening->endpoint = fl_backup_socket(backup) >= 0
-                            ? fl_endpoint_new_socket(fl_backup_socket(backup), opening->spec->text)
-                            : fl_endpoint_new_uri(options.nbd);
+    if (fl_backup_socket(backup) >= 0)
+        opening->endpoint =
+            fl_endpoint_new_socket(fl_backup_socket(backup), opening->spec->text);
+    else if (options.nbd != NULL)
+        opening->endpoint = fl_endpoint_new_uri(options.nbd);
     notes = fl_backup_notes(backup);
     for (guint i = 0; i < notes->len; i++)
         g_message("%s", (const char *)notes->pdata[i]);
@@ -216,9 +236,12 @@ static bool start_server(Opening *opening, FlServer *server)
 static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **error)
 {
     Opening opening = {.sources = sources, .spec = spec, .folder = spec->name};
+    bool several = spec->name == NULL && sources->options->sources->len > 1;
     bool ok;
 
     if (spec->text != NULL && fl_source_is_vm(spec->text)) {
+        if (several)
+            opening.folder = spec->text;
         ok = open_snapshot(&opening, error);
         fl_endpoint_unref(opening.endpoint);
         return ok;
@@ -231,7 +254,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
     } else if (!start_server(&opening, fl_server_new_image(spec->text, sources->options->format, error))) {
         return false;
     }
-    if (opening.folder == NULL && sources->options->sources->len > 1)
+    if (several)
         opening.folder = fl_endpoint_label(opening.endpoint);
     ok = add_exports(&opening, error);
     fl_endpoint_unref(opening.endpoint);

@@ -47,6 +47,7 @@ typedef struct {
     char *export_name;   /* on the NBD server */
     char *image;         /* of a VM that is shut off: path of what to serve in place of an export;
                             else NULL */
+    char *image_format;  /* of IMAGE, as QEMU calls it; NULL: not known */
     uint64_t size;       /* bytes */
     GPtrArray *bitmaps;  /* of FlBackupBitmap: the increment first, if there is one */
     char *restore_point; /* the id that a commit makes the base of the next increment; NULL if the

@@ -140,6 +140,7 @@ void fl_backup_disk_clear(FlBackupDisk *disk)
     g_free(disk->name);
     g_free(disk->export_name);
     g_free(disk->image);
+    g_free(disk->image_format);
     g_ptr_array_unref(disk->bitmaps);
     g_free(disk->restore_point);
     g_free(disk->base);

@@ -132,6 +132,7 @@ static FlLibvirtDisk *plan_disk(const FlDomainDisk *vm, const FlCheckpoint *base
     disk->point = running && g_strcmp0(vm->format, "qcow2") == 0;
     if (!running)
         disk->disk.image = g_strdup(vm->path);
+        disk->disk.image_format = g_strdup(vm->format);
     choose_mode(disk, vm, base, options, running);
     return disk;
 }
