@@ -130,9 +130,10 @@ static FlLibvirtDisk *plan_disk(const FlDomainDisk *vm, const FlCheckpoint *base
     disk->disk.size = vm->size;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_backup_bitmap_free);
     disk->point = running && g_strcmp0(vm->format, "qcow2") == 0;
-    if (!running)
+    if (!running) {
         disk->disk.image = g_strdup(vm->path);
         disk->disk.image_format = g_strdup(vm->format);
+    }
     choose_mode(disk, vm, base, options, running);
     return disk;
 }
