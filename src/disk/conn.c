@@ -20,6 +20,7 @@ struct FlConn {
     bool sending;     /* inside nbd_aio_pread() */
     uint64_t bytes;   /* of what is under way */
     gint64 last_sign;
+    bool telling; /* what is answered meanwhile is told without another turn of the loop */
 };
 
 /* Called inside libnbd: only notes the answer, since the owner may want to call libnbd. */
@@ -78,6 +79,7 @@ static void tell(FlConn *conn)
     GQueue left = G_QUEUE_INIT;
     bool dead;
 
+    conn->telling = true;
     /* The owner sends new reads from answered(), which may find the connection dead. */
     for (GList *l; (l = g_queue_pop_head_link(&conn->answered)) != NULL;) {
         FlRead *read = l->data;
@@ -87,9 +89,11 @@ static void tell(FlConn *conn)
         else
             conn->ops->answered(conn, read, conn->opaque);
     }
+    conn->telling = false;
     dead = is_dead(conn);
     if (dead || left.length > 0)
-        conn->ops->lost(conn, &left, dead ? "the connection was lost" : "the server is shutting down",
+        conn->ops->lost(conn, &left,
+                        dead ? "the connection was lost" : "the server is shutting down",
                         conn->opaque);
 }
 
@@ -170,7 +174,7 @@ void fl_conn_read(FlConn *conn, FlRead *read)
         read_done(read, &error);
     }
     /* libnbd may have answered at once, when it found the connection dead. */
-    if (conn->answered.length > 0)
+    if (conn->answered.length > 0 && !conn->telling)
         g_source_set_ready_time(conn->source, 0);
 }
 
