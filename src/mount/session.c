@@ -6,6 +6,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct {
     GSource source;
@@ -19,17 +22,43 @@ struct FlSession {
     struct fuse_buf buf; /* one request; grows as libfuse needs it */
     GMainLoop *loop;
     GSource *source;
+    char *mountpoint;
     bool mounted;
+    bool tuned; /* the kernel's readahead was seen to */
 };
 
 /* Requests taken in one turn of the loop, before connections have to be seen to. */
 #define REQUESTS_MAX 16
+/* As much as one request may carry. */
+#define KERNEL_READAHEAD_KIB 1024
 
 static gboolean fuse_check(GSource *source)
 {
     FuseSource *fuse = (FuseSource *)source;
 
     return g_source_query_unix_fd(source, fuse->tag) != 0;
+}
+
+/*
+ * Lets the kernel ask for more than 128 KiB at once: each request costs both sides a good deal.
+ * Root may do that; who may not keeps what there is. The kernel's answer to INIT sets it anew, so
+ * this comes after it. The device number is what the kernel knows without asking us.
+ */
+static void tune_readahead(const FlSession *session)
+{
+    g_autofree char *path = NULL, *kib = g_strdup_printf("%u", KERNEL_READAHEAD_KIB);
+    struct statx st;
+    int fd;
+
+    if (statx(AT_FDCWD, session->mountpoint, AT_STATX_DONT_SYNC, 0, &st) != 0)
+        return;
+    path =
+        g_strdup_printf("/sys/class/bdi/%u:%u/read_ahead_kb", st.stx_dev_major, st.stx_dev_minor);
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, kib, strlen(kib)) < 0)
+        g_debug("the kernel's readahead stays as it is: %s", g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
 }
 
 static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer data)
@@ -49,6 +78,10 @@ static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer da
             return G_SOURCE_REMOVE;
         }
         fuse_session_process_buf(session->fuse, &session->buf);
+        if (!session->tuned) {
+            session->tuned = true;
+            tune_readahead(session);
+        }
         if (fuse_session_exited(session->fuse)) {
             fl_session_quit(session);
             return G_SOURCE_REMOVE;
@@ -93,12 +126,14 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
         return NULL;
     }
     if (fuse_session_mount(session->fuse, options->mountpoint) != 0) {
-        fl_fail(error, "cannot mount on %s: is FUSE there (/dev/fuse, fusermount3), and may you "
-                       "mount there?",
+        fl_fail(error,
+                "cannot mount on %s: is FUSE there (/dev/fuse, fusermount3), and may you "
+                "mount there?",
                 options->mountpoint);
         return NULL;
     }
     session->mounted = true;
+    session->mountpoint = g_strdup(options->mountpoint);
 
     fd = fuse_session_fd(session->fuse);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
@@ -140,5 +175,6 @@ void fl_session_free(FlSession *session)
     fl_ops_free(session->ops);
     g_clear_pointer(&session->loop, g_main_loop_unref);
     free(session->buf.mem);
+    g_free(session->mountpoint);
     g_free(session);
 }
