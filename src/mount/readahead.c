@@ -15,6 +15,7 @@ typedef struct {
     uint64_t ahead;       /* up to where data was asked for; at least NEXT */
     uint64_t ahead_bytes; /* data in [next, ahead) */
     uint64_t window;      /* how many of them there should be */
+    uint64_t skipped;     /* bytes that were passed over and not made up for */
     unsigned hits;        /* reads that came as expected; 0: not in use, or only a guess */
     uint64_t used;        /* turn of the last read */
 } Stream;
@@ -46,14 +47,15 @@ static uint64_t skip_to_disk(const FlView *view, uint64_t from, uint64_t end)
     return MIN(from, end);
 }
 
+/* Random reads find no stream: a guess is only confirmed by the very next byte. */
 static bool matches(const Stream *stream, const FlView *view, uint64_t offset)
 {
     if (stream->used == 0)
         return false;
-    if (offset + SLACK >= stream->next && offset <= MAX(stream->ahead, stream->next))
+    if (stream->hits > 0 && offset + SLACK >= stream->next && offset <= stream->ahead)
         return true;
     /* A reader that seeks over a hole is sequential all the same. */
-    return offset > stream->next && skip_to_disk(view, stream->next, offset) == offset;
+    return offset >= stream->next && skip_to_disk(view, stream->next, offset) == offset;
 }
 
 static Stream *find_stream(FlStreams *streams, const FlView *view, uint64_t offset)
@@ -71,6 +73,20 @@ static Stream *find_stream(FlStreams *streams, const FlView *view, uint64_t offs
     }
     *oldest = (Stream){.next = offset, .ahead = offset};
     return oldest;
+}
+
+/*
+ * Keeps account of what the reader passes over. Several requests of one reader may come in any
+ * order, but all of them do come; random reads that happen to fall into the window leave most of it
+ * out. False if this is no stream.
+ */
+static bool is_in_order(Stream *stream, const FlView *view, uint64_t offset, uint64_t length)
+{
+    if (offset > stream->next && skip_to_disk(view, stream->next, offset) != offset)
+        stream->skipped += offset - stream->next;
+    else
+        stream->skipped -= MIN(stream->skipped, length);
+    return stream->skipped <= SLACK;
 }
 
 /* The reader is now at TO. */
@@ -151,10 +167,14 @@ void fl_streams_note(FlStreams *streams, const FlView *view, FlBlocks *blocks, u
                      uint64_t length, uint64_t limit)
 {
     Stream *stream = find_stream(streams, view, offset);
-    bool first = stream->used == 0;
+    uint64_t used = stream->used;
 
+    if (used != 0 && !is_in_order(stream, view, offset, length)) {
+        *stream = (Stream){.next = offset, .ahead = offset};
+        used = 0;
+    }
     stream->used = ++streams->turn;
-    if (!first) {
+    if (used != 0) {
         stream->hits++;
         if (stream->window == 0)
             stream->window = WINDOW_MIN;
