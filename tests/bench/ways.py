@@ -1,0 +1,145 @@
+"""The ways to read an NBD disk as a file that are compared, and what a measurement is made of."""
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+import lib  # noqa: E402
+from lib import GIB, KIB, MIB  # noqa: E402, F401
+
+# Servers read from memory, so that no disk is measured.
+if os.path.isdir("/dev/shm"):
+    tempfile.tempdir = "/dev/shm"
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Bench(lib.TestCase):
+    """A folder, servers and mounts that all end with the `with` block."""
+
+    def __enter__(self):
+        self.setUp()
+        return self
+
+    def __exit__(self, *_):
+        self.doCleanups()
+
+    def dense(self, size):
+        """A raw image without a zero in it: random enough that nothing can be saved."""
+        path = self.path("dense.raw")
+        piece = os.urandom(64 * MIB)
+        with open(path, "wb") as f:
+            for at in range(0, size, len(piece)):
+                f.write(piece[:size - at])
+        return path
+
+
+class Way:
+    """A disk readable at PATH; PIDS are the processes that serve it, the NBD server included."""
+
+    def __init__(self, path, pids):
+        self.path, self.pids = path, pids
+
+    def cpu(self):
+        """CPU seconds that those took so far."""
+        total = 0
+        for pid in self.pids:
+            with open(f"/proc/{pid}/stat") as f:
+                fields = f.read().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / TICK
+
+
+def fleecefs(bench, server, *options, name="default/disk.raw"):
+    mount = bench.mount(server.uri, options=options)
+    return Way(mount / name, [mount.pid, server.process.pid])
+
+
+def nbdfuse(bench, server):
+    point, pidfile = bench.mkdir("nbdfuse"), bench.path("nbdfuse.pid")
+    process = subprocess.Popen(["nbdfuse", "--pidfile", pidfile, point + "/disk", server.uri],
+                               preexec_fn=lib.die_with_us)
+    bench.defer(process.wait)
+    bench.defer(subprocess.run, ["fusermount3", "-u", point])
+    lib.wait_for_file(pidfile, process)
+    return Way(point + "/disk", [process.pid, server.process.pid])
+
+
+def qemu_fuse(bench, blockdev, server=None):
+    """QEMU's FUSE export of BLOCKDEV, a dict for --blockdev."""
+    point, pidfile = bench.path("qemu-fuse"), bench.path("qsd.pid")
+    open(point, "w").close()
+    lib.run("qemu-storage-daemon", "--daemonize", "--pidfile", pidfile,
+            "--blockdev", json.dumps({"node-name": "n", "read-only": True, **blockdev}),
+            "--export", json.dumps({"type": "fuse", "id": "f", "node-name": "n",
+                                    "mountpoint": point}), stdout=None, stderr=None)
+    with open(pidfile) as f:
+        pid = int(f.read())
+    pidfd = os.pidfd_open(pid)
+    bench.defer(lib.wait_gone, pidfd, "qemu-storage-daemon")
+    bench.defer(os.kill, pid, 15)
+    return Way(point, [pid] + ([server.process.pid] if server else []))
+
+
+def qemu_fuse_nbd(bench, server):
+    return qemu_fuse(bench, {"driver": "nbd",
+                             "server": {"type": "unix", "path": server.path}}, server)
+
+
+class Nbdcopy(Way):
+    """Not a file: nbdcopy to null, the limit of what the server gives."""
+
+    def __init__(self, server):
+        super().__init__(None, [server.process.pid])
+        self.uri = server.uri
+
+
+def forget(path):
+    """Drops what the kernel has cached of the file."""
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def timed(argv):
+    """Wall and CPU seconds of a command."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    subprocess.run([str(a) for a in argv], check=True, stdin=subprocess.DEVNULL,
+                   stdout=subprocess.DEVNULL)
+    took = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+
+
+def read_all(way, direct=False):
+    """Wall and CPU seconds, all processes together, for reading the whole disk."""
+    if way.path is None:
+        argv = ["nbdcopy", way.uri, "null:"]
+    else:
+        forget(way.path)
+        argv = ["dd", f"if={way.path}", "of=/dev/null", "bs=1M", "status=none"]
+        argv += ["iflag=direct"] if direct else []
+    cpu = way.cpu()
+    took, own = timed(argv)
+    return took, own + way.cpu() - cpu
+
+
+def fio(path, threads, seconds, **options):
+    """Random 4 KiB O_DIRECT reads: reads a second, median and 99th percentile in seconds."""
+    argv = ["fio", "--name=r", "--filename=" + path, "--rw=randread", "--bs=4k", "--direct=1",
+            "--ioengine=psync", "--thread", f"--numjobs={threads}", "--group_reporting",
+            "--time_based", f"--runtime={seconds}", "--readonly", "--randrepeat=0",
+            "--output-format=json", *(f"--{k}={v}" for k, v in options.items())]
+    read = json.loads(lib.run(*argv))["jobs"][0]["read"]
+    percentile = read["clat_ns"]["percentile"]
+    return read["iops"], percentile["50.000000"] / 1e9, percentile["99.000000"] / 1e9
+
+
+def memory(pid, key="VmRSS"):
+    with open(f"/proc/{pid}/status") as f:
+        return next(int(line.split()[1]) * KIB for line in f if line.startswith(key + ":"))
