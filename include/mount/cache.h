@@ -48,6 +48,9 @@ FlBlock *fl_blocks_find(FlBlocks *blocks, uint64_t offset, uint64_t *next);
 
 /* Starts reading [START, END), of which no part is there. False if there is no room for it. */
 bool fl_blocks_fetch(FlBlocks *blocks, uint64_t start, uint64_t end);
+/* How many times longer than the fastest of late the blocks take that arrive now: 1 where nothing
+ * queues, on the server or here. */
+double fl_blocks_slowdown(const FlBlocks *blocks);
 /* Lets go of all blocks. */
 void fl_blocks_clear(FlBlocks *blocks);
 

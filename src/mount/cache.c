@@ -1,15 +1,27 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "mount/cache.h"
 
+/* The way to a server may get longer: after so long a fastest block no longer counts. Microseconds.
+ */
+#define FASTEST_EPOCH (10 * G_USEC_PER_SEC)
+
 struct FlCache {
     uint64_t budget, used;
     GQueue lru; /* of FlBlock: those that are there, the oldest first */
 };
 
+/* What blocks take to arrive, in microseconds. */
+typedef struct {
+    double usual;
+    double fastest, fastest_before; /* in this epoch and in the one before */
+    gint64 epoch;                   /* when it began (g_get_monotonic_time()) */
+} Pace;
+
 struct FlBlocks {
     FlCache *cache;
     FlDisk *disk;
     GTree *tree; /* of FlBlock by start; they do not overlap */
+    Pace pace;
 };
 
 FlCache *fl_cache_new(uint64_t budget)
@@ -99,12 +111,38 @@ FlBlock *fl_blocks_find(FlBlocks *blocks, uint64_t offset, uint64_t *next)
     return block != NULL && offset < block->end ? block : NULL;
 }
 
+static void note_pace(Pace *pace, gint64 now, gint64 asked)
+{
+    double took = (double)MAX(now - asked, 1);
+
+    if (pace->epoch == 0)
+        pace->usual = pace->fastest = took;
+    if (now - pace->epoch > FASTEST_EPOCH) {
+        pace->fastest_before = pace->fastest;
+        pace->fastest = took;
+        pace->epoch = now;
+    }
+    pace->fastest = MIN(pace->fastest, took);
+    pace->usual += (took - pace->usual) / 8;
+}
+
+double fl_blocks_slowdown(const FlBlocks *blocks)
+{
+    const Pace *pace = &blocks->pace;
+
+    if (pace->epoch == 0)
+        return 1;
+    return MAX(1, pace->usual / MIN(pace->fastest, pace->fastest_before));
+}
+
 static void block_done(FlRead *read, errint_t result)
 {
     FlBlock *block = (FlBlock *)read;
 
     block->under_way = false;
     block->result = result;
+    if (result == 0)
+        note_pace(&block->blocks->pace, g_get_monotonic_time(), read->since);
     if (block->listed && result == 0)
         g_queue_push_tail_link(&block->blocks->cache->lru, &block->lru);
     for (GList *l; (l = g_queue_pop_head_link(&block->waiters)) != NULL;) {

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "mount/readahead.h"
 
-#define STREAMS     8
-#define WINDOW_MIN  (256u << 10)
-#define REQUEST_MAX (256u << 10)
+#define STREAMS    8
+#define WINDOW_MIN (512u << 10)
+/* A request: large enough to cost little, small enough for all connections to have some. */
+#define REQUEST_MIN (256u << 10)
+#define REQUEST_MAX (1u << 20)
+/* So much of a window may lie in queues, on the server or here; more does not make it faster, but
+ * others wait behind it and it drops out of the processor's cache. */
+#define QUEUED_MAX (1u << 20)
 /* How far off the expected place a read may be: the kernel reads ahead as well, in several requests
  * that need not come in order. */
 #define SLACK (1u << 20)
@@ -129,10 +134,29 @@ static bool fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
     return true;
 }
 
+/*
+ * The reader waits: what is on its way is too little, unless it takes long because there is so much
+ * of it. This is what TCP Vegas does (Brakmo and Peterson 1995).
+ */
+static void adapt_window(Stream *stream, const FlBlocks *blocks, bool waits, uint64_t limit)
+{
+    double queued = (double)stream->window * (1 - 1 / fl_blocks_slowdown(blocks));
+
+    if (stream->window == 0)
+        stream->window = WINDOW_MIN;
+    else if (waits && queued < QUEUED_MAX)
+        stream->window += stream->window / 2;
+    else if (queued > 2 * QUEUED_MAX)
+        stream->window -= stream->window / 16;
+    stream->window = MIN(stream->window, limit);
+}
+
 static void extend(Stream *stream, const FlView *view, FlBlocks *blocks)
 {
+    uint64_t request = CLAMP(stream->window / 16, REQUEST_MIN, REQUEST_MAX);
+
     /* In whole requests, or a window that is full would be topped up by crumbs. */
-    if (stream->ahead_bytes + REQUEST_MAX > stream->window)
+    if (stream->ahead_bytes + MIN(request, stream->window) > stream->window)
         return;
     for (unsigned i = 0; i < STEPS_MAX && stream->ahead < view->size; i++) {
         FlPiece piece = fl_view_piece(view, stream->ahead);
@@ -141,7 +165,7 @@ static void extend(Stream *stream, const FlView *view, FlBlocks *blocks)
         if (piece.kind == FL_PIECE_DISK) {
             if (stream->ahead_bytes >= stream->window)
                 return;
-            length = MIN(length, REQUEST_MAX);
+            length = MIN(length, request);
             if (!fetch(blocks, piece.disk_offset, piece.disk_offset + length))
                 return;
             stream->ahead_bytes += length;
@@ -176,11 +200,7 @@ void fl_streams_note(FlStreams *streams, const FlView *view, FlBlocks *blocks, u
     stream->used = ++streams->turn;
     if (used != 0) {
         stream->hits++;
-        if (stream->window == 0)
-            stream->window = WINDOW_MIN;
-        else if (!is_here(view, blocks, offset))
-            stream->window *= 2;
-        stream->window = MIN(stream->window, limit);
+        adapt_window(stream, blocks, !is_here(view, blocks, offset), limit);
     }
     advance(stream, view, MIN(offset + length, view->size));
     if (stream->hits > 0)
