@@ -30,7 +30,10 @@ GBytes *fl_json_text(JsonBuilder *json)
 {
     g_autoptr(JsonNode) root = json_builder_get_root(json);
     g_autofree char *text = json_to_string(root, TRUE);
-    char *line = g_strconcat(text, "\n", NULL);
+    GString *line = g_string_new(text);
 
-    return g_bytes_new_take(line, strlen(line));
+    /* The one control character that json-glib forgets to escape. */
+    g_string_replace(line, "\x1f", "\\u001f", 0);
+    g_string_append_c(line, '\n');
+    return g_string_free_to_bytes(line);
 }
