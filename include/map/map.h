@@ -49,7 +49,8 @@ uint64_t fl_map_bytes(const FlMap *map, uint32_t mask, uint32_t value);
 bool fl_map_equal(const FlMap *a, const FlMap *b);
 
 /*
- * Building: ranges are added from 0 on, in order; neighbours of one type are merged. Not thread-safe.
+ * Building: ranges are added from 0 on, in order; neighbours of one type are merged. Not
+ * thread-safe.
  */
 typedef struct FlMapBuilder FlMapBuilder;
 
@@ -57,10 +58,14 @@ FlMapBuilder *fl_map_builder_new(void);
 void fl_map_builder_free(FlMapBuilder *builder); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlMapBuilder, fl_map_builder_free)
 
-/* Adds LENGTH bytes of TYPE at the end; a length of 0 adds nothing. -EOVERFLOW past 2^63-1. */
+/* Adds LENGTH bytes of TYPE at the end; a length of 0 adds nothing. -EOVERFLOW past 2^63-1, -ENOMEM
+ * without memory; the builder is as before then. */
 errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t type);
 /* Adds all of MAP, moved to the end of what is there. */
 errint_t fl_map_builder_append(FlMapBuilder *builder, const FlMap *map);
+/* Moves what PART holds to the end of BUILDER and frees PART, with next to no memory beyond what
+ * the two have. The sum must not go past 2^63-1. */
+void fl_map_builder_take(FlMapBuilder *builder, FlMapBuilder *part);
 /* Bytes covered so far. */
 uint64_t fl_map_builder_size(const FlMapBuilder *builder);
 /* Extents so far: a bound on the memory taken on behalf of a server. */

@@ -4,7 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* Two arrays and not one of structs: 12 bytes an extent instead of 16, and denser binary searches. */
+/* Two arrays and not one of structs: 12 bytes an extent instead of 16, and denser binary searches.
+ */
 struct FlMap {
     gatomicrefcount refs;
     size_t count;
@@ -107,6 +108,23 @@ void fl_map_builder_free(FlMapBuilder *builder)
     g_free(builder);
 }
 
+/* A server decides how large a map is, so want of memory must not end the program. */
+static bool set_room(FlMapBuilder *builder, size_t room)
+{
+    uint64_t *ends = g_try_renew(uint64_t, builder->ends, room);
+    uint32_t *types = NULL;
+
+    if (ends != NULL) {
+        builder->ends = ends;
+        types = g_try_renew(uint32_t, builder->types, room);
+    }
+    if (types == NULL)
+        return false;
+    builder->types = types;
+    builder->room = room;
+    return true;
+}
+
 errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t type)
 {
     uint64_t start = fl_map_builder_size(builder);
@@ -120,11 +138,9 @@ errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t typ
         return 0;
     }
 
-    if (builder->count == builder->room) {
-        builder->room = builder->room == 0 ? 16 : builder->room + builder->room / 2;
-        builder->ends = g_renew(uint64_t, builder->ends, builder->room);
-        builder->types = g_renew(uint32_t, builder->types, builder->room);
-    }
+    if (builder->count == builder->room &&
+        !set_room(builder, builder->room == 0 ? 16 : builder->room + builder->room / 2))
+        return -ENOMEM;
     builder->ends[builder->count] = start + length;
     builder->types[builder->count] = type;
     builder->count++;
@@ -140,6 +156,39 @@ errint_t fl_map_builder_append(FlMapBuilder *builder, const FlMap *map)
             return r;
     }
     return 0;
+}
+
+void fl_map_builder_take(FlMapBuilder *builder, FlMapBuilder *part)
+{
+    enum { CHUNK = 1 << 16 };
+    uint64_t base = fl_map_builder_size(builder);
+    bool joins = builder->count > 0 && part->count > 0 &&
+                 builder->types[builder->count - 1] == part->types[0];
+    size_t first = builder->count - joins;
+
+    if (part->count > 0) {
+        builder->count = first + part->count;
+        if (builder->count > builder->room) {
+            builder->room = MAX(builder->count, builder->room + builder->room / 2);
+            builder->ends = g_renew(uint64_t, builder->ends, builder->room);
+            builder->types = g_renew(uint32_t, builder->types, builder->room);
+        }
+    }
+    /* From the end, so that PART shrinks as the other grows. */
+    while (part->count > 0) {
+        size_t n = part->count % CHUNK == 0 ? CHUNK : part->count % CHUNK;
+
+        part->count -= n;
+        for (size_t i = 0; i < n; i++)
+            builder->ends[first + part->count + i] = base + part->ends[part->count + i];
+        memcpy(builder->types + first + part->count, part->types + part->count,
+               n * sizeof *part->types);
+        if (part->count > 0) {
+            part->ends = g_renew(uint64_t, part->ends, part->count);
+            part->types = g_renew(uint32_t, part->types, part->count);
+        }
+    }
+    fl_map_builder_free(part);
 }
 
 uint64_t fl_map_builder_size(const FlMapBuilder *builder)

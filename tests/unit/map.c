@@ -88,6 +88,28 @@ static void test_equal_and_append(void)
     }
 }
 
+/* Also of more extents than are moved at a time. */
+static void test_take(void)
+{
+    g_autoptr(GRand) rand = test_rand();
+
+    for (unsigned round = 0; round < 103; round++) {
+        uint64_t size = round < 100 ? random_below(rand, 300) : 300000;
+        uint64_t cut = random_below(rand, size + 1);
+        g_autoptr(FlMap) map = random_map(rand, size, 1, round < 100 ? 30 : 1, 3);
+        g_autofree uint32_t *types = map_to_array(map);
+        FlMapBuilder *head = fl_map_builder_new(), *tail = fl_map_builder_new();
+        g_autoptr(FlMap) joined = NULL;
+
+        for (uint64_t at = 0; at < size; at++)
+            fl_map_builder_add(at < cut ? head : tail, 1, types[at]);
+        fl_map_builder_take(head, tail);
+        joined = fl_map_builder_finish(head);
+        assert_well_formed(joined);
+        g_assert_true(fl_map_equal(map, joined));
+    }
+}
+
 static void test_limits(void)
 {
     g_autoptr(FlMapBuilder) builder = fl_map_builder_new();
@@ -187,6 +209,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/map/build", test_build);
     g_test_add_func("/map/equal-and-append", test_equal_and_append);
+    g_test_add_func("/map/take", test_take);
     g_test_add_func("/map/limits", test_limits);
     g_test_add_func("/map/join", test_join);
     return g_test_run();
