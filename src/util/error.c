@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/error.h"
 
-G_DEFINE_QUARK(fl-error-quark, fl_error)
+G_DEFINE_QUARK(fl - error - quark, fl_error)
 
 static void set_error(GError **error, FlErrorCode code, const char *format, va_list args)
 {
@@ -31,7 +31,27 @@ bool fl_fail_usage(GError **error, const char *format, ...)
     return false;
 }
 
+bool fl_fail_lost(GError **error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    set_error(error, FL_ERROR_LOST, format, args);
+    va_end(args);
+    return false;
+}
+
+bool fl_fail_changed(GError **error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    set_error(error, FL_ERROR_CHANGED, format, args);
+    va_end(args);
+    return false;
+}
+
 int fl_error_exit_status(const GError *error)
 {
-    return error->domain == FL_ERROR ? error->code : FL_ERROR_FAILED;
+    bool is_status = error->domain == FL_ERROR && error->code <= FL_ERROR_LEFT;
+
+    return is_status ? error->code : FL_ERROR_FAILED;
 }
