@@ -8,9 +8,11 @@
 
 /* Requests on one connection: enough to hide a long way to the server, few enough to stay fair. */
 #define IN_FLIGHT_MAX 32
-#define IDLE_SECONDS  30
-#define BACKOFF_MIN   100  /* milliseconds */
-#define BACKOFF_MAX   5000 /* milliseconds */
+/* Reads ahead go on to the next connection when one has so much to do. */
+#define FILL_BYTES   (2u << 20)
+#define IDLE_SECONDS 30
+#define BACKOFF_MIN  100  /* milliseconds */
+#define BACKOFF_MAX  5000 /* milliseconds */
 
 typedef struct {
     FlDiskLoaded done;
@@ -414,7 +416,8 @@ static void start_connect(FlDisk *disk)
 
 /*
  * The connection for the next read. Reads ahead leave the first connection alone where there are
- * several, so that a read that somebody waits for has a line of its own.
+ * several, so that a read that somebody waits for has a line of its own. The others they fill one
+ * after the other: spread thin, they cost more turns of the loop and of the server.
  */
 static FlConn *choose(const FlDisk *disk, bool ahead)
 {
@@ -423,6 +426,8 @@ static FlConn *choose(const FlDisk *disk, bool ahead)
     for (guint i = ahead && disk->conns->len > 1 ? 1 : 0; i < disk->conns->len; i++) {
         FlConn *conn = disk->conns->pdata[i];
 
+        if (ahead && fl_conn_bytes(conn) < FILL_BYTES)
+            return conn;
         if (fl_conn_in_flight(conn) < IN_FLIGHT_MAX &&
             (best == NULL || fl_conn_bytes(conn) < fl_conn_bytes(best)))
             best = conn;
@@ -503,8 +508,7 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
     disk->maps = g_task_propagate_pointer(G_TASK(result), &error);
     disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
     if (error != NULL && disk->failure == NULL)
-        g_warning("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk),
-                  error->message);
+        g_warning("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk), error->message);
     for (guint i = 0; i < waiters->len; i++) {
         Waiter *waiter = &g_array_index(waiters, Waiter, i);
         waiter->done(disk, error == NULL ? 0 : -EIO, waiter->opaque);

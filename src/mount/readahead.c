@@ -4,7 +4,7 @@
 #define STREAMS    8
 #define WINDOW_MIN (512u << 10)
 /* A request: large enough to cost little, small enough for all connections to have some. */
-#define REQUEST_MIN (256u << 10)
+#define REQUEST_MIN (512u << 10)
 #define REQUEST_MAX (1u << 20)
 /* So much of a window may lie in queues, on the server or here; more does not make it faster, but
  * others wait behind it and it drops out of the processor's cache. */
