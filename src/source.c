@@ -73,6 +73,18 @@ static FlExport *add_export(const Opening *opening, FlExportInfo *info, FlOrigin
     return fl_tree_add_export(sources->tree, opening->folder, export, error) ? export : NULL;
 }
 
+/* Block status tells of 4 GiB at a time: the maps of a larger disk would take for ever. */
+#define MAPPED_MAX (UINT64_C(1) << 50)
+
+static void forget_huge_maps(const Opening *opening, FlExportInfo *info)
+{
+    if (info->size <= MAPPED_MAX || info->contexts->len == 0)
+        return;
+    g_warning("export \"%s\" of %s is larger than 1 PiB: it is mounted without its maps",
+              info->name, fl_endpoint_label(opening->endpoint));
+    g_ptr_array_set_size(info->contexts, 0);
+}
+
 static bool add_exports(Opening *opening, GError **error)
 {
     FlWait wait = {.seconds = opening->sources->options->disk.timeout};
@@ -89,6 +101,7 @@ static bool add_exports(Opening *opening, GError **error)
     while (exports->len > 0) {
         FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
 
+        forget_huge_maps(opening, info);
         if (info->size > 0) {
             if (add_export(opening, info, make_origin(opening, info),
                            &opening->sources->options->disk, error) == NULL)
