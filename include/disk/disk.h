@@ -6,9 +6,9 @@
  * called there. What blocks (connecting, loading maps) is done by workers, which hand their result
  * back to the loop; so there are no locks.
  *
- * Connections are opened when first needed and closed when idle. When one dies its requests wait for
- * the next. If none can be opened within `reconnect` seconds, or the export is no longer the same,
- * the disk has failed for good: every read ends in -EIO.
+ * Connections are opened when first needed and closed when idle. When one dies its requests wait
+ * for the next. If none can be opened within `reconnect` seconds, or the export is no longer the
+ * same, the disk has failed for good: every read ends in -EIO.
  */
 #pragma once
 
@@ -34,8 +34,8 @@ typedef struct {
 typedef struct FlDisk FlDisk;
 typedef struct FlRead FlRead;
 
-/* A read under way. The caller fills the first part, keeps it in place until DONE is called, and may
- * not give it back sooner. */
+/* A read under way. The caller fills the first part, keeps it in place until DONE is called, and
+ * may not give it back sooner. */
 struct FlRead {
     void *buf; /* undefined unless the read succeeds */
     size_t length;
@@ -46,7 +46,8 @@ struct FlRead {
     /* Private to disk/. */
     GList link;
     struct FlConn *conn;
-    int error; /* what the server said */
+    int error;      /* what the server said */
+    size_t arrived; /* bytes of the reply */
     gint64 since;
 };
 

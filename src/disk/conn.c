@@ -29,13 +29,23 @@ static int read_done(void *opaque, int *error)
     FlRead *read = opaque;
     FlConn *conn = read->conn;
 
-    read->error = *error;
+    read->error = *error == 0 && read->arrived != read->length ? EPROTO : *error;
     g_queue_unlink(&conn->under_way, &read->link);
     g_queue_push_tail_link(&conn->answered, &read->link);
     conn->bytes -= read->length;
     /* A command that fails while it is being sent is still looked at by libnbd (1.14) for its return
      * value. The connection is dead then, and the command goes with it. */
     return !conn->sending;
+}
+
+/* Called inside libnbd for each part of a reply. libnbd lets a server leave some out, and what was
+ * not sent is whatever the buffer held before. */
+static int chunk_arrived(void *opaque, const void *buf, size_t length, uint64_t offset,
+                         unsigned status, int *error)
+{
+    if (status == LIBNBD_READ_DATA || status == LIBNBD_READ_HOLE)
+        ((FlRead *)opaque)->arrived += length;
+    return 0;
 }
 
 /* libnbd is asked what it waits for before every poll, because any call may have changed it. */
@@ -158,16 +168,18 @@ void fl_conn_free(FlConn *conn, GQueue *left)
 void fl_conn_read(FlConn *conn, FlRead *read)
 {
     nbd_completion_callback done = {.callback = read_done, .user_data = read};
+    nbd_chunk_callback chunk = {.callback = chunk_arrived, .user_data = read};
     int64_t sent;
 
     if (conn->under_way.length == 0)
         conn->last_sign = g_get_monotonic_time();
     read->conn = conn;
     read->error = 0;
+    read->arrived = 0;
     g_queue_push_tail_link(&conn->under_way, &read->link);
     conn->bytes += read->length;
     conn->sending = true;
-    sent = nbd_aio_pread(conn->nbd, read->buf, read->length, read->offset, done, 0);
+    sent = nbd_aio_pread_structured(conn->nbd, read->buf, read->length, read->offset, chunk, done, 0);
     conn->sending = false;
     if (sent < 0) {
         int error = nbd_get_errno() != 0 ? nbd_get_errno() : EIO;
@@ -186,6 +198,15 @@ unsigned fl_conn_in_flight(const FlConn *conn)
 uint64_t fl_conn_bytes(const FlConn *conn)
 {
     return conn->bytes;
+}
+
+gint64 fl_conn_oldest(const FlConn *conn)
+{
+    gint64 oldest = G_MAXINT64;
+
+    for (const GList *l = conn->under_way.head; l != NULL; l = l->next)
+        oldest = MIN(oldest, ((const FlRead *)l->data)->since);
+    return oldest;
 }
 
 gint64 fl_conn_last_sign(const FlConn *conn)

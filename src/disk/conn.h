@@ -25,6 +25,8 @@ void fl_conn_read(FlConn *conn, FlRead *read);
 /* Reads and bytes under way. */
 unsigned fl_conn_in_flight(const FlConn *conn);
 uint64_t fl_conn_bytes(const FlConn *conn);
+/* When the read that has been under way longest was first asked for; only while some are. */
+gint64 fl_conn_oldest(const FlConn *conn);
 /* When something last came from the server, or the first of the reads under way was asked
  * (g_get_monotonic_time()). */
 gint64 fl_conn_last_sign(const FlConn *conn);
