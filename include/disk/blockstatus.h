@@ -5,7 +5,7 @@
  * All contexts are asked for together. A large disk is cut into segments that are walked with many
  * requests in flight, because a server on the other side of a network costs round trips. What a
  * server replies is checked: ranges are cut at the end of what was asked for, a reply without
- * progress is an error, and so are more extents than FL_EXTENTS_MAX in one map.
+ * progress is an error, and so are many that hardly make any, and more than FL_EXTENTS_MAX extents.
  *
  * Blocks; for workers.
  */
@@ -14,8 +14,8 @@
 #include "disk/endpoint.h"
 #include "map/map.h"
 
-/* A map of this many extents takes 384 MiB. */
-#define FL_EXTENTS_MAX (32u << 20)
+/* In all maps of an export together: they take 144 MiB. */
+#define FL_EXTENTS_MAX (12u << 20)
 
 /* The maps of one export, one for each context asked for. Immutable, counted. */
 typedef struct {
@@ -38,6 +38,9 @@ FlMap *fl_disk_maps_find(const FlDiskMaps *maps, const char *context);
 FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
                                  GError **error);
 
-/* Asks NBD again for a sample of extents; false with an error if they are no longer those of MAPS. */
+/* What fl_block_status_verify() needs negotiated, NULL-terminated: the contexts that can be asked
+ * for anywhere. To be freed with g_free(); the strings belong to MAPS. */
+const char **fl_disk_maps_contexts(const FlDiskMaps *maps);
+/* Asks NBD again for a sample of the disk: FL_ERROR_CHANGED if it is no longer what MAPS say. */
 bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, const FlWait *wait,
                             GError **error);

@@ -14,12 +14,13 @@
 #include <libnbd.h>
 #include <stdint.h>
 
-#define FL_EXPORTS_MAX  20000
-#define FL_CONTEXTS_MAX 1000
+#define FL_EXPORTS_MAX  20000u
+#define FL_CONTEXTS_MAX 1000u
 
 /* How long a blocking call may take, and what ends it early. */
 typedef struct {
-    unsigned seconds;     /* without a sign of the server */
+    unsigned seconds;     /* for each reply: not each byte, or a server could drip for ever */
+    gint64 deadline;      /* for all of it (g_get_monotonic_time()); 0: none */
     GCancellable *cancel; /* may be NULL */
 } FlWait;
 
@@ -29,7 +30,7 @@ typedef struct {
     char *description; /* NULL if none */
     uint64_t size;     /* bytes */
     uint32_t block_min, block_preferred, block_max;
-    bool multi_conn;    /* several connections see one state, and may be opened */
+    bool multi_conn;     /* several connections see one state, and may be opened */
     GPtrArray *contexts; /* of char *: meta contexts, in the server's order */
 } FlExportInfo;
 
@@ -53,9 +54,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlEndpoint, fl_endpoint_unref)
 const char *fl_endpoint_label(const FlEndpoint *endpoint);
 
 /*
- * The exports of the server (FlExportInfo): the one that the URI names, or every one that the server
- * lists, or the default one where it cannot list. An export name that the server does not have is an
- * error that names those that it has.
+ * Errors of what follows are FL_ERROR_LOST where another try may find the server well.
+ *
+ * The exports of the server (FlExportInfo): the one that the URI names, or every one that the
+ * server lists, or the default one where it cannot list. An export name that the server does not
+ * have is an error that names those that it has.
  */
 GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError **error);
 /* The same for the one export NAME; the array has one element. */

@@ -8,7 +8,13 @@
 
 /* A request names at most 2^32-1 bytes; kept to a multiple of every block size. */
 #define REQUEST_MAX (UINT64_C(2) << 30)
-#define SEGMENTS    16
+/* Requests in flight: cuts of a disk, and small ranges of it. */
+#define SEGMENTS 16
+#define BATCH    64
+/* A reply that moves on by less than so many bytes, without a new extent, is a crumb: a server that
+ * sends nothing else would never come to an end. */
+#define CRUMB_BYTES (UINT64_C(64) << 10)
+#define CRUMBS_MAX  (32u << 10)
 
 #define ALLOCATION    "base:allocation"
 #define BITMAP_PREFIX "qemu:dirty-bitmap:"
@@ -53,16 +59,34 @@ FlMap *fl_disk_maps_find(const FlDiskMaps *maps, const char *context)
     return maps->maps->pdata[i];
 }
 
+const char **fl_disk_maps_contexts(const FlDiskMaps *maps)
+{
+    const char **contexts = g_new0(const char *, maps->contexts->len + 1);
+    guint n = 0;
+
+    for (guint i = 0; i < maps->contexts->len; i++) {
+        const char *context = maps->contexts->pdata[i];
+        if (!maps->clean_refused || !g_str_equal(context, ALLOCATION))
+            contexts[n++] = context;
+    }
+    return contexts;
+}
+
+/* The range [start, end) of the disk. */
+typedef struct {
+    uint64_t start, end;
+} Range;
+
 typedef struct Walk Walk;
 
-/* A part [start, end) of the disk, walked by one request after another. */
+/* A range walked by one request after another. */
 typedef struct {
     Walk *walk;
     uint64_t start, end;
-    uint64_t at; /* what every context is known up to */
+    uint64_t at;             /* what every context is known up to */
     FlMapBuilder **builders; /* by context */
     bool busy;
-    bool failed; /* the server refused the request */
+    bool grew; /* the reply that is coming in brought a new extent */
 } Segment;
 
 struct Walk {
@@ -72,8 +96,10 @@ struct Walk {
     uint32_t block; /* the server's minimum: requests are rounded out to it */
     Segment *segments;
     guint nsegments;
-    bool sending;     /* inside nbd_aio_block_status() */
-    int error;        /* the server's errno, once a request was refused */
+    bool sending;      /* inside nbd_aio_block_status() */
+    size_t extents;    /* in all maps of the export so far */
+    unsigned crumbs;   /* replies that told next to nothing */
+    int error;         /* the server's errno, once a request was refused */
     const char *wrong; /* what is wrong with the server's replies; NULL: nothing yet */
 };
 
@@ -90,16 +116,23 @@ static int context_index(const Walk *walk, const char *context)
 static void take_range(Segment *segment, int context, uint64_t start, uint64_t length,
                        uint64_t flags)
 {
+    Walk *walk = segment->walk;
     FlMapBuilder *builder = segment->builders[context];
+    size_t before = fl_map_builder_count(builder);
     uint64_t known = segment->start + fl_map_builder_size(builder);
     uint64_t end = length > segment->end - start ? segment->end : start + length;
 
+    if (walk->wrong != NULL || end <= known)
+        return;
     if (flags > UINT32_MAX)
-        segment->walk->wrong = "a meta context uses flags of more than 32 bits";
-    else if (fl_map_builder_count(builder) >= FL_EXTENTS_MAX)
-        segment->walk->wrong = "a map has too many extents";
-    else if (end > known)
-        fl_map_builder_add(builder, end - known, (uint32_t)flags);
+        walk->wrong = "a meta context uses flags of more than 32 bits";
+    else if (fl_map_builder_add(builder, end - known, (uint32_t)flags) < 0)
+        walk->wrong = "there is no memory for the map";
+    else if (fl_map_builder_count(builder) > before) {
+        segment->grew = true;
+        if (++walk->extents > FL_EXTENTS_MAX)
+            walk->wrong = "the maps have too many extents";
+    }
 }
 
 #ifdef HAVE_NBD_BLOCK_STATUS_64
@@ -111,8 +144,8 @@ static int take_extents(void *opaque, const char *context, uint64_t offset, nbd_
 
     for (size_t i = 0; i < count && index >= 0 && offset < segment->end; i++) {
         take_range(segment, index, offset, entries[i].length, entries[i].flags);
-        offset = entries[i].length > segment->end - offset ? segment->end
-                                                           : offset + entries[i].length;
+        offset =
+            entries[i].length > segment->end - offset ? segment->end : offset + entries[i].length;
     }
     return 0;
 }
@@ -134,19 +167,23 @@ static int take_extents(void *opaque, const char *context, uint64_t offset, uint
 static int request_done(void *opaque, int *error)
 {
     Segment *segment = opaque;
+    Walk *walk = segment->walk;
     uint64_t known = segment->end;
     /* What fails while it is being sent must not be freed yet: see read_done() in conn.c. */
     bool retire = !segment->walk->sending;
 
     segment->busy = false;
     if (*error != 0) {
-        segment->walk->error = *error;
+        walk->error = *error;
         return retire;
     }
-    for (guint i = 0; i < segment->walk->ncontexts; i++)
+    for (guint i = 0; i < walk->ncontexts; i++)
         known = MIN(known, segment->start + fl_map_builder_size(segment->builders[i]));
-    if (known == segment->at)
-        segment->walk->wrong = "a block status reply tells nothing";
+    if (walk->wrong == NULL && known == segment->at)
+        walk->wrong = "a block status reply tells nothing";
+    if (!segment->grew && known < segment->end && known - segment->at < CRUMB_BYTES &&
+        ++walk->crumbs > CRUMBS_MAX)
+        walk->wrong = "its block status replies tell next to nothing";
     segment->at = known;
     return retire;
 }
@@ -161,6 +198,7 @@ static bool start_request(struct nbd_handle *nbd, Segment *segment, GError **err
     int64_t sent;
 
     segment->busy = segment->walk->sending = true;
+    segment->grew = false;
 #ifdef HAVE_NBD_BLOCK_STATUS_64
     nbd_extent64_callback extents = {.callback = take_extents, .user_data = segment};
     sent = nbd_aio_block_status_64(nbd, length, from, extents, done, 0);
@@ -172,7 +210,7 @@ static bool start_request(struct nbd_handle *nbd, Segment *segment, GError **err
     if (sent >= 0)
         return true;
     segment->busy = false;
-    return fl_fail(error, "%s", nbd_get_error());
+    return fl_fail_lost(error, "%s", nbd_get_error());
 }
 
 static bool none_busy(struct nbd_handle *nbd, void *opaque)
@@ -200,6 +238,13 @@ static bool one_idle(struct nbd_handle *nbd, void *opaque)
     return none_busy(nbd, opaque);
 }
 
+/* Whether ERROR is the end of the connection and not an answer. */
+static bool is_gone(struct nbd_handle *nbd, int error)
+{
+    return error == ESHUTDOWN || error == ENOTCONN || nbd_aio_is_dead(nbd) ||
+           nbd_aio_is_closed(nbd);
+}
+
 static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GError **error)
 {
     bool ok = true;
@@ -220,7 +265,9 @@ static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GEr
             return false;
         if (walk->error != 0 || walk->wrong != NULL) {
             ok = walk->wrong != NULL ? fl_fail(error, "%s", walk->wrong)
-                                     : fl_fail(error, "%s", g_strerror(walk->error));
+                 : is_gone(nbd, walk->error)
+                     ? fl_fail_lost(error, "the server closed the connection")
+                     : fl_fail(error, "%s", g_strerror(walk->error));
             break;
         }
     }
@@ -228,55 +275,78 @@ static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GEr
     return fl_nbd_wait(nbd, none_busy, walk, wait, ok ? error : NULL) && ok;
 }
 
+static void builders_free(FlMapBuilder **builders, size_t n)
+{
+    for (size_t i = 0; builders != NULL && i < n; i++)
+        fl_map_builder_free(builders[i]);
+    g_free(builders);
+}
+
 /*
- * Walks [start, end) for all contexts and hands a map of each to MAPS_OUT. REFUSED tells a server
- * that replied with an error from all other failures.
+ * Walks N ranges for all contexts. The builders that it returns hold what was told of each range,
+ * by range and then by context. EXTENTS is how many there are in the maps of the export, and is
+ * kept. REFUSED tells a server that replied with an error from all other failures.
  */
-static bool walk_range(struct nbd_handle *nbd, const char *const *contexts, uint64_t start,
-                       uint64_t end, FlMap **maps_out, bool *refused, const FlWait *wait,
-                       GError **error)
+static FlMapBuilder **walk_ranges(struct nbd_handle *nbd, const char *const *contexts,
+                                  const Range *ranges, guint n, size_t *extents, bool *refused,
+                                  const FlWait *wait, GError **error)
 {
     Walk walk = {
         .contexts = contexts,
         .ncontexts = g_strv_length((char **)contexts),
         .disk_size = (uint64_t)nbd_get_size(nbd),
         .block = (uint32_t)CLAMP(nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM), 1, 1 << 16),
+        .nsegments = n,
+        .extents = *extents,
     };
-    uint64_t step;
-    bool ok;
+    g_autofree Segment *segments = g_new0(Segment, n);
+    FlMapBuilder **builders = g_new(FlMapBuilder *, n * walk.ncontexts);
 
-    walk.nsegments = (guint)CLAMP((end - start) / REQUEST_MAX, 1, SEGMENTS);
-    step = (end - start) / walk.nsegments / REQUEST_MAX * REQUEST_MAX;
-    walk.segments = g_new0(Segment, walk.nsegments);
-    for (guint i = 0; i < walk.nsegments; i++) {
-        Segment *segment = &walk.segments[i];
+    for (size_t i = 0; i < (size_t)n * walk.ncontexts; i++)
+        builders[i] = fl_map_builder_new();
+    for (guint i = 0; i < n; i++) {
+        Segment *segment = &segments[i];
         segment->walk = &walk;
-        segment->start = segment->at = start + i * step;
-        segment->end = i + 1 == walk.nsegments ? end : segment->start + step;
-        segment->builders = g_new(FlMapBuilder *, walk.ncontexts);
-        for (guint c = 0; c < walk.ncontexts; c++)
-            segment->builders[c] = fl_map_builder_new();
+        segment->start = segment->at = ranges[i].start;
+        segment->end = ranges[i].end;
+        segment->builders = builders + (size_t)i * walk.ncontexts;
     }
+    walk.segments = segments;
 
-    ok = run_walk(nbd, &walk, wait, error);
-    *refused = walk.error != 0 && walk.wrong == NULL;
-
-    for (guint c = 0; c < walk.ncontexts; c++) {
-        FlMapBuilder *whole = g_steal_pointer(&walk.segments[0].builders[c]);
-        for (guint i = 1; i < walk.nsegments; i++) {
-            g_autoptr(FlMap) part =
-                fl_map_builder_finish(g_steal_pointer(&walk.segments[i].builders[c]));
-            fl_map_builder_append(whole, part);
-        }
-        if (ok)
-            maps_out[c] = fl_map_builder_finish(whole);
-        else
-            fl_map_builder_free(whole);
+    if (!run_walk(nbd, &walk, wait, error)) {
+        *refused = walk.error != 0 && walk.wrong == NULL && !is_gone(nbd, walk.error);
+        builders_free(builders, (size_t)n * walk.ncontexts);
+        return NULL;
     }
-    for (guint i = 0; i < walk.nsegments; i++)
-        g_free(walk.segments[i].builders);
-    g_free(walk.segments);
-    return ok;
+    *refused = false;
+    *extents = walk.extents;
+    return builders;
+}
+
+/* The maps of the whole disk, by context; false with nothing in MAPS_OUT. */
+static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint64_t size,
+                      size_t *extents, FlMap **maps_out, bool *refused, const FlWait *wait,
+                      GError **error)
+{
+    guint ncontexts = g_strv_length((char **)contexts);
+    guint n = (guint)CLAMP(size / REQUEST_MAX, 1, SEGMENTS);
+    uint64_t step = size / n / REQUEST_MAX * REQUEST_MAX;
+    Range ranges[SEGMENTS];
+    FlMapBuilder **builders;
+
+    for (guint i = 0; i < n; i++)
+        ranges[i] = (Range){.start = i * step, .end = i + 1 == n ? size : (i + 1) * step};
+    builders = walk_ranges(nbd, contexts, ranges, n, extents, refused, wait, error);
+    if (builders == NULL)
+        return false;
+    for (guint c = 0; c < ncontexts; c++) {
+        FlMapBuilder *whole = builders[c];
+        for (guint i = 1; i < n; i++)
+            fl_map_builder_take(whole, builders[i * ncontexts + c]);
+        maps_out[c] = fl_map_builder_finish(whole);
+    }
+    g_free(builders);
+    return true;
 }
 
 /* A connection with CONTEXTS, all of them negotiated. */
@@ -288,20 +358,20 @@ static struct nbd_handle *open_with(FlEndpoint *endpoint, const FlExportInfo *in
     if (nbd == NULL)
         return NULL;
     if (nbd_get_size(nbd) != (int64_t)info->size) {
-        fl_fail(error, "its size has changed");
+        fl_fail_changed(error, "its size has changed");
     } else {
         while (*contexts != NULL && nbd_can_meta_context(nbd, *contexts) > 0)
             contexts++;
         if (*contexts == NULL)
             return nbd;
-        fl_fail(error, "the server lists meta context %s but does not give it", *contexts);
+        fl_fail_changed(error, "the server lists meta context %s but does not give it", *contexts);
     }
     nbd_close(nbd);
     return NULL;
 }
 
 static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
-                          const char *const *contexts, FlMap **maps, bool *refused,
+                          const char *const *contexts, size_t *extents, FlMap **maps, bool *refused,
                           const FlWait *wait, GError **error)
 {
     struct nbd_handle *nbd = open_with(endpoint, info, contexts, wait, error);
@@ -310,38 +380,81 @@ static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
     *refused = false;
     if (nbd == NULL)
         return false;
-    ok = walk_range(nbd, contexts, 0, info->size, maps, refused, wait, error);
+    ok = walk_disk(nbd, contexts, info->size, extents, maps, refused, wait, error);
     if (ok)
         nbd_shutdown(nbd, 0);
     nbd_close(nbd);
     return ok;
 }
 
-/* What any of the bitmaps calls dirty. */
-static FlMap *dirty_union(const FlDiskMaps *maps, uint64_t size)
+/* What A or B calls dirty. */
+static FlMap *merge_dirty(const FlMap *a, const FlMap *b)
 {
-    FlMap *all = fl_map_new_uniform(size, 0);
+    FlMapBuilder *merged = fl_map_builder_new();
 
-    for (guint i = 0; i < maps->contexts->len; i++) {
-        g_autoptr(FlMap) before = all;
-        FlMapBuilder *merged = fl_map_builder_new();
-        FlMap *map = maps->maps->pdata[i];
+    for (size_t ia = 0, ib = 0; ia < fl_map_count(a);) {
+        FlExtent ea = fl_map_get(a, ia), eb = fl_map_get(b, ib);
+        uint64_t end = MIN(ea.end, eb.end);
 
-        if (!g_str_has_prefix(maps->contexts->pdata[i], BITMAP_PREFIX)) {
-            fl_map_builder_append(merged, before);
-        } else {
-            for (size_t a = 0, b = 0; a < fl_map_count(before);) {
-                FlExtent ea = fl_map_get(before, a), eb = fl_map_get(map, b);
-                uint64_t end = MIN(ea.end, eb.end);
-                fl_map_builder_add(merged, end - fl_map_builder_size(merged),
-                                   (ea.type | eb.type) & FL_DIRTY);
-                a += ea.end == end;
-                b += eb.end == end;
-            }
-        }
-        all = fl_map_builder_finish(merged);
+        fl_map_builder_add(merged, end - fl_map_builder_size(merged),
+                           (ea.type | eb.type) & FL_DIRTY);
+        ia += ea.end == end;
+        ib += eb.end == end;
     }
-    return all;
+    return fl_map_builder_finish(merged);
+}
+
+/* What any of the bitmaps among [from, to) of the maps calls dirty. By halves, so that many bitmaps
+ * cost no more than their extents. */
+static FlMap *dirty_union(const FlDiskMaps *maps, guint from, guint to, uint64_t size)
+{
+    g_autoptr(FlMap) left = NULL;
+    g_autoptr(FlMap) right = NULL;
+
+    if (to - from > 1) {
+        left = dirty_union(maps, from, from + (to - from) / 2, size);
+        right = dirty_union(maps, from + (to - from) / 2, to, size);
+    } else {
+        left = fl_map_new_uniform(size, 0);
+        right = to > from && g_str_has_prefix(maps->contexts->pdata[from], BITMAP_PREFIX)
+                    ? fl_map_ref(maps->maps->pdata[from])
+                    : fl_map_ref(left);
+    }
+    return merge_dirty(left, right);
+}
+
+/* base:allocation on the dirty extents of DIRTY from FIRST on, a batch of them, at the end of
+ * WHOLE; the others are taken as data. The index of the extent to go on with; 0 if it failed. */
+static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_t first,
+                               size_t *extents, FlMapBuilder *whole, const FlWait *wait,
+                               GError **error)
+{
+    static const char *const contexts[] = {ALLOCATION, NULL};
+    g_autofree FlMapBuilder **builders = NULL;
+    Range ranges[BATCH];
+    size_t end = first;
+    guint n = 0;
+    bool refused;
+
+    for (; end < fl_map_count(dirty) && n < BATCH; end++) {
+        FlExtent e = fl_map_get(dirty, end);
+        if (e.type & FL_DIRTY)
+            ranges[n++] = (Range){.start = e.start, .end = e.end};
+    }
+    if (n > 0) {
+        builders = walk_ranges(nbd, contexts, ranges, n, extents, &refused, wait, error);
+        if (builders == NULL)
+            return 0;
+    }
+    n = 0;
+    for (size_t i = first; i < end; i++) {
+        FlExtent e = fl_map_get(dirty, i);
+        if (e.type & FL_DIRTY)
+            fl_map_builder_take(whole, builders[n++]);
+        else
+            fl_map_builder_add(whole, e.end - e.start, 0);
+    }
+    return end;
 }
 
 /*
@@ -349,39 +462,39 @@ static FlMap *dirty_union(const FlDiskMaps *maps, uint64_t size)
  * copy-before-write filter with a bitmap does: asked on dirty ranges, taken as data elsewhere.
  */
 static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *info,
-                                    const FlDiskMaps *bitmaps, const FlWait *wait, GError **error)
+                                    const FlDiskMaps *bitmaps, size_t extents, const FlWait *wait,
+                                    GError **error)
 {
     static const char *const contexts[] = {ALLOCATION, NULL};
-    g_autoptr(FlMap) dirty = dirty_union(bitmaps, info->size);
-    g_autoptr(FlMapBuilder) builder = fl_map_builder_new();
-    struct nbd_handle *nbd = open_with(endpoint, info, contexts, wait, error);
-    bool ok = true;
+    g_autoptr(FlMap) dirty = NULL;
+    g_autoptr(FlMapBuilder) whole = fl_map_builder_new();
+    struct nbd_handle *nbd;
+    size_t next = 0;
 
+    /* What is made of them takes as much again, and once more while it is being made. */
+    if (extents > FL_EXTENTS_MAX / 3) {
+        fl_fail(error, "the bitmaps have too many extents");
+        return NULL;
+    }
+    dirty = dirty_union(bitmaps, 0, bitmaps->contexts->len, info->size);
+    nbd = open_with(endpoint, info, contexts, wait, error);
     if (nbd == NULL)
         return NULL;
-    for (size_t i = 0; i < fl_map_count(dirty) && ok; i++) {
-        FlExtent e = fl_map_get(dirty, i);
-        bool refused;
-
-        if (e.type & FL_DIRTY) {
-            g_autoptr(FlMap) part = NULL;
-            ok = walk_range(nbd, contexts, e.start, e.end, &part, &refused, wait, error);
-            if (ok)
-                fl_map_builder_append(builder, part);
-        } else {
-            fl_map_builder_add(builder, e.end - e.start, 0);
-        }
-    }
-    if (ok)
+    do
+        next = load_dirty_batch(nbd, dirty, next, &extents, whole, wait, error);
+    while (next > 0 && next < fl_map_count(dirty));
+    if (next > 0)
         nbd_shutdown(nbd, 0);
     nbd_close(nbd);
-    return ok ? fl_map_builder_finish(g_steal_pointer(&builder)) : NULL;
+    return next > 0 ? fl_map_builder_finish(g_steal_pointer(&whole)) : NULL;
 }
 
 /* Each context for itself, when the server refused them together. */
 static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMaps *maps,
                        const FlWait *wait, GError **error)
 {
+    size_t extents = 0;
+
     for (guint i = 0; i < info->contexts->len; i++) {
         const char *contexts[] = {info->contexts->pdata[i], NULL};
         FlMap *map = NULL;
@@ -389,14 +502,14 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
 
         if (g_str_equal(contexts[0], ALLOCATION))
             continue;
-        if (!load_together(endpoint, info, contexts, &map, &refused, wait, error)) {
+        if (!load_together(endpoint, info, contexts, &extents, &map, &refused, wait, error)) {
             g_prefix_error(error, "%s: ", contexts[0]);
             return false;
         }
         maps_add(maps, contexts[0], map);
     }
     if (fl_export_info_has_context(info, ALLOCATION)) {
-        FlMap *map = load_dirty_allocation(endpoint, info, maps, wait, error);
+        FlMap *map = load_dirty_allocation(endpoint, info, maps, extents, wait, error);
         if (map == NULL) {
             g_prefix_error(error, ALLOCATION ": ");
             return false;
@@ -416,13 +529,14 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     g_autofree FlMap **loaded = g_new0(FlMap *, n);
     g_autoptr(GError) why = NULL;
     bool refused = false;
+    size_t extents = 0;
 
     for (guint i = 0; i < n; i++)
         contexts[i] = info->contexts->pdata[i];
     if (n == 0 || info->size == 0) {
         for (guint i = 0; i < n; i++)
             maps_add(maps, contexts[i], fl_map_new_uniform(0, 0));
-    } else if (load_together(endpoint, info, contexts, loaded, &refused, wait, &why)) {
+    } else if (load_together(endpoint, info, contexts, &extents, loaded, &refused, wait, &why)) {
         for (guint i = 0; i < n; i++)
             maps_add(maps, contexts[i], loaded[i]);
     } else if (!refused) {
@@ -435,31 +549,58 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     return g_steal_pointer(&maps);
 }
 
+/* Whether PART, a map of the disk from START on, says what MAP says there. */
+static bool agrees(const FlMap *map, const FlMap *part, uint64_t start)
+{
+    size_t index = fl_map_find(map, start);
+
+    for (size_t i = 0; i < fl_map_count(part); i++, index++) {
+        FlExtent known = fl_map_get(map, index), now = fl_map_get(part, i);
+        uint64_t end = start + fl_map_size(part);
+
+        if (known.type != now.type || MIN(known.end, end) != start + now.end)
+            return false;
+    }
+    return true;
+}
+
 bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, const FlWait *wait,
                             GError **error)
 {
-    enum { SAMPLES = 8 };
+    enum { SAMPLES = 16 };
+    g_autofree const char **contexts = fl_disk_maps_contexts(maps);
+    guint n = g_strv_length((char **)contexts);
+    g_autofree const FlMap **known = g_new0(const FlMap *, n);
+    Range ranges[SAMPLES];
+    FlMapBuilder **builders;
+    const char *changed = NULL;
+    size_t extents = 0;
+    bool refused;
 
-    for (guint c = 0; c < maps->contexts->len; c++) {
-        const char *contexts[] = {maps->contexts->pdata[c], NULL};
-        const FlMap *map = maps->maps->pdata[c];
-        size_t count = fl_map_count(map);
-
-        if (nbd_can_meta_context(nbd, contexts[0]) <= 0)
-            return fl_fail(error, "the meta context %s has gone", contexts[0]);
-        for (size_t i = 0; i < MIN(count, SAMPLES); i++) {
-            FlExtent e = fl_map_get(map, count <= SAMPLES ? i : count / SAMPLES * i);
-            g_autoptr(FlMap) now = NULL;
-            uint64_t end = MIN(e.end, e.start + REQUEST_MAX);
-            bool refused;
-
-            if (maps->clean_refused && g_str_equal(contexts[0], ALLOCATION))
-                continue;
-            if (!walk_range(nbd, contexts, e.start, end, &now, &refused, wait, error))
-                return false;
-            if (fl_map_count(now) != 1 || fl_map_get(now, 0).type != e.type)
-                return fl_fail(error, "its map %s has changed", contexts[0]);
-        }
+    for (guint i = 0; i < n; i++) {
+        if (nbd_can_meta_context(nbd, contexts[i]) <= 0)
+            return fl_fail_changed(error, "the meta context %s has gone", contexts[i]);
+        known[i] = fl_disk_maps_find(maps, contexts[i]);
     }
-    return true;
+    if (n == 0 || fl_map_size(known[0]) == 0)
+        return true;
+    for (guint i = 0; i < SAMPLES; i++) {
+        const FlMap *map = known[i % n];
+        FlExtent e = fl_map_get(map, fl_map_count(map) * i / SAMPLES);
+        ranges[i] = (Range){.start = e.start, .end = MIN(e.end, e.start + REQUEST_MAX)};
+    }
+    builders = walk_ranges(nbd, contexts, ranges, SAMPLES, &extents, &refused, wait, error);
+    if (builders == NULL) {
+        /* An error may pass; the next connection will tell. */
+        if (refused && error != NULL)
+            (*error)->code = FL_ERROR_LOST;
+        return false;
+    }
+    for (guint i = 0; i < SAMPLES * n; i++) {
+        g_autoptr(FlMap) part = fl_map_builder_finish(builders[i]);
+        if (!agrees(known[i % n], part, ranges[i / n].start))
+            changed = contexts[i % n];
+    }
+    g_free(builders);
+    return changed == NULL || fl_fail_changed(error, "its map %s has changed", changed);
 }

@@ -3,6 +3,7 @@
 
 #include "awkward.h"
 #include "conn.h"
+#include "witness.h"
 
 #include <errno.h>
 
@@ -30,8 +31,9 @@ struct FlDisk {
     bool suspended;       /* no connection is opened */
     unsigned workers;
 
-    FlDiskMaps *maps; /* NULL until loaded */
-    GArray *waiters;  /* of Waiter: for the maps */
+    FlDiskMaps *maps;   /* NULL until loaded */
+    FlWitness *witness; /* bytes that were read */
+    GArray *waiters;    /* of Waiter: for the maps */
     bool loading;
 
     GPtrArray *conns;     /* of FlConn */
@@ -40,7 +42,7 @@ struct FlDisk {
     GQueue doomed;        /* reads that end in -EIO at the next turn of the loop */
     guint doom_source, watch_source, retry_source;
     bool connecting;
-    bool verify;       /* the server was lost: see whether the next is the same */
+    bool lost;         /* the next connection is in place of one that died */
     gint64 down_since; /* 0 while all is well (g_get_monotonic_time()) */
     guint backoff;     /* milliseconds */
     FlDiskStats stats;
@@ -59,6 +61,7 @@ FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOption
     disk->options = options;
     disk->cancel = g_cancellable_new();
     disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
+    disk->witness = fl_witness_new();
     disk->conns = g_ptr_array_new();
     disk->conns_max = info->multi_conn ? options->connections : 1;
     disk->backoff = BACKOFF_MIN;
@@ -80,6 +83,7 @@ void fl_disk_unref(FlDisk *disk)
     fl_export_info_free(disk->info);
     g_object_unref(disk->cancel);
     g_array_unref(disk->waiters);
+    fl_witness_free(disk->witness);
     g_ptr_array_unref(disk->conns);
     g_free(disk->failure);
     g_free(disk->condemned);
@@ -117,12 +121,25 @@ const FlDiskStats *fl_disk_stats(FlDisk *disk)
     return &disk->stats;
 }
 
-/* Reads that fail without the server: told from the loop, as all others are. */
+static void tell_waiters(FlDisk *disk, errint_t result)
+{
+    g_autoptr(GArray) waiters = g_steal_pointer(&disk->waiters);
+
+    disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
+    for (guint i = 0; i < waiters->len; i++) {
+        Waiter *waiter = &g_array_index(waiters, Waiter, i);
+        waiter->done(disk, result, waiter->opaque);
+    }
+}
+
+/* What fails without the server: told from the loop, as all else is. */
 static gboolean end_doomed(gpointer opaque)
 {
     FlDisk *disk = opaque;
 
     disk->doom_source = 0;
+    if (disk->failure != NULL)
+        tell_waiters(disk, -EIO);
     for (GList *l; (l = g_queue_pop_head_link(&disk->doomed)) != NULL;) {
         FlRead *read = l->data;
         read->done(read, -EIO);
@@ -135,8 +152,9 @@ static void doom(FlDisk *disk, GQueue *reads)
 {
     for (GList *l; (l = g_queue_pop_head_link(reads)) != NULL;)
         g_queue_push_tail_link(&disk->doomed, l);
-    if (disk->doomed.length > 0 && disk->doom_source == 0)
-        disk->doom_source = g_idle_add_full(G_PRIORITY_DEFAULT, end_doomed, fl_disk_ref(disk), NULL);
+    if ((disk->doomed.length > 0 || disk->failure != NULL) && disk->doom_source == 0)
+        disk->doom_source =
+            g_idle_add_full(G_PRIORITY_DEFAULT, end_doomed, fl_disk_ref(disk), NULL);
 }
 
 static void close_connections(FlDisk *disk, GQueue *left)
@@ -233,20 +251,27 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
         disk->stats.bytes_read += read->length;
     else
         disk->stats.errors++;
+    if (read->error == 0)
+        fl_witness_note(disk->witness, read, disk->info);
     read->done(read, read->error == 0 ? 0 : -EIO);
     pump(disk);
+}
+
+/* Seconds after which whoever waits is told that it failed, whatever the server is up to. */
+static gint64 patience(const FlDisk *disk)
+{
+    return (gint64)disk->options->reconnect + disk->options->timeout;
 }
 
 /* Puts reads back in front of their queue, unless they have been tried for too long. */
 static void requeue(FlDisk *disk, GQueue *left)
 {
     GQueue late = G_QUEUE_INIT;
-    gint64 limit = (gint64)disk->options->reconnect + disk->options->timeout;
 
     for (GList *l; (l = g_queue_pop_tail_link(left)) != NULL;) {
         FlRead *read = l->data;
 
-        if (seconds_since(read->since) > limit)
+        if (seconds_since(read->since) >= patience(disk))
             g_queue_push_head_link(&late, l);
         else
             g_queue_push_head_link(read->ahead ? &disk->ahead : &disk->demand, l);
@@ -261,7 +286,7 @@ static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
     g_info("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk), why);
     g_ptr_array_remove(disk->conns, conn);
     fl_conn_free(conn, left);
-    disk->verify = true;
+    disk->lost = true;
     if (disk->down_since == 0)
         disk->down_since = g_get_monotonic_time();
     requeue(disk, left);
@@ -281,7 +306,8 @@ static gboolean watch(gpointer opaque)
         GQueue left = G_QUEUE_INIT;
 
         if (fl_conn_in_flight(conn) > 0) {
-            if (silent >= disk->options->timeout)
+            if (silent >= disk->options->timeout ||
+                seconds_since(fl_conn_oldest(conn)) >= patience(disk))
                 conn_lost(conn, &left, "the server does not answer", disk);
         } else if (silent >= IDLE_SECONDS && !disk->options->keep_open) {
             g_ptr_array_remove_index(disk->conns, i);
@@ -298,9 +324,8 @@ static gboolean watch(gpointer opaque)
 
 typedef struct {
     FlDisk *disk;
-    bool verify;
-    FlDiskMaps *maps;
-    bool changed; /* the export is no longer what it was */
+    FlDiskMaps *maps;   /* NULL if they are not loaded */
+    FlWitness *witness; /* a copy */
 } Connect;
 
 static void connect_free(gpointer data)
@@ -308,32 +333,36 @@ static void connect_free(gpointer data)
     Connect *connect = data;
 
     fl_disk_maps_unref(connect->maps);
+    fl_witness_free(connect->witness);
     fl_disk_unref(connect->disk);
     g_free(connect);
 }
 
+/* Whether what NBD leads to is the disk that we know. */
+static bool is_same(struct nbd_handle *nbd, const Connect *connect, const FlWait *wait,
+                    GError **error)
+{
+    if (nbd_get_size(nbd) != (int64_t)connect->disk->info->size)
+        return fl_fail_changed(error, "its size has changed");
+    return connect->maps == NULL || (fl_block_status_verify(nbd, connect->maps, wait, error) &&
+                                     fl_witness_check(connect->witness, nbd, wait, error));
+}
+
+/* Every connection is verified, not only those in place of a lost one: since the last was closed,
+ * or even beside it, another server may have taken the place. */
 static void connect_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
 {
-    Connect *connect = data;
-    FlDisk *disk = connect->disk;
+    const Connect *connect = data;
+    const FlDisk *disk = connect->disk;
     FlWait wait = {.seconds = disk->options->timeout, .cancel = cancel};
-    g_autoptr(GPtrArray) contexts = g_ptr_array_new();
+    g_autofree const char **contexts =
+        connect->maps != NULL ? fl_disk_maps_contexts(connect->maps) : NULL;
     struct nbd_handle *nbd;
     GError *error = NULL;
 
-    if (connect->verify && connect->maps != NULL)
-        g_ptr_array_extend(contexts, connect->maps->contexts, NULL, NULL);
-    g_ptr_array_add(contexts, NULL);
-    nbd = fl_endpoint_open(disk->endpoint, disk->info->name, (const char *const *)contexts->pdata,
-                           &wait, &error);
-    if (nbd != NULL && nbd_get_size(nbd) != (int64_t)disk->info->size) {
-        connect->changed = true;
-        fl_fail(&error, "its size has changed");
-    } else if (nbd != NULL && connect->verify && connect->maps != NULL &&
-               !fl_block_status_verify(nbd, connect->maps, &wait, &error)) {
-        connect->changed = !nbd_aio_is_dead(nbd) && !nbd_aio_is_closed(nbd);
-    }
-    if (error == NULL) {
+    wait.deadline = g_get_monotonic_time() + wait.seconds * G_USEC_PER_SEC;
+    nbd = fl_endpoint_open(disk->endpoint, disk->info->name, contexts, &wait, &error);
+    if (nbd != NULL && is_same(nbd, connect, &wait, &error)) {
         g_task_return_pointer(task, nbd, (GDestroyNotify)nbd_close);
         return;
     }
@@ -351,14 +380,18 @@ static gboolean retry(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void connect_failed(FlDisk *disk, const Connect *connect, const GError *error)
+static void fail_changed(FlDisk *disk, const GError *error)
 {
-    g_autofree char *why = NULL;
+    g_autofree char *why = g_strdup_printf("it is not the same any more: %s", error->message);
 
-    g_info("%s", error->message);
-    if (connect->changed) {
-        why = g_strdup_printf("it is not the same any more: %s", error->message);
-        fail_loudly(disk, why);
+    fail_loudly(disk, why);
+}
+
+static void connect_failed(FlDisk *disk, const GError *error)
+{
+    g_info("export \"%s\": %s", disk->info->name, error->message);
+    if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED)) {
+        fail_changed(disk, error);
     } else if (disk->conns->len > 0) {
         /* It may have a limit of its own: what there is has to do. */
         disk->conns_max = disk->conns->len;
@@ -377,7 +410,6 @@ static void connect_failed(FlDisk *disk, const Connect *connect, const GError *e
 static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
 {
     g_autoptr(FlDisk) disk = opaque;
-    const Connect *connect = g_task_get_task_data(G_TASK(result));
     g_autoptr(GError) error = NULL;
     struct nbd_handle *nbd = g_task_propagate_pointer(G_TASK(result), &error);
 
@@ -389,11 +421,11 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
         return;
     }
     if (nbd == NULL) {
-        connect_failed(disk, connect, error);
+        connect_failed(disk, error);
     } else {
         g_ptr_array_add(disk->conns, fl_conn_new(nbd, &conn_ops, disk));
-        disk->stats.reconnects += connect->verify;
-        disk->verify = disk->verify && !connect->verify;
+        disk->stats.reconnects += disk->lost;
+        disk->lost = false;
         if (disk->watch_source == 0)
             disk->watch_source = g_timeout_add_seconds(1, watch, disk);
     }
@@ -406,8 +438,8 @@ static void start_connect(FlDisk *disk)
     Connect *connect = g_new0(Connect, 1);
 
     connect->disk = fl_disk_ref(disk);
-    connect->verify = disk->verify;
     connect->maps = disk->maps != NULL ? fl_disk_maps_ref(disk->maps) : NULL;
+    connect->witness = fl_witness_copy(disk->witness);
     g_task_set_task_data(task, connect, connect_free);
     disk->connecting = true;
     disk->workers++;
@@ -484,35 +516,62 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
 
 /* Maps */
 
+/* Sleeps unless the disk is closed meanwhile. */
+static void sleep_unless_cancelled(GCancellable *cancel, guint ms)
+{
+    GPollFD fd;
+
+    if (g_cancellable_make_pollfd(cancel, &fd)) {
+        g_poll(&fd, 1, (gint)ms);
+        g_cancellable_release_fd(cancel);
+    }
+}
+
+/* Also a server that is away may come back while somebody waits for the maps. */
 static void load_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
 {
-    FlDisk *disk = data;
+    const FlDisk *disk = data;
+    gint64 began = g_get_monotonic_time();
     FlWait wait = {.seconds = disk->options->timeout, .cancel = cancel};
-    GError *error = NULL;
-    FlDiskMaps *maps = fl_block_status_load(disk->endpoint, disk->info, &wait, &error);
+    guint backoff = BACKOFF_MIN;
 
-    if (maps != NULL)
-        g_task_return_pointer(task, maps, (GDestroyNotify)fl_disk_maps_unref);
-    else
-        g_task_return_error(task, error);
+    wait.deadline = began + patience(disk) * G_USEC_PER_SEC;
+    for (;;) {
+        GError *error = NULL;
+        FlDiskMaps *maps = fl_block_status_load(disk->endpoint, disk->info, &wait, &error);
+
+        if (maps != NULL) {
+            g_task_return_pointer(task, maps, (GDestroyNotify)fl_disk_maps_unref);
+            return;
+        }
+        if (!g_error_matches(error, FL_ERROR, FL_ERROR_LOST) ||
+            seconds_since(began) >= disk->options->reconnect) {
+            g_task_return_error(task, error);
+            return;
+        }
+        g_error_free(error);
+        sleep_unless_cancelled(cancel, backoff);
+        backoff = MIN(backoff * 2, BACKOFF_MAX);
+    }
 }
 
 static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
 {
     g_autoptr(FlDisk) disk = opaque;
     g_autoptr(GError) error = NULL;
-    g_autoptr(GArray) waiters = g_steal_pointer(&disk->waiters);
 
     disk->workers--;
     disk->loading = false;
     disk->maps = g_task_propagate_pointer(G_TASK(result), &error);
-    disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
-    if (error != NULL && disk->failure == NULL)
+    if (error == NULL || disk->failure != NULL)
+        ;
+    else if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED))
+        fail_changed(disk, error);
+    else if (g_error_matches(error, FL_ERROR, FL_ERROR_LOST))
+        fail_loudly(disk, error->message);
+    else
         g_warning("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk), error->message);
-    for (guint i = 0; i < waiters->len; i++) {
-        Waiter *waiter = &g_array_index(waiters, Waiter, i);
-        waiter->done(disk, error == NULL ? 0 : -EIO, waiter->opaque);
-    }
+    tell_waiters(disk, error == NULL ? 0 : -EIO);
 }
 
 void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)

@@ -117,21 +117,25 @@ bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, vo
 {
     /* Short slices, so that a cancel is noticed without a descriptor of its own. */
     enum { SLICE_MS = 100 };
-    unsigned silent_ms = 0;
+    gint64 late = g_get_monotonic_time() + wait->seconds * G_USEC_PER_SEC;
 
     while (!done(nbd, opaque)) {
-        int r;
+        gint64 now = g_get_monotonic_time();
 
         if (wait->cancel != NULL && g_cancellable_set_error_if_cancelled(wait->cancel, error))
             return false;
         if (nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
-            return fl_fail(error, "the server closed the connection");
-        r = nbd_poll(nbd, SLICE_MS);
-        if (r < 0 && nbd_get_errno() != EINTR)
-            return fl_fail(error, "%s", nbd_get_error());
-        silent_ms = r > 0 ? 0 : silent_ms + SLICE_MS;
-        if (silent_ms >= wait->seconds * 1000)
-            return fl_fail(error, "the server has not answered for %u seconds", wait->seconds);
+            return fl_fail_lost(error, "the server closed the connection");
+        if (now >= late)
+            return fl_fail_lost(error, "the server has not answered for %u seconds", wait->seconds);
+        if (wait->deadline != 0 && now >= wait->deadline)
+            return fl_fail_lost(error, "the server is too slow");
+        if (nbd_poll(nbd, SLICE_MS) >= 0 || nbd_get_errno() == EINTR)
+            continue;
+        /* libnbd has no number for what is against the protocol: that will be no better next time.
+         */
+        return nbd_get_errno() == 0 ? fl_fail(error, "%s", nbd_get_error())
+                                    : fl_fail_lost(error, "%s", nbd_get_error());
     }
     return true;
 }
@@ -153,7 +157,7 @@ static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured
     int r;
 
     if (nbd == NULL) {
-        fl_fail(error, "%s: %s", endpoint->label, nbd_get_error());
+        fl_fail_lost(error, "%s: %s", endpoint->label, nbd_get_error());
         return NULL;
     }
     nbd_set_opt_mode(nbd, true);
@@ -171,7 +175,7 @@ static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured
         r = nbd_aio_connect_unix(nbd, path);
     }
     if (r < 0) {
-        fl_fail(error, "cannot connect to %s: %s", endpoint->label, nbd_get_error());
+        fl_fail_lost(error, "cannot connect to %s: %s", endpoint->label, nbd_get_error());
     } else if (fl_nbd_wait(nbd, is_connected, NULL, wait, error)) {
         return nbd;
     } else {
@@ -187,6 +191,7 @@ typedef struct {
     int error; /* errno, 0 for success */
     GPtrArray *strings;
     unsigned limit;
+    bool over; /* there were more strings than that */
 } Option;
 
 static int option_done(void *opaque, int *error)
@@ -205,8 +210,10 @@ static bool option_is_done(struct nbd_handle *nbd, void *opaque)
 
 static int option_string(Option *option, const char *string)
 {
-    if (option->strings->len >= option->limit)
+    if (option->strings->len >= option->limit) {
+        option->over = true;
         return -1;
+    }
     g_ptr_array_add(option->strings, g_strdup(string));
     return 0;
 }
@@ -225,11 +232,11 @@ static bool option_wait(struct nbd_handle *nbd, int started, Option *option, con
                         GError **error)
 {
     if (started < 0)
-        return fl_fail(error, "%s", nbd_get_error());
+        return fl_fail_lost(error, "%s", nbd_get_error());
     if (!fl_nbd_wait(nbd, option_is_done, option, wait, error))
         return false;
     if (option->error != 0)
-        return fl_fail(error, "the server refused: %s", g_strerror(option->error));
+        return fl_fail_lost(error, "the server refused: %s", g_strerror(option->error));
     return true;
 }
 
@@ -247,18 +254,20 @@ static bool option_go(struct nbd_handle *nbd, const FlWait *wait, GError **error
     return option_wait(nbd, nbd_aio_opt_go(nbd, completion(&option)), &option, wait, error);
 }
 
-/* The names that the server lists; NULL where it does not list any. */
-static GPtrArray *list_names(struct nbd_handle *nbd, const FlWait *wait)
+/* The names that the server lists; NULL where it does not list any. False with an error if they are
+ * too many: to leave out some would be worse. */
+static bool list_names(struct nbd_handle *nbd, const FlWait *wait, GPtrArray **names_out,
+                       GError **error)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
     Option option = {.strings = names, .limit = FL_EXPORTS_MAX};
     nbd_list_callback list = {.callback = list_export, .user_data = &option};
 
-    if (!nbd_aio_is_negotiating(nbd) ||
-        !option_wait(nbd, nbd_aio_opt_list(nbd, list, completion(&option)), &option, wait, NULL) ||
-        names->len == 0)
-        return NULL;
-    return g_steal_pointer(&names);
+    if (nbd_aio_is_negotiating(nbd) &&
+        option_wait(nbd, nbd_aio_opt_list(nbd, list, completion(&option)), &option, wait, NULL) &&
+        names->len > 0)
+        *names_out = g_steal_pointer(&names);
+    return !option.over || fl_fail(error, "the server has more than %u exports", FL_EXPORTS_MAX);
 }
 
 static uint32_t block_size(struct nbd_handle *nbd, int which, uint32_t fallback)
@@ -282,9 +291,13 @@ static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError 
     info->description = nbd_get_export_description(nbd);
     if (info->description != NULL && *info->description == '\0')
         g_clear_pointer(&info->description, free);
+    /* What the protocol allows ("Block size constraints"); other numbers are no numbers. */
     info->block_min = block_size(nbd, LIBNBD_SIZE_MINIMUM, 1);
+    if (info->block_min > 64 << 10 || (info->block_min & (info->block_min - 1)) != 0)
+        info->block_min = 1;
     info->block_preferred = block_size(nbd, LIBNBD_SIZE_PREFERRED, 4096);
-    info->block_max = block_size(nbd, LIBNBD_SIZE_MAXIMUM, 32 << 20);
+    info->block_max =
+        MAX(block_size(nbd, LIBNBD_SIZE_MAXIMUM, 32 << 20), MAX(info->block_min, 512));
     info->multi_conn = nbd_can_multi_conn(nbd) > 0;
     return g_steal_pointer(&info);
 }
@@ -317,6 +330,10 @@ static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const Fl
     if (!option_wait(nbd, nbd_aio_opt_list_meta_context(nbd, list, completion(&listed)), &listed,
                      wait, NULL))
         g_ptr_array_set_size(info->contexts, 0);
+    if (listed.over) {
+        fl_fail(error, "export \"%s\" has more than %u meta contexts", name, FL_CONTEXTS_MAX);
+        return NULL;
+    }
     return g_steal_pointer(&info);
 }
 
@@ -374,10 +391,15 @@ static FlExportInfo *find_info(FlEndpoint *endpoint, struct nbd_handle *nbd, con
 static bool find_exports(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
                          GPtrArray *exports, const FlWait *wait, GError **error)
 {
-    g_autoptr(GPtrArray) names = list_names(nbd, wait);
+    g_autoptr(GPtrArray) names = NULL;
     g_autoptr(GError) why = NULL;
-    bool all = name == NULL && names != NULL;
+    bool all;
 
+    if (!list_names(nbd, wait, &names, error)) {
+        g_prefix_error(error, "%s: ", endpoint->label);
+        return false;
+    }
+    all = name == NULL && names != NULL;
     for (guint i = 0; i < (all ? names->len : 1); i++) {
         const char *wanted = all ? names->pdata[i] : name != NULL ? name : "";
         FlExportInfo *info = find_info(endpoint, nbd, wanted, wait, &why);
