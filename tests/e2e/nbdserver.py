@@ -32,14 +32,20 @@ class Export:
     """A disk. `data` is its bytes, or a function (offset, length) -> bytes. `contexts` maps the
     name of a meta context to extents [(start, end, type)] that cover the disk.
 
+    `blocks` is the minimum, preferred and maximum block size to tell of; `listed` the contexts to
+    list, which may be others, or the same more than once.
+
     Hooks, called by the connection's thread before a request is answered:
-    `on_read(offset, length)` may raise OSError, which the client gets as an error, or HangUp;
+    `on_read(offset, length)` may raise OSError, which the client gets as an error, or HangUp, and
+    may return the chunks [(type, payload)] of a structured reply to send in place of the true one;
     `on_status(context, offset, length)` likewise, and may return the descriptors
-    [(length, type)] to send in place of the true ones.
+    [(length, type)] to send in place of the true ones, or their bytes.
     """
     size: int
     data: typing.Any
     contexts: dict = dataclasses.field(default_factory=dict)
+    blocks: tuple = None
+    listed: list = None
     on_read: typing.Callable = lambda offset, length: None
     on_status: typing.Callable = lambda context, offset, length: None
 
@@ -56,10 +62,13 @@ class Export:
 
 class NbdServer:
     """Serves EXPORTS, a dict of name to Export; `requests` is what was asked, as tuples
-    (export name, command, offset, length). Changing the dict or its exports is seen at once."""
+    (export name, command, offset, length). Changing the dict or its exports is seen at once.
+    `on_option(option)` is called before each answer in the handshake, and may raise HangUp. A name
+    of any bytes is a str with surrogate escapes."""
 
     def __init__(self, test, exports, list_exports=True):
         self.exports, self.list_exports = exports, list_exports
+        self.on_option = lambda option: None
         self.requests = []
         self.path = test.path("nbd.sock")
         self._connections = set()
@@ -115,13 +124,14 @@ class NbdServer:
         while True:
             _, option, length = stream.unpack(">QII")
             data = stream.receive(length)
+            self.on_option(option)
 
             def reply(kind, *parts, option=option):
                 payload = b"".join(parts)
                 stream.send(">QIII", 0x3e889045565a9, option, kind, len(payload), payload)
 
             if option == _OPT_EXPORT_NAME:
-                name = data.decode()
+                name = _decode(data)
                 export = self.exports[name]
                 stream.send(">QH", export.size, _EXPORT_FLAGS, b"" if no_zeroes else bytes(124))
                 return name, export, structured, contexts
@@ -130,7 +140,7 @@ class NbdServer:
                 return None
             if option == _OPT_LIST and self.list_exports:
                 for name in self.exports:
-                    reply(_REP_SERVER, struct.pack(">I", len(name.encode())), name.encode())
+                    reply(_REP_SERVER, struct.pack(">I", len(_encode(name))), _encode(name))
                 reply(_REP_ACK)
             elif option == _OPT_STRUCTURED_REPLY:
                 structured = True
@@ -142,6 +152,8 @@ class NbdServer:
                     reply(_REP_ERR_UNKNOWN, b"no such export")
                     continue
                 reply(_REP_INFO, struct.pack(">HQH", 0, export.size, _EXPORT_FLAGS))
+                if export.blocks:
+                    reply(_REP_INFO, struct.pack(">HIII", 3, *export.blocks))
                 reply(_REP_ACK)
                 if option == _OPT_GO:
                     return name, export, structured, contexts
@@ -151,11 +163,13 @@ class NbdServer:
                 if export is None or not structured:
                     reply(_REP_ERR_INVALID, b"no such export, or no structured replies")
                     continue
-                found = list(_matches(export.contexts, rest, option == _OPT_LIST_META))
-                if option == _OPT_SET_META:
+                listing = option == _OPT_LIST_META
+                known = export.listed if listing and export.listed else export.contexts
+                found = list(_matches(known, rest, listing))
+                if not listing:
                     contexts = found
                 for i, context in enumerate(found, 1):
-                    reply(_REP_META, struct.pack(">I", i), context.encode())
+                    reply(_REP_META, struct.pack(">I", i), _encode(context))
                 reply(_REP_ACK)
             else:
                 reply(_REP_ERR_UNSUP, b"not here")
@@ -172,9 +186,13 @@ class NbdServer:
 
         try:
             if command == READ:
-                export.on_read(offset, length)
-                data = export.read(offset, length)
-                if structured:
+                chunks = export.on_read(offset, length)
+                chunks = chunks if isinstance(chunks, list) else None
+                data = export.read(offset, length) if chunks is None else b""
+                if chunks is not None:
+                    for i, (kind, payload) in enumerate(chunks, 1):
+                        chunk(kind, payload, i == len(chunks))
+                elif structured:
                     chunk(1, struct.pack(">Q", offset) + data)
                 else:
                     stream.send(">IIQ", 0x67446698, 0, handle, data)
@@ -183,8 +201,9 @@ class NbdServer:
                     said = export.on_status(context, offset, length)
                     if said is None:
                         said = export.status(context, offset, length)[:1 if flags & 8 else None]
-                    chunk(5, struct.pack(">I", i) +
-                          b"".join(struct.pack(">II", *d) for d in said), i == len(contexts))
+                    if not isinstance(said, bytes):
+                        said = b"".join(struct.pack(">II", *d) for d in said)
+                    chunk(5, struct.pack(">I", i) + said, i == len(contexts))
             else:
                 raise OSError(errno.EINVAL, "not here")
         except OSError as error:
@@ -200,7 +219,15 @@ class NbdServer:
 def _string(data):
     """A length-prefixed string, and what follows it."""
     length = struct.unpack_from(">I", data)[0]
-    return data[4:4 + length].decode(), data[4 + length:]
+    return _decode(data[4:4 + length]), data[4 + length:]
+
+
+def _encode(name):
+    return name.encode(errors="surrogateescape")
+
+
+def _decode(name):
+    return name.decode(errors="surrogateescape")
 
 
 def _matches(contexts, data, listing):

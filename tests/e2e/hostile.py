@@ -1,0 +1,429 @@
+#!/usr/bin/env python3
+"""Servers that send what no honest one would: an error or a correct tree, soon, in little memory."""
+import errno
+import itertools
+import os
+import re
+import struct
+import subprocess
+import threading
+import time
+
+import lib
+from nbdserver import DIRTY, Export, HangUp, NbdServer
+
+SIZE = 4 * lib.MIB
+ALLOCATION = "base:allocation"
+# Seconds and bytes that any of these servers may cost, sanitizers aside.
+SLOW = 10
+FAT = 200 * lib.MIB
+SANITIZED = "asan" in lib.FLEECEFS[0] or "tsan" in lib.FLEECEFS[0]
+
+
+def descriptors(*extents):
+    return b"".join(struct.pack(">II", length, kind) for length, kind in extents)
+
+
+class Hostile(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.disk = self.rng.randbytes(SIZE)
+        self.export = Export(SIZE, self.disk, {ALLOCATION: [(0, SIZE, 0)],
+                                               DIRTY + "b": [(0, SIZE, 1)]})
+        self.server = NbdServer(self, {"": self.export})
+        self.began = time.monotonic()
+
+    def mounted(self, *options):
+        return self.mount(self.server.uri(), options=["-o", "timeout=2,reconnect=2", *options])
+
+    def check_cost(self, mount):
+        """Time and memory so far; that it still answers."""
+        with open(f"/proc/{mount.pid}/status") as f:
+            peak = int(re.search(r"VmHWM:\s+(\d+) kB", f.read())[1]) * lib.KIB
+        took = time.monotonic() - self.began
+        print(f"{took:.1f} s, {peak / lib.MIB:.0f} MiB", flush=True)
+        mount.json(".fleecefs/status.json")
+        if not SANITIZED:
+            self.assertLess(peak, FAT)
+            self.assertLess(took, SLOW)
+
+    def end(self, mount):
+        """Ends a mount after checking what it has cost."""
+        self.check_cost(mount)
+        mount.unmount()
+
+    def refuses(self, name="default/disk.raw"):
+        """The file cannot be had, but all that is no matter of this export can."""
+        mount = self.mount(self.server.uri(), options=["-o", "timeout=2,reconnect=2"])
+        self.assert_errno(errno.EIO, os.stat, mount / name)
+        self.assertEqual(mount.folders(), ["default"])
+        self.end(mount)
+
+    def read(self, mount, length, offset=0):
+        fd = os.open(mount / "default/disk.raw", os.O_RDONLY | os.O_DIRECT)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    # Block status
+
+    def test_status_that_tells_nothing(self):
+        for what, said in {"empty": [], "no progress": [(0, 0)],
+                           "a broken descriptor": b"\0" * 12}.items():
+            with self.subTest(what):
+                self.began = time.monotonic()
+                self.export.on_status = lambda context, offset, length, said=said: said
+                self.refuses()
+
+    def test_extents_of_nothing(self):
+        """Between others they change nothing."""
+        self.export.on_status = lambda context, offset, length: [(4096, 0), (0, 1), (4096, 0)]
+        mount = self.mounted()
+        self.assertEqual(len(mount.read("default/disk.map").splitlines()), 1)
+        self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+        self.end(mount)
+
+    def test_status_that_hardly_makes_progress(self):
+        """A byte a reply, for all of a petabyte: without a limit that would never end."""
+        self.export.size = 1 << 50
+        self.export.on_status = lambda context, offset, length: [(1, 0)]
+        self.refuses()
+
+    def test_extents_without_end(self):
+        """Each reply is as long as it may be, and the disk as large."""
+        self.export.size = 1 << 50
+        many = descriptors((1, 0), (1, 1)) * (1 << 19)
+        self.export.on_status = lambda context, offset, length: many
+        self.refuses()
+
+    def test_replies_that_are_too_long(self):
+        self.export.size = 1 << 50
+        many = descriptors((1, 0), (1, 1)) * (1 << 23)
+        self.export.on_status = lambda context, offset, length: many
+        self.refuses()
+
+    def test_millions_of_extents(self):
+        """As many as an honest disk may have: a correct tree."""
+        count = 10_000_000
+        self.export.size = size = count * 512
+        self.export.data = lambda offset, length: bytes(length)
+        self.export.contexts = {ALLOCATION: []}
+        many = descriptors((512, 0), (512, 3)) * (1 << 17)
+
+        def status(context, offset, length):
+            first = offset // 512 % 2
+            return many[8 * first:8 * min(length // 512, 1 << 17)]
+        self.export.on_status = status
+        mount = self.mounted()
+        self.assertEqual(os.stat(mount / "default/disk.raw").st_blocks, size // 1024)
+        self.end(mount)
+
+    def test_extents_past_the_end(self):
+        """The last extent of a reply may be longer than was asked for."""
+        self.export.on_status = lambda context, offset, length: [((1 << 32) - 1, 0)]
+        mount = self.mounted()
+        rows = [line.split()[:3] for line in mount.read("default/disk.map").splitlines()]
+        self.assertEqual(sum(int(row[1]) for row in rows), SIZE)
+        self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+        self.end(mount)
+
+    def test_contexts_that_do_not_agree(self):
+        """One context tells little, the other all: each is complete in the end."""
+        self.export.on_status = lambda context, offset, length: \
+            [(512, offset // 512 % 2)] if context == ALLOCATION else None
+        mount = self.mounted()
+        self.assertEqual(len(mount.read("default/disk.map").splitlines()), SIZE // 512)
+        self.assertEqual(len(mount.read("default/dirty/b.map").splitlines()), 1)
+        self.end(mount)
+
+    def test_status_of_a_context_that_was_not_asked_for(self):
+        self.export.listed = [ALLOCATION]
+        mount = self.mounted()
+        self.assertNotIn("default/dirty/b.raw", mount.files())
+        self.end(mount)
+
+    def test_status_that_changes_between_two_asks(self):
+        asked = itertools.count()
+        self.export.on_status = lambda context, offset, length: \
+            [(length, next(asked) // 2 % 2)]
+        mount = self.mounted()
+        os.stat(mount / "default/disk.raw")
+        self.assert_errno(errno.EIO, self.read, mount, 4096)
+        status = mount.json(".fleecefs/status.json")
+        self.assertIn("changed", status["exports"][0]["failure"])
+        self.end(mount)
+
+    def test_clean_ranges_refused_in_a_million_pieces(self):
+        """base:allocation of each piece has to be asked for on its own."""
+        size = 8192 * 400_000
+        self.export.size = size
+        dirty = descriptors((4096, 0), (4096, 1)) * (1 << 16)
+
+        def status(context, offset, length):
+            if context == ALLOCATION:
+                if length > 4096:
+                    raise OSError(errno.EINVAL, "clean")
+                return None
+            first = offset // 4096 % 2
+            return dirty[8 * first:8 * (length // 4096)]
+        self.export.contexts[ALLOCATION] = [(0, size, 0)]
+        self.export.on_status = status
+        mount = self.mounted()
+        try:
+            self.assertEqual(os.stat(mount / "default/dirty/b.raw").st_size, size)
+        except OSError as error:
+            self.assertEqual(error.errno, errno.EIO)
+        self.end(mount)
+
+    # Exports and contexts
+
+    def test_thousands_of_exports(self):
+        self.server.exports = {f"e{i}": self.export for i in range(4000)}
+        mount = self.mounted()
+        self.assertEqual(len(mount.folders()), 4000)
+        self.assertEqual(os.stat(mount / "e3999/disk.raw").st_size, SIZE)
+        self.end(mount)
+
+    def test_more_exports_than_anybody_has(self):
+        self.server.exports = {f"e{i}": self.export for i in range(50_000)}
+        self.assert_refused(self.server.uri(), self.mkdir("mnt"), says=["exports"])
+        self.assertLess(time.monotonic() - self.began, SLOW)
+
+    def test_thousands_of_contexts(self):
+        """All of them or none: to leave out some would look like a bitmap that has gone."""
+        self.export.contexts = {f"{DIRTY}b{i}": [(0, SIZE, i % 2)] for i in range(900)}
+        mount = self.mounted()
+        self.assertEqual(len([f for f in mount.files() if f.endswith(".pbm")]), 900)
+        self.assertEqual(os.stat(mount / "default/disk.raw").st_size, SIZE)
+        self.end(mount)
+        self.export.contexts = {f"{DIRTY}b{i}": [(0, SIZE, i % 2)] for i in range(5000)}
+        self.assert_refused(self.server.uri(), self.mkdir("mnt"), says=["contexts"])
+        self.assertLess(time.monotonic() - self.began, SLOW)
+
+    def test_names_of_any_bytes(self):
+        every = bytes(range(1, 256)).decode(errors="surrogateescape")
+        names = [every, (every * 17)[:4096], "x" * 4096, ".", "..", "../..", "a/b", ".fleecefs",
+                 "%2E", "\n", "\x1b]0;title\a", "ä" * 2048]
+        for name in names:
+            with self.subTest(name=name.encode(errors="surrogateescape")[:40]):
+                self.began = time.monotonic()
+                self.server.exports = {name: self.export}
+                self.export.contexts = {ALLOCATION: [(0, SIZE, 0)]}
+                if len(name) < 3900:
+                    self.export.contexts[DIRTY + name] = [(0, SIZE, 1)]
+                    self.export.contexts["other:" + name] = [(0, SIZE, 1)]
+                mount = self.mounted()
+                self.assertEqual(len(mount.folders()), 1)
+                for path in mount.files():
+                    mount.read(path, "rb") if "raw" not in path else None
+                    for part in path.split("/"):
+                        self.assertNotRegex(part, r"[\x00-\x1f\x7f]|^\.")
+                        self.assertLessEqual(len(os.fsencode(part)), 255)
+                folder = mount.folders()[0]
+                with open(mount / f"{folder}/disk.raw", "rb") as f:
+                    self.assertEqual(f.read() == self.disk, True)
+                mount.json(f"{folder}/info.json")
+                self.end(mount)
+
+    def test_a_name_that_ends_early(self):
+        """A NUL cannot be in a name."""
+        self.server.exports = {"a\0b": self.export}
+        done = self.fleecefs(self.server.uri(), self.mkdir("mnt"))
+        self.assertEqual(done.returncode, 1)
+
+    def test_names_on_one_line(self):
+        """What is said of an export stays one line, without control characters."""
+        self.server.exports = {"a\n\x1b[31mb": self.export}
+        self.export.size = 0
+        said = self.assert_refused(self.server.uri(), self.mkdir("mnt"))
+        self.assertNotRegex(said[:-1], r"[\x00-\x1f\x7f]")
+
+    def test_contexts_named_like_ours(self):
+        whole = [(0, SIZE, 1)]
+        for contexts in ([DIRTY], [DIRTY + ".."], [DIRTY + "b.raw", DIRTY + "b"], ["maps:maps"],
+                         ["qemu:allocation-depth", "qemu:allocation-depth:x"], [":"], [""],
+                         ["base:allocation:x"], ["qemu:dirty-bitmap"], [DIRTY + "disk"]):
+            with self.subTest(contexts):
+                self.began = time.monotonic()
+                self.export.contexts = {ALLOCATION: [(0, SIZE, 0)], **{c: whole for c in contexts}}
+                mount = self.mounted()
+                files = mount.files()
+                self.assertEqual(len(files), len(set(files)))
+                self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+                self.end(mount)
+
+    def test_a_context_that_is_listed_twice(self):
+        self.export.listed = [ALLOCATION, ALLOCATION, DIRTY + "b", DIRTY + "b"]
+        done = self.fleecefs(self.server.uri(), self.mkdir("mnt"))
+        self.assertEqual(done.returncode, 1)
+
+    def test_a_context_that_is_listed_but_not_given(self):
+        self.export.listed = [ALLOCATION, DIRTY + "phantom"]
+        self.refuses()
+
+    # Sizes
+
+    def test_sizes(self):
+        for size in (1, 511, (1 << 63) - 1, (1 << 63) - 512):
+            with self.subTest(size=size):
+                self.began = time.monotonic()
+                self.export.size, self.export.data = size, lambda offset, length: bytes(length)
+                self.export.contexts = {ALLOCATION: [(0, size, 0)], DIRTY + "b": [(0, size, 1)]}
+                mount = self.mounted()
+                for path in mount.files():
+                    os.stat(mount / path)
+                # Block status would take for ever: larger than a petabyte, there are no maps.
+                self.assertEqual("default/dirty/b.raw" in mount.files(), size < 1 << 50)
+                with open(mount / "default/disk.raw", "rb") as f:
+                    self.assertEqual(os.pread(f.fileno(), 1, size - 1), b"\0")
+                self.end(mount)
+
+    def test_sizes_that_cannot_be(self):
+        for size in (0, 1 << 63, (1 << 64) - 1):
+            with self.subTest(size=size):
+                self.export.size = size
+                self.assert_refused(self.server.uri(), self.mkdir("mnt"))
+
+    def test_block_sizes(self):
+        for blocks in ((1, 1, 1), (1, 1, 1 << 31), (1, 1 << 31, (1 << 32) - 1), (512, 4096, 512),
+                       (1 << 31, 1 << 31, 1 << 31), (3, 5, 7), (0, 0, 0), (65536, 65536, 65536),
+                       (4096, 1 << 31, 4096)):
+            with self.subTest(blocks=blocks):
+                self.began = time.monotonic()
+                self.export.blocks = blocks
+                point = self.mkdir("mnt")
+                done = self.fleecefs("-o", "timeout=2,reconnect=2", self.server.uri(), point)
+                if done.returncode == 0:
+                    with open(point + "/default/disk.raw", "rb") as f:
+                        f.seek(100)
+                        self.assertEqual(f.read(1000), self.disk[100:1100])
+                        f.seek(0)
+                        self.assertEqual(f.read() == self.disk, True)
+                    lib.run("fusermount3", "-u", point)
+                self.assertLess(time.monotonic() - self.began, SLOW)
+
+    # Replies to reads
+
+    def test_replies_with_wrong_lengths(self):
+        """Each is an error, not bytes: not even where the lengths would add up."""
+        def at(offset, data):
+            return (1, struct.pack(">Q", offset) + data)
+
+        def hole(offset, length):
+            return (2, struct.pack(">QI", offset, length))
+        replies = {
+            "nothing": lambda o, n: [(0, b"")],
+            "too short": lambda o, n: [at(o, self.disk[o:o + n // 2])],
+            "too long": lambda o, n: [at(o, self.disk[o:o + n] + b"x")],
+            "elsewhere": lambda o, n: [at(o + n, self.disk[o:o + n])],
+            "before": lambda o, n: [at(o - n, self.disk[o:o + n])],
+            "no offset": lambda o, n: [(1, b"abc")],
+            "a hole too long": lambda o, n: [hole(o, n + 1)],
+            "a hole of nothing": lambda o, n: [hole(o, 0)],
+            "a hole of 4 GiB": lambda o, n: [hole(o, (1 << 32) - 1)],
+            "status in place of data": lambda o, n: [(5, struct.pack(">III", 1, n, 0))],
+            "an unknown chunk": lambda o, n: [(99, b"?" * 100)],
+            "an error without a number": lambda o, n: [(32769, b"")],
+            "an error that is none": lambda o, n: [(32769, struct.pack(">IH", 0, 0))],
+            "an error with a long message": lambda o, n:
+                [(32769, struct.pack(">IH", 5, 65535) + b"x" * 10)],
+            "an error in the middle": lambda o, n:
+                [at(o, self.disk[o:o + n // 2]),
+                 (32770, struct.pack(">IHQ", 5, 0, o + n // 2))],
+        }
+        for what, reply in replies.items():
+            with self.subTest(what):
+                self.began = time.monotonic()
+                self.export.on_read = reply
+                mount = self.mount(self.server.uri(), options=["-o", "timeout=1,reconnect=1"])
+                self.assert_errno(errno.EIO, self.read, mount, 65536, 65536)
+                self.end(mount)
+
+    def test_a_reply_in_pieces(self):
+        """What is in order, though no server sends it: holes in the middle, pieces backwards."""
+        def reply(offset, length):
+            half, quarter = length // 2, length // 4
+            return [(1, struct.pack(">Q", offset + half) + self.disk[offset + half:offset + length]),
+                    (2, struct.pack(">QI", offset + quarter, quarter)),
+                    (1, struct.pack(">Q", offset) + self.disk[offset:offset + quarter]),
+                    (0, b"")]
+        self.export.on_read = reply
+        mount = self.mounted("-o", "readahead=0")
+        found = self.read(mount, 65536)
+        self.assertEqual(found[:16384] + found[32768:] == self.disk[:16384] + self.disk[32768:65536],
+                         True)
+        self.assertEqual(found[16384:32768], bytes(16384))
+        self.end(mount)
+
+    # Servers that stop in the middle
+
+    def test_a_handshake_that_stops(self):
+        release = threading.Event()
+        self.defer(release.set)
+        for what, stop in {"silent": lambda option: release.wait(), "gone": self.hang_up}.items():
+            for option in (3, 6, 7, 8, 9):
+                with self.subTest(what, option=option):
+                    began = time.monotonic()
+                    self.server.on_option = lambda asked, option=option, stop=stop: \
+                        stop(asked) if asked == option else None
+                    point = self.mkdir("mnt")
+                    done = self.fleecefs("-o", "timeout=1,reconnect=1", self.server.uri(), point)
+                    if done.returncode == 0:
+                        with self.assertRaises(OSError) if option == 7 else \
+                                open(point + "/default/disk.raw", "rb"):
+                            os.stat(point + "/default/disk.raw")
+                        lib.run("fusermount3", "-u", point)
+                    self.assertLess(time.monotonic() - began, SLOW)
+
+    @staticmethod
+    def hang_up(option):
+        raise HangUp
+
+    def test_a_greeting_that_never_comes(self):
+        """A listener that accepts and says nothing, and the like in words."""
+        for words in ("sleep 60", "yes | head -c 1000000", "printf NBDMAGIC; sleep 60"):
+            with self.subTest(words):
+                began = time.monotonic()
+                self.assert_refused("-o", "timeout=1", "[", "python3", "-c", f"""
+import socket, subprocess
+listener = socket.socket(fileno=3)
+connection = listener.accept()[0]
+subprocess.run(['sh', '-c', {words!r}], stdout=connection.fileno())
+""", "]", self.mkdir("mnt"))
+                self.assertLess(time.monotonic() - began, SLOW)
+
+    def test_a_reply_that_drips(self):
+        """A byte now and then is no answer."""
+        stop = threading.Event()
+        self.defer(stop.set)
+
+        def drip(offset, length):
+            # The loop of chunks is the drip: it is never done.
+            return Dripping(stop, offset, self.disk)
+        self.export.on_read = drip
+        mount = self.mount(self.server.uri(), options=["-o", "timeout=1,reconnect=1"])
+        self.assert_errno(errno.EIO, self.read, mount, 65536)
+        stop.set()
+        self.end(mount)
+
+
+class Dripping(list):
+    """Chunks of one byte each, ten a second, until STOP is set."""
+
+    def __init__(self, stop, offset, disk):
+        super().__init__()
+        self.stop, self.offset, self.disk = stop, offset, disk
+
+    def __len__(self):
+        return 1 << 30
+
+    def __iter__(self):
+        at = self.offset
+        while not self.stop.wait(0.1):
+            yield 1, struct.pack(">Q", at) + self.disk[at:at + 1]
+            at += 1
+
+
+if __name__ == "__main__":
+    lib.main()
