@@ -1,17 +1,23 @@
 #!/usr/bin/env python3
-"""Many readers at once of random disks, with random options, while connections drop.
+"""Many readers at once of random disks, with random options, while connections drop and servers die.
 
-ROUNDS in the environment says how many disks.
+ROUNDS in the environment says how many disks; a server is killed five times as often.
 """
 import concurrent.futures
+import contextlib
+import itertools
 import os
 import random
+import socket
+import subprocess
+import threading
 
 import disks
 import lib
 from nbdserver import DIRTY, Export, HangUp, NbdServer
 
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
+KILLS = 5 * ROUNDS
 READERS, READS = 6, 150
 
 
@@ -35,12 +41,12 @@ class Soak(lib.TestCase):
         export.on_read = drop_sometimes
         return export, {"disk.raw": bytes(disk), "dirty/b.raw": disks.masked(disk, dirty)}
 
-    def read_at_random(self, mount, contents, seed):
+    def read_at_random(self, mount, contents, seed, reads=range(READS), flags=(0, os.O_DIRECT)):
         rng = random.Random(seed)
         name, expected = rng.choice(sorted(contents.items()))
-        fd = os.open(mount / ("default/" + name), os.O_RDONLY | rng.choice([0, os.O_DIRECT]))
+        fd = os.open(mount / ("default/" + name), os.O_RDONLY | rng.choice(flags))
         at = 0
-        for _ in range(READS):
+        for _ in reads:
             length = rng.choice([512, 4096, 131072, rng.randint(1, 1 << 20)])
             # Most readers go on where they were, as most do.
             at = (at + length) % len(expected) if rng.random() < 0.7 else \
@@ -69,6 +75,95 @@ class Soak(lib.TestCase):
                                for _ in range(READERS)]
                     self.assertEqual({r.result(4 * lib.PATIENCE) for r in readers}, {None})
             server.stop()
+
+    def test_kills(self):
+        """qemu-nbd is killed and started again under readers, who notice nothing but the time."""
+        image = disks.create(os.path.join(self.dir, "vm.qcow2"), bitmaps=["b"])
+        disks.scribble(image, self.rng, 60)
+        server = KilledServer(self, image)
+        disk = disks.raw_bytes(server.uri, self.path("raw"))
+        dirty = disks.nbd_map(server.uri, DIRTY + "b")
+        contents = {"disk.raw": disk, "dirty/b.raw": disks.masked(disk, dirty)}
+        progress, stop = threading.Semaphore(0), threading.Event()
+
+        def reads():
+            for _ in itertools.takewhile(lambda _: not stop.is_set(), itertools.count()):
+                yield
+                progress.release()
+
+        def used(mount):
+            status = mount.json(".fleecefs/status.json")
+            with open(f"/proc/{mount.pid}/statm") as f:
+                resident = int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+            return status["file_descriptors"], status["threads"], resident
+
+        options = ["-C", "4", "-o", "cache=8M,reconnect=60,timeout=30"]
+        with self.mount(server.uri, options=options) as mount:
+            with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+                self.defer(stop.set)
+                readers = [pool.submit(self.read_at_random, mount, contents, self.rng.random(),
+                                       reads(), [os.O_DIRECT]) for _ in range(READERS)]
+                for kill in range(KILLS):
+                    # Some reads go well before each death, and some are under way.
+                    for _ in range(self.rng.randint(1, 40)):
+                        self.assertTrue(progress.acquire(timeout=lib.PATIENCE), "a reader hangs")
+                    if kill == min(4, KILLS - 1):
+                        before = used(mount)
+                    server.restart()
+                    while progress.acquire(blocking=False):
+                        pass
+                    self.assertEqual([r for r in readers if r.done()], [])
+                stop.set()
+                self.assertEqual({r.result(lib.PATIENCE) for r in readers}, {None})
+            after = used(mount)
+            disk_status = mount.json(".fleecefs/status.json")["exports"][0]
+            print(f"{KILLS} kills, {disk_status['reconnects']} reconnects; descriptors, threads, "
+                  f"bytes: {before}, then {after}", flush=True)
+            self.assertEqual(disk_status["state"], "ok")
+            self.assertGreater(disk_status["reconnects"], 0)
+            # What is open varies by the connections that there happen to be.
+            self.assertLessEqual(after[0], before[0] + 10)
+            self.assertLessEqual(after[1], before[1] + 10)
+            self.assertLess(after[2], before[2] + 32 * lib.MIB)
+
+
+class KilledServer:
+    """qemu-nbd on a socket whose name outlives it."""
+
+    def __init__(self, test, image):
+        self.path = test.path("nbd.sock")
+        self.argv = ["qemu-nbd", "--persistent", "--shared=0", "--read-only", "--format=qcow2",
+                     "--bitmap=b", "--socket", self.path, image]
+        self.uri = "nbd+unix:///?socket=" + self.path
+        self._start()
+        test.defer(self.kill)
+        self._wait()
+
+    def _start(self):
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL,
+                                        preexec_fn=lib.die_with_us)
+
+    def _wait(self):
+        """Until it answers: tools that do not try again come next."""
+        while True:
+            with socket.socket(socket.AF_UNIX) as client:
+                try:
+                    client.connect(self.path)
+                    return
+                except (FileNotFoundError, ConnectionRefusedError):
+                    if self.process.poll() is not None:
+                        raise
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(lib.PATIENCE)
+
+    def restart(self):
+        self.kill()
+        # It may have died before it listened.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self._start()
 
 
 if __name__ == "__main__":
