@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Snapshots of domains of a real libvirtd: what they hold, what increments hold, what is left."""
+import glob
+import os
+
+import lib
+from libvirtd import Domain
+from vm import Disk, Refused
+
+
+class Basic(lib.TestCase):
+    def check_backup(self, vm, backup, *options, changes=True):
+        """Begins, checks that what a backup makes of it is what the VM held; the snapshot."""
+        expected = {n: bytes(d.model) for n, d in vm.disks.items()}
+        snapshot = vm.begin(*options)
+        if changes:
+            vm.scribble(self.rng, 1)
+        for name in snapshot.disks:
+            self.assertTrue(snapshot.read(name) == expected[name], name)
+            backup[name] = snapshot.backup(name, backup.get(name))
+            self.assertTrue(backup[name] == expected[name], name)
+        return snapshot
+
+    def test_increments(self):
+        """Full, increment, a failed run, and an increment that has all since the last good one."""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")])
+        good = {}
+        for run, end in enumerate(("commit", "commit", "abort", "commit", "kill", "commit")):
+            vm.scribble(self.rng, 2)
+            backup = dict(good)
+            snapshot = self.check_backup(vm, backup)
+            self.assertEqual(set(snapshot.disks), {"vda", "vdb"})
+            self.assertEqual("base" in snapshot.disks["vda"], run > 0)
+            self.assertIn("format raw", snapshot.disks["vdb"]["reason"])
+            self.assertEqual(snapshot.info["notes"], ["left out: sda (cdrom)"])
+            if end == "kill":
+                snapshot.kill()
+                continue
+            snapshot.finish(end)
+            self.assertEqual(vm.leftovers(), [])
+            self.assertEqual(len(vm.checkpoints()), 1)
+            if end == "commit":
+                good = backup
+                self.assertEqual(vm.checkpoints(), [
+                    "fleecefs.last." + snapshot.disks["vda"]["restore_point"]])
+        print("begin %(begin_us)d us" % snapshot.info, end=" ")
+
+    def test_first_run_that_was_killed(self):
+        """An uncommitted checkpoint alone must not pass for a base, with no state kept either."""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        vm.begin().kill()
+        self.assertEqual(len(vm.checkpoints()), 1)
+        vm.state = self.mkdir("state")
+        self.assertRegex(vm.recover(), "ended a backup job\ndeleted checkpoint fleecefs.last.")
+        self.assertEqual((vm.recover(), vm.leftovers(), vm.checkpoints()), ("", [], []))
+        vm.begin().kill()
+        snapshot = vm.begin()
+        self.assertNotIn("base", snapshot.disks["vda"])
+        snapshot.finish("commit")
+
+    def test_beside_other_checkpoints(self):
+        """virtnbdbackup's, and changes since one of them."""
+        lib.require("virtnbdbackup")
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        theirs = self.mkdir("theirs")
+
+        def virtnbdbackup(level):
+            lib.run("virtnbdbackup", "-U", vm.libvirtd.uri(), "-d", vm.name, "-l", level, "-o",
+                    theirs, "--scratchdir", vm.scratch, "-f", f"{vm.scratch}/theirs.sock")
+
+        vm.write("vda", 0, 65536, 1)
+        virtnbdbackup("full")
+        vm.write("vda", 131072, 65536, 2)
+        backup = {}
+        self.check_backup(vm, backup, changes=False).finish("commit")
+        vm.write("vda", 262144, 65536, 3)
+        virtnbdbackup("inc")
+        their_points = [n for n in vm.checkpoints() if n.startswith("virtnbdbackup")]
+        self.assertEqual(len(their_points), 2)
+        vm.write("vda", 393216, 65536, 4)
+        snapshot = self.check_backup(vm, backup, changes=False)
+        self.assertEqual(snapshot.map("vda"), [(262144, 327680), (393216, 458752)])
+        snapshot.finish("commit")
+        since = vm.begin("--since", "virtnbdbackup.0")
+        self.assertEqual(since.disks["vda"]["base"], "virtnbdbackup.0")
+        self.assertEqual(since.map("vda"),
+                         [(131072, 196608), (262144, 327680), (393216, 458752)])
+        since.finish("abort")
+        with self.assertRaisesRegex(Refused, "no checkpoint 'x'; there are: .*virtnbdbackup.0"):
+            vm.begin("--since", "x")
+        self.assertEqual([n for n in vm.checkpoints() if n.startswith("virtnbdbackup")],
+                         their_points)
+        self.assertEqual(len(vm.checkpoints()), 3)
+        virtnbdbackup("inc")
+        self.assertEqual(len(glob.glob(f"{theirs}/vda.inc.*.data")), 2)
+
+    def test_backup_in_progress(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        xml = self.path("backup.xml")
+        with open(xml, "w") as f:
+            f.write(f"""<domainbackup mode='pull'><server transport='unix'
+                socket='{vm.scratch}/nbd'/></domainbackup>""")
+        vm.virsh("domblklist", vm.name)
+        os.chown(vm.scratch, *self.owner(vm))
+        vm.virsh("backup-begin", vm.name, xml)
+        with self.assertRaisesRegex(Refused, f"another tool's backup .*{vm.scratch}/nbd.*domjobabort"):
+            vm.begin()
+        self.assertIn("nbd", vm.job())
+        vm.virsh("domjobabort", vm.name)
+
+    def owner(self, vm):
+        status = os.stat(vm.disks["vda"].image)
+        return status.st_uid, status.st_gid
+
+    def test_vm_killed(self):
+        """QEMU did not get to store its bitmaps: a full backup that says why, and increments."""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB)])
+        backup = {}
+        self.check_backup(vm, backup).finish("commit")
+        snapshot = vm.begin()
+        vm.kill()
+        line = snapshot.line()
+        self.assertRegex(line, "lost: vd.: the VM has ended")
+        self.assertRegex(snapshot.ask("commit"), "failed: .*cannot commit: .* is lost")
+        self.assertRegex(snapshot.ask("abort"), "left: .*the VM has ended")
+        snapshot.kill()
+        vm.start()
+        backup = {}
+        snapshot = self.check_backup(vm, backup)
+        self.assertRegex(snapshot.disks["vda"]["reason"], "restore point .* is lost")
+        snapshot.finish("commit")
+        self.assertEqual((vm.leftovers(), len(vm.checkpoints())), ([], 1))
+        vm.scribble(self.rng, 1)
+        snapshot = self.check_backup(vm, backup)
+        self.assertIn("base", snapshot.disks["vdb"])
+        snapshot.finish("commit")
+
+    def test_shut_off(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")])
+        vm.begin().finish("commit")
+        point = vm.checkpoints()[0]
+        vm.write("vda", 65536, 65536, 1)
+        vm.quit()
+        snapshot = vm.begin()
+        disk = snapshot.disks["vda"]
+        self.assertEqual(disk["image"], vm.disks["vda"].image)
+        self.assertEqual(disk["bitmaps"][0]["context"], "qemu:dirty-bitmap:" + point)
+        self.assertEqual(disk["bitmaps"][0]["name"], "last")
+        self.assertNotIn("restore_point", disk)
+        self.assertIn(point, lib.run("qemu-img", "info", disk["image"]))
+        self.assertIn("shut off", " ".join(snapshot.info["notes"]))
+        snapshot.finish("commit")
+        vm.start()
+        snapshot = vm.begin()
+        self.assertEqual(snapshot.map("vda"), [(65536, 131072)])
+        snapshot.finish("commit")
+
+    def test_transient(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)], transient=True)
+        backup = {}
+        for run in range(2):
+            snapshot = self.check_backup(vm, backup)
+            self.assertEqual("base" in snapshot.disks["vda"], run > 0)
+            self.assertIn("transient", " ".join(snapshot.info["notes"]))
+            snapshot.finish("commit")
+
+    def test_size_changed(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB)])
+        vm.begin().finish("commit")
+        vm.virsh("blockresize", vm.name, "vda", "2MiB")
+        snapshot = vm.begin()
+        self.assertIn("size changed", snapshot.disks["vda"]["reason"])
+        self.assertEqual(snapshot.disks["vda"]["size"], 2 * lib.MIB)
+        self.assertIn("base", snapshot.disks["vdb"])
+
+    def test_disks_that_are_chosen(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB)])
+        snapshot = vm.begin("--disk", "vdb")
+        self.assertEqual(set(snapshot.disks), {"vdb"})
+        snapshot.finish("commit")
+        snapshot = vm.begin()
+        self.assertIn("not in checkpoint", snapshot.disks["vda"]["reason"])
+        self.assertIn("base", snapshot.disks["vdb"])
+        snapshot.finish("abort")
+        with self.assertRaisesRegex(Refused, "no disk 'vdx'; there are: vda, vdb"):
+            vm.begin("--disk", "vdx")
+        with self.assertRaisesRegex(Refused, "disk sda cannot be backed up: it is cdrom"):
+            vm.begin("--disk", "sda")
+
+
+if __name__ == "__main__":
+    lib.main()

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Snapshots of domains when libvirtd, jobs or the daemon end at the wrong time."""
+import select
+import socket
+import struct
+import subprocess
+import threading
+
+import lib
+import vm
+from libvirtd import Domain
+from vm import Disk
+
+
+class Proxy:
+    """A libvirtd in front of the real one that counts calls (libvirt's RPC: a length of 4 bytes,
+    itself included, before each); before call LIMIT it calls ON_LIMIT and ends."""
+
+    def __init__(self, domain, limit, on_limit):
+        self.limit, self.on_limit, self.calls = limit, on_limit, 0
+        self.path = domain.test.path("proxy")
+        self.target = domain.libvirtd.socket
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(1)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _forward(self, client, server):
+        """One call; false at the end."""
+        head = client.recv(4, socket.MSG_WAITALL)
+        if len(head) < 4:
+            return False
+        if self.calls == self.limit:
+            self.on_limit()
+            return False
+        self.calls += 1
+        length = struct.unpack(">I", head)[0] - 4
+        server.sendall(head + client.recv(length, socket.MSG_WAITALL))
+        return True
+
+    def _run(self):
+        client, server = self.listener.accept()[0], socket.socket(socket.AF_UNIX)
+        server.connect(self.target)
+        with self.listener, client, server:
+            while True:
+                for ready in select.select([client, server], [], [])[0]:
+                    try:
+                        if ready is client:
+                            if not self._forward(client, server):
+                                return
+                        else:
+                            data = server.recv(1 << 16)
+                            if not data:
+                                return
+                            client.sendall(data)
+                    except OSError:
+                        return
+
+
+class Faults(lib.TestCase):
+    def begin_committed(self):
+        """A domain with a backup that is committed: the domain, and the backup."""
+        domain = Domain(self, [Disk(self, "vda", lib.MIB)])
+        domain.scribble(self.rng, 2)
+        backup = bytes(domain.disks["vda"].model)
+        domain.begin().finish("commit")
+        return domain, backup
+
+    def check_increment(self, domain, backup):
+        """An increment on BACKUP has all that changed since; the new backup."""
+        expected = bytes(domain.disks["vda"].model)
+        snapshot = domain.begin()
+        self.assertIn("base", snapshot.disks["vda"])
+        self.assertTrue(snapshot.backup("vda", backup) == expected)
+        snapshot.finish("commit")
+        self.assertEqual((domain.leftovers(), len(domain.checkpoints())), ([], 1))
+        return expected
+
+    def test_libvirtd_restarted(self):
+        """The snapshot stays, is read, and committed through the new one."""
+        domain, backup = self.begin_committed()
+        domain.scribble(self.rng, 1)
+        expected = bytes(domain.disks["vda"].model)
+        snapshot = domain.begin()
+        domain.scribble(self.rng, 1)
+        domain.libvirtd.kill()
+        self.assertTrue(snapshot.backup("vda", backup) == expected)
+        domain.libvirtd.start()
+        self.assertTrue(snapshot.backup("vda", backup) == expected)
+        snapshot.finish("commit")
+        self.assertEqual((domain.leftovers(), len(domain.checkpoints())), ([], 1))
+        self.check_increment(domain, expected)
+
+    def test_libvirtd_gone_while_begun(self):
+        """The daemon and libvirtd die together; a new libvirtd knows all that is needed."""
+        domain, backup = self.begin_committed()
+        domain.scribble(self.rng, 1)
+        snapshot = domain.begin()
+        domain.libvirtd.kill()
+        snapshot.kill()
+        domain.libvirtd.start()
+        self.assertIn("ended a backup job", domain.recover())
+        self.assertEqual((domain.recover(), domain.leftovers()), ("", []))
+        self.check_increment(domain, backup)
+
+    def test_job_ended_by_others(self):
+        domain, backup = self.begin_committed()
+        domain.scribble(self.rng, 1)
+        snapshot = domain.begin()
+        domain.virsh("domjobabort", domain.name)
+        self.assertEqual(snapshot.line(), "lost: vda: its backup job in libvirt has ended")
+        self.assertRegex(snapshot.ask("commit"), "failed: .*cannot commit: .* is lost")
+        snapshot.finish("abort")
+        self.check_increment(domain, backup)
+
+    def cut(self, domain, limit, command):
+        """Runs the tool, kills it before its call number LIMIT; the number of calls, the exit
+        status and what it said."""
+        process = None
+        ready = threading.Event()
+
+        def kill():
+            ready.wait(lib.PATIENCE)
+            process.kill()
+
+        proxy = Proxy(domain, limit, kill)
+        process = subprocess.Popen(
+            [vm.TOOL, "--scratch", domain.scratch, domain.source(proxy.path)], text=True,
+            env=domain.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, preexec_fn=lib.die_with_us)
+        ready.set()
+        out, _ = process.communicate(command + "\n", lib.PATIENCE)
+        proxy.thread.join(lib.PATIENCE)
+        return proxy.calls, process.returncode, out.splitlines()
+
+    def test_killed_at_every_call(self):
+        """What is committed is the old checkpoint or the new one, and its increment is complete."""
+        for end in ("commit", "abort"):
+            domain, backup = self.begin_committed()
+            base = domain.checkpoints()
+            # The first calls only connect and look.
+            limit, status, out = 8, -9, []
+            while status != 0:
+                domain.scribble(self.rng, 1)
+                held = bytes(domain.disks["vda"].model)
+                limit, status, out = self.cut(domain, limit, end)
+                what = f"{end} after {limit} calls: {out}"
+                domain.recover()
+                self.assertEqual(domain.leftovers(), [], what)
+                self.assertEqual(domain.recover(), "", what)
+                points = domain.checkpoints()
+                self.assertEqual(len(points), 1, what)
+                if points != base:
+                    self.assertEqual((end, bool(out)), ("commit", True), what)
+                    backup, base = held, points
+                limit += 1
+            self.assertEqual(out[-1], "ok")
+            self.check_increment(domain, backup)
+            print(f"{end}: {limit} calls", end=" ")
+
+
+if __name__ == "__main__":
+    lib.main()

@@ -1,0 +1,245 @@
+"""A real libvirtd of the test program's own, without systemd, and domains in it.
+
+It runs in namespaces of its own, in which libvirt's directories are the test's: it neither sees nor
+disturbs the system's, and ends with all its VMs. One serves all tests of a program: starting it
+takes seconds, for it asks QEMU what it can do.
+"""
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+import lib
+import vm
+
+_shared = None
+
+QEMU_CONF = """
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+remember_owner = 0
+"""
+DIRECTORIES = {"run": "/run/libvirt", "etc": "/etc/libvirt", "lib": "/var/lib/libvirt",
+               "log": "/var/log/libvirt", "cache": "/var/cache/libvirt"}
+
+
+def init(folder, listener):
+    """The first process of the namespaces: starts and kills as it is told, and reaps."""
+    for name, where in DIRECTORIES.items():
+        os.makedirs(where, exist_ok=True)
+        lib.run("mount", "--bind", f"{folder}/{name}", where)
+    if os.path.exists("/dev/kvm"):
+        # Where QEMU can make nothing of it libvirt asks QEMU anew before everything it does.
+        lib.run("mount", "--bind", f"{folder}/nothing", "/dev/kvm")
+    wake, wake_write = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    dead = set()
+
+    def reap(pid):
+        while pid not in dead:
+            try:
+                dead.add(os.waitpid(-1, os.WNOHANG if pid is None else 0)[0])
+            except ChildProcessError:
+                return
+            if 0 in dead:
+                dead.clear()
+                return
+
+    while True:
+        if wake in select.select([wake, 0], [], [])[0]:
+            os.read(wake, 4096)
+            reap(None)
+            continue
+        words = os.read(0, 4096).decode().split()
+        if not words:
+            return
+        if words[0] == "start":
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(listener, 3)
+                os.set_inheritable(3, True)
+                os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="libvirtd.socket",
+                                  LISTEN_PID=str(os.getpid()))
+                os.execlp("libvirtd", "libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p",
+                          f"{folder}/pid")
+            print(pid, flush=True)
+        else:
+            dead.clear()
+            os.kill(int(words[1]), signal.SIGKILL)
+            reap(int(words[1]))
+            print("killed", flush=True)
+
+
+class Libvirtd:
+    def __init__(self):
+        lib.require("libvirtd", "virsh", "unshare", vm.QEMU)
+        if os.geteuid() != 0:
+            raise lib.unittest.SkipTest("a libvirtd of one's own needs root")
+        self.dir = tempfile.mkdtemp(prefix="fleecefs-libvirtd.", dir="/tmp")
+        os.chmod(self.dir, 0o755)
+        lib._at_exit.callback(shutil.rmtree, self.dir)
+        for name in (*DIRECTORIES, "etc/qemu"):
+            os.makedirs(f"{self.dir}/{name}")
+        with open(f"{self.dir}/etc/qemu.conf", "w") as f:
+            f.write(QEMU_CONF)
+        with open(f"{self.dir}/etc/libvirtd.conf", "w") as f:
+            f.write('auth_unix_rw = "none"\n')
+        os.close(os.open(f"{self.dir}/nothing", os.O_CREAT, 0o600))
+        self.socket = f"{self.dir}/socket"
+        # It stays while libvirtd ends and starts again, as systemd's does.
+        with socket.socket(socket.AF_UNIX) as listener, open(f"{self.dir}/out", "ab") as log:
+            listener.bind(self.socket)
+            listener.listen(64)
+            self.init = subprocess.Popen(
+                ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child",
+                 sys.executable, __file__, self.dir, str(listener.fileno())], text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                pass_fds=[listener.fileno()], preexec_fn=lib.die_with_us)
+        lib._at_exit.callback(self.end)
+        self.start()
+
+    def end(self):
+        self.init.stdin.close()
+        self.init.wait(lib.PATIENCE)
+        self.init.stdout.close()
+
+    def uri(self, path=None):
+        return f"qemu+unix:///system?socket={path or self.socket}"
+
+    def tell(self, command):
+        self.init.stdin.write(command + "\n")
+        self.init.stdin.flush()
+        return self.init.stdout.readline().strip()
+
+    def start(self):
+        self.pid = self.tell("start")
+
+    def kill(self):
+        """kill -9: the VMs go on."""
+        self.tell(f"kill {self.pid}")
+
+    def virsh(self, *args, **kwargs):
+        return lib.run("virsh", "--connect", self.uri(), *args, **kwargs).strip()
+
+
+def shared():
+    global _shared
+    if _shared is None:
+        _shared = Libvirtd()
+    return _shared
+
+
+class Domain(vm.Vm):
+    """A domain of DISKS, and a CD drive; `devices` is XML for more of them."""
+
+    count = 0
+
+    def __init__(self, test, disks, transient=False, devices=""):
+        self.libvirtd = shared()
+        self.test, self.disks = test, {d.name: d for d in disks}
+        Domain.count += 1
+        self.name = f"test {Domain.count} & <co>"
+        self.transient = transient
+        self.state = test.mkdir("state")
+        self.scratch = test.mkdir("scratch")
+        for path in (test.dir, self.scratch):
+            os.chmod(path, 0o755)
+        self.xml = test.path("domain.xml")
+        with open(self.xml, "w") as f:
+            f.write(self._xml(devices))
+        if not transient:
+            self.virsh("define", self.xml)
+            test.defer(self._undefine)
+        self.start()
+
+    def _xml(self, devices):
+        disks = "".join(
+            f"""<disk type='file' device='disk'>
+                  <driver name='qemu' type='{d.format}' discard='unmap'/><source file='{d.image}'/>
+                  <target dev='{d.name}' bus='virtio'/><alias name='ua-{d.name}'/></disk>"""
+            for d in self.disks.values())
+        name = self.name.replace("&", "&amp;").replace("<", "&lt;")
+        return f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>
+            <os><type arch='x86_64' machine='q35'>hvm</type></os>
+            <devices><emulator>{shutil.which(vm.QEMU)}</emulator>{disks}{devices}
+            <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
+            <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"""
+
+    def virsh(self, *args, **kwargs):
+        return self.libvirtd.virsh(*args, **kwargs)
+
+    def start(self):
+        self.virsh("create", self.xml, "--paused") if self.transient else \
+            self.virsh("start", self.name, "--paused")
+        self.test.defer(self._destroy)
+        # Paths in XML and names in output are libvirt's; the UUID is safe anywhere.
+        self.uuid = self.virsh("domuuid", self.name)
+
+    def _destroy(self):
+        lib.attempt("virsh", "--connect", self.libvirtd.uri(), "destroy", self.name)
+
+    def _undefine(self):
+        lib.attempt("virsh", "--connect", self.libvirtd.uri(), "undefine", self.name,
+                    "--checkpoints-metadata", "--nvram")
+
+    def quit(self):
+        """The VM ends, having stored its bitmaps."""
+        self.virsh("destroy", self.name, "--graceful")
+
+    def kill(self):
+        """kill -9 of QEMU, and the end of it."""
+        path = f"{self.libvirtd.dir}/run/qemu/{self.name}.pid"
+        with open(path) as f:
+            self.libvirtd.tell(f"kill {f.read()}")
+        while self.virsh("domstate", self.name) != "shut off":
+            pass
+
+    def said(self):
+        with open(f"{self.libvirtd.dir}/log/qemu/{self.name}.log", errors="replace") as f:
+            return f.read()
+
+    def io(self, name, command):
+        before = len(self.said())
+        path = f"/machine/peripheral/ua-{name}/virtio-backend"
+        self.virsh("qemu-monitor-command", self.name, "--hmp", f'qemu-io -d {path} "{command}"')
+        said = self.said()[before:]
+        if re.search("failed|rror", said):
+            raise AssertionError(f"{command}: {said}")
+
+    def checkpoints(self):
+        return sorted(self.virsh("checkpoint-list", self.name, "--name").split())
+
+    def job(self):
+        """The XML of the backup in progress; None if there is none."""
+        done = lib.attempt("virsh", "--connect", self.libvirtd.uri(), "backup-dumpxml", self.name)
+        return done.stdout if done.returncode == 0 else None
+
+    def leftovers(self):
+        """What a finished backup does not leave."""
+        found = [x for x in (self.job(),) if x]
+        found += os.listdir(self.scratch)
+        found += [n for n in self.checkpoints() if "pending" in self.virsh(
+            "checkpoint-dumpxml", self.name, n, "--no-domain")]
+        return found + [f for f in os.listdir(self.state) if not f.endswith(".lock")]
+
+    def source(self, path=None):
+        return f"libvirt:{self.name}?connect={self.libvirtd.uri(path)}"
+
+    def begin(self, *options, path=None):
+        return vm.Snapshot(self, ("--scratch", self.scratch, *options), self.source(path))
+
+    def recover(self, *options):
+        return lib.run(vm.TOOL, "--recover", "--scratch", self.scratch, *options, self.source(),
+                       env=self.environment()).strip()
+
+
+if __name__ == "__main__":
+    init(sys.argv[1], int(sys.argv[2]))
