@@ -19,59 +19,6 @@
 #define ALLOCATION    "base:allocation"
 #define BITMAP_PREFIX "qemu:dirty-bitmap:"
 
-FlDiskMaps *fl_disk_maps_ref(FlDiskMaps *maps)
-{
-    g_atomic_ref_count_inc(&maps->refs);
-    return maps;
-}
-
-void fl_disk_maps_unref(FlDiskMaps *maps)
-{
-    if (maps == NULL || !g_atomic_ref_count_dec(&maps->refs))
-        return;
-    g_ptr_array_unref(maps->contexts);
-    g_ptr_array_unref(maps->maps);
-    g_free(maps);
-}
-
-static FlDiskMaps *maps_new(void)
-{
-    FlDiskMaps *maps = g_new0(FlDiskMaps, 1);
-
-    g_atomic_ref_count_init(&maps->refs);
-    maps->contexts = g_ptr_array_new_with_free_func(g_free);
-    maps->maps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_map_unref);
-    return maps;
-}
-
-static void maps_add(FlDiskMaps *maps, const char *context, FlMap *map)
-{
-    g_ptr_array_add(maps->contexts, g_strdup(context));
-    g_ptr_array_add(maps->maps, map);
-}
-
-FlMap *fl_disk_maps_find(const FlDiskMaps *maps, const char *context)
-{
-    guint i;
-
-    if (!g_ptr_array_find_with_equal_func(maps->contexts, context, g_str_equal, &i))
-        return NULL;
-    return maps->maps->pdata[i];
-}
-
-const char **fl_disk_maps_contexts(const FlDiskMaps *maps)
-{
-    const char **contexts = g_new0(const char *, maps->contexts->len + 1);
-    guint n = 0;
-
-    for (guint i = 0; i < maps->contexts->len; i++) {
-        const char *context = maps->contexts->pdata[i];
-        if (!maps->clean_refused || !g_str_equal(context, ALLOCATION))
-            contexts[n++] = context;
-    }
-    return contexts;
-}
-
 /* The range [start, end) of the disk. */
 typedef struct {
     uint64_t start, end;
@@ -506,7 +453,7 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
             g_prefix_error(error, "%s: ", contexts[0]);
             return false;
         }
-        maps_add(maps, contexts[0], map);
+        fl_disk_maps_add(maps, contexts[0], map);
     }
     if (fl_export_info_has_context(info, ALLOCATION)) {
         FlMap *map = load_dirty_allocation(endpoint, info, maps, extents, wait, error);
@@ -514,7 +461,7 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
             g_prefix_error(error, ALLOCATION ": ");
             return false;
         }
-        maps_add(maps, ALLOCATION, map);
+        fl_disk_maps_add(maps, ALLOCATION, map);
         maps->clean_refused = true;
     }
     return true;
@@ -523,7 +470,7 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
 FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
                                  GError **error)
 {
-    g_autoptr(FlDiskMaps) maps = maps_new();
+    g_autoptr(FlDiskMaps) maps = fl_disk_maps_new();
     guint n = info->contexts->len;
     g_autofree const char **contexts = g_new0(const char *, n + 1);
     g_autofree FlMap **loaded = g_new0(FlMap *, n);
@@ -535,10 +482,10 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
         contexts[i] = info->contexts->pdata[i];
     if (n == 0 || info->size == 0) {
         for (guint i = 0; i < n; i++)
-            maps_add(maps, contexts[i], fl_map_new_uniform(0, 0));
+            fl_disk_maps_add(maps, contexts[i], fl_map_new_uniform(0, 0));
     } else if (load_together(endpoint, info, contexts, &extents, loaded, &refused, wait, &why)) {
         for (guint i = 0; i < n; i++)
-            maps_add(maps, contexts[i], loaded[i]);
+            fl_disk_maps_add(maps, contexts[i], loaded[i]);
     } else if (!refused) {
         g_propagate_prefixed_error(error, g_steal_pointer(&why), "block status: ");
         return NULL;
