@@ -145,6 +145,8 @@ FlConn *fl_conn_new(struct nbd_handle *nbd, const FlConnOps *ops, void *opaque)
     conn->last_sign = g_get_monotonic_time();
     conn->source = g_source_new(&conn_funcs, sizeof(ConnSource));
     ((ConnSource *)conn->source)->conn = conn;
+    /* Or GLib wakes its own poll twice for each dispatch, by taking the socket out and in again. */
+    g_source_set_can_recurse(conn->source, TRUE);
     conn->tag = g_source_add_unix_fd(conn->source, nbd_aio_get_fd(nbd), 0);
     g_source_attach(conn->source, NULL);
     return conn;

@@ -139,6 +139,8 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     session->source = g_source_new(&fuse_funcs, sizeof(FuseSource));
     ((FuseSource *)session->source)->session = session;
+    /* Nothing here runs the loop; without this GLib wakes its own poll twice for each dispatch. */
+    g_source_set_can_recurse(session->source, TRUE);
     ((FuseSource *)session->source)->tag = g_source_add_unix_fd(session->source, fd, G_IO_IN);
     g_source_attach(session->source, NULL);
     return g_steal_pointer(&session);

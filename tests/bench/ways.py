@@ -64,6 +64,8 @@ def nbdfuse(bench, server):
     process = subprocess.Popen(["nbdfuse", "--pidfile", pidfile, point + "/disk", server.uri],
                                preexec_fn=lib.die_with_us)
     bench.defer(process.wait)
+    # Once in a while it goes on after it was unmounted.
+    bench.defer(process.kill)
     bench.defer(subprocess.run, ["fusermount3", "-u", point])
     lib.wait_for_file(pidfile, process)
     return Way(point + "/disk", [process.pid, server.process.pid])
