@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "client.h"
 #include "config.h"
+#include "mount/metrics.h"
 #include "mount/session.h"
 #include "mount/status.h"
 #include "options.h"
@@ -67,6 +68,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     bool ok;
 
     fl_status_add(&status);
+    fl_metrics_add(&status);
     session = fl_session_new(sources->tree, &session_options, error);
     if (session == NULL || !write_pid(options->pidfile, error))
         return false;
@@ -179,8 +181,8 @@ int main(int argc, char **argv)
     g_set_prgname("fleecefs");
     options = fl_options_parse(argv, &error);
     fl_log_init(options == NULL || !(options->debug || options->verbose) ? G_LOG_LEVEL_MESSAGE
-                : options->debug                                       ? G_LOG_LEVEL_DEBUG
-                                                                       : G_LOG_LEVEL_INFO);
+                : options->debug                                         ? G_LOG_LEVEL_DEBUG
+                                                                         : G_LOG_LEVEL_INFO);
     if (options == NULL) {
         g_critical("%s", error->message);
         return fl_error_exit_status(error);

@@ -27,7 +27,8 @@ static const char *source_name(const FlSourceSpec *spec, const FlEndpoint *endpo
     return spec->name != NULL ? spec->name : fl_endpoint_label(endpoint);
 }
 
-/* The point in time of a server that does not tell one: now, in whole seconds, never in the future. */
+/* The point in time of a server that does not tell one: now, in whole seconds, never in the future.
+ */
 static struct timespec now_in_seconds(void)
 {
     return (struct timespec){.tv_sec = g_get_real_time() / G_USEC_PER_SEC};
@@ -145,6 +146,19 @@ FlBackupOptions fl_source_backup_options(const FlOptions *options, const FlSourc
     };
 }
 
+/* Whose scratch file it is. */
+typedef struct {
+    const FlBackup *backup;
+    const FlBackupDisk *disk;
+} Scratch;
+
+static void scratch_use(const void *opaque, uint64_t *used, uint64_t *limit)
+{
+    const Scratch *scratch = opaque;
+
+    fl_backup_scratch_use(scratch->backup, scratch->disk, used, limit);
+}
+
 static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup,
                                   const FlBackupDisk *disk)
 {
@@ -153,6 +167,8 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup
 
     origin->time = origin->ctime = fl_backup_time(backup);
     origin->snapshot = true;
+    origin->scratch_use = scratch_use;
+    origin->scratch = g_memdup2(&(Scratch){.backup = backup, .disk = disk}, sizeof(Scratch));
     origin->mode = g_strdup(disk->base != NULL ? "incremental" : "full");
     origin->reason = g_strdup(disk->reason);
     origin->restore_point = g_strdup(disk->restore_point);

@@ -31,8 +31,8 @@ void fl_bitmap_free(FlBitmap *bitmap);
 
 /* Where an export comes from. Strings may be NULL where a source has nothing to say. */
 typedef struct {
-    char *source;   /* the name that inodes are hashed with: stable from mount to mount */
-    char *folder;   /* name of the folder, before it is made safe */
+    char *source; /* the name that inodes are hashed with: stable from mount to mount */
+    char *folder; /* name of the folder, before it is made safe */
     struct timespec time, ctime; /* point in time, and the files' ctime */
     GPtrArray *bitmaps;          /* of FlBitmap: those known beforehand */
     GPtrArray *inconsistent;     /* of char *: bitmaps that are not served */
@@ -42,6 +42,9 @@ typedef struct {
     /* A snapshot that a commit keeps; the context of its increment, NULL for a full backup. */
     bool snapshot;
     char *increment;
+    /* Bytes that the scratch file of the snapshot takes and may take; NULL where there is none. */
+    void (*scratch_use)(const void *scratch, uint64_t *used, uint64_t *limit);
+    void *scratch; /* freed with g_free() */
 } FlOrigin;
 FlOrigin *fl_origin_new(const char *source, const char *folder);
 void fl_origin_free(FlOrigin *origin); /* NULL is fine */
@@ -63,7 +66,8 @@ const GPtrArray *fl_export_files(const FlExport *export);
 const char *fl_file_path(const FlFile *file);
 /* Whether the file is text about the daemon, newer than the snapshot: info.json. */
 bool fl_file_is_newer(const FlFile *file);
-/* The view, once the maps are loaded; NULL if it cannot be made (said in the log). Belongs to FILE. */
+/* The view, once the maps are loaded; NULL if it cannot be made (said in the log). Belongs to FILE.
+ */
 const FlView *fl_file_view(FlFile *file);
 /* What to read it from. The same conditions. */
 FlReadSource fl_file_source(FlFile *file);

@@ -68,6 +68,7 @@ void fl_origin_free(FlOrigin *origin)
     g_free(origin->restore_point);
     g_free(origin->base);
     g_free(origin->increment);
+    g_free(origin->scratch);
     g_free(origin);
 }
 

@@ -3,6 +3,7 @@
 
 #include "config.h"
 #include "export-private.h"
+#include "figures.h"
 #include "util/json.h"
 
 #include <dirent.h>
@@ -21,35 +22,57 @@ static gint64 count_entries(const char *path)
     return n;
 }
 
+/* Figures by their names; those that are not known are left out. */
+static void add_figures(JsonBuilder *json, FlExport *export)
+{
+    FlFigures figures;
+    const struct {
+        const char *name;
+        const uint64_t *value;
+    } table[] = {
+        {"data_bytes", &figures.data_bytes},
+        {"dirty_bytes", &figures.dirty_bytes},
+        {"wanted_bytes", &figures.wanted_bytes},
+        {"covered_bytes", &figures.covered_bytes},
+        {"scratch_used", &figures.scratch_used},
+        {"scratch_limit", &figures.scratch_limit},
+        {"open_files", &figures.open_files},
+        {"connections", &figures.connections},
+        {"requests_in_flight", &figures.in_flight},
+        {"requests_waiting", &figures.waiting},
+        {"requests", &figures.requests},
+        {"bytes_read", &figures.bytes_read},
+        {"errors", &figures.errors},
+        {"reconnects", &figures.reconnects},
+    };
+
+    fl_figures_collect(&figures, export);
+    for (guint i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (*table[i].value != FL_UNKNOWN)
+            fl_json_add_int(json, table[i].name, (gint64)*table[i].value);
+    }
+}
+
 static void add_export(JsonBuilder *json, FlExport *export)
 {
     FlDisk *disk = fl_export_disk(export);
-    const FlDiskStats *stats = fl_disk_stats(disk);
+    const FlOrigin *origin = fl_export_origin(export);
     const char *failure = fl_disk_failure(disk);
+    g_autofree char *time = fl_time_format(&origin->time);
 
     json_builder_begin_object(json);
-    fl_json_add_string(json, "name", fl_export_origin(export)->folder);
+    fl_json_add_string(json, "name", origin->folder);
     fl_json_add_string(json, "source", fl_disk_label(disk));
     fl_json_add_int(json, "size", (gint64)fl_disk_info(disk)->size);
     fl_json_add_string(json, "state", failure != NULL ? "failed" : "ok");
     fl_json_add_string(json, "failure", failure);
+    fl_json_add_string(json, "point_in_time", time);
+    fl_json_add_string(json, "mode", origin->mode);
+    fl_json_add_string(json, "restore_point", origin->restore_point);
+    fl_json_add_string(json, "base", origin->base);
     fl_json_add_bool(json, "maps_loaded", fl_disk_maps(disk) != NULL);
-    if (fl_export_origin(export)->snapshot && fl_disk_maps(disk) != NULL) {
-        uint64_t wanted, delivered;
-
-        fl_export_coverage(export, &wanted, &delivered);
-        fl_json_add_int(json, "wanted_bytes", (gint64)wanted);
-        fl_json_add_int(json, "covered_bytes", (gint64)delivered);
-    }
-    fl_json_add_int(json, "open_files", export->opened);
-    fl_json_add_int(json, "connections", stats->connections);
-    fl_json_add_bool(json, "connecting", stats->connecting);
-    fl_json_add_int(json, "requests_in_flight", stats->in_flight);
-    fl_json_add_int(json, "requests_waiting", stats->queued);
-    fl_json_add_int(json, "requests", (gint64)stats->requests);
-    fl_json_add_int(json, "bytes_read", (gint64)stats->bytes_read);
-    fl_json_add_int(json, "errors", (gint64)stats->errors);
-    fl_json_add_int(json, "reconnects", (gint64)stats->reconnects);
+    fl_json_add_bool(json, "connecting", fl_disk_stats(disk)->connecting);
+    add_figures(json, export);
     json_builder_end_object(json);
 }
 

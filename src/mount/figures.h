@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The figures of one disk that status.json and metrics tell. Private to mount/. */
+#pragma once
+
+#include "mount/export.h"
+
+/* A figure that does not apply, or that nobody can know before the maps are loaded. */
+#define FL_UNKNOWN UINT64_MAX
+
+typedef struct {
+    uint64_t size;
+    uint64_t up; /* 0: failed for good, else 1 */
+    uint64_t open_files;
+    uint64_t connections, in_flight, waiting;
+    uint64_t bytes_read, requests, errors, reconnects;
+    uint64_t data_bytes;                  /* of the whole disk */
+    uint64_t dirty_bytes;                 /* of the increment, or of the one bitmap there is */
+    uint64_t wanted_bytes, covered_bytes; /* of a snapshot: fl_export_coverage() */
+    uint64_t scratch_used, scratch_limit;
+} FlFigures;
+
+/* From the loop. */
+void fl_figures_collect(FlFigures *figures, FlExport *export);
