@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,8 +28,8 @@ static int wait_for(pid_t child, int fd)
 
 bool fl_background_start(FlBackground *background, int *status, GError **error)
 {
+    pid_t parent = getpid(), child;
     int fds[2];
-    pid_t child;
 
     *status = FL_ERROR_FAILED;
     if (!g_unix_open_pipe(fds, FD_CLOEXEC, error))
@@ -45,8 +47,11 @@ bool fl_background_start(FlBackground *background, int *status, GError **error)
         return false;
     }
     close(fds[0]);
-    setsid();
     background->notify = fds[1];
+    /* Until it is ready, who ends the first process, or presses Ctrl-C, means this one. */
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        raise(SIGTERM);
     return true;
 }
 
@@ -57,6 +62,8 @@ void fl_background_ready(FlBackground *background)
 
     if (background->notify < 0)
         return;
+    setsid();
+    prctl(PR_SET_PDEATHSIG, 0);
     null = open("/dev/null", O_RDWR | O_CLOEXEC);
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         dup2(null, fd);
