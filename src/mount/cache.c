@@ -171,8 +171,11 @@ static bool make_room(FlCache *cache, uint64_t length)
 bool fl_blocks_fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
 {
     FlBlock *block;
+    void *buf = NULL;
 
-    if (!make_room(blocks->cache, end - start))
+    if (make_room(blocks->cache, end - start))
+        buf = g_try_malloc(end - start);
+    if (buf == NULL)
         return false;
     block = g_new0(FlBlock, 1);
     block->blocks = blocks;
@@ -183,7 +186,7 @@ bool fl_blocks_fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
     block->listed = true;
     block->under_way = true;
     block->lru.data = block;
-    block->read.buf = g_malloc(end - start);
+    block->read.buf = buf;
     block->read.length = end - start;
     block->read.offset = start;
     block->read.ahead = true;

@@ -116,11 +116,14 @@ static void fetch_arrived(FlRead *read, errint_t result)
     part_arrived(((Fetch *)read)->owner, result);
 }
 
-static char *buffer_at(FileRead *file, size_t at)
+/* Sees that there is a buffer; without memory this one reply fails. */
+static bool has_buffer(FileRead *file)
 {
     if (file->buf == NULL)
-        file->buf = g_malloc(file->size);
-    return file->buf + at;
+        file->buf = g_try_malloc(file->size);
+    if (file->buf == NULL)
+        file->result = -ENOMEM;
+    return file->buf != NULL;
 }
 
 static void add_iov(FileRead *file, const void *data, size_t length)
@@ -159,10 +162,13 @@ static void add_block(FileRead *file, FlBlock *block, uint64_t disk_offset, size
 
 static void add_fetch(FileRead *file, size_t at, uint64_t disk_offset, size_t length)
 {
-    Fetch *fetch = g_new0(Fetch, 1);
+    Fetch *fetch;
 
+    if (!has_buffer(file))
+        return;
+    fetch = g_new0(Fetch, 1);
     fetch->owner = file;
-    fetch->read.buf = buffer_at(file, at);
+    fetch->read.buf = file->buf + at;
     fetch->read.length = length;
     fetch->read.offset = disk_offset;
     fetch->read.done = fetch_arrived;
@@ -240,8 +246,10 @@ void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint
             add_zeros(file, n);
             break;
         case FL_PIECE_MADE:
-            fl_view_make(view, buffer_at(file, at), n, piece.start);
-            add_iov(file, buffer_at(file, at), n);
+            if (!has_buffer(file))
+                break;
+            fl_view_make(view, file->buf + at, n, piece.start);
+            add_iov(file, file->buf + at, n);
             break;
         }
         at += n;
