@@ -7,6 +7,7 @@
 #include "util/json.h"
 
 #include <dirent.h>
+#include <stdio.h>
 #include <unistd.h>
 
 static gint64 count_entries(const char *path)
@@ -19,6 +20,29 @@ static gint64 count_entries(const char *path)
     while (readdir(dir) != NULL)
         n++;
     closedir(dir);
+    return n;
+}
+
+/* What the daemon takes of the machine's memory; -1 if that cannot be known. */
+static gint64 resident_bytes(void)
+{
+    g_autofree char *text = NULL;
+    gint64 pages;
+
+    /* proc(5): the second number is the resident set. */
+    if (!g_file_get_contents("/proc/self/statm", &text, NULL, NULL) ||
+        sscanf(text, "%*d %" G_GINT64_FORMAT, &pages) != 1)
+        return -1;
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* In all maps of an export: each takes 12 bytes. */
+static gint64 count_extents(const FlDiskMaps *maps)
+{
+    gint64 n = 0;
+
+    for (guint i = 0; i < maps->maps->len; i++)
+        n += (gint64)fl_map_count(maps->maps->pdata[i]);
     return n;
 }
 
@@ -72,6 +96,8 @@ static void add_export(JsonBuilder *json, FlExport *export)
     fl_json_add_string(json, "base", origin->base);
     fl_json_add_bool(json, "maps_loaded", fl_disk_maps(disk) != NULL);
     fl_json_add_bool(json, "connecting", fl_disk_stats(disk)->connecting);
+    if (fl_disk_maps(disk) != NULL)
+        fl_json_add_int(json, "extents", count_extents(fl_disk_maps(disk)));
     add_figures(json, export);
     json_builder_end_object(json);
 }
@@ -91,6 +117,7 @@ static GBytes *make_status(void *opaque)
     fl_json_add_int(json, "cache_bytes", (gint64)fl_cache_used(status->cache));
     fl_json_add_int(json, "cache_limit", (gint64)status->options->cache);
     fl_json_add_int(json, "file_descriptors", count_entries("/proc/self/fd"));
+    fl_json_add_int(json, "memory_bytes", resident_bytes());
     fl_json_add_int(json, "threads", count_entries("/proc/self/task"));
     json_builder_set_member_name(json, "exports");
     json_builder_begin_array(json);
