@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "disk/endpoint.h"
 
+#include "tls.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -167,6 +169,11 @@ static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured
     nbd_set_pread_initialize(nbd, false);
     /* PSK and certificate files are named by the user who runs us, not by a stranger. */
     nbd_set_uri_allow_local_file(nbd, true);
+    if (endpoint->uri != NULL && !fl_tls_check(nbd, endpoint->uri, error)) {
+        g_prefix_error(error, "cannot connect to %s: ", endpoint->label);
+        nbd_close(nbd);
+        return NULL;
+    }
 
     if (endpoint->uri != NULL) {
         r = nbd_aio_connect_uri(nbd, endpoint->uri);

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tls.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+static bool is_fixed(struct nbd_handle *nbd)
+{
+    unsigned major = 0, minor = 0, patch = 0;
+
+    if (sscanf(nbd_get_version(nbd), "%u.%u.%u", &major, &minor, &patch) != 3 || major < 1)
+        return false;
+    return major > 1 || minor > 20 || (minor == 20 && patch >= 3) || (minor == 18 && patch >= 5);
+}
+
+static bool has_authority(const char *folder)
+{
+    g_autofree char *file = g_build_filename(folder, "ca-cert.pem", NULL);
+
+    return g_file_test(file, G_FILE_TEST_IS_REGULAR);
+}
+
+/* Whether there are certificates where libnbd looks for them by itself. */
+static bool has_usual_authority(void)
+{
+    g_autofree char *first = g_build_filename(g_get_home_dir(), ".pki/libnbd", NULL);
+    g_autofree char *second = g_build_filename(g_get_home_dir(), ".config/pki/libnbd", NULL);
+
+    if (geteuid() == 0)
+        return has_authority("/etc/pki/libnbd");
+    return has_authority(first) || has_authority(second);
+}
+
+bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error)
+{
+    g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
+    g_autoptr(GHashTable) params = NULL;
+
+    if (!g_str_has_prefix(uri, "nbds") || is_fixed(nbd))
+        return true;
+    if (parsed == NULL)
+        return fl_fail(error, "the URI cannot be understood");
+    if (g_uri_get_query(parsed) != NULL)
+        params = g_uri_parse_params(g_uri_get_query(parsed), -1, "&", G_URI_PARAMS_NONE, NULL);
+    if (params != NULL && g_hash_table_contains(params, "tls-psk-file"))
+        return true;
+    if (!g_str_equal(g_uri_get_scheme(parsed), "nbds"))
+        return fl_fail(
+            error,
+            "libnbd %s verifies certificates over TCP only (CVE-2024-7383): update it, or "
+            "use tls-psk-file=FILE or nbds://HOST",
+            nbd_get_version(nbd));
+    if ((params != NULL && g_hash_table_contains(params, "tls-certificates")) ||
+        has_usual_authority())
+        return true;
+    return fl_fail(
+        error,
+        "libnbd %s does not verify certificates of the system's authorities "
+        "(CVE-2024-7383): update it, or use tls-certificates=FOLDER or tls-psk-file=FILE",
+        nbd_get_version(nbd));
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Whether a server's certificate will be verified. Private to disk/. */
+#pragma once
+
+#include "util/error.h"
+
+#include <libnbd.h>
+
+/*
+ * False with an error that names the way out if URI asks for TLS with certificates and NBD would
+ * not verify them: libnbd before 1.18.5 and 1.20.3 does so only where the server has a host name
+ * and the authority is in a folder of its own (CVE-2024-7383, libnbd-security(3)).
+ */
+bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error);
