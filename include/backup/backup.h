@@ -9,7 +9,8 @@
  *
  * Threads: begin, watch, commit, abort and free belong to one thread, or to several one after the
  * other, and block. From fl_backup_watch() until the next of these calls a thread of the session's
- * own talks to the VM. The accessors may be used by any thread between begin and free.
+ * own talks to the VM. The accessors may be used by any thread between begin and free. SIGPIPE must
+ * be ignored: libvirt writes to a libvirtd that has ended.
  */
 #pragma once
 

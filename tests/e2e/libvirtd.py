@@ -94,6 +94,7 @@ class Libvirtd:
             f.write('auth_unix_rw = "none"\n')
         os.close(os.open(f"{self.dir}/nothing", os.O_CREAT, 0o600))
         self.socket = f"{self.dir}/socket"
+        os.symlink(self.socket, f"{self.dir}/run/libvirt-sock")
         # It stays while libvirtd ends and starts again, as systemd's does.
         with socket.socket(socket.AF_UNIX) as listener, open(f"{self.dir}/out", "ab") as log:
             listener.bind(self.socket)
@@ -129,6 +130,10 @@ class Libvirtd:
     def virsh(self, *args, **kwargs):
         return lib.run("virsh", "--connect", self.uri(), *args, **kwargs).strip()
 
+    def run_inside(self, *argv):
+        """Runs a command for which this libvirtd is the system's, qemu:///system."""
+        return lib.run("nsenter", "--mount", "--target", lib.children(self.init.pid)[0], *argv)
+
 
 def shared():
     global _shared
@@ -146,12 +151,12 @@ class Domain(vm.Vm):
         self.libvirtd = shared()
         self.test, self.disks = test, {d.name: d for d in disks}
         Domain.count += 1
-        self.name = f"test {Domain.count} & <co>"
+        self.name = f"test {Domain.count}"
         self.transient = transient
         self.state = test.mkdir("state")
         self.scratch = test.mkdir("scratch")
-        for path in (test.dir, self.scratch):
-            os.chmod(path, 0o755)
+        os.chmod(test.dir, 0o755)
+        os.chmod(self.scratch, 0o1777)
         self.xml = test.path("domain.xml")
         with open(self.xml, "w") as f:
             f.write(self._xml(devices))
@@ -166,8 +171,7 @@ class Domain(vm.Vm):
                   <driver name='qemu' type='{d.format}' discard='unmap'/><source file='{d.image}'/>
                   <target dev='{d.name}' bus='virtio'/><alias name='ua-{d.name}'/></disk>"""
             for d in self.disks.values())
-        name = self.name.replace("&", "&amp;").replace("<", "&lt;")
-        return f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>
+        return f"""<domain type='qemu'><name>{self.name}</name><memory unit='MiB'>32</memory>
             <os><type arch='x86_64' machine='q35'>hvm</type></os>
             <devices><emulator>{shutil.which(vm.QEMU)}</emulator>{disks}{devices}
             <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>

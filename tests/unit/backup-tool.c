@@ -12,6 +12,7 @@
 
 #include "qemu/qmp.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -132,6 +133,7 @@ int main(int argc, char **argv)
     FlBackupOptions options;
     GError *error = NULL;
 
+    signal(SIGPIPE, SIG_IGN);
     g_option_context_add_main_entries(context, entries, NULL);
     if (!g_option_context_parse(context, &argc, &argv, &error))
         return fail(error);
