@@ -159,6 +159,32 @@ static void scratch_use(const void *opaque, uint64_t *used, uint64_t *limit)
     fl_backup_scratch_use(scratch->backup, scratch->disk, used, limit);
 }
 
+/* Whether the image of a VM that is shut off has BITMAP whole; the exports of one that runs have.
+ */
+static bool has_bitmap(const FlImageInfo *image, const FlBackupBitmap *bitmap)
+{
+    for (guint i = 0; image != NULL && i < image->bitmaps->len; i++) {
+        const FlBitmapInfo *info = image->bitmaps->pdata[i];
+        g_autofree char *context = g_strconcat("qemu:dirty-bitmap:", info->name, NULL);
+
+        if (g_str_equal(bitmap->context, context) && !info->inconsistent)
+            return true;
+    }
+    return image == NULL;
+}
+
+static void make_full(FlOrigin *origin)
+{
+    g_free(origin->mode);
+    origin->mode = g_strdup("full");
+    g_free(origin->reason);
+    origin->reason =
+        g_strdup_printf("restore point %s is missing in the image or inconsistent: the "
+                        "VM did not end cleanly, or the image was replaced",
+                        origin->base);
+    g_clear_pointer(&origin->base, g_free);
+}
+
 static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup,
                                   const FlBackupDisk *disk)
 {
@@ -175,6 +201,10 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup
     origin->base = g_strdup(disk->base);
     for (guint i = 0; i < disk->bitmaps->len; i++) {
         const FlBackupBitmap *bitmap = disk->bitmaps->pdata[i];
+        if (!has_bitmap(opening->image, bitmap)) {
+            make_full(origin);
+            continue;
+        }
         g_ptr_array_add(origin->bitmaps,
                         fl_bitmap_new(bitmap->context, bitmap->name, bitmap->granularity));
         if (i == 0 && disk->base != NULL)
@@ -196,6 +226,7 @@ static GPtrArray *find_disk(Opening *opening, const FlBackupDisk *disk, GError *
     if (server == NULL)
         return NULL;
     g_ptr_array_add(sources->servers, server);
+    opening->image = fl_server_image(server);
     fl_endpoint_unref(opening->endpoint);
     opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text);
     return fl_endpoint_exports(opening->endpoint, &wait, error);
@@ -206,17 +237,19 @@ static bool add_snapshot_disk(Opening *opening, const FlBackup *backup, const Fl
 {
     FlSources *sources = opening->sources;
     g_autoptr(GPtrArray) found = find_disk(opening, disk, error);
+    FlOrigin *origin;
     FlExport *export;
 
     if (found == NULL)
         return false;
-    export = add_export(opening, g_ptr_array_steal_index(found, 0),
-                        make_disk_origin(opening, backup, disk), &sources->snapshot_disk, error);
+    origin = make_disk_origin(opening, backup, disk);
+    if (origin->reason != NULL)
+        g_message("disk %s: a full backup, because %s", disk->name, origin->reason);
+    export = add_export(opening, g_ptr_array_steal_index(found, 0), origin, &sources->snapshot_disk,
+                        error);
     if (export == NULL)
         return false;
     fl_snapshots_add_disk(sources->snapshots, disk, export);
-    if (disk->reason != NULL)
-        g_message("disk %s: a full backup, because %s", disk->name, disk->reason);
     return true;
 }
 
@@ -230,8 +263,7 @@ static bool open_snapshot(Opening *opening, GError **error)
     if (backup == NULL)
         return false;
     if (fl_backup_socket(backup) >= 0)
-        opening->endpoint =
-            fl_endpoint_new_socket(fl_backup_socket(backup), opening->spec->text);
+        opening->endpoint = fl_endpoint_new_socket(fl_backup_socket(backup), opening->spec->text);
     else if (options.nbd != NULL)
         opening->endpoint = fl_endpoint_new_uri(options.nbd);
     notes = fl_backup_notes(backup);
@@ -280,7 +312,8 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
             return false;
     } else if (is_nbd_uri(spec->text)) {
         opening.endpoint = fl_endpoint_new_uri(spec->text);
-    } else if (!start_server(&opening, fl_server_new_image(spec->text, sources->options->format, error))) {
+    } else if (!start_server(&opening,
+                             fl_server_new_image(spec->text, sources->options->format, error))) {
         return false;
     }
     if (several)
