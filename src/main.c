@@ -7,6 +7,7 @@
 #include "options.h"
 #include "source.h"
 #include "util/background.h"
+#include "util/fence.h"
 #include "util/log.h"
 
 #include <glib-unix.h>
@@ -78,6 +79,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
     fl_snapshots_start(sources->snapshots, quit, session);
+    fl_fence();
     fl_session_run(session, on_ready, background);
     /* Whoever still waits for a read is answered before the session goes; and a second signal must
      * not keep a snapshot from being aborted. */

@@ -39,6 +39,7 @@ struct FlProcess {
 typedef struct {
     pid_t parent;
     int death_signal;
+    bool no_new_privs;
     unsigned alarm_seconds; /* 0: none */
     char *listen_pid;       /* where its pid goes in its environment; NULL: nowhere */
 } ChildSetup;
@@ -68,6 +69,8 @@ static void set_up_child(void *opaque)
 
     setsid();
     prctl(PR_SET_PDEATHSIG, setup->death_signal);
+    if (setup->no_new_privs)
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     /* We may have died before the kernel was asked to tell. */
     if (getppid() != setup->parent)
         _exit(127);
@@ -180,7 +183,8 @@ static FlProcess *watch_process(const char *program, GPid pid, int output, GErro
 
 FlProcess *fl_process_start(const FlProcessSpec *spec, GError **error)
 {
-    ChildSetup setup = {.parent = getpid(), .death_signal = spec->death_signal};
+    ChildSetup setup = {
+        .parent = getpid(), .death_signal = spec->death_signal, .no_new_privs = spec->no_new_privs};
     g_auto(GStrv) environment =
         make_environment(spec->activation ? spec->n_fds : 0, &setup.listen_pid);
     g_autofree int *targets = g_new(int, spec->n_fds);

@@ -19,8 +19,9 @@ typedef struct {
     const char *const *argv; /* NULL-terminated; argv[0] is looked up in PATH */
     const int *fds;          /* become descriptors 3, 4, ... ; stay the caller's */
     size_t n_fds;
-    bool activation;  /* announce them by LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)) */
-    int death_signal; /* sent when we die */
+    bool activation;   /* announce them by LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)) */
+    int death_signal;  /* sent when we die */
+    bool no_new_privs; /* it never gets more rights than we have, whatever it runs */
 } FlProcessSpec;
 
 typedef struct FlProcess FlProcess;

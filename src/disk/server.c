@@ -100,7 +100,9 @@ static FlServer *start_server(const char *const *argv, int extra_fd, bool activa
                           .fds = fds,
                           .n_fds = extra_fd >= 0 ? 2 : 1,
                           .activation = activation,
-                          .death_signal = death_signal};
+                          .death_signal = death_signal,
+                          /* A command is the user's own, who may have written sudo. */
+                          .no_new_privs = !activation};
 
     server->socket = -1;
     fds[0] = listen_privately(&server->socket, error);

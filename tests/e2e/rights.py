@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Who may see a mount, what the daemon may do, and that nobody has to be root."""
+import errno
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+
+import disks
+import lib
+
+CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "KILL": 5,
+                "SYS_ADMIN": 21}
+
+
+def status_of(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+class Rights(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.image = disks.create(os.path.join(self.dir, "vm.qcow2"), size="4M", bitmaps=["b"])
+
+    def as_nobody(self, *argv):
+        """Runs a command as a user without rights."""
+        return lib.attempt("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *argv)
+
+    def need_root(self):
+        lib.require("setpriv")
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to be somebody else")
+        os.chmod(self.dir, 0o755)
+
+    def test_only_the_owner(self):
+        self.need_root()
+        with self.mount(self.image) as mount:
+            self.assertNotEqual(self.as_nobody("ls", mount.point).returncode, 0)
+            self.assertNotEqual(self.as_nobody("cat", mount / "vm/info.json").returncode, 0)
+        with self.mount(self.image, options=["-o", "allow_other"]) as mount:
+            self.assertEqual(self.as_nobody("cat", mount / "vm/info.json").returncode, 0)
+            for name in ("x", "vm/x"):
+                self.assertNotEqual(self.as_nobody("touch", mount / name).returncode, 0)
+
+    def test_what_the_kernel_is_told(self):
+        with self.mount(self.image) as mount:
+            with open("/proc/self/mounts") as f:
+                options = next(line.split()[3].split(",") for line in f if mount.point in line)
+            for option in ("ro", "nosuid", "nodev", "noexec", "default_permissions"):
+                self.assertIn(option, options)
+            self.assertNotIn("allow_other", options)
+            self.assertEqual(stat.S_IMODE(os.stat(mount / "vm/disk.raw").st_mode), 0o444)
+            self.assert_errno(errno.EROFS, open, mount / "vm/disk.raw", "r+b")
+
+    def test_the_daemon_gives_up_rights(self):
+        with self.mount(self.image) as mount:
+            status = status_of(mount.pid)
+            kept = sum(1 << bit for bit in CAPABILITIES.values())
+            self.assertEqual(int(status["CapPrm"], 16) & ~kept, 0)
+            self.assertEqual(int(status["CapEff"], 16) & ~kept, 0)
+            if os.geteuid() == 0:
+                self.assertEqual(status["NoNewPrivs"], "1")
+            # It goes on and comes to its end all the same: also connections are opened later.
+            self.assertEqual(mount.read("vm/disk.raw", "rb"), bytes(4 * lib.MIB))
+            for pid in set(mount.processes) - {mount.pid}:
+                self.assertEqual(status_of(pid)["NoNewPrivs"], "1")
+                # Nobody but us can connect: it listens where there is no name.
+                with open(f"/proc/{pid}/net/unix") as f:
+                    names = [line.split()[-1] for line in f if mount.scratch in line]
+                self.assertEqual([n for n in names if os.path.exists(n)], [])
+            os.kill(mount.pid, signal.SIGTERM)
+            mount.check_gone()
+
+    def test_an_unprivileged_user(self):
+        """All of it, from an image file to the unmount, with no more than fusermount3."""
+        self.need_root()
+        if not os.stat(shutil.which("fusermount3")).st_mode & stat.S_ISUID or \
+                not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
+            self.skipTest("fusermount3 or /dev/fuse are for root alone here")
+        home = self.mkdir("home")
+        nobody = pwd.getpwnam("nobody")
+        point, pidfile, image = f"{home}/mnt", f"{home}/pid", f"{home}/vm.qcow2"
+        os.mkdir(point)
+        shutil.copy(self.image, image)
+        for path in (home, point, image):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        # The program may be where only root gets to.
+        program = self.path("fleecefs")
+        shutil.copy(lib.FLEECEFS[0], program)
+        for end in ("fusermount3", "SIGTERM"):
+            with self.subTest(end):
+                self.defer(subprocess.run, ["umount", "-l", point],)
+                done = self.as_nobody("env", f"TMPDIR={home}", f"XDG_RUNTIME_DIR={home}", program,
+                                      "-P", pidfile, image, point)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                with open(pidfile) as f:
+                    pid = int(f.read())
+                pidfd = os.pidfd_open(pid)
+                self.defer(os.close, pidfd)
+                self.assertEqual(int(status_of(pid)["CapPrm"], 16), 0)
+                read = self.as_nobody("cmp", "-n", 4 * lib.MIB, f"{point}/vm/disk.raw", "/dev/zero")
+                self.assertEqual(read.returncode, 0, read.stderr)
+                if end == "fusermount3":
+                    self.assertEqual(self.as_nobody("fusermount3", "-u", point).returncode, 0)
+                else:
+                    os.kill(pid, signal.SIGTERM)
+                lib.wait_gone(pidfd, "fleecefs")
+                self.assertFalse(lib.is_mounted(point))
+                self.assertFalse(os.path.exists(pidfile))
+
+
+if __name__ == "__main__":
+    lib.main()
