@@ -86,7 +86,13 @@ def die_with_us():
 def wait_gone(pidfd, what, timeout=PATIENCE):
     """Waits for the process behind PIDFD (from os.pidfd_open) to end."""
     if not select.select([pidfd], [], [], timeout)[0]:
-        raise AssertionError(f"{what} has not ended after {timeout} seconds")
+        with open(f"/proc/self/fdinfo/{pidfd}") as f:
+            pid = next(line.split()[1] for line in f if line.startswith("Pid:"))
+        where = []
+        for name in ("cmdline", "wchan", "stack"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}") as f:
+                where.append(f.read().replace("\0", " "))
+        raise AssertionError("\n".join([f"{what} has not ended after {timeout} seconds:", *where]))
 
 
 def wait_for_file(path, process, timeout=PATIENCE):
