@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -29,8 +31,11 @@ struct FlSession {
 
 /* Requests taken in one turn of the loop, before connections have to be seen to. */
 #define REQUESTS_MAX 16
-/* As much as one request may carry. */
-#define KERNEL_READAHEAD_KIB 1024
+/* How long to look before sleeping, in microseconds; given up after so many times in vain. */
+#define EAGER_USEC   50
+#define EAGER_CREDIT 4
+/* Two of the largest requests: one on its way while the other is copied. */
+#define KERNEL_READAHEAD_KIB 2048
 
 static gboolean fuse_check(GSource *source)
 {
@@ -90,6 +95,34 @@ static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer da
     return G_SOURCE_CONTINUE;
 }
 
+/*
+ * Looks for a while before it sleeps, if what it waited for came soon the last times: to be woken
+ * costs a virtual machine more than most of what is done here, and a reader that seeks and reads by
+ * turns waits for it each time. GLib hands its poll function no pointer, hence the static: a hint
+ * that belongs to the thread of the loop.
+ */
+static gint poll_eagerly(GPollFD *fds, guint n, gint timeout)
+{
+    static _Thread_local unsigned credit;
+    gint64 start = g_get_monotonic_time();
+    int r = poll((struct pollfd *)fds, n, 0);
+
+    if (r != 0 || timeout == 0)
+        return r;
+    while (credit > 0 && g_get_monotonic_time() - start < EAGER_USEC) {
+        sched_yield();
+        r = poll((struct pollfd *)fds, n, 0);
+        if (r != 0)
+            return r;
+    }
+    r = poll((struct pollfd *)fds, n, timeout);
+    if (g_get_monotonic_time() - start < 2 * EAGER_USEC)
+        credit = EAGER_CREDIT;
+    else if (credit > 0)
+        credit--;
+    return r;
+}
+
 static GSourceFuncs fuse_funcs = {.check = fuse_check, .dispatch = fuse_dispatch};
 
 /* libfuse parses its options from an argument vector. */
@@ -143,6 +176,7 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
     g_source_set_can_recurse(session->source, TRUE);
     ((FuseSource *)session->source)->tag = g_source_add_unix_fd(session->source, fd, G_IO_IN);
     g_source_attach(session->source, NULL);
+    g_main_context_set_poll_func(NULL, poll_eagerly);
     return g_steal_pointer(&session);
 }
 
