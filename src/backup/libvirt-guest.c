@@ -50,7 +50,8 @@ static bool freeze(FlLibvirtSession *session, GError **error)
     unsigned nanoseconds;
 
     if (virDomainGetTime(session->domain, &seconds, &nanoseconds, 0) < 0) {
-        fl_libvirt_fail(error, "the guest's agent does not answer");
+        fl_libvirt_fail(error,
+                        "the guest's agent does not answer (-o agent_optional goes on without)");
         fl_journal_write_thawed(session->journal, NULL); /* only spares a thaw */
         return false;
     }

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* libvirt's XML, and what is made of what it says. */
+#include "backup/libvirt-session.h"
+
+#include <string.h>
+
+static const char domain_xml[] =
+    "<domain type='qemu' id='1'><name>a &amp; b</name><devices>"
+    "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+    "<source file='/images/a &amp; b.qcow2' index='5'/><backingStore type='file'>"
+    "<format type='raw'/><source file='/images/base'/></backingStore>"
+    "<target dev='vda' bus='virtio'/></disk>"
+    "<disk type='block'><driver type='raw' iothread='1'/><source dev='/dev/vg/b'/>"
+    "<target dev='vdb' bus='virtio'/></disk>"
+    "<disk type='network' device='disk'><driver type='qcow2'/><source protocol='rbd' name='x'/>"
+    "<target dev='vdc' bus='scsi'/></disk>"
+    "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>"
+    "<disk type='file' device='disk'><driver type='raw'/><source file='/r'/>"
+    "<target dev='sdb' bus='sata'/><readonly/></disk>"
+    "<disk type='file' device='disk'/>"
+    "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' "
+    "state='connected'/></channel>"
+    "</devices><seclabel type='dynamic' model='selinux'><label>u:r:svirt_t:s0:c1</label></seclabel>"
+    "<seclabel type='dynamic' model='dac'><label>+64055:+107</label></seclabel></domain>";
+
+static const FlDomainDisk *domain_disk(const FlDomain *domain, guint i)
+{
+    return g_ptr_array_index(domain->disks, i);
+}
+
+static void test_domain(void)
+{
+    g_autoptr(FlDomain) domain = fl_domain_parse(domain_xml, NULL);
+
+    g_assert_cmpuint(domain->disks->len, ==, 5);
+    g_assert_true(domain->agent);
+    g_assert_cmpint(domain->user, ==, 64055);
+    g_assert_cmpint(domain->group, ==, 107);
+    g_assert_cmpstr(domain_disk(domain, 0)->target, ==, "vda");
+    g_assert_cmpstr(domain_disk(domain, 0)->format, ==, "qcow2");
+    g_assert_cmpstr(domain_disk(domain, 0)->path, ==, "/images/a & b.qcow2");
+    g_assert_false(domain_disk(domain, 0)->iothread);
+    g_assert_cmpstr(domain_disk(domain, 1)->path, ==, "/dev/vg/b");
+    g_assert_true(domain_disk(domain, 1)->iothread);
+    g_assert_null(domain_disk(domain, 2)->path);
+    g_assert_false(domain_disk(domain, 2)->empty);
+    g_assert_cmpstr(domain_disk(domain, 3)->device, ==, "cdrom");
+    g_assert_true(domain_disk(domain, 3)->empty);
+    g_assert_true(domain_disk(domain, 4)->read_only);
+}
+
+static void test_bad_xml(void)
+{
+    static const char *const bad[] = {"", "<domain>", "<domain><a></domain>", "<domain a=&x;/>",
+                                      "text"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autoptr(GError) error = NULL;
+        g_assert_null(fl_domain_parse(bad[i], &error));
+        g_assert_error(error, FL_ERROR, FL_ERROR_FAILED);
+        g_assert_null(fl_checkpoint_parse(bad[i], NULL));
+        g_assert_null(fl_domain_backup_parse(bad[i], NULL));
+    }
+    g_assert_null(fl_checkpoint_parse("<domaincheckpoint/>", NULL));
+}
+
+/* What is written reads back as what it was, whatever is in it. */
+static void test_escapes(void)
+{
+    static const char evil[] = "/s'/><x a=\"&<]]>";
+    const FlDomainPart parts[] = {
+        {.target = "vda",
+         .checkpoint = "c'\"<&",
+         .export_name = "e'/><disk",
+         .bitmap = "b&<'",
+         .point = true,
+         .size = 4096},
+        {.target = "vdb"},
+    };
+    g_autofree char *xml = fl_domain_backup_xml(parts, 2, evil, evil);
+    g_autofree char *point = fl_checkpoint_xml(parts, 2, "fleecefs.last.1");
+    g_autofree char *file = g_strconcat(evil, "/vda", NULL);
+    g_autoptr(FlDomainBackup) backup = fl_domain_backup_parse(xml, NULL);
+    g_autoptr(FlCheckpoint) checkpoint = fl_checkpoint_parse(point, NULL);
+    const FlDomainExport *export;
+
+    g_assert_cmpstr(backup->mode, ==, "pull");
+    g_assert_cmpstr(backup->socket, ==, evil);
+    g_assert_cmpstr(backup->file, ==, file);
+    g_assert_cmpuint(backup->disks->len, ==, 1);
+    export = g_ptr_array_index(backup->disks, 0);
+    g_assert_cmpstr(export->export_name, ==, parts[0].export_name);
+    g_assert_cmpstr(export->bitmap, ==, parts[0].bitmap);
+
+    g_assert_true(checkpoint->ours && checkpoint->pending);
+    g_assert_cmpuint(g_hash_table_size(checkpoint->disks), ==, 1);
+    g_assert_cmpuint(*(uint64_t *)g_hash_table_lookup(checkpoint->disks, "vda"), ==, 4096);
+}
+
+static FlCheckpoint *make_point(const char *name, const char *description)
+{
+    g_autofree char *xml = g_markup_printf_escaped(
+        "<domaincheckpoint><name>%s</name><description>%s</description><disks>"
+        "<disk name='vda' checkpoint='bitmap' bitmap='%s'/><disk name='vdb' checkpoint='no'/>"
+        "</disks><domain><name>n</name><description>fleecefs pending</description></domain>"
+        "</domaincheckpoint>",
+        name, description, name);
+
+    return fl_checkpoint_parse(xml, NULL);
+}
+
+static void test_confirm(void)
+{
+    const FlDomainPart part = {.target = "vda", .point = true, .size = 512};
+    g_autofree char *pending = fl_checkpoint_xml(&part, 1, "fleecefs.last.1");
+    g_autofree char *confirmed = fl_checkpoint_confirm_xml(pending, NULL);
+    g_autoptr(FlCheckpoint) checkpoint = fl_checkpoint_parse(confirmed, NULL);
+    g_autoptr(FlCheckpoint) other = make_point("virtnbdbackup.0", "");
+    g_autoptr(FlCheckpoint) alike = make_point("virtnbdbackup.1", "fleecefs pending");
+
+    g_assert_true(checkpoint->ours && !checkpoint->pending);
+    g_assert_cmpuint(*(uint64_t *)g_hash_table_lookup(checkpoint->disks, "vda"), ==, 512);
+    g_assert_null(fl_checkpoint_confirm_xml(confirmed, NULL));
+    /* What is not ours by name and description is never touched. */
+    g_assert_false(other->ours || other->pending || alike->ours || alike->pending);
+}
+
+typedef struct {
+    FlDomain *domain;
+    GPtrArray *checkpoints, *notes;
+    FlBackupOptions options;
+} Plan;
+
+static void plan_init(Plan *plan)
+{
+    plan->domain = fl_domain_parse(domain_xml, NULL);
+    for (guint i = 0; i < plan->domain->disks->len; i++)
+        ((FlDomainDisk *)domain_disk(plan->domain, i))->size = 4096;
+    plan->checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
+    plan->notes = g_ptr_array_new_with_free_func(g_free);
+    plan->options = (FlBackupOptions){.source = "libvirt:x"};
+}
+
+static void plan_clear(Plan *plan)
+{
+    fl_domain_free(plan->domain);
+    g_ptr_array_unref(plan->checkpoints);
+    g_ptr_array_unref(plan->notes);
+}
+
+static GPtrArray *make_plan(Plan *plan, bool running, GError **error)
+{
+    return fl_libvirt_plan(plan->domain, plan->checkpoints, running, false, &plan->options,
+                           plan->notes, error);
+}
+
+static void check_disk(const GPtrArray *plan, guint i, const char *name, const char *checkpoint,
+                       const char *reason)
+{
+    const FlLibvirtDisk *disk = g_ptr_array_index(plan, i);
+
+    g_assert_cmpstr(disk->disk.name, ==, name);
+    g_assert_cmpstr(disk->checkpoint, ==, checkpoint);
+    g_assert_true((reason == NULL) == (disk->disk.reason == NULL));
+    if (reason != NULL)
+        g_assert_nonnull(strstr(disk->disk.reason, reason));
+    g_assert_cmpuint(disk->disk.bitmaps->len, ==, checkpoint != NULL);
+}
+
+static void test_plan(void)
+{
+    Plan plan;
+    g_autoptr(GPtrArray) first = NULL;
+    g_autoptr(GPtrArray) second = NULL;
+    g_autoptr(GPtrArray) off = NULL;
+
+    plan_init(&plan);
+    first = make_plan(&plan, true, NULL);
+    g_assert_cmpuint(first->len, ==, 3);
+    check_disk(first, 0, "vda", NULL, "no restore point of series 'last'");
+    check_disk(first, 1, "vdb", NULL, "format raw");
+    g_assert_cmpstr(g_ptr_array_index(plan.notes, 0), ==, "left out: sda (cdrom), sdb (read-only)");
+
+    /* Neither a pending one, nor one of another series or tool, is a base. */
+    g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.1", "fleecefs committed vda=4096"));
+    g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.2", "fleecefs committed vda=4096"));
+    g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.3", "fleecefs pending vda=4096"));
+    g_ptr_array_add(plan.checkpoints, make_point("fleecefs.week.4", "fleecefs committed vda=4096"));
+    g_ptr_array_add(plan.checkpoints, make_point("other", "fleecefs committed vda=4096"));
+    second = make_plan(&plan, true, NULL);
+    check_disk(second, 0, "vda", "fleecefs.last.2", NULL);
+    check_disk(second, 2, "vdc", NULL, "not in checkpoint");
+
+    off = make_plan(&plan, false, NULL);
+    g_assert_cmpuint(off->len, ==, 2);
+    check_disk(off, 0, "vda", "fleecefs.last.2", NULL);
+    g_assert_cmpstr(((FlLibvirtDisk *)g_ptr_array_index(off, 0))->disk.image, ==,
+                    "/images/a & b.qcow2");
+    plan_clear(&plan);
+}
+
+static void test_plan_options(void)
+{
+    static const char *const none[] = {"sda", NULL};
+    Plan plan;
+    g_autoptr(GPtrArray) since = NULL;
+    g_autoptr(GPtrArray) resized = NULL;
+    g_autoptr(GError) error = NULL;
+
+    plan_init(&plan);
+    g_ptr_array_add(plan.checkpoints, make_point("other", ""));
+    g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.1", "fleecefs committed vda=512"));
+    resized = make_plan(&plan, true, NULL);
+    check_disk(resized, 0, "vda", NULL, "size changed");
+    plan.options.since = "other";
+    since = make_plan(&plan, true, NULL);
+    check_disk(since, 0, "vda", "other", NULL);
+    plan.options.since = "missing";
+    g_assert_null(make_plan(&plan, true, &error));
+    g_assert_nonnull(strstr(error->message, "there are: other, fleecefs.last.1"));
+    g_clear_error(&error);
+
+    plan.options.since = NULL;
+    plan.options.disks = none;
+    g_assert_null(make_plan(&plan, true, &error));
+    g_assert_nonnull(strstr(error->message, "it is cdrom"));
+    g_clear_error(&error);
+
+    /* vdb runs in an iothread. */
+    plan.options.disks = NULL;
+    g_assert_null(fl_libvirt_plan(plan.domain, plan.checkpoints, true, true, &plan.options,
+                                  plan.notes, &error));
+    g_assert_nonnull(strstr(error->message, "disk vdb runs in an iothread"));
+    plan_clear(&plan);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/libvirt/domain", test_domain);
+    g_test_add_func("/libvirt/bad-xml", test_bad_xml);
+    g_test_add_func("/libvirt/escapes", test_escapes);
+    g_test_add_func("/libvirt/confirm", test_confirm);
+    g_test_add_func("/libvirt/plan", test_plan);
+    g_test_add_func("/libvirt/plan-options", test_plan_options);
+    return g_test_run();
+}
