@@ -21,7 +21,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDiskMaps, fl_disk_maps_unref)
 FlMap *fl_disk_maps_find(const FlDiskMaps *maps, const char *context);
 
 /* What fl_block_status_verify() needs negotiated, NULL-terminated: the contexts that can be asked
- * for anywhere. To be freed with g_free(); the strings belong to MAPS. */
+ * for anywhere and stay as they are. Not the allocation depth: where data lies changes with every
+ * write to a disk that is fleeced. To be freed with g_free(); the strings belong to MAPS. */
 const char **fl_disk_maps_contexts(const FlDiskMaps *maps);
 
 /* For who loads them: an empty set; and one map more, which is taken over. */

@@ -496,17 +496,27 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     return g_steal_pointer(&maps);
 }
 
-/* Whether PART, a map of the disk from START on, says what MAP says there. */
-static bool agrees(const FlMap *map, const FlMap *part, uint64_t start)
+/*
+ * Whether one map of a disk may say NOW where it said KNOWN before. What a fleecing server copies
+ * before it is written is data from then on, in whole clusters, also where it was a hole.
+ */
+static bool is_type_kept(bool allocation, uint32_t known, uint32_t now)
 {
-    size_t index = fl_map_find(map, start);
+    return known == now || (allocation && (now & FL_ALLOC_ZERO & ~known) == 0);
+}
 
-    for (size_t i = 0; i < fl_map_count(part); i++, index++) {
-        FlExtent known = fl_map_get(map, index), now = fl_map_get(part, i);
-        uint64_t end = start + fl_map_size(part);
+/* Whether PART, a map of the disk from START on, says what MAP says there. */
+static bool agrees(const FlMap *map, const FlMap *part, uint64_t start, bool allocation)
+{
+    for (size_t i = 0; i < fl_map_count(part); i++) {
+        FlExtent now = fl_map_get(part, i), known;
+        size_t index = fl_map_find(map, start + now.start);
 
-        if (known.type != now.type || MIN(known.end, end) != start + now.end)
-            return false;
+        do {
+            known = fl_map_get(map, index++);
+            if (!is_type_kept(allocation, known.type, now.type))
+                return false;
+        } while (known.end < start + now.end);
     }
     return true;
 }
@@ -545,7 +555,8 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
     }
     for (guint i = 0; i < SAMPLES * n; i++) {
         g_autoptr(FlMap) part = fl_map_builder_finish(builders[i]);
-        if (!agrees(known[i % n], part, ranges[i / n].start))
+        if (!agrees(known[i % n], part, ranges[i / n].start,
+                    g_str_equal(contexts[i % n], ALLOCATION)))
             changed = contexts[i % n];
     }
     g_free(builders);

@@ -2,6 +2,7 @@
 #include "disk/maps.h"
 
 #define ALLOCATION "base:allocation"
+#define DEPTH      "qemu:allocation-depth"
 
 FlDiskMaps *fl_disk_maps_ref(FlDiskMaps *maps)
 {
@@ -50,8 +51,10 @@ const char **fl_disk_maps_contexts(const FlDiskMaps *maps)
 
     for (guint i = 0; i < maps->contexts->len; i++) {
         const char *context = maps->contexts->pdata[i];
-        if (!maps->clean_refused || !g_str_equal(context, ALLOCATION))
-            contexts[n++] = context;
+        if (g_str_equal(context, DEPTH) ||
+            (maps->clean_refused && g_str_equal(context, ALLOCATION)))
+            continue;
+        contexts[n++] = context;
     }
     return contexts;
 }
