@@ -14,8 +14,8 @@
 #include "disk/endpoint.h"
 #include "disk/maps.h"
 
-/* In all maps of an export together: they take 144 MiB. */
-#define FL_EXTENTS_MAX (12u << 20)
+/* In all maps of an export together: they take 132 MiB. */
+#define FL_EXTENTS_MAX (11u << 20)
 
 /* Loads the maps of all contexts of INFO from an export that is INFO->size bytes long. */
 FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
