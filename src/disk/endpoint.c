@@ -63,7 +63,8 @@ static char *label_of_uri(const char *uri)
 static char *with_absolute_paths(const char *uri)
 {
     g_autoptr(GRegex) relative = g_regex_new(
-        "(?<=[?&]socket=|[?&]tls-certificates=|[?&]tls-psk-file=)(?=[^/%&])", 0, 0, NULL);
+        "(?<=[?&]socket=|[?&]tls-certificates=|[?&]tls-psk-file=)(?=[^/%&])", G_REGEX_RAW, 0,
+        NULL);
     g_autofree char *folder = g_get_current_dir();
     g_autofree char *escaped = g_uri_escape_bytes((const guint8 *)folder, strlen(folder), "/");
     g_autofree char *prefix = g_strconcat(escaped, "/", NULL);
