@@ -455,7 +455,8 @@ static bool take_arguments(FlOptions *options, char **args, GPtrArray *servers, 
     for (guint i = 0; i + has_mountpoint < n; i++) {
         bool bracket = g_str_equal(args[i], "[") || g_str_has_suffix(args[i], "=[");
         add_source(options, args[i],
-                   bracket && server < servers->len ? servers->pdata[server++] : NULL);
+                   bracket && server < servers->len ? g_steal_pointer(&servers->pdata[server++])
+                                                    : NULL);
     }
     g_clear_pointer(&options->mountpoint, g_free);
     if (has_mountpoint)
@@ -468,7 +469,7 @@ FlOptions *fl_options_parse(char **argv, GError **error)
     g_autoptr(FlOptions) options = g_new0(FlOptions, 1);
     g_autoptr(GArray) entries = g_array_new(TRUE, TRUE, sizeof(GOptionEntry));
     g_autoptr(GOptionContext) context = make_context(options, entries);
-    g_autoptr(GPtrArray) servers = g_ptr_array_new();
+    g_autoptr(GPtrArray) servers = g_ptr_array_new_with_free_func((GDestroyNotify)g_strfreev);
     g_autoptr(GError) why = NULL;
     g_auto(GStrv) args = NULL;
 
