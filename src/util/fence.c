@@ -8,13 +8,26 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)
+#define SANITIZED
+#endif
+#endif
+
 #define BIT(capability) (UINT64_C(1) << (capability))
 
 /* To mount and unmount; to reach images and sockets of QEMU's user, and make files that it may use;
  * to end a server that has another user. */
-#define KEPT                                                                                       \
+#define NEEDED                                                                                     \
     (BIT(CAP_SYS_ADMIN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_CHOWN) |      \
      BIT(CAP_FOWNER) | BIT(CAP_KILL))
+
+/* LeakSanitizer stops all threads to look at them, those too that were there before the fence. */
+#if defined __SANITIZE_ADDRESS__ || defined SANITIZED
+#define KEPT (NEEDED | BIT(CAP_SYS_PTRACE))
+#else
+#define KEPT NEEDED
+#endif
 
 typedef struct {
     struct __user_cap_header_struct header;
