@@ -174,6 +174,7 @@ void fl_disk_fail(FlDisk *disk, const char *why)
     if (disk->failure != NULL)
         return;
     disk->failure = g_strdup(why);
+    g_cancellable_cancel(disk->cancel);
     close_connections(disk, &left);
     doom(disk, &left);
     doom(disk, &disk->demand);
@@ -213,6 +214,10 @@ void fl_disk_suspend(FlDisk *disk)
     GQueue left = G_QUEUE_INIT;
 
     disk->suspended = true;
+    /* Workers have connections as well. */
+    g_cancellable_cancel(disk->cancel);
+    g_object_unref(disk->cancel);
+    disk->cancel = g_cancellable_new();
     close_connections(disk, &left);
     requeue(disk, &left);
 }
@@ -226,7 +231,6 @@ void fl_disk_resume(FlDisk *disk)
 void fl_disk_close(FlDisk *disk)
 {
     fl_disk_fail(disk, "it was closed");
-    g_cancellable_cancel(disk->cancel);
     while (disk->workers > 0 || disk->doom_source != 0)
         g_main_context_iteration(NULL, TRUE);
 }
@@ -563,7 +567,8 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
     disk->workers--;
     disk->loading = false;
     disk->maps = g_task_propagate_pointer(G_TASK(result), &error);
-    if (error == NULL || disk->failure != NULL)
+    if (error == NULL || disk->failure != NULL ||
+        g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
         ;
     else if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED))
         fail_changed(disk, error);
