@@ -26,6 +26,8 @@ KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # A command: it may begin with a wrapper such as valgrind.
 FLEECEFS = shlex.split(os.environ.get("FLEECEFS") or TOP + "/build/src/fleecefs")
+# A build with sanitizers: its memory is no measure.
+SANITIZED = any(word in FLEECEFS[0] for word in ("asan", "tsan"))
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
 CI = os.environ.get("CI") == "true"
 # No step of a test takes this long; what does, hangs.
