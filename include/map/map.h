@@ -61,8 +61,6 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlMapBuilder, fl_map_builder_free)
 /* Adds LENGTH bytes of TYPE at the end; a length of 0 adds nothing. -EOVERFLOW past 2^63-1, -ENOMEM
  * without memory; the builder is as before then. */
 errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t type);
-/* Adds all of MAP, moved to the end of what is there. */
-errint_t fl_map_builder_append(FlMapBuilder *builder, const FlMap *map);
 /* Moves what PART holds to the end of BUILDER and frees PART, with next to no memory beyond what
  * the two have. The sum must not go past 2^63-1. */
 void fl_map_builder_take(FlMapBuilder *builder, FlMapBuilder *part);

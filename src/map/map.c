@@ -108,6 +108,12 @@ void fl_map_builder_free(FlMapBuilder *builder)
     g_free(builder);
 }
 
+/* Room for one more, and then some: also where there is room for one alone. */
+static size_t more_room(size_t room)
+{
+    return MAX(16, room + room / 2);
+}
+
 /* A server decides how large a map is, so want of memory must not end the program. */
 static bool set_room(FlMapBuilder *builder, size_t room)
 {
@@ -138,23 +144,11 @@ errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t typ
         return 0;
     }
 
-    if (builder->count == builder->room &&
-        !set_room(builder, builder->room == 0 ? 16 : builder->room + builder->room / 2))
+    if (builder->count == builder->room && !set_room(builder, more_room(builder->room)))
         return -ENOMEM;
     builder->ends[builder->count] = start + length;
     builder->types[builder->count] = type;
     builder->count++;
-    return 0;
-}
-
-errint_t fl_map_builder_append(FlMapBuilder *builder, const FlMap *map)
-{
-    for (size_t i = 0; i < map->count; i++) {
-        FlExtent e = fl_map_get(map, i);
-        errint_t r = fl_map_builder_add(builder, e.end - e.start, e.type);
-        if (r < 0)
-            return r;
-    }
     return 0;
 }
 
@@ -169,7 +163,7 @@ void fl_map_builder_take(FlMapBuilder *builder, FlMapBuilder *part)
     if (part->count > 0) {
         builder->count = first + part->count;
         if (builder->count > builder->room) {
-            builder->room = MAX(builder->count, builder->room + builder->room / 2);
+            builder->room = MAX(builder->count, more_room(builder->room));
             builder->ends = g_renew(uint64_t, builder->ends, builder->room);
             builder->types = g_renew(uint32_t, builder->types, builder->room);
         }

@@ -63,50 +63,65 @@ static void test_build(void)
     }
 }
 
-static void test_equal_and_append(void)
-{
-    g_autoptr(GRand) rand = test_rand();
-
-    for (unsigned round = 0; round < 100; round++) {
-        uint64_t size = random_below(rand, 300), cut = random_below(rand, size + 1);
-        g_autoptr(FlMap) map = random_map(rand, size, 1, 30, 3);
-        g_autofree uint32_t *types = map_to_array(map);
-        FlMapBuilder *builders[3] = {fl_map_builder_new(), fl_map_builder_new(),
-                                     fl_map_builder_new()};
-        g_autoptr(FlMap) head = NULL, tail = NULL, joined = NULL;
-
-        for (uint64_t at = 0; at < size; at++)
-            fl_map_builder_add(builders[at < cut ? 0 : 1], 1, types[at]);
-        head = fl_map_builder_finish(builders[0]);
-        tail = fl_map_builder_finish(builders[1]);
-        g_assert_cmpint(fl_map_builder_append(builders[2], head), ==, 0);
-        g_assert_cmpint(fl_map_builder_append(builders[2], tail), ==, 0);
-        joined = fl_map_builder_finish(builders[2]);
-        assert_well_formed(joined);
-        g_assert_true(fl_map_equal(map, joined));
-        g_assert_true(fl_map_equal(head, map) == (cut == size));
-    }
-}
-
-/* Also of more extents than are moved at a time. */
+/* Parts of any size, put together in any order of taking and adding; also of more extents than are
+ * moved at a time. */
 static void test_take(void)
 {
     g_autoptr(GRand) rand = test_rand();
 
-    for (unsigned round = 0; round < 103; round++) {
-        uint64_t size = round < 100 ? random_below(rand, 300) : 300000;
-        uint64_t cut = random_below(rand, size + 1);
-        g_autoptr(FlMap) map = random_map(rand, size, 1, round < 100 ? 30 : 1, 3);
+    for (unsigned round = 0; round < 303; round++) {
+        bool large = round >= 300;
+        uint64_t size = large ? 300000 : random_below(rand, 300);
+        g_autoptr(FlMap) map = random_map(rand, size, 1, large ? 1 : 30, 3);
         g_autofree uint32_t *types = map_to_array(map);
-        FlMapBuilder *head = fl_map_builder_new(), *tail = fl_map_builder_new();
+        FlMapBuilder *builder = fl_map_builder_new();
         g_autoptr(FlMap) joined = NULL;
 
-        for (uint64_t at = 0; at < size; at++)
-            fl_map_builder_add(at < cut ? head : tail, 1, types[at]);
-        fl_map_builder_take(head, tail);
-        joined = fl_map_builder_finish(head);
+        for (uint64_t at = 0; at < size;) {
+            uint64_t end = at + 1 + random_below(rand, MIN(size - at, large ? size : 40));
+            FlMapBuilder *part = fl_map_builder_new();
+
+            if (random_below(rand, 2) == 0)
+                end = at;
+            for (; at < end; at++)
+                fl_map_builder_add(part, 1, types[at]);
+            fl_map_builder_take(builder, part);
+            if (at < size && random_below(rand, 2) == 0) {
+                fl_map_builder_add(builder, 1, types[at]);
+                at++;
+            }
+        }
+        joined = fl_map_builder_finish(builder);
         assert_well_formed(joined);
         g_assert_true(fl_map_equal(map, joined));
+    }
+}
+
+static FlMap *map_from_array(const uint32_t *types, uint64_t size)
+{
+    FlMapBuilder *builder = fl_map_builder_new();
+
+    for (uint64_t at = 0; at < size; at++)
+        fl_map_builder_add(builder, 1, types[at]);
+    return fl_map_builder_finish(builder);
+}
+
+static void test_equal(void)
+{
+    g_autoptr(GRand) rand = test_rand();
+
+    for (unsigned round = 0; round < 100; round++) {
+        uint64_t size = 1 + random_below(rand, 300), at = random_below(rand, size);
+        g_autoptr(FlMap) map = random_map(rand, size, 1, 30, 3);
+        g_autofree uint32_t *types = map_to_array(map);
+        g_autoptr(FlMap) same = map_from_array(types, size), shorter = map_from_array(types, at);
+        g_autoptr(FlMap) other = NULL;
+
+        types[at]++;
+        other = map_from_array(types, size);
+        g_assert_true(fl_map_equal(map, same));
+        g_assert_false(fl_map_equal(map, shorter));
+        g_assert_false(fl_map_equal(map, other));
     }
 }
 
@@ -130,7 +145,6 @@ static void test_limits(void)
     g_assert_cmpint(fl_map_builder_add(builder, INT64_MAX - 1, 0), ==, 0);
     g_assert_cmpint(fl_map_builder_add(builder, 2, 1), ==, -EOVERFLOW);
     g_assert_cmpint(fl_map_builder_add(builder, 2, 0), ==, -EOVERFLOW);
-    g_assert_cmpint(fl_map_builder_append(builder, largest), ==, -EOVERFLOW);
     g_assert_cmpint(fl_map_builder_add(builder, 1, 1), ==, 0);
     g_assert_cmpint(fl_map_builder_add(builder, 1, 0), ==, -EOVERFLOW);
     g_assert_cmpint(fl_map_builder_add(builder, 0, 0), ==, 0);
@@ -208,8 +222,8 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/map/build", test_build);
-    g_test_add_func("/map/equal-and-append", test_equal_and_append);
     g_test_add_func("/map/take", test_take);
+    g_test_add_func("/map/equal", test_equal);
     g_test_add_func("/map/limits", test_limits);
     g_test_add_func("/map/join", test_join);
     return g_test_run();
