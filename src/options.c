@@ -393,9 +393,9 @@ static char **take_servers(char **argv, GPtrArray *servers, GError **error)
 
     for (; *argv != NULL; argv++) {
         const char *text = *argv;
-        g_autofree char *name = take_name(&text);
         g_autoptr(GPtrArray) server = NULL;
 
+        g_free(take_name(&text));
         g_ptr_array_add(rest, g_strdup(*argv));
         if (!g_str_equal(text, "["))
             continue;
