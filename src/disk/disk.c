@@ -3,7 +3,7 @@
 
 #include "awkward.h"
 #include "conn.h"
-#include "witness.h"
+#include "worker.h"
 
 #include <errno.h>
 
@@ -12,8 +12,6 @@
 /* Reads ahead go on to the next connection when one has so much to do. */
 #define FILL_BYTES   (2u << 20)
 #define IDLE_SECONDS 30
-#define BACKOFF_MIN  100  /* milliseconds */
-#define BACKOFF_MAX  5000 /* milliseconds */
 
 typedef struct {
     FlDiskLoaded done;
@@ -22,9 +20,7 @@ typedef struct {
 
 struct FlDisk {
     gatomicrefcount refs;
-    FlEndpoint *endpoint;
-    FlExportInfo *info;
-    const FlDiskOptions *options;
+    FlPeer peer;
     GCancellable *cancel; /* ends the workers */
     char *failure;        /* why all reads fail; NULL: they do not */
     char *condemned;      /* atomic: set by another thread, becomes the failure */
@@ -56,15 +52,15 @@ FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOption
     FlDisk *disk = g_new0(FlDisk, 1);
 
     g_atomic_ref_count_init(&disk->refs);
-    disk->endpoint = fl_endpoint_ref(endpoint);
-    disk->info = info;
-    disk->options = options;
+    disk->peer.endpoint = fl_endpoint_ref(endpoint);
+    disk->peer.info = info;
+    disk->peer.options = options;
     disk->cancel = g_cancellable_new();
     disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
     disk->witness = fl_witness_new();
     disk->conns = g_ptr_array_new();
     disk->conns_max = info->multi_conn ? options->connections : 1;
-    disk->backoff = BACKOFF_MIN;
+    disk->backoff = FL_BACKOFF_MIN;
     return disk;
 }
 
@@ -79,8 +75,8 @@ void fl_disk_unref(FlDisk *disk)
     if (disk == NULL || !g_atomic_ref_count_dec(&disk->refs))
         return;
     fl_disk_maps_unref(disk->maps);
-    fl_endpoint_unref(disk->endpoint);
-    fl_export_info_free(disk->info);
+    fl_endpoint_unref(disk->peer.endpoint);
+    fl_export_info_free(disk->peer.info);
     g_object_unref(disk->cancel);
     g_array_unref(disk->waiters);
     fl_witness_free(disk->witness);
@@ -92,12 +88,12 @@ void fl_disk_unref(FlDisk *disk)
 
 const FlExportInfo *fl_disk_info(const FlDisk *disk)
 {
-    return disk->info;
+    return disk->peer.info;
 }
 
 const char *fl_disk_label(const FlDisk *disk)
 {
-    return fl_endpoint_label(disk->endpoint);
+    return fl_endpoint_label(disk->peer.endpoint);
 }
 
 const FlDiskMaps *fl_disk_maps(const FlDisk *disk)
@@ -183,7 +179,7 @@ void fl_disk_fail(FlDisk *disk, const char *why)
 
 static void fail_loudly(FlDisk *disk, const char *why)
 {
-    g_warning("export \"%s\" of %s: %s; its reads fail from now on", disk->info->name,
+    g_warning("export \"%s\" of %s: %s; its reads fail from now on", disk->peer.info->name,
               fl_disk_label(disk), why);
     fl_disk_fail(disk, why);
 }
@@ -247,7 +243,7 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     FlDisk *disk = opaque;
 
     disk->down_since = 0;
-    disk->backoff = BACKOFF_MIN;
+    disk->backoff = FL_BACKOFF_MIN;
     disk->stats.requests++;
     if (read->error == 0 && g_atomic_pointer_get(&disk->condemned) != NULL)
         read->error = EIO;
@@ -256,7 +252,7 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     else
         disk->stats.errors++;
     if (read->error == 0)
-        fl_witness_note(disk->witness, read, disk->info);
+        fl_witness_note(disk->witness, read, disk->peer.info);
     read->done(read, read->error == 0 ? 0 : -EIO);
     pump(disk);
 }
@@ -264,7 +260,7 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
 /* Seconds after which whoever waits is told that it failed, whatever the server is up to. */
 static gint64 patience(const FlDisk *disk)
 {
-    return (gint64)disk->options->reconnect + disk->options->timeout;
+    return (gint64)disk->peer.options->reconnect + disk->peer.options->timeout;
 }
 
 /* Puts reads back in front of their queue, unless they have been tried for too long. */
@@ -287,7 +283,7 @@ static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
 {
     FlDisk *disk = opaque;
 
-    g_info("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk), why);
+    g_info("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk), why);
     g_ptr_array_remove(disk->conns, conn);
     fl_conn_free(conn, left);
     disk->lost = true;
@@ -310,10 +306,10 @@ static gboolean watch(gpointer opaque)
         GQueue left = G_QUEUE_INIT;
 
         if (fl_conn_in_flight(conn) > 0) {
-            if (silent >= disk->options->timeout ||
+            if (silent >= disk->peer.options->timeout ||
                 seconds_since(fl_conn_oldest(conn)) >= patience(disk))
                 conn_lost(conn, &left, "the server does not answer", disk);
-        } else if (silent >= IDLE_SECONDS && !disk->options->keep_open) {
+        } else if (silent >= IDLE_SECONDS && !disk->peer.options->keep_open) {
             g_ptr_array_remove_index(disk->conns, i);
             fl_conn_free(conn, &left);
         }
@@ -324,55 +320,6 @@ static gboolean watch(gpointer opaque)
         return G_SOURCE_CONTINUE;
     disk->watch_source = 0;
     return G_SOURCE_REMOVE;
-}
-
-typedef struct {
-    FlDisk *disk;
-    FlDiskMaps *maps;   /* NULL if they are not loaded */
-    FlWitness *witness; /* a copy */
-} Connect;
-
-static void connect_free(gpointer data)
-{
-    Connect *connect = data;
-
-    fl_disk_maps_unref(connect->maps);
-    fl_witness_free(connect->witness);
-    fl_disk_unref(connect->disk);
-    g_free(connect);
-}
-
-/* Whether what NBD leads to is the disk that we know. */
-static bool is_same(struct nbd_handle *nbd, const Connect *connect, const FlWait *wait,
-                    GError **error)
-{
-    if (nbd_get_size(nbd) != (int64_t)connect->disk->info->size)
-        return fl_fail_changed(error, "its size has changed");
-    return connect->maps == NULL || (fl_block_status_verify(nbd, connect->maps, wait, error) &&
-                                     fl_witness_check(connect->witness, nbd, wait, error));
-}
-
-/* Every connection is verified, not only those in place of a lost one: since the last was closed,
- * or even beside it, another server may have taken the place. */
-static void connect_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
-{
-    const Connect *connect = data;
-    const FlDisk *disk = connect->disk;
-    FlWait wait = {.seconds = disk->options->timeout, .cancel = cancel};
-    g_autofree const char **contexts =
-        connect->maps != NULL ? fl_disk_maps_contexts(connect->maps) : NULL;
-    struct nbd_handle *nbd;
-    GError *error = NULL;
-
-    wait.deadline = g_get_monotonic_time() + wait.seconds * G_USEC_PER_SEC;
-    nbd = fl_endpoint_open(disk->endpoint, disk->info->name, contexts, &wait, &error);
-    if (nbd != NULL && is_same(nbd, connect, &wait, &error)) {
-        g_task_return_pointer(task, nbd, (GDestroyNotify)nbd_close);
-        return;
-    }
-    if (nbd != NULL)
-        nbd_close(nbd);
-    g_task_return_error(task, error);
 }
 
 static gboolean retry(gpointer opaque)
@@ -393,7 +340,7 @@ static void fail_changed(FlDisk *disk, const GError *error)
 
 static void connect_failed(FlDisk *disk, const GError *error)
 {
-    g_info("export \"%s\": %s", disk->info->name, error->message);
+    g_info("export \"%s\": %s", disk->peer.info->name, error->message);
     if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED)) {
         fail_changed(disk, error);
     } else if (disk->conns->len > 0) {
@@ -402,12 +349,12 @@ static void connect_failed(FlDisk *disk, const GError *error)
     } else {
         if (disk->down_since == 0)
             disk->down_since = g_get_monotonic_time();
-        if (seconds_since(disk->down_since) >= disk->options->reconnect) {
+        if (seconds_since(disk->down_since) >= disk->peer.options->reconnect) {
             fail_loudly(disk, error->message);
             return;
         }
         disk->retry_source = g_timeout_add(disk->backoff, retry, disk);
-        disk->backoff = MIN(disk->backoff * 2, BACKOFF_MAX);
+        disk->backoff = MIN(disk->backoff * 2, FL_BACKOFF_MAX);
     }
 }
 
@@ -415,7 +362,7 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
 {
     g_autoptr(FlDisk) disk = opaque;
     g_autoptr(GError) error = NULL;
-    struct nbd_handle *nbd = g_task_propagate_pointer(G_TASK(result), &error);
+    struct nbd_handle *nbd = fl_worker_connected(result, &error);
 
     disk->workers--;
     disk->connecting = false;
@@ -438,16 +385,10 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
 
 static void start_connect(FlDisk *disk)
 {
-    g_autoptr(GTask) task = g_task_new(NULL, disk->cancel, connect_done, fl_disk_ref(disk));
-    Connect *connect = g_new0(Connect, 1);
-
-    connect->disk = fl_disk_ref(disk);
-    connect->maps = disk->maps != NULL ? fl_disk_maps_ref(disk->maps) : NULL;
-    connect->witness = fl_witness_copy(disk->witness);
-    g_task_set_task_data(task, connect, connect_free);
     disk->connecting = true;
     disk->workers++;
-    g_task_run_in_thread(task, connect_worker);
+    fl_worker_connect(&disk->peer, disk->maps, disk->witness, disk->cancel, connect_done,
+                      fl_disk_ref(disk));
 }
 
 /*
@@ -510,7 +451,7 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
         GQueue one = G_QUEUE_INIT;
         g_queue_push_tail_link(&one, &read->link);
         doom(disk, &one);
-    } else if (fl_read_is_awkward(read, disk->info)) {
+    } else if (fl_read_is_awkward(read, disk->peer.info)) {
         fl_read_awkward(disk, read);
     } else {
         g_queue_push_tail_link(read->ahead ? &disk->ahead : &disk->demand, &read->link);
@@ -520,45 +461,6 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
 
 /* Maps */
 
-/* Sleeps unless the disk is closed meanwhile. */
-static void sleep_unless_cancelled(GCancellable *cancel, guint ms)
-{
-    GPollFD fd;
-
-    if (g_cancellable_make_pollfd(cancel, &fd)) {
-        g_poll(&fd, 1, (gint)ms);
-        g_cancellable_release_fd(cancel);
-    }
-}
-
-/* Also a server that is away may come back while somebody waits for the maps. */
-static void load_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
-{
-    const FlDisk *disk = data;
-    gint64 began = g_get_monotonic_time();
-    FlWait wait = {.seconds = disk->options->timeout, .cancel = cancel};
-    guint backoff = BACKOFF_MIN;
-
-    wait.deadline = began + patience(disk) * G_USEC_PER_SEC;
-    for (;;) {
-        GError *error = NULL;
-        FlDiskMaps *maps = fl_block_status_load(disk->endpoint, disk->info, &wait, &error);
-
-        if (maps != NULL) {
-            g_task_return_pointer(task, maps, (GDestroyNotify)fl_disk_maps_unref);
-            return;
-        }
-        if (!g_error_matches(error, FL_ERROR, FL_ERROR_LOST) ||
-            seconds_since(began) >= disk->options->reconnect) {
-            g_task_return_error(task, error);
-            return;
-        }
-        g_error_free(error);
-        sleep_unless_cancelled(cancel, backoff);
-        backoff = MIN(backoff * 2, BACKOFF_MAX);
-    }
-}
-
 static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
 {
     g_autoptr(FlDisk) disk = opaque;
@@ -566,7 +468,7 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
 
     disk->workers--;
     disk->loading = false;
-    disk->maps = g_task_propagate_pointer(G_TASK(result), &error);
+    disk->maps = fl_worker_loaded(result, &error);
     if (error == NULL || disk->failure != NULL ||
         g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
         ;
@@ -575,14 +477,14 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
     else if (g_error_matches(error, FL_ERROR, FL_ERROR_LOST))
         fail_loudly(disk, error->message);
     else
-        g_warning("export \"%s\" of %s: %s", disk->info->name, fl_disk_label(disk), error->message);
+        g_warning("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk),
+                  error->message);
     tell_waiters(disk, error == NULL ? 0 : -EIO);
 }
 
 void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
 {
     Waiter waiter = {.done = done, .opaque = opaque};
-    g_autoptr(GTask) task = NULL;
 
     if (disk->maps != NULL || disk->failure != NULL) {
         done(disk, disk->maps != NULL ? 0 : -EIO, opaque);
@@ -593,7 +495,5 @@ void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
         return;
     disk->loading = true;
     disk->workers++;
-    task = g_task_new(NULL, disk->cancel, load_done, fl_disk_ref(disk));
-    g_task_set_task_data(task, fl_disk_ref(disk), (GDestroyNotify)fl_disk_unref);
-    g_task_run_in_thread(task, load_worker);
+    fl_worker_load(&disk->peer, disk->cancel, load_done, fl_disk_ref(disk));
 }

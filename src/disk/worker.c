@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "worker.h"
+
+typedef struct {
+    const FlPeer *peer;
+    FlDiskMaps *maps;   /* NULL if they are not loaded */
+    FlWitness *witness; /* a copy */
+} Connect;
+
+static void connect_free(gpointer data)
+{
+    Connect *connect = data;
+
+    fl_disk_maps_unref(connect->maps);
+    fl_witness_free(connect->witness);
+    g_free(connect);
+}
+
+/* Whether what NBD leads to is the disk that we know. */
+static bool is_same(struct nbd_handle *nbd, const Connect *connect, const FlWait *wait,
+                    GError **error)
+{
+    if (nbd_get_size(nbd) != (int64_t)connect->peer->info->size)
+        return fl_fail_changed(error, "its size has changed");
+    return connect->maps == NULL || (fl_block_status_verify(nbd, connect->maps, wait, error) &&
+                                     fl_witness_check(connect->witness, nbd, wait, error));
+}
+
+/* Every connection is verified, not only those in place of a lost one: since the last was closed,
+ * or even beside it, another server may have taken the place. */
+static void connect_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
+{
+    const Connect *connect = data;
+    const FlPeer *peer = connect->peer;
+    FlWait wait = {.seconds = peer->options->timeout, .cancel = cancel};
+    g_autofree const char **contexts =
+        connect->maps != NULL ? fl_disk_maps_contexts(connect->maps) : NULL;
+    struct nbd_handle *nbd;
+    GError *error = NULL;
+
+    wait.deadline = g_get_monotonic_time() + wait.seconds * G_USEC_PER_SEC;
+    nbd = fl_endpoint_open(peer->endpoint, peer->info->name, contexts, &wait, &error);
+    if (nbd != NULL && is_same(nbd, connect, &wait, &error)) {
+        g_task_return_pointer(task, nbd, (GDestroyNotify)nbd_close);
+        return;
+    }
+    if (nbd != NULL)
+        nbd_close(nbd);
+    g_task_return_error(task, error);
+}
+
+void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlWitness *witness,
+                       GCancellable *cancel, GAsyncReadyCallback done, gpointer opaque)
+{
+    g_autoptr(GTask) task = g_task_new(NULL, cancel, done, opaque);
+    Connect *connect = g_new0(Connect, 1);
+
+    connect->peer = peer;
+    connect->maps = maps != NULL ? fl_disk_maps_ref(maps) : NULL;
+    connect->witness = fl_witness_copy(witness);
+    g_task_set_task_data(task, connect, connect_free);
+    g_task_run_in_thread(task, connect_worker);
+}
+
+struct nbd_handle *fl_worker_connected(GAsyncResult *result, GError **error)
+{
+    return g_task_propagate_pointer(G_TASK(result), error);
+}
+
+/* Sleeps unless the disk is closed meanwhile. */
+static void sleep_unless_cancelled(GCancellable *cancel, guint ms)
+{
+    GPollFD fd;
+
+    if (g_cancellable_make_pollfd(cancel, &fd)) {
+        g_poll(&fd, 1, (gint)ms);
+        g_cancellable_release_fd(cancel);
+    }
+}
+
+static void load_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
+{
+    const FlPeer *peer = data;
+    const FlDiskOptions *options = peer->options;
+    gint64 began = g_get_monotonic_time();
+    FlWait wait = {.seconds = options->timeout, .cancel = cancel};
+    guint backoff = FL_BACKOFF_MIN;
+
+    wait.deadline = began + ((gint64)options->reconnect + options->timeout) * G_USEC_PER_SEC;
+    for (;;) {
+        GError *error = NULL;
+        FlDiskMaps *maps = fl_block_status_load(peer->endpoint, peer->info, &wait, &error);
+
+        if (maps != NULL) {
+            g_task_return_pointer(task, maps, (GDestroyNotify)fl_disk_maps_unref);
+            return;
+        }
+        if (!g_error_matches(error, FL_ERROR, FL_ERROR_LOST) ||
+            g_get_monotonic_time() - began >= options->reconnect * G_USEC_PER_SEC) {
+            g_task_return_error(task, error);
+            return;
+        }
+        g_error_free(error);
+        sleep_unless_cancelled(cancel, backoff);
+        backoff = MIN(backoff * 2, FL_BACKOFF_MAX);
+    }
+}
+
+void fl_worker_load(const FlPeer *peer, GCancellable *cancel, GAsyncReadyCallback done,
+                    gpointer opaque)
+{
+    g_autoptr(GTask) task = g_task_new(NULL, cancel, done, opaque);
+
+    g_task_set_task_data(task, (gpointer)peer, NULL);
+    g_task_run_in_thread(task, load_worker);
+}
+
+FlDiskMaps *fl_worker_loaded(GAsyncResult *result, GError **error)
+{
+    return g_task_propagate_pointer(G_TASK(result), error);
+}
