@@ -73,4 +73,4 @@ bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error);
  *
  *     fl_qmp_args('s', "node", node, 's', "name", bitmap, 'b', "persistent", true, 0)
  */
-JsonNode *fl_qmp_args(char type, ...);
+JsonNode *fl_qmp_args(int type, ...);

@@ -242,7 +242,7 @@ bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error)
     return true;
 }
 
-JsonNode *fl_qmp_args(char type, ...)
+JsonNode *fl_qmp_args(int type, ...)
 {
     JsonObject *object = json_object_new();
     JsonNode *node;
@@ -268,7 +268,7 @@ JsonNode *fl_qmp_args(char type, ...)
         }
         if (node != NULL)
             json_object_set_member(object, name, node);
-        type = (char)va_arg(args, int);
+        type = va_arg(args, int);
     }
     va_end(args);
     node = json_node_new(JSON_NODE_OBJECT);

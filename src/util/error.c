@@ -3,6 +3,7 @@
 
 G_DEFINE_QUARK(fl - error - quark, fl_error)
 
+G_GNUC_PRINTF(3, 0)
 static void set_error(GError **error, FlErrorCode code, const char *format, va_list args)
 {
     g_autoptr(GError) made = g_error_new_valist(FL_ERROR, code, format, args);

@@ -28,7 +28,7 @@ static void join_from(const JsonView *view, FlJoin *join, uint64_t disk_offset)
 static void json_start(const FlLines *lines, FlLineCursor *cursor, uint64_t offset)
 {
     const JsonView *view = (const JsonView *)lines;
-    const Checkpoint *checkpoints = (const Checkpoint *)view->checkpoints->data;
+    const Checkpoint *checkpoints = &g_array_index(view->checkpoints, Checkpoint, 0);
     size_t low = 0, high = view->checkpoints->len;
 
     while (high - low > 1) {

@@ -76,6 +76,7 @@ static void test_is_locked(Fixture *f, gconstpointer data)
     g_autoptr(FlJournal) second = NULL;
     g_autoptr(GError) error = NULL;
 
+    g_assert_null(fl_journal_entry(other));
     g_assert_null(fl_journal_open(f->directory, "a", &error));
     g_assert_nonnull(strstr(error->message, "another fleecefs"));
     g_clear_pointer(&first, fl_journal_close);

@@ -329,7 +329,6 @@ static void test_daemon_dies(Fixture *fixture, gconstpointer data)
 static void test_no_qemu(Fixture *fixture, gconstpointer data)
 {
     g_autofree char *path = g_strdup(g_getenv("PATH"));
-    g_autofree char *empty = NULL;
 
     run("qemu-img create -q -f raw d.raw 1M; mkdir bin");
     g_setenv("PATH", "bin", TRUE);
