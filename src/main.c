@@ -42,6 +42,18 @@ static void on_ready(void *background)
     fl_background_ready(background);
 }
 
+/* Once mounted, and before anybody is told so. */
+static void close_fence(const FlOptions *options, const FlSources *sources)
+{
+    FlFence *fence = fl_fence_new();
+    g_autofree char *pid_folder =
+        options->pidfile != NULL ? g_path_get_dirname(options->pidfile) : NULL;
+
+    fl_sources_allow(sources, fence);
+    fl_fence_allow(fence, pid_folder, FL_FENCE_REMOVE);
+    fl_fence_close(fence);
+}
+
 /* Serves the tree until it is unmounted. */
 static bool serve(const FlOptions *options, FlSources *sources, FlBackground *background,
                   GError **error)
@@ -73,13 +85,14 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     session = fl_session_new(sources->tree, &session_options, error);
     if (session == NULL || !write_pid(options->pidfile, error))
         return false;
+    /* GLib's thread for signals, which itself takes none, is started behind the fence. */
+    fl_snapshots_start(sources->snapshots, quit, session);
+    close_fence(options, sources);
     for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
         sources_ids[i] = g_unix_signal_add(signals[i], on_signal, session);
     /* The mount point's file system must not stay busy because of us. */
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
-    fl_snapshots_start(sources->snapshots, quit, session);
-    fl_fence();
     fl_session_run(session, on_ready, background);
     /* Whoever still waits for a read is answered before the session goes; and a second signal must
      * not keep a snapshot from being aborted. */

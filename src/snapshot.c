@@ -93,6 +93,12 @@ void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlBackupDisk *disk, FlE
     g_ptr_array_add(last->disks, added);
 }
 
+void fl_snapshots_allow(const FlSnapshots *snapshots, FlFence *fence)
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++)
+        fl_backup_allow(((const Snapshot *)snapshots->snapshots->pdata[i])->backup, fence);
+}
+
 /* In the session's thread: what is read from now on must fail. */
 static void disk_lost(const FlBackupDisk *lost, const char *why, void *opaque)
 {

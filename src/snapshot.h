@@ -27,6 +27,8 @@ FlBackup *fl_snapshots_begin(FlSnapshots *snapshots, const FlBackupOptions *opti
 void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlBackupDisk *disk, FlExport *export);
 bool fl_snapshots_is_empty(const FlSnapshots *snapshots);
 
+void fl_snapshots_allow(const FlSnapshots *snapshots, FlFence *fence);
+
 /* Watches the VMs, and carries out commands from now on; ends the mount by QUIT. */
 void fl_snapshots_start(FlSnapshots *snapshots, void (*quit)(void *opaque), void *opaque);
 /* How the session reaches it. Belongs to SNAPSHOTS. */

@@ -354,6 +354,21 @@ bool fl_sources_close(FlSources *sources, GError **error)
     return fl_snapshots_end(sources->snapshots, error);
 }
 
+void fl_sources_allow(const FlSources *sources, FlFence *fence)
+{
+    const FlOptions *options = sources->options;
+
+    for (guint i = 0; i < options->sources->len; i++) {
+        const FlSourceSpec *spec = options->sources->pdata[i];
+        const char *uri = spec->text != NULL && is_nbd_uri(spec->text) ? spec->text : options->nbd;
+        g_autoptr(FlEndpoint) endpoint = uri != NULL ? fl_endpoint_new_uri(uri) : NULL;
+
+        if (endpoint != NULL)
+            fl_endpoint_allow(endpoint, fence);
+    }
+    fl_snapshots_allow(sources->snapshots, fence);
+}
+
 void fl_sources_clear(FlSources *sources)
 {
     fl_snapshots_free(sources->snapshots);

@@ -22,6 +22,8 @@ void fl_sources_init(FlSources *sources, const FlOptions *options);
 /* Ends the servers and frees everything. */
 void fl_sources_clear(FlSources *sources);
 
+/* Allows what they will take while they are mounted and when they end. */
+void fl_sources_allow(const FlSources *sources, FlFence *fence);
 /* Opens all sources and puts their exports into the tree. */
 bool fl_sources_open(FlSources *sources, GError **error);
 /* Closes all disks and aborts the snapshots that were not ended; also of what was opened in part.

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "util/error.h"
+#include "util/fence.h"
 
 #include <stdint.h>
 #include <time.h>
@@ -77,6 +78,8 @@ const GPtrArray *fl_backup_disks(const FlBackup *backup); /* of FlBackupDisk */
 /* An O_PATH descriptor of the NBD server's socket, which connect(2) reaches as /proc/self/fd/N; -1
  * if the server is the one of options->nbd, or the VM is shut off. */
 int fl_backup_socket(const FlBackup *backup);
+/* Allows the files and folders that commit and abort write and remove. */
+void fl_backup_allow(const FlBackup *backup, FlFence *fence);
 /* The point in time; snapshots of one VM differ in whole seconds. */
 struct timespec fl_backup_time(const FlBackup *backup);
 /* What begin took, and how long the guest was frozen: nanoseconds. */

@@ -18,6 +18,8 @@ typedef struct {
     bool (*wait)(FlBackup *backup, int stop);
     void (*scratch_use)(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
                         uint64_t *limit);
+    /* Allows what talking to the VM takes beside sockets. May be NULL. */
+    void (*allow)(FlFence *fence);
     /* Leaves the VM to others: connections and locks end. Only close follows. */
     void (*release)(FlBackup *backup);
     void (*close)(FlBackup *backup); /* frees BACKUP */

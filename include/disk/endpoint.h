@@ -9,6 +9,7 @@
 #pragma once
 
 #include "util/error.h"
+#include "util/fence.h"
 
 #include <gio/gio.h>
 #include <libnbd.h>
@@ -52,6 +53,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlEndpoint, fl_endpoint_unref)
 
 /* What messages and info.json call it: the URI without user, password and credential parameters. */
 const char *fl_endpoint_label(const FlEndpoint *endpoint);
+
+/* Allows what connecting takes beside sockets: names that are looked up, keys, certificates. */
+void fl_endpoint_allow(const FlEndpoint *endpoint, FlFence *fence);
 
 /*
  * Errors of what follows are FL_ERROR_LOST where another try may find the server well.

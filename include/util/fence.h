@@ -3,16 +3,38 @@
  * Giving up rights that a mount does not need.
  *
  * The daemon reads what servers and VMs send, and should such bytes ever take it over, they should
- * find little. An unprivileged user's daemon has nothing to give up: it cannot refuse new privileges,
- * because it needs the set-user-ID fusermount3 to unmount.
+ * find little. Behind the fence, which no thread gets out of, there are
+ * - no capabilities but those to reach what belongs to QEMU's user and to end what was started;
+ * - no new privileges;
+ * - where libseccomp is built in, of the kernel's calls those that a daemon is made of: it starts no
+ *   program and no process;
+ * - where the kernel has Landlock, of the file system what was allowed here.
+ *
+ * What is missing in the kernel or in the build is left out without a word; a build with sanitizers
+ * has neither of the last two, which would keep those from their reports.
  */
 #pragma once
 
+typedef enum {
+    FL_FENCE_READ = 1 << 0,           /* files and folders */
+    FL_FENCE_WRITE = 1 << 1,          /* files; new ones may be made in a folder */
+    FL_FENCE_REMOVE = 1 << 2,         /* files in a folder */
+    FL_FENCE_REMOVE_FOLDERS = 1 << 3, /* empty folders in a folder */
+} FlFenceAccess;
+
+typedef struct FlFence FlFence;
+
+/* Devices and libraries may be read, and /proc; nothing else yet. */
+FlFence *fl_fence_new(void);
+/* Allows PATH, with all that is in it, as it is now: what is put in its place later is another.
+ * What is not there, or is NULL, is no matter. Descriptors that are open stay as they are. */
+void fl_fence_allow(FlFence *fence, const char *path, FlFenceAccess access);
+/* What looking up the names of hosts and users takes, and certificates. */
+void fl_fence_allow_names(FlFence *fence);
+
 /*
- * Gives up all capabilities but those to unmount, to reach files and sockets of others, and to end what
- * was started; and refuses new privileges where unmounting allows it. For the calling thread and those
- * that it starts from now on. Once mounted, and after the user's own commands have been started: one
- * that gets capabilities back at its start would not hear of our death any more (commit_creds() in
- * the kernel forgets PR_SET_PDEATHSIG then).
+ * Closes the fence around all threads, and frees it. Only after the user's own commands have been
+ * started: one that gets capabilities back at its start would not hear of our death any more
+ * (commit_creds() in the kernel forgets PR_SET_PDEATHSIG then).
  */
-void fl_fence(void);
+void fl_fence_close(FlFence *fence);

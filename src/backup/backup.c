@@ -359,6 +359,22 @@ int fl_backup_socket(const FlBackup *backup)
     return backup->socket;
 }
 
+void fl_backup_allow(const FlBackup *backup, FlFence *fence)
+{
+    g_autofree char *state = fl_state_directory(NULL);
+    g_autofree char *descriptor = g_strdup_printf("/proc/self/fd/%d", backup->socket);
+    g_autofree char *socket = g_file_read_link(descriptor, NULL);
+    g_autofree char *directory = socket != NULL ? g_path_get_dirname(socket) : NULL;
+    g_autofree char *parent = directory != NULL ? g_path_get_dirname(directory) : NULL;
+
+    fl_fence_allow(fence, state, FL_FENCE_READ | FL_FENCE_WRITE | FL_FENCE_REMOVE);
+    /* The socket's own folder, which goes with it. */
+    fl_fence_allow(fence, directory, FL_FENCE_REMOVE);
+    fl_fence_allow(fence, parent, FL_FENCE_REMOVE_FOLDERS);
+    if (backup->ops->allow != NULL)
+        backup->ops->allow(fence);
+}
+
 struct timespec fl_backup_time(const FlBackup *backup)
 {
     return backup->time;

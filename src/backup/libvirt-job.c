@@ -359,6 +359,9 @@ bool fl_libvirt_wait(FlBackup *backup, int stop)
 
         if ((poll(&fd, 1, over ? -1 : WATCH_INTERVAL) < 0 && errno != EINTR) || fd.revents != 0)
             return false;
+        /* A signal ends a wait that has no end; there is nothing to look at then. */
+        if (over)
+            continue;
         look(session, 0, NULL);
         watch_room(session);
     }

@@ -218,11 +218,24 @@ static bool run(FlBackup *backup, FlAction action, GError **error)
     g_assert_not_reached();
 }
 
+/* For another connection, should libvirtd be started anew: what its client library reads, and where
+ * a user's own libvirtd has its locks. */
+static void allow(FlFence *fence)
+{
+    g_autofree char *config = g_build_filename(g_get_user_config_dir(), "libvirt", NULL);
+    g_autofree char *runtime = g_build_filename(g_get_user_runtime_dir(), "libvirt", NULL);
+
+    fl_fence_allow_names(fence);
+    fl_fence_allow(fence, config, FL_FENCE_READ);
+    fl_fence_allow(fence, runtime, FL_FENCE_READ | FL_FENCE_WRITE);
+}
+
 const FlBackupOps fl_libvirt_backup_ops = {
     .open = open_session,
     .run = run,
     .wait = fl_libvirt_wait,
     .scratch_use = fl_libvirt_scratch_use,
+    .allow = allow,
     .release = release,
     .close = close_session,
 };

@@ -63,8 +63,7 @@ static char *label_of_uri(const char *uri)
 static char *with_absolute_paths(const char *uri)
 {
     g_autoptr(GRegex) relative = g_regex_new(
-        "(?<=[?&]socket=|[?&]tls-certificates=|[?&]tls-psk-file=)(?=[^/%&])", G_REGEX_RAW, 0,
-        NULL);
+        "(?<=[?&]socket=|[?&]tls-certificates=|[?&]tls-psk-file=)(?=[^/%&])", G_REGEX_RAW, 0, NULL);
     g_autofree char *folder = g_get_current_dir();
     g_autofree char *escaped = g_uri_escape_bytes((const guint8 *)folder, strlen(folder), "/");
     g_autofree char *prefix = g_strconcat(escaped, "/", NULL);
@@ -113,6 +112,18 @@ void fl_endpoint_unref(FlEndpoint *endpoint)
 const char *fl_endpoint_label(const FlEndpoint *endpoint)
 {
     return endpoint->label;
+}
+
+void fl_endpoint_allow(const FlEndpoint *endpoint, FlFence *fence)
+{
+    g_autoptr(GUri) parsed =
+        endpoint->uri != NULL ? g_uri_parse(endpoint->uri, G_URI_FLAGS_NONE, NULL) : NULL;
+
+    if (endpoint->uri == NULL)
+        return;
+    if (parsed == NULL || g_strcmp0(g_uri_get_host(parsed), "") != 0)
+        fl_fence_allow_names(fence);
+    fl_tls_allow(fence, endpoint->uri);
 }
 
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),

@@ -31,17 +31,41 @@ static bool has_usual_authority(void)
     return has_authority(first) || has_authority(second);
 }
 
+static GHashTable *parse_params(const GUri *uri)
+{
+    const char *query = uri != NULL ? g_uri_get_query((GUri *)uri) : NULL;
+
+    return query != NULL ? g_uri_parse_params(query, -1, "&", G_URI_PARAMS_NONE, NULL) : NULL;
+}
+
+void fl_tls_allow(FlFence *fence, const char *uri)
+{
+    static const char *const files[] = {"tls-certificates", "tls-psk-file"};
+    static const char *const usual[] = {".pki", ".config/pki"};
+    g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
+    g_autoptr(GHashTable) params = parse_params(parsed);
+
+    if (!g_str_has_prefix(uri, "nbds"))
+        return;
+    fl_fence_allow_names(fence);
+    for (size_t i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_autofree char *home = g_build_filename(g_get_home_dir(), usual[i], NULL);
+
+        if (params != NULL)
+            fl_fence_allow(fence, g_hash_table_lookup(params, files[i]), FL_FENCE_READ);
+        fl_fence_allow(fence, home, FL_FENCE_READ);
+    }
+}
+
 bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error)
 {
     g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
-    g_autoptr(GHashTable) params = NULL;
+    g_autoptr(GHashTable) params = parse_params(parsed);
 
     if (!g_str_has_prefix(uri, "nbds") || is_fixed(nbd))
         return true;
     if (parsed == NULL)
         return fl_fail(error, "the URI cannot be understood");
-    if (g_uri_get_query(parsed) != NULL)
-        params = g_uri_parse_params(g_uri_get_query(parsed), -1, "&", G_URI_PARAMS_NONE, NULL);
     if (params != NULL && g_hash_table_contains(params, "tls-psk-file"))
         return true;
     if (!g_str_equal(g_uri_get_scheme(parsed), "nbds"))

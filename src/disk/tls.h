@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Whether a server's certificate will be verified. Private to disk/. */
+/* TLS: whether a server's certificate will be verified, and what that takes. Private to disk/. */
 #pragma once
 
 #include "util/error.h"
+#include "util/fence.h"
 
 #include <libnbd.h>
 
@@ -12,3 +13,6 @@
  * and the authority is in a folder of its own (CVE-2024-7383, libnbd-security(3)).
  */
 bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error);
+
+/* Allows the keys and certificates of URI, if it asks for TLS. */
+void fl_tls_allow(FlFence *fence, const char *uri);

@@ -2,6 +2,7 @@
 #include "mount/session.h"
 
 #include "ops.h"
+#include "unmounter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,9 +25,9 @@ struct FlSession {
     struct fuse_buf buf; /* one request; grows as libfuse needs it */
     GMainLoop *loop;
     GSource *source;
-    char *mountpoint;
+    FlUnmounter *unmounter;
     bool mounted;
-    bool tuned; /* the kernel's readahead was seen to */
+    int readahead; /* the kernel's setting, to be written; -1: it is not, or was */
 };
 
 /* Requests taken in one turn of the loop, before connections have to be seen to. */
@@ -45,25 +46,35 @@ static gboolean fuse_check(GSource *source)
 }
 
 /*
- * Lets the kernel ask for more than 128 KiB at once: each request costs both sides a good deal.
- * Root may do that; who may not keeps what there is. The kernel's answer to INIT sets it anew, so
- * this comes after it. The device number is what the kernel knows without asking us.
+ * What lets the kernel ask for more than 128 KiB at once: each request costs both sides a good
+ * deal. Root may do that; who may not keeps what there is. The device number is what the kernel
+ * knows without asking us.
  */
-static void tune_readahead(const FlSession *session)
+static int open_readahead(const char *mountpoint)
 {
-    g_autofree char *path = NULL, *kib = g_strdup_printf("%u", KERNEL_READAHEAD_KIB);
+    g_autofree char *path = NULL;
     struct statx st;
     int fd;
 
-    if (statx(AT_FDCWD, session->mountpoint, AT_STATX_DONT_SYNC, 0, &st) != 0)
-        return;
+    if (statx(AT_FDCWD, mountpoint, AT_STATX_DONT_SYNC, 0, &st) != 0)
+        return -1;
     path =
         g_strdup_printf("/sys/class/bdi/%u:%u/read_ahead_kb", st.stx_dev_major, st.stx_dev_minor);
     fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, kib, strlen(kib)) < 0)
+    if (fd < 0)
         g_debug("the kernel's readahead stays as it is: %s", g_strerror(errno));
-    if (fd >= 0)
-        close(fd);
+    return fd;
+}
+
+/* After the first request: the kernel's answer to INIT sets it anew. */
+static void tune_readahead(FlSession *session)
+{
+    g_autofree char *kib = g_strdup_printf("%u", KERNEL_READAHEAD_KIB);
+
+    if (write(session->readahead, kib, strlen(kib)) < 0)
+        g_debug("the kernel's readahead stays as it is: %s", g_strerror(errno));
+    close(session->readahead);
+    session->readahead = -1;
 }
 
 static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer data)
@@ -83,10 +94,8 @@ static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer da
             return G_SOURCE_REMOVE;
         }
         fuse_session_process_buf(session->fuse, &session->buf);
-        if (!session->tuned) {
-            session->tuned = true;
+        if (session->readahead >= 0)
             tune_readahead(session);
-        }
         if (fuse_session_exited(session->fuse)) {
             fl_session_quit(session);
             return G_SOURCE_REMOVE;
@@ -149,6 +158,7 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
     int fd;
 
+    session->readahead = -1;
     session->loop = g_main_loop_new(NULL, FALSE);
     session->ops = fl_ops_new(tree, options->uid, options->gid, options->control);
     add_options(&args, options);
@@ -166,7 +176,10 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
         return NULL;
     }
     session->mounted = true;
-    session->mountpoint = g_strdup(options->mountpoint);
+    session->unmounter = fl_unmounter_new(options->mountpoint, error);
+    if (session->unmounter == NULL)
+        return NULL;
+    session->readahead = open_readahead(options->mountpoint);
 
     fd = fuse_session_fd(session->fuse);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
@@ -191,13 +204,35 @@ void fl_session_quit(FlSession *session)
     g_main_loop_quit(session->loop);
 }
 
+/*
+ * Ends the connection with the kernel and unmounts, unless that was done from outside: by now
+ * something else may be mounted there.
+ */
+static void unmount(FlSession *session)
+{
+    struct pollfd fd = {.fd = fuse_session_fd(session->fuse)};
+    int pipe_fds[2];
+
+    if (session->unmounter == NULL || (poll(&fd, 1, 0) == 1 && (fd.revents & POLLERR)) ||
+        pipe2(pipe_fds, O_CLOEXEC) < 0)
+        return;
+    /* libfuse, which has something to free yet, takes a descriptor in error for a mount that is
+     * gone: a pipe that nobody reads from. */
+    close(pipe_fds[0]);
+    dup3(pipe_fds[1], fd.fd, O_CLOEXEC);
+    close(pipe_fds[1]);
+    fl_unmounter_run(session->unmounter);
+}
+
 void fl_session_unmount(FlSession *session)
 {
     if (session->source != NULL)
         g_source_destroy(session->source);
     g_clear_pointer(&session->source, g_source_unref);
-    if (session->mounted)
+    if (session->mounted) {
+        unmount(session);
         fuse_session_unmount(session->fuse);
+    }
     session->mounted = false;
 }
 
@@ -211,6 +246,8 @@ void fl_session_free(FlSession *session)
     fl_ops_free(session->ops);
     g_clear_pointer(&session->loop, g_main_loop_unref);
     free(session->buf.mem);
-    g_free(session->mountpoint);
+    fl_unmounter_free(session->unmounter);
+    if (session->readahead >= 0)
+        close(session->readahead);
     g_free(session);
 }

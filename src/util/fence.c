@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/fence.h"
 
+#include "config.h"
+#include "landlock.h"
+#include "syscalls.h"
+#include "threads.h"
+
 #include <glib.h>
 #include <linux/capability.h>
 #include <stdint.h>
@@ -8,33 +13,72 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifdef __has_feature
-#if __has_feature(address_sanitizer)
-#define SANITIZED
-#endif
-#endif
-
 #define BIT(capability) (UINT64_C(1) << (capability))
 
-/* To mount and unmount; to reach images and sockets of QEMU's user, and make files that it may use;
- * to end a server that has another user. */
-#define NEEDED                                                                                     \
-    (BIT(CAP_SYS_ADMIN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_CHOWN) |      \
-     BIT(CAP_FOWNER) | BIT(CAP_KILL))
+/* To reach sockets of QEMU's user and remove files of his; to end a server that has another user.
+ */
+#define NEEDED (BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) | BIT(CAP_KILL))
 
-/* LeakSanitizer stops all threads to look at them, those too that were there before the fence. */
-#if defined __SANITIZE_ADDRESS__ || defined SANITIZED
+/* LeakSanitizer stops all threads to look at them. */
+#ifdef SANITIZED
 #define KEPT (NEEDED | BIT(CAP_SYS_PTRACE))
 #else
 #define KEPT NEEDED
 #endif
+
+struct FlFence {
+    int ruleset; /* of Landlock; -1: none */
+};
+
+/* What any program may come to need: C libraries load parts of themselves late. */
+static const char *const readable[] = {"/proc", "/usr", "/lib", "/lib64", "/dev/urandom"};
+/* resolv.conf and certificates, also where links in /etc lead; hosts(5) by other services. */
+static const char *const for_names[] = {
+    "/etc",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/nscd",
+    "/var/run/nscd",
+    "/var/db/nscd",
+    "/var/cache/nscd",
+    "/var/lib/sss",
+    "/var/lib/ca-certificates",
+};
+
+FlFence *fl_fence_new(void)
+{
+    FlFence *fence = g_new0(FlFence, 1);
+
+#ifdef SANITIZED
+    fence->ruleset = -1;
+#else
+    fence->ruleset = fl_landlock_new();
+#endif
+    for (size_t i = 0; i < G_N_ELEMENTS(readable); i++)
+        fl_fence_allow(fence, readable[i], FL_FENCE_READ);
+    fl_fence_allow(fence, "/dev/null", FL_FENCE_READ | FL_FENCE_WRITE);
+    return fence;
+}
+
+void fl_fence_allow(FlFence *fence, const char *path, FlFenceAccess access)
+{
+    if (fence->ruleset >= 0 && path != NULL)
+        fl_landlock_allow(fence->ruleset, path, access);
+}
+
+void fl_fence_allow_names(FlFence *fence)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(for_names); i++)
+        fl_fence_allow(fence, for_names[i], FL_FENCE_READ);
+}
 
 typedef struct {
     struct __user_cap_header_struct header;
     struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
 } Capabilities;
 
-void fl_fence(void)
+static void give_up_capabilities(void)
 {
     Capabilities caps = {.header.version = _LINUX_CAPABILITY_VERSION_3};
 
@@ -45,11 +89,31 @@ void fl_fence(void)
 
         caps.data[i].permitted &= kept;
         caps.data[i].effective &= kept;
-        caps.data[i].inheritable &= kept;
+        caps.data[i].inheritable = 0;
     }
-    if (syscall(SYS_capset, &caps.header, caps.data) != 0)
-        g_debug("cannot give up capabilities");
-    if ((caps.data[0].effective & BIT(CAP_SYS_ADMIN)) &&
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
-        g_debug("cannot refuse new privileges");
+    syscall(SYS_capset, &caps.header, caps.data);
+}
+
+/* In every thread, by a signal handler: system calls only. */
+static void close_around_thread(void *opaque)
+{
+    const FlFence *fence = opaque;
+
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (fence->ruleset >= 0)
+        fl_landlock_restrict(fence->ruleset);
+    give_up_capabilities();
+}
+
+void fl_fence_close(FlFence *fence)
+{
+    if (!fl_each_thread(close_around_thread, fence))
+        g_debug("a thread could not be reached, and keeps its rights");
+#ifndef SANITIZED
+    if (!fl_syscalls_filter())
+        g_debug("no filter of system calls");
+#endif
+    if (fence->ruleset >= 0)
+        close(fence->ruleset);
+    g_free(fence);
 }

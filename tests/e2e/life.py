@@ -71,6 +71,35 @@ class Life(lib.TestCase):
         lib.run("umount", mount.point)
         self.assertEqual(os.listdir(mount.scratch), [])
 
+    def test_no_process_stays(self):
+        """Neither the one that unmounts, which is no child of the daemon."""
+        for killed in (False, True):
+            with self.subTest(killed=killed):
+                mount = self.mount(self.image)
+                pids = [int(pid) for pid in filter(str.isdigit, os.listdir("/proc"))
+                        if self.names(pid, mount.point)]
+                self.assertGreater(len(pids), 1)
+                pidfds = [os.pidfd_open(pid) for pid in pids]
+                if killed:
+                    mount.kill()
+                else:
+                    os.kill(mount.pid, signal.SIGTERM)
+                for pidfd in pidfds:
+                    lib.wait_gone(pidfd, "a process of the mount")
+                    os.close(pidfd)
+                # What is killed cannot unmount: an empty folder would be a lie.
+                self.assertEqual(lib.is_mounted(mount.point), killed)
+                lib.attempt("umount", mount.point)
+
+    @staticmethod
+    def names(pid, path):
+        """Whether the command line of process PID has PATH."""
+        try:
+            with open(f"/proc/{pid}/cmdline") as f:
+                return path in f.read().split("\0")
+        except OSError:
+            return False
+
     def test_foreground(self):
         point, pidfile = self.mkdir("mnt"), self.path("pid")
         process = subprocess.Popen([*lib.FLEECEFS, "-f", "-P", pidfile, self.image, point],

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A filter of system calls by libseccomp. Private to util/. */
+#pragma once
+
+#include <stdbool.h>
+
+/*
+ * Leaves all threads the calls that a daemon without children is made of; the others are answered
+ * as if the kernel did not have them (ENOSYS), for which libraries are prepared. The caller has
+ * given up new privileges. False if that cannot be had, here or at all.
+ */
+bool fl_syscalls_filter(void);

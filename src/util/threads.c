@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "threads.h"
+
+#include <errno.h>
+#include <glib.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PATIENCE_NS 500000000
+
+/* What the signal carries. */
+typedef struct {
+    void (*function)(void *opaque);
+    void *opaque;
+    sem_t done;
+} Call;
+
+static void on_signal(int signum, siginfo_t *info, void *context)
+{
+    int saved = errno;
+    Call *call = info->si_value.sival_ptr;
+
+    /* From somebody else: nothing that we could follow. */
+    if (info->si_code != SI_QUEUE || info->si_pid != getpid())
+        return;
+    call->function(call->opaque);
+    sem_post(&call->done);
+    errno = saved;
+}
+
+static bool wait_for(sem_t *done)
+{
+    struct timespec end;
+    int r;
+
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += (end.tv_nsec + PATIENCE_NS) / 1000000000;
+    end.tv_nsec = (end.tv_nsec + PATIENCE_NS) % 1000000000;
+    do
+        r = sem_timedwait(done, &end);
+    while (r < 0 && errno == EINTR);
+    return r == 0;
+}
+
+static bool call_thread(Call *call, pid_t thread)
+{
+    siginfo_t info = {.si_signo = SIGRTMIN, .si_code = SI_QUEUE};
+
+    info.si_pid = getpid();
+    info.si_uid = getuid();
+    info.si_value.sival_ptr = call;
+    if (syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, SIGRTMIN, &info) != 0)
+        return errno == ESRCH; /* it has ended */
+    return wait_for(&call->done);
+}
+
+/* Calls the threads that are not among SEEN. False if there was none, or on failure. */
+static bool call_new_threads(Call *call, GHashTable *seen, bool *failed)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+    const char *name;
+    bool any = false;
+
+    *failed = dir == NULL;
+    while (!*failed && (name = g_dir_read_name(dir)) != NULL) {
+        pid_t thread = (pid_t)strtol(name, NULL, 10);
+
+        if (thread == (pid_t)syscall(SYS_gettid) ||
+            !g_hash_table_add(seen, GINT_TO_POINTER(thread)))
+            continue;
+        any = true;
+        *failed = !call_thread(call, thread);
+    }
+    return any && !*failed;
+}
+
+bool fl_each_thread(void (*function)(void *opaque), void *opaque)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+    struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART}, old;
+    Call *call = g_new0(Call, 1);
+    bool failed;
+
+    call->function = function;
+    call->opaque = opaque;
+    sem_init(&call->done, 0, 0);
+    sigfillset(&action.sa_mask);
+    sigaction(SIGRTMIN, &action, &old);
+    while (call_new_threads(call, seen, &failed))
+        ;
+    function(opaque);
+    if (failed)
+        return false; /* the signal may still come: what it points to stays */
+    sigaction(SIGRTMIN, &old, NULL);
+    sem_destroy(&call->done);
+    g_free(call);
+    return true;
+}
