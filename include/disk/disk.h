@@ -46,9 +46,10 @@ struct FlRead {
     /* Private to disk/. */
     GList link;
     struct FlConn *conn;
-    int error;      /* what the server said */
-    size_t arrived; /* bytes of the reply */
-    gint64 since;
+    int error;       /* what the server said */
+    size_t arrived;  /* bytes of the reply */
+    gint64 since;    /* when it was asked for, or, if it is held, answered */
+    uint64_t number; /* of the question about it, if it is held */
 };
 
 /* Takes over INFO. OPTIONS must outlive the disk. */
@@ -74,8 +75,25 @@ const FlDiskMaps *fl_disk_maps(const FlDisk *disk);
 
 /* The disk may not be used any more: all reads end in -EIO from now on. WHY is for people. */
 void fl_disk_fail(FlDisk *disk, const char *why);
-/* The same from any thread: no byte that arrives after this returns is handed on. */
+/* The same from any thread: no byte that arrives after this returns, or is held then, is handed on.
+ */
 void fl_disk_condemn(FlDisk *disk, const char *why);
+
+/*
+ * A disk whose server sends what it should for only as long as somebody else sees to that, as the
+ * backup job of a VM does: it says nothing when that ends, and fl_disk_condemn() comes too late for
+ * what arrived between. So bytes and maps that arrive are held until it is known that all was still
+ * well after they had arrived.
+ *
+ * ASK is called in the loop each time that something has arrived; it must not block, nor call the
+ * disk. It returns a number, never less than the last one. When the answer to a question that was
+ * put after that is there, fl_disk_vouch() with this number, or a higher one, hands on all that has
+ * a number up to it (GOOD), or fails it with -EIO. What waits for longer than the timeout of the
+ * disk's options fails as well. Before the first read; without it nothing is held.
+ */
+typedef uint64_t (*FlDiskAsk)(void *opaque);
+void fl_disk_set_voucher(FlDisk *disk, FlDiskAsk ask, void *opaque);
+void fl_disk_vouch(FlDisk *disk, uint64_t number, bool good);
 
 /* Closes the connections; reads wait until fl_disk_resume(). */
 void fl_disk_suspend(FlDisk *disk);

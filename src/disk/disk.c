@@ -3,6 +3,7 @@
 
 #include "awkward.h"
 #include "conn.h"
+#include "voucher.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ struct FlDisk {
 
     FlDiskMaps *maps;   /* NULL until loaded */
     FlWitness *witness; /* bytes that were read */
+    FlVoucher *voucher; /* NULL: what arrives is handed on at once */
     GArray *waiters;    /* of Waiter: for the maps */
     bool loading;
 
@@ -80,6 +82,7 @@ void fl_disk_unref(FlDisk *disk)
     g_object_unref(disk->cancel);
     g_array_unref(disk->waiters);
     fl_witness_free(disk->witness);
+    fl_voucher_free(disk->voucher);
     g_ptr_array_unref(disk->conns);
     g_free(disk->failure);
     g_free(disk->condemned);
@@ -172,6 +175,8 @@ void fl_disk_fail(FlDisk *disk, const char *why)
     disk->failure = g_strdup(why);
     g_cancellable_cancel(disk->cancel);
     close_connections(disk, &left);
+    if (disk->voucher != NULL)
+        fl_voucher_give_up(disk->voucher, &left);
     doom(disk, &left);
     doom(disk, &disk->demand);
     doom(disk, &disk->ahead);
@@ -203,6 +208,19 @@ void fl_disk_condemn(FlDisk *disk, const char *why)
     }
     g_idle_add_full(G_PRIORITY_HIGH, take_condemned, fl_disk_ref(disk),
                     (GDestroyNotify)fl_disk_unref);
+}
+
+void fl_disk_set_voucher(FlDisk *disk, FlDiskAsk ask, void *opaque)
+{
+    disk->voucher = fl_voucher_new(ask, opaque, disk->peer.options->timeout);
+}
+
+void fl_disk_vouch(FlDisk *disk, uint64_t number, bool good)
+{
+    bool condemned = g_atomic_pointer_get(&disk->condemned) != NULL;
+
+    if (disk->voucher != NULL)
+        fl_voucher_end(disk->voucher, number, good && !condemned ? 0 : -EIO);
 }
 
 void fl_disk_suspend(FlDisk *disk)
@@ -253,7 +271,10 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
         disk->stats.errors++;
     if (read->error == 0)
         fl_witness_note(disk->witness, read, disk->peer.info);
-    read->done(read, read->error == 0 ? 0 : -EIO);
+    if (read->error == 0 && disk->voucher != NULL)
+        fl_voucher_hold(disk->voucher, read);
+    else
+        read->done(read, read->error == 0 ? 0 : -EIO);
     pump(disk);
 }
 
@@ -461,14 +482,39 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
 
 /* Maps */
 
+/* Maps in the form in which what arrives can be held. */
+typedef struct {
+    FlRead read; /* first */
+    FlDisk *disk;
+    FlDiskMaps *maps; /* NULL if they could not be loaded */
+} Loaded;
+
+static void take_maps(FlRead *read, errint_t result)
+{
+    g_autofree Loaded *loaded = (Loaded *)read;
+    g_autoptr(FlDisk) disk = loaded->disk;
+    g_autoptr(FlDiskMaps) maps = loaded->maps;
+
+    disk->loading = false;
+    if (result == 0)
+        disk->maps = g_steal_pointer(&maps);
+    tell_waiters(disk, result);
+}
+
 static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
 {
-    g_autoptr(FlDisk) disk = opaque;
+    FlDisk *disk = opaque;
+    Loaded *loaded = g_new0(Loaded, 1);
     g_autoptr(GError) error = NULL;
 
     disk->workers--;
-    disk->loading = false;
-    disk->maps = fl_worker_loaded(result, &error);
+    loaded->disk = disk;
+    loaded->maps = fl_worker_loaded(result, &error);
+    loaded->read.done = take_maps;
+    if (loaded->maps != NULL && disk->voucher != NULL) {
+        fl_voucher_hold(disk->voucher, &loaded->read);
+        return;
+    }
     if (error == NULL || disk->failure != NULL ||
         g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
         ;
@@ -479,7 +525,7 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
     else
         g_warning("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk),
                   error->message);
-    tell_waiters(disk, error == NULL ? 0 : -EIO);
+    take_maps(&loaded->read, error == NULL ? 0 : -EIO);
 }
 
 void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
