@@ -84,6 +84,18 @@ FlBackup *fl_snapshots_begin(FlSnapshots *snapshots, const FlBackupOptions *opti
     return snapshot->backup;
 }
 
+static uint64_t ask(void *backup)
+{
+    return fl_backup_ask(backup);
+}
+
+/* Whether what arrives from DISK is held until the VM has vouched for it. An image that we serve
+ * stays as it is. */
+static bool is_vouched_for(const Snapshot *snapshot, const FlBackupDisk *disk)
+{
+    return fl_backup_can_ask(snapshot->backup) && disk->image == NULL;
+}
+
 void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlBackupDisk *disk, FlExport *export)
 {
     Snapshot *last = snapshots->snapshots->pdata[snapshots->snapshots->len - 1];
@@ -91,6 +103,8 @@ void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlBackupDisk *disk, FlE
 
     *added = (Disk){.disk = disk, .export = export};
     g_ptr_array_add(last->disks, added);
+    if (is_vouched_for(last, disk))
+        fl_disk_set_voucher(fl_export_disk(export), ask, last->backup);
 }
 
 void fl_snapshots_allow(const FlSnapshots *snapshots, FlFence *fence)
@@ -111,13 +125,44 @@ static void disk_lost(const FlBackupDisk *lost, const char *why, void *opaque)
     }
 }
 
+/* From the session's thread to the loop. */
+typedef struct {
+    const Snapshot *snapshot;
+    uint64_t number;
+    bool known;
+} Answer;
+
+static gboolean take_answer(gpointer opaque)
+{
+    const Answer *answer = opaque;
+
+    if (!answer->known)
+        g_warning("%s does not answer: nobody knows whether what is read from its disks is what it "
+                  "should be, so reads fail until it does",
+                  answer->snapshot->options.source);
+    for (guint i = 0; i < answer->snapshot->disks->len; i++) {
+        const Disk *disk = answer->snapshot->disks->pdata[i];
+        fl_disk_vouch(fl_export_disk(disk->export), answer->number, answer->known);
+    }
+    return G_SOURCE_REMOVE;
+}
+
+static void answered(uint64_t number, bool known, void *opaque)
+{
+    Answer answer = {.snapshot = opaque, .number = number, .known = known};
+
+    g_idle_add_full(G_PRIORITY_HIGH, take_answer, g_memdup2(&answer, sizeof answer), g_free);
+}
+
+static const FlBackupWatcher watcher = {.lost = disk_lost, .answered = answered};
+
 void fl_snapshots_start(FlSnapshots *snapshots, void (*quit)(void *opaque), void *opaque)
 {
     snapshots->quit = quit;
     snapshots->opaque = opaque;
     for (guint i = 0; i < snapshots->snapshots->len; i++) {
         Snapshot *snapshot = snapshots->snapshots->pdata[i];
-        fl_backup_watch(snapshot->backup, disk_lost, snapshot);
+        fl_backup_watch(snapshot->backup, &watcher, snapshot);
     }
 }
 

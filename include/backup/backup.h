@@ -91,19 +91,35 @@ const GPtrArray *fl_backup_notes(const FlBackup *backup);
 void fl_backup_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
                            uint64_t *limit);
 
+/* What a watched session tells, in its thread. Neither may call a function of the session that
+ * blocks. */
+typedef struct {
+    /* The snapshot of DISK (NULL: of all disks) can be trusted no longer: what is read from then on
+     * must fail, before this returns. WHY is a sentence's end: "its job ended: ...". */
+    void (*lost)(const FlBackupDisk *disk, const char *why, void *opaque);
+    /* The answer to fl_backup_ask(), all up to NUMBER at once: KNOWN, and then the snapshots of all
+     * disks that have not been told to be lost were whole when the VM was asked, which was after
+     * fl_backup_ask() returned NUMBER; or the VM did not answer. */
+    void (*answered)(uint64_t number, bool known, void *opaque);
+} FlBackupWatcher;
+
+void fl_backup_watch(FlBackup *backup, const FlBackupWatcher *watcher, void *opaque);
+
 /*
- * Called in the session's thread when the snapshot of DISK (NULL: of all disks) can be trusted no
- * longer: what is read from then on must fail, before the callback returns. WHY is a sentence's
- * end: "its job ended: ...". It must not call any function of the session that blocks.
+ * Asks whether the snapshots are whole. What the server in the VM sends is what it should be if it
+ * arrived before that was asked. Returns a number, one more than the last; the answer comes when
+ * the session is watched, within the timeout unless it is being committed or aborted. Any thread;
+ * cheap, for one question is on its way at a time.
  */
-typedef void (*FlBackupLost)(const FlBackupDisk *disk, const char *why, void *opaque);
-void fl_backup_watch(FlBackup *backup, FlBackupLost lost, void *opaque);
+uint64_t fl_backup_ask(FlBackup *backup);
+/* Whether it can be asked. */
+bool fl_backup_can_ask(const FlBackup *backup);
 
 /*
  * Both want the caller's connections to the NBD server closed; a connection that is not is cut. An
  * error with FL_ERROR_LEFT: it is done, but something is left for the next session to put back.
  * After a commit that was refused the snapshot is still there, and watched if it was; after one
- * that failed later it is gone (FlBackupLost says so, in the caller's thread) and counts as
+ * that failed later it is gone (FlBackupWatcher says so, in the caller's thread) and counts as
  * aborted. To end what has ended in the same way is fine.
  */
 bool fl_backup_commit(FlBackup *backup, GError **error);

@@ -105,6 +105,6 @@ bool fl_libvirt_export(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_check_job(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_let_go(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_sweep(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_wait(FlBackup *backup, int stop);
+void fl_libvirt_wait(FlBackup *backup, int wake);
 void fl_libvirt_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
                             uint64_t *limit);

@@ -114,4 +114,5 @@ bool fl_qmp_roll_forward(FlQmpSession *session, GError **error);
 /* watch.c */
 void fl_qmp_on_event(const char *event, JsonObject *data, void *session);
 bool fl_qmp_check_jobs(FlQmpSession *session, GError **error);
-bool fl_qmp_wait(FlBackup *backup, int stop);
+void fl_qmp_wait(FlBackup *backup, int wake);
+bool fl_qmp_look(FlBackup *backup);

@@ -14,8 +14,11 @@ typedef struct {
     FlBackup *(*open)(const FlBackupOptions *options, GError **error);
     /* Never called with FL_ACTION_NONE. */
     bool (*run)(FlBackup *backup, FlAction action, GError **error);
-    /* Handles events until a disk is newly lost (true) or STOP can be read (false). */
-    bool (*wait)(FlBackup *backup, int stop);
+    /* Handles events until a disk is newly lost or the descriptor WAKE can be read. */
+    void (*wait)(FlBackup *backup, int wake);
+    /* Asks the VM now, and loses each disk whose snapshot is not whole. False if it does not
+     * answer. NULL: there is no way to ask. */
+    bool (*look)(FlBackup *backup);
     void (*scratch_use)(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
                         uint64_t *limit);
     /* Allows what talking to the VM takes beside sockets. May be NULL. */
@@ -42,8 +45,12 @@ struct FlBackup {
 
     /* The session's thread. */
     GThread *thread; /* NULL while it does not run */
-    int stop;        /* eventfd; -1 before fl_backup_watch() */
-    FlBackupLost lost;
+    int wake;        /* eventfd: that one of the next two has changed */
+    GMutex lock;
+    bool stop;                      /* LOCK */
+    uint64_t asked;                 /* LOCK */
+    uint64_t answered;              /* of asked; the thread's */
+    const FlBackupWatcher *watcher; /* NULL before fl_backup_watch() */
     void *opaque;
 };
 

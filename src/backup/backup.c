@@ -35,7 +35,9 @@ void fl_backup_init(FlBackup *backup, const FlBackupOps *ops, const FlBackupOpti
     backup->notes = g_ptr_array_new_with_free_func(g_free);
     backup->report = g_ptr_array_new_with_free_func(g_free);
     backup->socket = -1;
-    backup->stop = -1;
+    backup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    g_assert(backup->wake >= 0);
+    g_mutex_init(&backup->lock);
 }
 
 void fl_backup_clear(FlBackup *backup)
@@ -45,8 +47,8 @@ void fl_backup_clear(FlBackup *backup)
     g_ptr_array_unref(backup->report);
     if (backup->socket >= 0)
         close(backup->socket);
-    if (backup->stop >= 0)
-        close(backup->stop);
+    close(backup->wake);
+    g_mutex_clear(&backup->lock);
 }
 
 void fl_backup_note(FlBackup *backup, const char *format, ...)
@@ -252,37 +254,70 @@ bool fl_backup_recover(const FlBackupOptions *options, char **report, GError **e
     return true;
 }
 
-/* Tells the caller of each disk that is newly lost, then lets go of it. */
-static void handle_lost(FlBackup *backup)
+/* Tells the caller of each disk that is newly lost; whether there was any. */
+static bool tell_lost(FlBackup *backup)
 {
-    g_autoptr(GError) ignored = NULL;
+    bool any = false;
 
     for (guint i = 0; i < backup->disks->len; i++) {
         FlBackupDisk *disk = g_ptr_array_index(backup->disks, i);
 
         if (disk->lost == NULL || disk->told)
             continue;
-        disk->told = true;
-        backup->lost(disk, disk->lost, backup->opaque);
+        disk->told = any = true;
+        backup->watcher->lost(disk, disk->lost, backup->opaque);
     }
-    /* What cannot be ended now is ended by commit or abort, which tell of it. */
-    drive(backup, FL_EVENT_LOST, &ignored);
+    return any;
+}
+
+/* Whether to go on; ASKED gets the number of the last question. */
+static bool woken(FlBackup *backup, uint64_t *asked)
+{
+    eventfd_t value;
+    bool stop;
+
+    eventfd_read(backup->wake, &value);
+    g_mutex_lock(&backup->lock);
+    stop = backup->stop;
+    *asked = backup->asked;
+    g_mutex_unlock(&backup->lock);
+    return !stop;
 }
 
 static gpointer watch(gpointer data)
 {
     FlBackup *backup = data;
+    uint64_t asked;
 
-    while (backup->ops->wait(backup, backup->stop))
-        handle_lost(backup);
+    while (woken(backup, &asked)) {
+        bool any = asked > backup->answered;
+        bool known = any && backup->ops->look(backup);
+        bool lost = tell_lost(backup);
+        g_autoptr(GError) ignored = NULL;
+
+        if (any)
+            backup->watcher->answered(asked, known, backup->opaque);
+        backup->answered = asked;
+        /* What cannot be ended now is ended by commit or abort, which tell of it. */
+        if (lost)
+            drive(backup, FL_EVENT_LOST, &ignored);
+        else
+            backup->ops->wait(backup, backup->wake);
+    }
     return NULL;
+}
+
+static void set_stop(FlBackup *backup, bool stop)
+{
+    g_mutex_lock(&backup->lock);
+    backup->stop = stop;
+    g_mutex_unlock(&backup->lock);
+    eventfd_write(backup->wake, 1);
 }
 
 static void start_watch(FlBackup *backup)
 {
-    eventfd_t value;
-
-    eventfd_read(backup->stop, &value);
+    set_stop(backup, false);
     backup->thread = g_thread_new("fleecefs-vm", watch, backup);
 }
 
@@ -290,17 +325,31 @@ static void stop_watch(FlBackup *backup)
 {
     if (backup->thread == NULL)
         return;
-    eventfd_write(backup->stop, 1);
+    set_stop(backup, true);
     g_thread_join(g_steal_pointer(&backup->thread));
 }
 
-void fl_backup_watch(FlBackup *backup, FlBackupLost lost, void *opaque)
+void fl_backup_watch(FlBackup *backup, const FlBackupWatcher *watcher, void *opaque)
 {
-    backup->lost = lost;
+    backup->watcher = watcher;
     backup->opaque = opaque;
-    backup->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    g_assert(backup->stop >= 0);
     start_watch(backup);
+}
+
+uint64_t fl_backup_ask(FlBackup *backup)
+{
+    uint64_t number;
+
+    g_mutex_lock(&backup->lock);
+    number = ++backup->asked;
+    g_mutex_unlock(&backup->lock);
+    eventfd_write(backup->wake, 1);
+    return number;
+}
+
+bool fl_backup_can_ask(const FlBackup *backup)
+{
+    return backup->ops->look != NULL;
 }
 
 /* Takes EVENT to one of the last states; FL_ERROR_LEFT if it came there with something left. */
@@ -314,7 +363,7 @@ static bool end(FlBackup *backup, FlEvent event, FlState wanted, GError **error)
     if (fl_machine_step(backup->state, event) == NULL)
         return fl_fail(error, "%s: the snapshot has ended already", backup->options->source);
     drive(backup, event, &failure);
-    if (backup->state == FL_STATE_HELD && backup->stop >= 0)
+    if (backup->state == FL_STATE_HELD && backup->watcher != NULL)
         start_watch(backup);
     /* Who waits for this to return may begin anew while this process is still ending. */
     if (fl_machine_is_last(backup->state))
@@ -325,8 +374,8 @@ static bool end(FlBackup *backup, FlEvent event, FlState wanted, GError **error)
     failure->domain = FL_ERROR;
     failure->code = backup->state == wanted ? FL_ERROR_LEFT : FL_ERROR_FAILED;
     /* A commit that failed when the exports were gone is an abort. */
-    if (fl_machine_is_last(backup->state) && backup->state != wanted && backup->lost != NULL)
-        backup->lost(NULL, failure->message, backup->opaque);
+    if (fl_machine_is_last(backup->state) && backup->state != wanted && backup->watcher != NULL)
+        backup->watcher->lost(NULL, failure->message, backup->opaque);
     name_source(backup, failure, error);
     return false;
 }

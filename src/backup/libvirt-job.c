@@ -349,23 +349,22 @@ static void watch_room(FlLibvirtSession *session)
 
 /* libvirt's events need a loop of libvirt's, which would be the daemon's main one; a look costs
  * less than a millisecond, and the NBD server tells of its end by closing connections. */
-bool fl_libvirt_wait(FlBackup *backup, int stop)
+void fl_libvirt_wait(FlBackup *backup, int wake)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
     while (!fl_backup_newly_lost(backup)) {
-        struct pollfd fd = {.fd = stop, .events = POLLIN};
+        struct pollfd fd = {.fd = wake, .events = POLLIN};
         bool over = !session->running || !fl_backup_none_lost(backup, NULL);
 
         if ((poll(&fd, 1, over ? -1 : WATCH_INTERVAL) < 0 && errno != EINTR) || fd.revents != 0)
-            return false;
+            return;
         /* A signal ends a wait that has no end; there is nothing to look at then. */
         if (over)
             continue;
         look(session, 0, NULL);
         watch_room(session);
     }
-    return true;
 }
 
 void fl_libvirt_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,

@@ -272,6 +272,7 @@ const FlBackupOps fl_qmp_backup_ops = {
     .open = open_session,
     .run = run,
     .wait = fl_qmp_wait,
+    .look = fl_qmp_look,
     .scratch_use = fl_qmp_scratch_use,
     .release = release,
     .close = close_session,

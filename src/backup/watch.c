@@ -118,23 +118,30 @@ static void dispatch(FlQmpSession *session)
         look_at_jobs(session, NULL);
 }
 
-bool fl_qmp_wait(FlBackup *backup, int stop)
+void fl_qmp_wait(FlBackup *backup, int wake)
 {
     FlQmpSession *session = (FlQmpSession *)backup;
 
     while (!fl_backup_newly_lost(backup)) {
         struct pollfd fds[] = {
-            {.fd = stop, .events = POLLIN},
+            {.fd = wake, .events = POLLIN},
             {.fd = session->qmp == NULL ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
         };
 
         if (poll(fds, G_N_ELEMENTS(fds), session->gone ? -1 : ROOM_INTERVAL) < 0 && errno != EINTR)
-            return false;
+            return;
         if (fds[0].revents != 0)
-            return false;
+            return;
         dispatch(session);
         if (!session->gone)
             fl_qmp_watch_room(session);
     }
-    return true;
+}
+
+bool fl_qmp_look(FlBackup *backup)
+{
+    FlQmpSession *session = (FlQmpSession *)backup;
+
+    dispatch(session);
+    return session->gone || look_at_jobs(session, NULL);
 }

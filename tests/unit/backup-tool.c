@@ -64,6 +64,14 @@ static void on_lost(const FlBackupDisk *disk, const char *why, void *opaque)
     fflush(stdout);
 }
 
+static void on_answered(uint64_t number, bool known, void *opaque)
+{
+    printf("%s\n", known ? "known" : "not known");
+    fflush(stdout);
+}
+
+static const FlBackupWatcher watcher = {.lost = on_lost, .answered = on_answered};
+
 static void answer(bool ok, GError *error)
 {
     if (ok)
@@ -92,6 +100,8 @@ static void obey(FlBackup *backup)
             fl_backup_scratch_use(backup, g_ptr_array_index(fl_backup_disks(backup), 0), &used,
                                   &limit);
             printf("%" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT "\n", used, limit);
+        } else if (g_str_equal(line, "ask")) {
+            fl_backup_ask(backup); /* answered by the session's thread */
         } else {
             return;
         }
@@ -165,7 +175,7 @@ int main(int argc, char **argv)
         return fail(error);
     print_snapshot(backup);
     fflush(stdout);
-    fl_backup_watch(backup, on_lost, NULL);
+    fl_backup_watch(backup, &watcher, NULL);
     obey(backup);
     return 0;
 }
