@@ -2,7 +2,7 @@
 /*
  * JSON objects over a Unix stream socket, as QEMU's monitors speak them.
  *
- * The peer is not trusted: a message has at most FL_CHANNEL_MAX_BYTES and FL_CHANNEL_MAX_DEPTH
+ * The peer is not trusted: a message has at most FL_CHANNEL_MAX_BYTES and FL_JSON_MAX_DEPTH
  * levels, and must be valid UTF-8 and JSON. Where a message ends follows from its braces, so a
  * pretty-printing monitor is understood too. After a failure the stream is out of step, and each
  * further call fails with the same words.
@@ -12,13 +12,9 @@
  */
 #pragma once
 
-#include "util/error.h"
-
-#include <json-glib/json-glib.h>
+#include "qemu/json.h"
 
 #define FL_CHANNEL_MAX_BYTES (64u << 20)
-/* QEMU nests once for each image of a backing chain, and its own parser takes 1024. */
-#define FL_CHANNEL_MAX_DEPTH 1000u
 
 typedef struct FlChannel FlChannel;
 

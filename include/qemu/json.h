@@ -1,12 +1,41 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Members of JSON objects that a peer sent: what is absent or of another type than expected is as
- * if it were not there. OBJECT may be NULL. What is returned belongs to the object.
+ * JSON that a peer sent. Of the members of objects, what is absent or of another type than expected
+ * is as if it were not there. OBJECT may be NULL. What is returned belongs to the object.
  */
 #pragma once
 
+#include "util/error.h"
+
 #include <json-glib/json-glib.h>
-#include <stdbool.h>
+
+/* QEMU nests once for each image of a backing chain, and its own parser takes 1024. json-glib calls
+ * itself for each level, and takes as many as there is stack. */
+#define FL_JSON_MAX_DEPTH 1000u
+
+/* How deep a text is nested after so many characters of it. */
+typedef struct {
+    unsigned depth;
+    bool in_string, escaped;
+} FlJsonScan;
+
+static inline void fl_json_scan(FlJsonScan *scan, char c)
+{
+    if (scan->escaped)
+        scan->escaped = false;
+    else if (scan->in_string && c == '\\')
+        scan->escaped = true;
+    else if (c == '"')
+        scan->in_string = !scan->in_string;
+    else if (!scan->in_string && (c == '{' || c == '['))
+        scan->depth++;
+    else if (!scan->in_string && (c == '}' || c == ']') && scan->depth > 0)
+        scan->depth--;
+}
+
+/* The object that TEXT is, to be unreferenced. An error, "broken JSON: ..." and the like, if it is
+ * none, is not UTF-8 or has more than FL_JSON_MAX_DEPTH levels. */
+JsonObject *fl_json_parse(const char *text, gsize length, GError **error);
 
 static inline JsonNode *fl_json_value(JsonObject *object, const char *name, GType type)
 {

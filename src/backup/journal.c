@@ -57,22 +57,25 @@ static void set_object(FlJournal *journal, JsonObject *object)
 
 static bool load(FlJournal *journal, GError **error)
 {
-    g_autoptr(JsonParser) parser = json_parser_new();
+    g_autofree char *text = NULL;
     g_autoptr(GError) failure = NULL;
-    JsonObject *object;
+    g_autoptr(JsonObject) object = NULL;
+    gsize length;
 
-    if (!json_parser_load_from_file(parser, journal->path, &failure)) {
+    if (!g_file_get_contents(journal->path, &text, &length, &failure)) {
         if (g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_NOENT))
             return true;
+        return fl_fail(error, "journal: %s", failure->message);
+    }
+    object = fl_json_parse(text, length, &failure);
+    if (object == NULL)
         return fl_fail(error,
                        "journal %s: %s; if the guest runs and nothing of ours is left in it, "
                        "remove this file",
                        journal->path, failure->message);
-    }
-    object = fl_json_as_object(json_parser_get_root(parser));
     if (fl_json_int(object, "version") != JOURNAL_VERSION)
         return fl_fail(error, "journal %s: it is not of this version of fleecefs", journal->path);
-    set_object(journal, json_object_ref(object));
+    set_object(journal, g_steal_pointer(&object));
     return true;
 }
 

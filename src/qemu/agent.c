@@ -105,18 +105,6 @@ static char *receive_line(FlAgent *agent, gint64 deadline, GError **error)
     }
 }
 
-/* The object that LINE is, to be unreferenced; NULL if it is none. */
-static JsonObject *parse(const char *line)
-{
-    g_autoptr(JsonParser) parser = json_parser_new();
-    JsonObject *object;
-
-    if (!g_utf8_validate(line, -1, NULL) || !json_parser_load_from_data(parser, line, -1, NULL))
-        return NULL;
-    object = fl_json_as_object(json_parser_get_root(parser));
-    return object != NULL ? json_object_ref(object) : NULL;
-}
-
 static bool synchronise(FlAgent *agent, gint64 deadline, GError **error)
 {
     g_autofree char *command = NULL;
@@ -136,7 +124,7 @@ static bool synchronise(FlAgent *agent, gint64 deadline, GError **error)
         if (line == NULL)
             return false;
         start = strrchr(line, (char)DELIMITER);
-        answer = start != NULL ? parse(start + 1) : NULL;
+        answer = start != NULL ? fl_json_parse(start + 1, strlen(start + 1), NULL) : NULL;
         if (answer != NULL && fl_json_int(answer, "return") == agent->last_sync) {
             agent->out_of_step = false;
             return true;
@@ -152,7 +140,8 @@ static bool call(FlAgent *agent, const char *command, unsigned timeout, JsonObje
     g_autofree char *text = g_strdup_printf("{\"execute\":\"%s\"}\n", command);
     g_autofree char *line = NULL;
     g_autoptr(JsonObject) reply = NULL;
-    JsonObject *failure;
+    g_autoptr(GError) failure = NULL;
+    JsonObject *refusal;
 
     if (agent->out_of_step && !synchronise(agent, deadline, error))
         return false;
@@ -162,14 +151,14 @@ static bool call(FlAgent *agent, const char *command, unsigned timeout, JsonObje
     line = receive_line(agent, deadline, error);
     if (line == NULL)
         return false;
-    reply = parse(line);
+    reply = fl_json_parse(line, strlen(line), &failure);
     if (reply == NULL)
-        return agent_fail(agent, error, "its answer is not JSON");
+        return fl_fail(error, "guest agent %s: it sent %s", agent->name, failure->message);
     agent->out_of_step = false;
 
-    failure = fl_json_object(reply, "error");
-    if (failure != NULL) {
-        const char *desc = fl_json_string(failure, "desc");
+    refusal = fl_json_object(reply, "error");
+    if (refusal != NULL) {
+        const char *desc = fl_json_string(refusal, "desc");
         return fl_fail(error, "guest agent %s: %s: %s", agent->name, command,
                        desc != NULL ? desc : "failed");
     }

@@ -15,10 +15,8 @@ struct FlChannel {
     char *broken; /* why nothing can be sent or received any more; NULL while all is well */
 
     GByteArray *in; /* received and not yet handed out */
-    /* The scanner: of in, this much is known to hold no whole message. */
-    guint scanned;
-    unsigned depth;
-    bool in_string, escaped;
+    guint scanned;  /* of in: known to hold no whole message */
+    FlJsonScan scan;
 };
 
 static FlChannel *new_channel(GSocket *socket, const char *name)
@@ -205,28 +203,20 @@ static guint scan(FlChannel *channel, GError **error)
 {
     for (; channel->scanned < channel->in->len; channel->scanned++) {
         guint8 c = channel->in->data[channel->scanned];
+        bool between = channel->scan.depth == 0;
 
-        if (channel->in_string) {
-            if (channel->escaped)
-                channel->escaped = false;
-            else if (c == '\\')
-                channel->escaped = true;
-            else if (c == '"')
-                channel->in_string = false;
-        } else if (c == '{' || c == '[') {
-            if (++channel->depth > FL_CHANNEL_MAX_DEPTH) {
-                fl_channel_break(channel, error, "it sent JSON of more than %u levels",
-                                 FL_CHANNEL_MAX_DEPTH);
-                return 0;
-            }
-        } else if (channel->depth == 0 && !g_ascii_isspace(c)) {
+        if (between && c != '{' && c != '[' && !g_ascii_isspace(c)) {
             fl_channel_break(channel, error, "it sent something that is not JSON");
             return 0;
-        } else if (c == '"') {
-            channel->in_string = true;
-        } else if ((c == '}' || c == ']') && --channel->depth == 0) {
-            return ++channel->scanned;
         }
+        fl_json_scan(&channel->scan, (char)c);
+        if (channel->scan.depth > FL_JSON_MAX_DEPTH) {
+            fl_channel_break(channel, error, "it sent JSON of more than %u levels",
+                             FL_JSON_MAX_DEPTH);
+            return 0;
+        }
+        if (!between && channel->scan.depth == 0)
+            return ++channel->scanned;
     }
     if (channel->in->len > FL_CHANNEL_MAX_BYTES)
         fl_channel_break(channel, error, "it sent a message of more than %u MiB",
@@ -236,10 +226,7 @@ static guint scan(FlChannel *channel, GError **error)
 
 bool fl_channel_next(FlChannel *channel, JsonObject **message, GError **error)
 {
-    g_autoptr(JsonParser) parser = json_parser_new_immutable();
     g_autoptr(GError) failure = NULL;
-    const char *text;
-    JsonNode *root;
     guint end;
 
     if (!still_works(channel, error))
@@ -252,16 +239,9 @@ bool fl_channel_next(FlChannel *channel, JsonObject **message, GError **error)
         return true;
     }
 
-    text = (const char *)channel->in->data;
-    if (!g_utf8_validate_len(text, end, NULL))
-        return fl_channel_break(channel, error, "it sent JSON that is not UTF-8");
-    if (!json_parser_load_from_data(parser, text, end, &failure))
-        return fl_channel_break(channel, error, "it sent broken JSON: %s", failure->message);
-    root = json_parser_get_root(parser);
-    if (root == NULL || !JSON_NODE_HOLDS_OBJECT(root))
-        return fl_channel_break(channel, error, "it sent JSON that is not an object");
-
-    *message = json_node_dup_object(root);
+    *message = fl_json_parse((const char *)channel->in->data, end, &failure);
+    if (*message == NULL)
+        return fl_channel_break(channel, error, "it sent %s", failure->message);
     g_byte_array_remove_range(channel->in, 0, end);
     channel->scanned = 0;
     return true;

@@ -136,7 +136,22 @@ static void test_error_of_the_agent(void)
     g_assert_cmpstr(error->message, ==, "guest agent test: guest-fsfreeze-freeze: is disabled");
     g_clear_error(&error);
     g_assert_false(fl_agent_freeze(client, LONG, &error));
-    g_assert_nonnull(strstr(error->message, "not JSON"));
+    g_assert_nonnull(strstr(error->message, "it sent JSON that is not an object"));
+    stop(&agent, client);
+}
+
+/* The guest may send what it likes. */
+static void test_deep_answer(void)
+{
+    g_autofree char *nested = g_strnfill(60000, '[');
+    g_autofree char *line = g_strconcat(nested, "\n", NULL);
+    const char *const script[] = {line, NULL};
+    Agent agent = {.script = script};
+    FlAgent *client = start(&agent);
+    g_autoptr(GError) error = NULL;
+
+    g_assert_false(fl_agent_thaw(client, LONG, &error));
+    g_assert_nonnull(strstr(error->message, "more than 1000 levels"));
     stop(&agent, client);
 }
 
@@ -180,6 +195,7 @@ int main(int argc, char **argv)
     g_test_add_func("/agent/stale-answers-are-skipped", test_stale_answers_are_skipped);
     g_test_add_func("/agent/back-in-step", test_back_in_step);
     g_test_add_func("/agent/error-of-the-agent", test_error_of_the_agent);
+    g_test_add_func("/agent/deep-answer", test_deep_answer);
     g_test_add_func("/agent/no-agent", test_no_agent);
     g_test_add_func("/agent/line-without-end", test_line_without_end);
     return g_test_run();

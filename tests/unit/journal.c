@@ -102,8 +102,10 @@ static void test_seconds_differ(Fixture *f, gconstpointer data)
 
 static void test_broken(Fixture *f, gconstpointer data)
 {
-    static const char *const texts[] = {
-        "", "{", "[]", "{}", "{\"version\": 99}", "{\"version\": \"1\"}"};
+    g_autofree char *deep = g_strnfill(1000000, '[');
+    const char *const texts[] = {
+        "",  "{", "[]", "{}", "{\"version\": 99}", "{\"version\": \"1\"}", "{\"a\": \"\xff\"}",
+        deep};
     g_autofree char *path = g_build_filename(f->directory, "a.journal", NULL);
 
     for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {

@@ -196,8 +196,8 @@ static void test_depth(void)
     GThread *thread;
     FlQmp *qmp;
 
-    append_n(deepest, "[", FL_CHANNEL_MAX_DEPTH - 1);
-    append_n(deepest, "]", FL_CHANNEL_MAX_DEPTH - 1);
+    append_n(deepest, "[", FL_JSON_MAX_DEPTH - 1);
+    append_n(deepest, "]", FL_JSON_MAX_DEPTH - 1);
     g_string_append(deepest, "}");
     qmp = fl_qmp_new_fd(start_peer(deepest, false, &thread), "peer", 5000, &error);
     g_assert_no_error(error);
