@@ -28,7 +28,7 @@ typedef struct {
     void (*close)(FlBackup *backup); /* frees BACKUP */
 } FlBackupOps;
 
-extern const FlBackupOps fl_qmp_backup_ops, fl_libvirt_backup_ops;
+extern const FlBackupOps fl_fleece_backup_ops, fl_libvirt_backup_ops;
 
 /* Each way's session starts with this. */
 struct FlBackup {

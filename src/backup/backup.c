@@ -13,7 +13,7 @@ static const struct {
     const char *prefix;
     const FlBackupOps *ops;
 } ways[] = {
-    {"qmp:", &fl_qmp_backup_ops},
+    {"qmp:", &fl_fleece_backup_ops},
 #ifdef HAVE_LIBVIRT
     {"libvirt:", &fl_libvirt_backup_ops},
 #endif

@@ -6,7 +6,7 @@
  * nobody else can reach it, for its directory is ours alone. Its path is in the journal: whoever
  * recovers tries whether anyone still listens there, which QMP does not tell.
  */
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 #include "qemu/json.h"
 
 #include <errno.h>
@@ -18,9 +18,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define FD_NAME FL_QMP_PREFIX "nbd"
+#define FD_NAME FL_FLEECE_PREFIX "nbd"
 
-char *fl_qmp_choose_socket(void)
+char *fl_fleece_choose_socket(void)
 {
     const char *runtime = g_getenv("XDG_RUNTIME_DIR");
     bool fits = runtime != NULL && g_path_is_absolute(runtime) && strlen(runtime) < 60 &&
@@ -58,7 +58,7 @@ static int listen_at(const char *path, GError **error)
     return -1;
 }
 
-static bool start_server(FlQmpSession *session, int fd, GError **error)
+static bool start_server(FlFleece *session, int fd, GError **error)
 {
     g_autoptr(GError) failure = NULL;
     /* It is private to one mount, so nothing is gained by a limit, which newer QEMUs have. */
@@ -84,7 +84,7 @@ static bool start_server(FlQmpSession *session, int fd, GError **error)
     return false;
 }
 
-bool fl_qmp_serve(FlQmpSession *session, GError **error)
+bool fl_fleece_serve(FlFleece *session, GError **error)
 {
     bool ok;
     int fd;
@@ -103,7 +103,7 @@ bool fl_qmp_serve(FlQmpSession *session, GError **error)
            fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
 }
 
-bool fl_qmp_listens(const char *path)
+bool fl_fleece_listens(const char *path)
 {
     struct sockaddr_un address;
     int node = open(path, O_PATH | O_CLOEXEC);
@@ -121,7 +121,7 @@ bool fl_qmp_listens(const char *path)
 }
 
 /* The server is stopped before its socket goes, and only if it is the one that listens there. */
-bool fl_qmp_stop_server(FlQmpSession *session, GError **error)
+bool fl_fleece_stop_server(FlFleece *session, GError **error)
 {
     const FlJournalEntry *entry = fl_journal_entry(session->journal);
     g_autofree char *path = NULL;
@@ -135,8 +135,8 @@ bool fl_qmp_stop_server(FlQmpSession *session, GError **error)
     if (!session->gone) {
         /* Passed but not used: then what listens is only waiting to be. */
         fl_qmp_call(session->qmp, "closefd", fl_qmp_args('s', "fdname", FD_NAME, 0), NULL, NULL);
-        if (fl_qmp_listens(path)) {
-            if (!fl_qmp_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
+        if (fl_fleece_listens(path)) {
+            if (!fl_fleece_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
                 return false;
             fl_backup_report(&session->backup, "stopped the NBD server");
         }
@@ -146,25 +146,25 @@ bool fl_qmp_stop_server(FlQmpSession *session, GError **error)
     return true;
 }
 
-static bool add_export(FlQmpSession *session, FlQmpDisk *disk, GError **error)
+static bool add_export(FlFleece *session, FlFleeceDisk *disk, GError **error)
 {
-    g_autofree char *id = fl_qmp_id(disk, "export");
-    g_autofree char *overlay = fl_qmp_id(disk, "overlay");
+    g_autofree char *id = fl_fleece_id(disk, "export");
+    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
     JsonArray *bitmaps = json_array_new();
 
     for (guint i = 0; i < disk->copies->len; i++) {
-        const FlQmpCopy *copy = g_ptr_array_index(disk->copies, i);
+        const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
         json_array_add_string_element(bitmaps, copy->name);
     }
-    return fl_qmp_do(session, "block-export-add",
-                     fl_qmp_args('s', "type", "nbd", 's', "id", id, 's', "node-name", overlay, 's',
-                                 "name", disk->disk.export_name, 'b', "writable", false, 'b',
-                                 "allocation-depth", true, 'n', "bitmaps", fl_qmp_array(bitmaps),
-                                 0),
-                     NULL, error, "disk %s: export", disk->disk.name);
+    return fl_fleece_do(session, "block-export-add",
+                        fl_qmp_args('s', "type", "nbd", 's', "id", id, 's', "node-name", overlay,
+                                    's', "name", disk->disk.export_name, 'b', "writable", false,
+                                    'b', "allocation-depth", true, 'n', "bitmaps",
+                                    fl_fleece_array(bitmaps), 0),
+                        NULL, error, "disk %s: export", disk->disk.name);
 }
 
-bool fl_qmp_export(FlQmpSession *session, GError **error)
+bool fl_fleece_export(FlFleece *session, GError **error)
 {
     for (guint i = 0; i < session->backup.disks->len; i++) {
         if (!add_export(session, g_ptr_array_index(session->backup.disks, i), error))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 
 #include "backup/point.h"
 #include "qemu/json.h"
@@ -10,30 +10,30 @@
 /* Milliseconds: a monitor that has another client answers never. */
 #define CONNECT_TIMEOUT 10000
 
-unsigned fl_qmp_timeout(const FlQmpSession *session)
+unsigned fl_fleece_timeout(const FlFleece *session)
 {
     unsigned seconds = session->backup.options->timeout;
 
     return (seconds != 0 ? MIN(seconds, 86400) : 30) * 1000;
 }
 
-char *fl_qmp_id(const FlQmpDisk *disk, const char *part)
+char *fl_fleece_id(const FlFleeceDisk *disk, const char *part)
 {
-    return g_strdup_printf(FL_QMP_PREFIX "%u-%s", disk->index, part);
+    return g_strdup_printf(FL_FLEECE_PREFIX "%u-%s", disk->index, part);
 }
 
-FlQmpDisk *fl_qmp_find(const FlQmpSession *session, const char *id, const char *part)
+FlFleeceDisk *fl_fleece_find(const FlFleece *session, const char *id, const char *part)
 {
     for (guint i = 0; id != NULL && i < session->backup.disks->len; i++) {
-        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        g_autofree char *own = fl_qmp_id(disk, part);
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        g_autofree char *own = fl_fleece_id(disk, part);
         if (g_str_equal(own, id))
             return disk;
     }
     return NULL;
 }
 
-JsonNode *fl_qmp_array(JsonArray *array)
+JsonNode *fl_fleece_array(JsonArray *array)
 {
     JsonNode *node = json_node_alloc();
 
@@ -42,8 +42,8 @@ JsonNode *fl_qmp_array(JsonArray *array)
     return node;
 }
 
-bool fl_qmp_do(FlQmpSession *session, const char *command, JsonNode *args, JsonNode **reply,
-               GError **error, const char *format, ...)
+bool fl_fleece_do(FlFleece *session, const char *command, JsonNode *args, JsonNode **reply,
+                  GError **error, const char *format, ...)
 {
     g_autoptr(GError) failure = NULL;
     g_autofree char *subject = NULL;
@@ -61,20 +61,20 @@ bool fl_qmp_do(FlQmpSession *session, const char *command, JsonNode *args, JsonN
     return fl_fail(error, "%s: %s", subject, failure->message);
 }
 
-static bool connect_monitor(FlQmpSession *session, GError **error)
+static bool connect_monitor(FlFleece *session, GError **error)
 {
     g_clear_pointer(&session->qmp, fl_qmp_free);
     session->qmp =
-        fl_qmp_connect(session->monitor, MIN(fl_qmp_timeout(session), CONNECT_TIMEOUT), error);
+        fl_qmp_connect(session->monitor, MIN(fl_fleece_timeout(session), CONNECT_TIMEOUT), error);
     if (session->qmp == NULL)
         return false;
-    fl_qmp_set_timeout(session->qmp, fl_qmp_timeout(session));
-    fl_qmp_set_event_handler(session->qmp, fl_qmp_on_event, session);
+    fl_qmp_set_timeout(session->qmp, fl_fleece_timeout(session));
+    fl_qmp_set_event_handler(session->qmp, fl_fleece_on_event, session);
     return true;
 }
 
-bool fl_qmp_await(FlQmpSession *session, unsigned seen, gint64 deadline, GError **error,
-                  const char *format, ...)
+bool fl_fleece_await(FlFleece *session, unsigned seen, gint64 deadline, GError **error,
+                     const char *format, ...)
 {
     /* Milliseconds: not everything that changes has an event in every QEMU. */
     static const unsigned interval = 50;
@@ -89,7 +89,7 @@ bool fl_qmp_await(FlQmpSession *session, unsigned seen, gint64 deadline, GError 
     return fl_fail(error, "%s", words);
 }
 
-bool fl_qmp_reach(FlQmpSession *session, GError **error)
+bool fl_fleece_reach(FlFleece *session, GError **error)
 {
     g_autoptr(GError) failure = NULL;
 
@@ -97,7 +97,7 @@ bool fl_qmp_reach(FlQmpSession *session, GError **error)
         connect_monitor(session, &failure))
         return true;
     /* A monitor that has another client now is not the end of QEMU. */
-    session->gone = !fl_qmp_listens(session->monitor);
+    session->gone = !fl_fleece_listens(session->monitor);
     if (!session->gone)
         g_propagate_error(error, g_steal_pointer(&failure));
     return session->gone;
@@ -105,7 +105,7 @@ bool fl_qmp_reach(FlQmpSession *session, GError **error)
 
 static void release(FlBackup *backup)
 {
-    FlQmpSession *session = (FlQmpSession *)backup;
+    FlFleece *session = (FlFleece *)backup;
 
     g_clear_pointer(&session->agent, fl_agent_free);
     g_clear_pointer(&session->qmp, fl_qmp_free);
@@ -114,7 +114,7 @@ static void release(FlBackup *backup)
 
 static void close_session(FlBackup *backup)
 {
-    FlQmpSession *session = (FlQmpSession *)backup;
+    FlFleece *session = (FlFleece *)backup;
 
     release(backup);
     g_hash_table_unref(session->inconsistent);
@@ -129,12 +129,12 @@ static void close_session(FlBackup *backup)
 static FlBackup *open_session(const FlBackupOptions *options, GError **error)
 {
     const char *path = options->source + strlen("qmp:");
-    FlQmpSession *session = g_new0(FlQmpSession, 1);
+    FlFleece *session = g_new0(FlFleece, 1);
     g_autoptr(FlBackup) backup = &session->backup;
     g_autofree char *directory = NULL;
     g_autofree char *key = NULL;
 
-    fl_backup_init(backup, &fl_qmp_backup_ops, options);
+    fl_backup_init(backup, &fl_fleece_backup_ops, options);
     session->inconsistent = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     if (options->since != NULL) {
         fl_fail_usage(error, "%s: checkpoints (since=) are libvirt's; series= names ours",
@@ -158,10 +158,10 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
 }
 
-static bool check_iothreads(FlQmpSession *session, const FlVmVersion *version, GError **error)
+static bool check_iothreads(FlFleece *session, const FlVmVersion *version, GError **error)
 {
     for (guint i = 0; i < session->backup.disks->len; i++) {
-        const FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
         bool kills = false;
 
         if (!fl_vm_disconnect_kills(session->qmp, version, disk->qdev, &kills, error))
@@ -177,7 +177,7 @@ static bool check_iothreads(FlQmpSession *session, const FlVmVersion *version, G
     return true;
 }
 
-static bool inspect(FlQmpSession *session, GError **error)
+static bool inspect(FlFleece *session, GError **error)
 {
     g_autoptr(GPtrArray) disks = NULL;
     FlVmVersion version;
@@ -187,13 +187,13 @@ static bool inspect(FlQmpSession *session, GError **error)
     disks = fl_vm_disks(session->qmp, error);
     if (disks == NULL)
         return false;
-    session->backup.disks = fl_qmp_plan(disks, session->backup.options, session->inconsistent,
-                                        session->backup.notes, error);
+    session->backup.disks = fl_fleece_plan(disks, session->backup.options, session->inconsistent,
+                                           session->backup.notes, error);
     return session->backup.disks != NULL && check_iothreads(session, &version, error) &&
            fl_backup_check_room(&session->backup, session->scratch, &session->reserve, error);
 }
 
-static bool snapshot(FlQmpSession *session, GError **error)
+static bool snapshot(FlFleece *session, GError **error)
 {
     const char *series = fl_backup_series(session->backup.options);
     gint64 second = fl_backup_set_time(&session->backup, session->journal);
@@ -202,20 +202,20 @@ static bool snapshot(FlQmpSession *session, GError **error)
         FlBackupDisk *disk = g_ptr_array_index(session->backup.disks, i);
         disk->restore_point = fl_point_id(second, disk->size);
     }
-    return fl_qmp_do(
+    return fl_fleece_do(
         session, "transaction",
         fl_qmp_args('n', "actions",
-                    fl_qmp_array(fl_qmp_snapshot_actions(session->backup.disks, series)), 0),
+                    fl_fleece_array(fl_fleece_snapshot_actions(session->backup.disks, series)), 0),
         NULL, error, "cannot take the snapshot");
 }
 
-static bool export(FlQmpSession *session, GError **error)
+static bool export(FlFleece *session, GError **error)
 {
     return fl_journal_set_second(session->journal, session->backup.time.tv_sec, error) &&
-           fl_qmp_export(session, error);
+           fl_fleece_export(session, error);
 }
 
-static bool journal(FlQmpSession *session, GError **error)
+static bool journal(FlFleece *session, GError **error)
 {
     const FlBackupOptions *options = session->backup.options;
     FlJournalEntry entry = {
@@ -225,13 +225,13 @@ static bool journal(FlQmpSession *session, GError **error)
     };
 
     if (options->nbd == NULL)
-        entry.socket = session->socket = fl_qmp_choose_socket();
+        entry.socket = session->socket = fl_fleece_choose_socket();
     return fl_journal_write(session->journal, &entry, error);
 }
 
 static bool run(FlBackup *backup, FlAction action, GError **error)
 {
-    FlQmpSession *session = (FlQmpSession *)backup;
+    FlFleece *session = (FlFleece *)backup;
 
     switch (action) {
     case FL_ACTION_NONE:
@@ -241,39 +241,39 @@ static bool run(FlBackup *backup, FlAction action, GError **error)
     case FL_ACTION_JOURNAL:
         return journal(session, error);
     case FL_ACTION_SERVE:
-        return fl_qmp_serve(session, error);
+        return fl_fleece_serve(session, error);
     case FL_ACTION_PREPARE:
-        return fl_qmp_prepare(session, error);
+        return fl_fleece_prepare(session, error);
     case FL_ACTION_FREEZE:
-        return fl_qmp_freeze(session, error);
+        return fl_fleece_freeze(session, error);
     case FL_ACTION_SNAPSHOT:
         return snapshot(session, error);
     case FL_ACTION_THAW:
-        return fl_qmp_thaw(session, error);
+        return fl_fleece_thaw(session, error);
     case FL_ACTION_EXPORT:
         return export(session, error);
     case FL_ACTION_CHECK_JOBS:
-        return fl_qmp_check_jobs(session, error);
+        return fl_fleece_check_jobs(session, error);
     case FL_ACTION_LET_GO:
-        return fl_qmp_let_go(session, error);
+        return fl_fleece_let_go(session, error);
     case FL_ACTION_SWEEP:
-        return fl_qmp_sweep(session, error);
+        return fl_fleece_sweep(session, error);
     case FL_ACTION_ROLL_BACK:
-        return fl_qmp_roll_back(session, error);
+        return fl_fleece_roll_back(session, error);
     case FL_ACTION_ROLL_FORWARD:
-        return fl_qmp_roll_forward(session, error);
+        return fl_fleece_roll_forward(session, error);
     case FL_ACTION_FORGET:
         return session->left || fl_journal_forget(session->journal, error);
     }
     g_assert_not_reached();
 }
 
-const FlBackupOps fl_qmp_backup_ops = {
+const FlBackupOps fl_fleece_backup_ops = {
     .open = open_session,
     .run = run,
-    .wait = fl_qmp_wait,
-    .look = fl_qmp_look,
-    .scratch_use = fl_qmp_scratch_use,
+    .wait = fl_fleece_wait,
+    .look = fl_fleece_look,
+    .scratch_use = fl_fleece_scratch_use,
     .release = release,
     .close = close_session,
 };

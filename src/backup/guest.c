@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The guest's filesystems: frozen for the transaction, and thawed whatever happens. */
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 
 /* Milliseconds: an agent that runs answers in a few; a thaw waits for the freeze before it. */
 #define AGENT_TIMEOUT 5000
 #define THAW_TIMEOUT  15000
 #define LEAST_TIMEOUT 200
 
-static bool freeze(FlQmpSession *session, GError **error)
+static bool freeze(FlFleece *session, GError **error)
 {
     session->agent = fl_agent_connect(session->agent_path, AGENT_TIMEOUT, error);
     if (session->agent == NULL) {
@@ -19,7 +19,7 @@ static bool freeze(FlQmpSession *session, GError **error)
 }
 
 /* A QEMU that hangs must not keep the guest frozen for longer than is allowed. */
-static void hurry(FlQmpSession *session)
+static void hurry(FlFleece *session)
 {
     gint64 spent = (g_get_monotonic_time() - session->frozen_since) / 1000;
 
@@ -28,7 +28,7 @@ static void hurry(FlQmpSession *session)
         (unsigned)MAX(fl_backup_freeze_limit(session->backup.options) - spent, LEAST_TIMEOUT));
 }
 
-bool fl_qmp_freeze(FlQmpSession *session, GError **error)
+bool fl_fleece_freeze(FlFleece *session, GError **error)
 {
     g_autoptr(GError) failure = NULL;
 
@@ -45,11 +45,11 @@ bool fl_qmp_freeze(FlQmpSession *session, GError **error)
     fl_backup_note(&session->backup,
                    "the guest was not frozen, so the snapshot is like after a power cut: %s",
                    failure->message);
-    return fl_qmp_thaw(session, error);
+    return fl_fleece_thaw(session, error);
 }
 
 /* Whether the freeze lasted: Windows ends one by itself. */
-static bool check_frozen(FlQmpSession *session, GError **error)
+static bool check_frozen(FlFleece *session, GError **error)
 {
     g_autoptr(GError) failure = NULL;
     bool frozen = false;
@@ -69,14 +69,14 @@ static bool check_frozen(FlQmpSession *session, GError **error)
 }
 
 /* Without a connection to the agent: to the one that the journal names. */
-static bool reconnect(FlQmpSession *session, const char *path, GError **error)
+static bool reconnect(FlFleece *session, const char *path, GError **error)
 {
     if (session->agent == NULL)
         session->agent = fl_agent_connect(path, AGENT_TIMEOUT, error);
     return session->agent != NULL;
 }
 
-bool fl_qmp_thaw(FlQmpSession *session, GError **error)
+bool fl_fleece_thaw(FlFleece *session, GError **error)
 {
     const FlJournalEntry *entry = fl_journal_entry(session->journal);
     bool ours = session->agent != NULL;
@@ -86,11 +86,11 @@ bool fl_qmp_thaw(FlQmpSession *session, GError **error)
     if (entry == NULL || entry->agent == NULL)
         return true;
     /* The agent's socket goes with QEMU, and a guest that was started since is not frozen. */
-    if (!ours && !fl_qmp_listens(entry->agent))
+    if (!ours && !fl_fleece_listens(entry->agent))
         return fl_journal_write_thawed(session->journal, error);
     if (ours && session->backup.state == FL_STATE_THAWING)
         lasted = check_frozen(session, error);
-    fl_qmp_set_timeout(session->qmp, fl_qmp_timeout(session));
+    fl_qmp_set_timeout(session->qmp, fl_fleece_timeout(session));
 
     if (!reconnect(session, entry->agent, &failure) ||
         !fl_agent_thaw(session->agent, THAW_TIMEOUT, &failure)) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What is done with each disk, as a function of what QEMU says about it. */
 #include "backup/point.h"
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 
 static void free_copy(gpointer data)
 {
-    FlQmpCopy *copy = data;
+    FlFleeceCopy *copy = data;
 
     g_free(copy->source);
     g_free(copy->name);
@@ -20,7 +20,7 @@ static void free_copy(gpointer data)
 
 static void free_disk(gpointer data)
 {
-    FlQmpDisk *disk = data;
+    FlFleeceDisk *disk = data;
 
     fl_backup_disk_clear(&disk->disk);
     if (disk->scratch >= 0)
@@ -31,9 +31,9 @@ static void free_disk(gpointer data)
     g_free(disk);
 }
 
-static void add_copy(FlQmpDisk *disk, const FlVmBitmap *bitmap, const char *name)
+static void add_copy(FlFleeceDisk *disk, const FlVmBitmap *bitmap, const char *name)
 {
-    FlQmpCopy *copy = g_new(FlQmpCopy, 1);
+    FlFleeceCopy *copy = g_new(FlFleeceCopy, 1);
 
     copy->source = g_strdup(bitmap->name);
     copy->name = g_strdup(name);
@@ -63,7 +63,7 @@ static const FlVmBitmap *last_point(const FlVmDisk *vm, const char *series, FlPo
 }
 
 /* Chooses the base of the increment, or says why there is none. */
-static bool choose_base(FlQmpDisk *disk, const FlVmDisk *vm, const FlBackupOptions *options,
+static bool choose_base(FlFleeceDisk *disk, const FlVmDisk *vm, const FlBackupOptions *options,
                         const char *inconsistent, GError **error)
 {
     const char *series = fl_backup_series(options);
@@ -99,7 +99,7 @@ static bool choose_base(FlQmpDisk *disk, const FlVmDisk *vm, const FlBackupOptio
 }
 
 /* Copies of the bitmaps that are not ours. */
-static void add_users_bitmaps(FlQmpDisk *disk, const FlVmDisk *vm, const char *series,
+static void add_users_bitmaps(FlFleeceDisk *disk, const FlVmDisk *vm, const char *series,
                               GPtrArray *notes)
 {
     for (guint i = 0; i < vm->bitmaps->len; i++) {
@@ -123,10 +123,10 @@ static void add_users_bitmaps(FlQmpDisk *disk, const FlVmDisk *vm, const char *s
     }
 }
 
-static FlQmpDisk *plan_disk(const FlVmDisk *vm, guint index, const FlBackupOptions *options,
-                            const char *inconsistent, GPtrArray *notes, GError **error)
+static FlFleeceDisk *plan_disk(const FlVmDisk *vm, guint index, const FlBackupOptions *options,
+                               const char *inconsistent, GPtrArray *notes, GError **error)
 {
-    FlQmpDisk *disk = g_new0(FlQmpDisk, 1);
+    FlFleeceDisk *disk = g_new0(FlFleeceDisk, 1);
 
     disk->index = index;
     disk->node = g_strdup(vm->node);
@@ -136,9 +136,9 @@ static FlQmpDisk *plan_disk(const FlVmDisk *vm, guint index, const FlBackupOptio
     disk->scratch = -1;
     disk->disk.name = g_strdup(vm->name);
     /* Many may be on a server that others use too, and the address may be of the wrong one. */
-    disk->disk.export_name =
-        options->nbd == NULL ? g_strdup(vm->name)
-                             : g_strdup_printf(FL_QMP_PREFIX "%08x-%s", g_random_int(), vm->name);
+    disk->disk.export_name = options->nbd == NULL ? g_strdup(vm->name)
+                                                  : g_strdup_printf(FL_FLEECE_PREFIX "%08x-%s",
+                                                                    g_random_int(), vm->name);
     disk->disk.size = vm->size;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_backup_bitmap_free);
     if (!choose_base(disk, vm, options, inconsistent, error)) {
@@ -188,8 +188,8 @@ static bool check_names(const GPtrArray *disks, const FlBackupOptions *options, 
     return true;
 }
 
-GPtrArray *fl_qmp_plan(const GPtrArray *disks, const FlBackupOptions *options,
-                       GHashTable *inconsistent, GPtrArray *notes, GError **error)
+GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlBackupOptions *options,
+                          GHashTable *inconsistent, GPtrArray *notes, GError **error)
 {
     g_autoptr(GPtrArray) plan = g_ptr_array_new_with_free_func(free_disk);
     g_autoptr(GHashTable) nodes = g_hash_table_new(g_str_hash, g_str_equal);
@@ -200,7 +200,7 @@ GPtrArray *fl_qmp_plan(const GPtrArray *disks, const FlBackupOptions *options,
     for (guint i = 0; i < disks->len; i++) {
         const FlVmDisk *vm = g_ptr_array_index(disks, i);
         const char *lost = g_hash_table_lookup(inconsistent, vm->node);
-        FlQmpDisk *disk;
+        FlFleeceDisk *disk;
 
         /* Two devices may share a node. */
         if (!is_asked_for(vm, options) || !g_hash_table_add(nodes, vm->node))
@@ -231,23 +231,23 @@ static void add_action(JsonArray *actions, const char *type, JsonNode *data)
     json_array_add_element(actions, fl_qmp_args('s', "type", type, 'n', "data", data, 0));
 }
 
-static JsonNode *merge_args(const char *overlay, const FlQmpDisk *disk, const FlQmpCopy *copy)
+static JsonNode *merge_args(const char *overlay, const FlFleeceDisk *disk, const FlFleeceCopy *copy)
 {
     JsonArray *sources = json_array_new();
 
     json_array_add_element(sources,
                            fl_qmp_args('s', "node", disk->node, 's', "name", copy->source, 0));
     return fl_qmp_args('s', "node", overlay, 's', "target", copy->name, 'n', "bitmaps",
-                       fl_qmp_array(sources), 0);
+                       fl_fleece_array(sources), 0);
 }
 
-static void add_disk(JsonArray *actions, const FlQmpDisk *disk, const char *series)
+static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
 {
     g_autofree char *point = fl_point_bitmap(series, disk->disk.restore_point);
     g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
-    g_autofree char *overlay = fl_qmp_id(disk, "overlay");
-    g_autofree char *job = fl_qmp_id(disk, "job");
-    g_autofree char *filter = fl_qmp_id(disk, "filter");
+    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
+    g_autofree char *job = fl_fleece_id(disk, "job");
+    g_autofree char *filter = fl_fleece_id(disk, "filter");
 
     add_action(actions, "block-dirty-bitmap-add",
                fl_qmp_args('s', "node", disk->node, 's', "name", point, 'b', "persistent",
@@ -257,7 +257,7 @@ static void add_disk(JsonArray *actions, const FlQmpDisk *disk, const char *seri
                            disk->persistent, 'b', "disabled", true, 'i', "granularity",
                            MARKER_GRANULARITY, 0));
     for (guint i = 0; i < disk->copies->len; i++) {
-        const FlQmpCopy *copy = g_ptr_array_index(disk->copies, i);
+        const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
         add_action(actions, "block-dirty-bitmap-add",
                    fl_qmp_args('s', "node", overlay, 's', "name", copy->name, 'b', "persistent",
                                false, 'b', "disabled", true, 'i', "granularity",
@@ -275,7 +275,7 @@ static void add_disk(JsonArray *actions, const FlQmpDisk *disk, const char *seri
                            filter, 0));
 }
 
-JsonArray *fl_qmp_snapshot_actions(const GPtrArray *disks, const char *series)
+JsonArray *fl_fleece_snapshot_actions(const GPtrArray *disks, const char *series)
 {
     JsonArray *actions = json_array_new();
 

@@ -5,7 +5,7 @@
  * The files have no name: they are made with O_TMPFILE and passed to QEMU, which so needs no right
  * to our directory, and the kernel frees them when QEMU and we have closed them, however we end.
  */
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 #include "qemu/json.h"
 
 #include <errno.h>
@@ -16,12 +16,12 @@
 
 #define MIB (UINT64_C(1) << 20)
 
-static const char *directory(const FlQmpSession *session)
+static const char *directory(const FlFleece *session)
 {
     return session->scratch;
 }
 
-static int make_file(const FlQmpSession *session, GError **error)
+static int make_file(const FlFleece *session, GError **error)
 {
     g_autofree char *name = NULL;
     int fd = open(directory(session), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -42,10 +42,10 @@ static int make_file(const FlQmpSession *session, GError **error)
 }
 
 /* Gives the file of DISK to QEMU as a node, and starts to make an image of it. */
-static bool start_image(FlQmpSession *session, FlQmpDisk *disk, GError **error)
+static bool start_image(FlFleece *session, FlFleeceDisk *disk, GError **error)
 {
-    g_autofree char *file = fl_qmp_id(disk, "file");
-    g_autofree char *create = fl_qmp_id(disk, "create");
+    g_autofree char *file = fl_fleece_id(disk, "file");
+    g_autofree char *create = fl_fleece_id(disk, "create");
     g_autofree char *path = NULL;
     g_autoptr(JsonNode) reply = NULL;
     gint64 set;
@@ -60,29 +60,29 @@ static bool start_image(FlQmpSession *session, FlQmpDisk *disk, GError **error)
     }
     set = fl_json_int(fl_json_as_object(reply), "fdset-id");
     path = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, set);
-    if (!fl_qmp_do(session, "blockdev-add",
-                   fl_qmp_args('s', "driver", "file", 's', "node-name", file, 's', "filename", path,
-                               's', "discard", "unmap", 0),
-                   NULL, error, "disk %s: scratch file", disk->disk.name))
+    if (!fl_fleece_do(session, "blockdev-add",
+                      fl_qmp_args('s', "driver", "file", 's', "node-name", file, 's', "filename",
+                                  path, 's', "discard", "unmap", 0),
+                      NULL, error, "disk %s: scratch file", disk->disk.name))
         return false;
     /* The node has a descriptor of its own now; QEMU drops the set when that is closed. */
-    return fl_qmp_do(session, "remove-fd", fl_qmp_args('i', "fdset-id", set, 0), NULL, error,
-                     "disk %s: scratch file", disk->disk.name) &&
-           fl_qmp_do(session, "blockdev-create",
-                     fl_qmp_args('s', "job-id", create, 'n', "options",
-                                 fl_qmp_args('s', "driver", "qcow2", 's', "file", file, 'i', "size",
-                                             (gint64)disk->disk.size, 0),
-                                 0),
-                     NULL, error, "disk %s: scratch image", disk->disk.name);
+    return fl_fleece_do(session, "remove-fd", fl_qmp_args('i', "fdset-id", set, 0), NULL, error,
+                        "disk %s: scratch file", disk->disk.name) &&
+           fl_fleece_do(session, "blockdev-create",
+                        fl_qmp_args('s', "job-id", create, 'n', "options",
+                                    fl_qmp_args('s', "driver", "qcow2", 's', "file", file, 'i',
+                                                "size", (gint64)disk->disk.size, 0),
+                                    0),
+                        NULL, error, "disk %s: scratch image", disk->disk.name);
 }
 
 /* Whether every job that makes an image has ended well. */
-static bool images_done(FlQmpSession *session, bool *done, GError **error)
+static bool images_done(FlFleece *session, bool *done, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *jobs;
 
-    if (!fl_qmp_do(session, "query-jobs", NULL, &reply, error, "scratch images"))
+    if (!fl_fleece_do(session, "query-jobs", NULL, &reply, error, "scratch images"))
         return false;
     jobs = fl_json_as_array(reply);
     *done = true;
@@ -90,7 +90,7 @@ static bool images_done(FlQmpSession *session, bool *done, GError **error)
         JsonObject *job = fl_json_element(jobs, i);
         const char *id = fl_json_string(job, "id");
         const char *failure = fl_json_string(job, "error");
-        FlQmpDisk *disk = fl_qmp_find(session, id, "create");
+        FlFleeceDisk *disk = fl_fleece_find(session, id, "create");
 
         if (disk == NULL)
             continue;
@@ -98,16 +98,16 @@ static bool images_done(FlQmpSession *session, bool *done, GError **error)
             return fl_fail(error, "disk %s: scratch image: %s", disk->disk.name, failure);
         if (g_strcmp0(fl_json_string(job, "status"), "concluded") != 0)
             *done = false;
-        else if (!fl_qmp_do(session, "job-dismiss", fl_qmp_args('s', "id", id, 0), NULL, error,
-                            "disk %s: scratch image", disk->disk.name))
+        else if (!fl_fleece_do(session, "job-dismiss", fl_qmp_args('s', "id", id, 0), NULL, error,
+                               "disk %s: scratch image", disk->disk.name))
             return false;
     }
     return true;
 }
 
-static bool wait_for_images(FlQmpSession *session, GError **error)
+static bool wait_for_images(FlFleece *session, GError **error)
 {
-    gint64 deadline = g_get_monotonic_time() + 1000 * (gint64)fl_qmp_timeout(session);
+    gint64 deadline = g_get_monotonic_time() + 1000 * (gint64)fl_fleece_timeout(session);
 
     for (;;) {
         unsigned seen = session->events;
@@ -117,42 +117,42 @@ static bool wait_for_images(FlQmpSession *session, GError **error)
             return false;
         if (done)
             return true;
-        if (!fl_qmp_await(session, seen, deadline, error,
-                          "scratch images: QEMU does not get them done"))
+        if (!fl_fleece_await(session, seen, deadline, error,
+                             "scratch images: QEMU does not get them done"))
             return false;
     }
 }
 
 /* Lets the file grow by half of its share of the room, and no further without a word. */
-static bool set_threshold(FlQmpSession *session, FlQmpDisk *disk, uint64_t room, GError **error)
+static bool set_threshold(FlFleece *session, FlFleeceDisk *disk, uint64_t room, GError **error)
 {
-    g_autofree char *file = fl_qmp_id(disk, "file");
+    g_autofree char *file = fl_fleece_id(disk, "file");
     uint64_t share = (room - session->reserve) / session->backup.disks->len / 2;
     struct stat st;
 
     if (fstat(disk->scratch, &st) < 0)
         return fl_fail(error, "disk %s: scratch file: %s", disk->disk.name, g_strerror(errno));
-    return fl_qmp_do(session, "block-set-write-threshold",
-                     fl_qmp_args('s', "node-name", file, 'i', "write-threshold",
-                                 (gint64)((uint64_t)st.st_size + MAX(share, MIB / 2)), 0),
-                     NULL, error, "disk %s: scratch file", disk->disk.name);
+    return fl_fleece_do(session, "block-set-write-threshold",
+                        fl_qmp_args('s', "node-name", file, 'i', "write-threshold",
+                                    (gint64)((uint64_t)st.st_size + MAX(share, MIB / 2)), 0),
+                        NULL, error, "disk %s: scratch file", disk->disk.name);
 }
 
-static bool add_overlay(FlQmpSession *session, FlQmpDisk *disk, GError **error)
+static bool add_overlay(FlFleece *session, FlFleeceDisk *disk, GError **error)
 {
-    g_autofree char *file = fl_qmp_id(disk, "file");
-    g_autofree char *overlay = fl_qmp_id(disk, "overlay");
+    g_autofree char *file = fl_fleece_id(disk, "file");
+    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
     uint64_t room = 0;
 
-    return fl_qmp_do(session, "blockdev-add",
-                     fl_qmp_args('s', "driver", "qcow2", 's', "node-name", overlay, 's', "file",
-                                 file, 's', "backing", disk->node, 's', "discard", "unmap", 0),
-                     NULL, error, "disk %s: scratch image", disk->disk.name) &&
+    return fl_fleece_do(session, "blockdev-add",
+                        fl_qmp_args('s', "driver", "qcow2", 's', "node-name", overlay, 's', "file",
+                                    file, 's', "backing", disk->node, 's', "discard", "unmap", 0),
+                        NULL, error, "disk %s: scratch image", disk->disk.name) &&
            fl_backup_free_room(directory(session), &room, error) &&
            set_threshold(session, disk, MAX(room, session->reserve), error);
 }
 
-bool fl_qmp_prepare(FlQmpSession *session, GError **error)
+bool fl_fleece_prepare(FlFleece *session, GError **error)
 {
     GPtrArray *disks = session->backup.disks;
 
@@ -169,7 +169,7 @@ bool fl_qmp_prepare(FlQmpSession *session, GError **error)
     return true;
 }
 
-static uint64_t scratch_bytes(const FlQmpDisk *disk)
+static uint64_t scratch_bytes(const FlFleeceDisk *disk)
 {
     struct stat st;
 
@@ -177,12 +177,12 @@ static uint64_t scratch_bytes(const FlQmpDisk *disk)
 }
 
 /* The disk that giving up frees the most. */
-static FlQmpDisk *largest(const FlQmpSession *session)
+static FlFleeceDisk *largest(const FlFleece *session)
 {
-    FlQmpDisk *found = NULL;
+    FlFleeceDisk *found = NULL;
 
     for (guint i = 0; i < session->backup.disks->len; i++) {
-        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
         if (disk->disk.lost == NULL &&
             (found == NULL || scratch_bytes(disk) > scratch_bytes(found)))
             found = disk;
@@ -190,10 +190,10 @@ static FlQmpDisk *largest(const FlQmpSession *session)
     return found;
 }
 
-void fl_qmp_watch_room(FlQmpSession *session)
+void fl_fleece_watch_room(FlFleece *session)
 {
     uint64_t room = 0;
-    FlQmpDisk *worst;
+    FlFleeceDisk *worst;
 
     if (!fl_backup_free_room(directory(session), &room, NULL))
         return;
@@ -206,27 +206,27 @@ void fl_qmp_watch_room(FlQmpSession *session)
         return;
     }
     for (guint i = 0; i < session->backup.disks->len; i++) {
-        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
         if (disk->near_threshold && disk->disk.lost == NULL)
             set_threshold(session, disk, room, NULL);
         disk->near_threshold = false;
     }
 }
 
-void fl_qmp_empty_scratch(FlQmpDisk *disk)
+void fl_fleece_empty_scratch(FlFleeceDisk *disk)
 {
     /* QEMU may keep its descriptor for longer than its node, so closing ours would not do. */
     if (disk->scratch >= 0 && ftruncate(disk->scratch, 0) < 0)
         g_debug("scratch file: %s", g_strerror(errno));
 }
 
-void fl_qmp_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
-                        uint64_t *limit)
+void fl_fleece_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
+                           uint64_t *limit)
 {
-    const FlQmpSession *session = (const FlQmpSession *)backup;
+    const FlFleece *session = (const FlFleece *)backup;
     uint64_t room = 0;
 
-    *used = scratch_bytes((const FlQmpDisk *)disk);
+    *used = scratch_bytes((const FlFleeceDisk *)disk);
     *limit = *used;
     if (fl_backup_free_room(directory(session), &room, NULL) && room > session->reserve)
         *limit += room - session->reserve;

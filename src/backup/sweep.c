@@ -5,7 +5,7 @@
  * same, and doing it twice does no harm.
  */
 #include "backup/point.h"
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 #include "qemu/json.h"
 
 #include <string.h>
@@ -16,63 +16,32 @@
 #define LET_GO_TIMEOUT 2000
 
 typedef struct {
-    FlQmpSession *session;
+    FlFleece *session;
     const char *prefix;         /* of what is to end */
     unsigned timeout;           /* milliseconds for each kind of thing */
     guint exports, jobs, nodes; /* ended */
 } Sweep;
 
-/* The strings MEMBER of the objects in REPLY that start with the prefix. */
-static GPtrArray *select_ids(const Sweep *sweep, JsonNode *reply, const char *member)
-{
-    GPtrArray *ids = g_ptr_array_new_with_free_func(g_free);
-    JsonArray *array = fl_json_as_array(reply);
+/* What ends some time after it was told to. */
+typedef struct {
+    const char *query, *name;
+    /* Tells OBJECT of the reply to the query, called ID, to end, FIRST or again. */
+    void (*end)(Sweep *sweep, JsonObject *object, const char *id, bool first);
+    const char *advice; /* if it does not */
+} Kind;
 
-    for (guint i = 0; i < fl_json_length(array); i++) {
-        const char *id = fl_json_string(fl_json_element(array, i), member);
-        if (id != NULL && g_str_has_prefix(id, sweep->prefix))
-            g_ptr_array_add(ids, g_strdup(id));
-    }
-    return ids;
+static void end_export(Sweep *sweep, JsonObject *object, const char *id, bool first)
+{
+    /* Refused for one that is ending already. */
+    if (first)
+        fl_qmp_call(sweep->session->qmp, "block-export-del",
+                    fl_qmp_args('s', "id", id, 's', "mode", "hard", 0), NULL, NULL);
+    sweep->exports += first;
 }
 
-static gint64 deadline(const Sweep *sweep)
+static void end_job(Sweep *sweep, JsonObject *object, const char *id, bool first)
 {
-    return g_get_monotonic_time() + (gint64)sweep->timeout * 1000;
-}
-
-static bool end_exports(Sweep *sweep, GError **error)
-{
-    gint64 end = deadline(sweep);
-    bool first = true;
-
-    for (;;) {
-        g_autoptr(JsonNode) reply = NULL;
-        g_autoptr(GPtrArray) ids = NULL;
-        unsigned seen = sweep->session->events;
-
-        if (!fl_qmp_do(sweep->session, "query-block-exports", NULL, &reply, error, "exports"))
-            return false;
-        ids = select_ids(sweep, reply, "id");
-        if (ids->len == 0)
-            return true;
-        for (guint i = 0; first && i < ids->len; i++) {
-            /* Refused for one that is ending already. */
-            fl_qmp_call(sweep->session->qmp, "block-export-del",
-                        fl_qmp_args('s', "id", ids->pdata[i], 's', "mode", "hard", 0), NULL, NULL);
-            sweep->exports++;
-        }
-        first = false;
-        if (!fl_qmp_await(sweep->session, seen, end, error,
-                          "export %s does not end: a client of it is stuck; end that one",
-                          (char *)ids->pdata[0]))
-            return false;
-    }
-}
-
-static void end_job(Sweep *sweep, JsonObject *job, const char *id)
-{
-    const char *status = fl_json_string(job, "status");
+    const char *status = fl_json_string(object, "status");
     const char *command = NULL;
 
     if (g_strcmp0(status, "concluded") == 0)
@@ -82,42 +51,48 @@ static void end_job(Sweep *sweep, JsonObject *job, const char *id)
     /* A job may have gone on since it was asked for; the next round sees. */
     if (command != NULL)
         fl_qmp_call(sweep->session->qmp, command, fl_qmp_args('s', "id", id, 0), NULL, NULL);
+    sweep->jobs += first;
 }
 
-static bool end_jobs(Sweep *sweep, GError **error)
+static const Kind exports = {"query-block-exports", "export", end_export,
+                             "a client of it is stuck; end that one"};
+static const Kind jobs = {"query-jobs", "job", end_job, "does the disk's storage answer?"};
+
+/* Ends all of KIND that are ours. */
+static bool end_all(Sweep *sweep, const Kind *kind, GError **error)
 {
-    gint64 end = deadline(sweep);
+    gint64 end = g_get_monotonic_time() + (gint64)sweep->timeout * 1000;
 
-    for (;;) {
-        g_autoptr(JsonNode) reply = NULL;
-        g_autoptr(GPtrArray) ids = NULL;
-        JsonArray *jobs;
+    for (bool first = true;; first = false) {
         unsigned seen = sweep->session->events;
+        g_autoptr(JsonNode) reply = NULL;
+        const char *last = NULL;
+        JsonArray *array;
 
-        if (!fl_qmp_do(sweep->session, "query-jobs", NULL, &reply, error, "jobs"))
+        if (!fl_fleece_do(sweep->session, kind->query, NULL, &reply, error, "%ss", kind->name))
             return false;
-        ids = select_ids(sweep, reply, "id");
-        if (ids->len == 0)
-            return true;
-        sweep->jobs = MAX(sweep->jobs, ids->len);
-        jobs = fl_json_as_array(reply);
-        for (guint i = 0; i < fl_json_length(jobs); i++) {
-            JsonObject *job = fl_json_element(jobs, i);
-            const char *id = fl_json_string(job, "id");
-            if (id != NULL && g_str_has_prefix(id, sweep->prefix))
-                end_job(sweep, job, id);
+        array = fl_json_as_array(reply);
+        for (guint i = 0; i < fl_json_length(array); i++) {
+            JsonObject *object = fl_json_element(array, i);
+            const char *id = fl_json_string(object, "id");
+
+            if (id == NULL || !g_str_has_prefix(id, sweep->prefix))
+                continue;
+            kind->end(sweep, object, id, first);
+            last = id;
         }
-        if (!fl_qmp_await(sweep->session, seen, end, error,
-                          "job %s does not end; is the disk's storage answering?",
-                          (char *)ids->pdata[0]))
+        if (last == NULL)
+            return true;
+        if (!fl_fleece_await(sweep->session, seen, end, error, "%s %s does not end: %s", kind->name,
+                             last, kind->advice))
             return false;
     }
 }
 
-static bool query_nodes(FlQmpSession *session, JsonNode **reply, GError **error)
+static bool query_nodes(FlFleece *session, JsonNode **reply, GError **error)
 {
-    return fl_qmp_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), reply,
-                     error, "nodes");
+    return fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0),
+                        reply, error, "nodes");
 }
 
 /* Overlays first: they hold their files. */
@@ -125,18 +100,20 @@ static bool end_nodes(Sweep *sweep, GError **error)
 {
     static const char *const parts[] = {"-overlay", "-file"};
     g_autoptr(JsonNode) reply = NULL;
-    g_autoptr(GPtrArray) names = NULL;
+    JsonArray *nodes;
 
     if (!query_nodes(sweep->session, &reply, error))
         return false;
-    names = select_ids(sweep, reply, "node-name");
+    nodes = fl_json_as_array(reply);
     for (size_t p = 0; p < G_N_ELEMENTS(parts); p++) {
-        for (guint i = 0; i < names->len; i++) {
-            const char *name = names->pdata[i];
-            if (!g_str_has_suffix(name, parts[p]))
+        for (guint i = 0; i < fl_json_length(nodes); i++) {
+            const char *name = fl_json_string(fl_json_element(nodes, i), "node-name");
+
+            if (name == NULL || !g_str_has_prefix(name, sweep->prefix) ||
+                !g_str_has_suffix(name, parts[p]))
                 continue;
-            if (!fl_qmp_do(sweep->session, "blockdev-del", fl_qmp_args('s', "node-name", name, 0),
-                           NULL, error, "node %s", name))
+            if (!fl_fleece_do(sweep->session, "blockdev-del",
+                              fl_qmp_args('s', "node-name", name, 0), NULL, error, "node %s", name))
                 return false;
             sweep->nodes++;
         }
@@ -150,7 +127,7 @@ static bool end_fdsets(const Sweep *sweep, GError **error)
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *sets;
 
-    if (!fl_qmp_do(sweep->session, "query-fdsets", NULL, &reply, error, "files"))
+    if (!fl_fleece_do(sweep->session, "query-fdsets", NULL, &reply, error, "files"))
         return false;
     sets = fl_json_as_array(reply);
     for (guint i = 0; i < fl_json_length(sets); i++) {
@@ -168,16 +145,16 @@ static bool end_fdsets(const Sweep *sweep, GError **error)
 }
 
 /* A guest that was stopped because the scratch was full can go on: its write is tried again. */
-static bool resume_guest(FlQmpSession *session, GError **error)
+static bool resume_guest(FlFleece *session, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
 
-    if (!fl_qmp_do(session, "query-status", NULL, &reply, error, "guest"))
+    if (!fl_fleece_do(session, "query-status", NULL, &reply, error, "guest"))
         return false;
     if (g_strcmp0(fl_json_string(fl_json_as_object(reply), "status"), "io-error") != 0)
         return true;
     fl_backup_report(&session->backup, "the guest goes on, which was stopped for want of space");
-    return fl_qmp_do(session, "cont", NULL, NULL, error, "guest");
+    return fl_fleece_do(session, "cont", NULL, NULL, error, "guest");
 }
 
 /*
@@ -188,8 +165,8 @@ static bool run(Sweep *sweep, GError **error)
 {
     bool ok;
 
-    ok = end_exports(sweep, error);
-    ok = end_jobs(sweep, ok ? error : NULL) && ok;
+    ok = end_all(sweep, &exports, error);
+    ok = end_all(sweep, &jobs, ok ? error : NULL) && ok;
     ok = end_nodes(sweep, ok ? error : NULL) && ok;
     ok = end_fdsets(sweep, ok ? error : NULL) && ok;
     if (sweep->jobs > 0)
@@ -197,54 +174,54 @@ static bool run(Sweep *sweep, GError **error)
     return ok;
 }
 
-bool fl_qmp_sweep(FlQmpSession *session, GError **error)
+bool fl_fleece_sweep(FlFleece *session, GError **error)
 {
-    Sweep sweep = {.session = session, .prefix = FL_QMP_PREFIX, .timeout = END_TIMEOUT};
+    Sweep sweep = {.session = session, .prefix = FL_FLEECE_PREFIX, .timeout = END_TIMEOUT};
     bool ok;
 
-    if (!fl_qmp_reach(session, error)) {
+    if (!fl_fleece_reach(session, error)) {
         session->left = true;
         return false;
     }
     if (session->gone)
-        return fl_qmp_stop_server(session, error);
+        return fl_fleece_stop_server(session, error);
 
     ok = run(&sweep, error);
     if (sweep.exports + sweep.jobs + sweep.nodes > 0)
         fl_backup_report(&session->backup, "ended %u exports, %u jobs and %u nodes", sweep.exports,
                          sweep.jobs, sweep.nodes);
     /* Stopping the server while an export is stuck would stop all of QEMU. */
-    ok = ok && fl_qmp_stop_server(session, error);
+    ok = ok && fl_fleece_stop_server(session, error);
     for (guint i = 0; session->backup.disks != NULL && i < session->backup.disks->len; i++)
-        fl_qmp_empty_scratch(g_ptr_array_index(session->backup.disks, i));
+        fl_fleece_empty_scratch(g_ptr_array_index(session->backup.disks, i));
     session->left = session->left || !ok;
     return ok;
 }
 
-bool fl_qmp_let_go(FlQmpSession *session, GError **error)
+bool fl_fleece_let_go(FlFleece *session, GError **error)
 {
     bool ok = true;
 
-    if (!fl_qmp_reach(session, error) || session->gone)
+    if (!fl_fleece_reach(session, error) || session->gone)
         return session->gone;
     for (guint i = 0; i < session->backup.disks->len; i++) {
-        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        g_autofree char *prefix = fl_qmp_id(disk, "");
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        g_autofree char *prefix = fl_fleece_id(disk, "");
         Sweep sweep = {.session = session, .prefix = prefix, .timeout = LET_GO_TIMEOUT};
 
         if (disk->disk.lost == NULL)
             continue;
         ok = run(&sweep, ok ? error : NULL) && ok;
-        fl_qmp_empty_scratch(disk);
+        fl_fleece_empty_scratch(disk);
     }
     return ok;
 }
 
-static bool remove_bitmap(FlQmpSession *session, const char *node, const char *name, GError **error)
+static bool remove_bitmap(FlFleece *session, const char *node, const char *name, GError **error)
 {
-    return fl_qmp_do(session, "block-dirty-bitmap-remove",
-                     fl_qmp_args('s', "node", node, 's', "name", name, 0), NULL, error,
-                     "bitmap %s of %s", name, node);
+    return fl_fleece_do(session, "block-dirty-bitmap-remove",
+                        fl_qmp_args('s', "node", node, 's', "name", name, 0), NULL, error,
+                        "bitmap %s of %s", name, node);
 }
 
 /* Whether one of BITMAPS is the marker of POINT. */
@@ -261,8 +238,8 @@ static bool is_pending(JsonArray *bitmaps, const FlPoint *point)
 
 /* The points of NODE that were never committed or can never be used again; then, MARKERS, what
  * marks them: a point without its marker would count as committed. */
-static bool roll_back_node(FlQmpSession *session, const char *node, JsonArray *bitmaps,
-                           bool markers, GError **error)
+static bool roll_back_node(FlFleece *session, const char *node, JsonArray *bitmaps, bool markers,
+                           GError **error)
 {
     bool ok = true;
 
@@ -290,13 +267,13 @@ static bool roll_back_node(FlQmpSession *session, const char *node, JsonArray *b
     return ok;
 }
 
-bool fl_qmp_roll_back(FlQmpSession *session, GError **error)
+bool fl_fleece_roll_back(FlFleece *session, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *nodes;
     bool ok = true;
 
-    if (!fl_qmp_reach(session, error))
+    if (!fl_fleece_reach(session, error))
         return false;
     if (session->gone)
         return fl_fail(error, "QEMU has ended; the new restore points, if it saved them, go when a "
@@ -320,7 +297,7 @@ bool fl_qmp_roll_back(FlQmpSession *session, GError **error)
 
 /* Adds to ACTIONS what a commit removes of the BITMAPS of DISK: all of the series but the new
  * point, which must be there. */
-static bool add_removals(JsonArray *actions, const FlQmpDisk *disk, JsonArray *bitmaps,
+static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonArray *bitmaps,
                          const char *series, GError **error)
 {
     g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
@@ -344,7 +321,7 @@ static bool add_removals(JsonArray *actions, const FlQmpDisk *disk, JsonArray *b
            fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
 }
 
-bool fl_qmp_roll_forward(FlQmpSession *session, GError **error)
+bool fl_fleece_roll_forward(FlFleece *session, GError **error)
 {
     const char *series = fl_backup_series(session->backup.options);
     g_autoptr(JsonNode) reply = NULL;
@@ -362,11 +339,11 @@ bool fl_qmp_roll_forward(FlQmpSession *session, GError **error)
             g_hash_table_insert(found, (gpointer)node, fl_json_array(object, "dirty-bitmaps"));
     }
     for (guint i = 0; i < session->backup.disks->len; i++) {
-        const FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
         if (!add_removals(actions, disk, g_hash_table_lookup(found, disk->node), series, error))
             return false;
     }
-    return fl_qmp_do(session, "transaction",
-                     fl_qmp_args('n', "actions", fl_qmp_array(g_steal_pointer(&actions)), 0), NULL,
-                     error, "restore points");
+    return fl_fleece_do(session, "transaction",
+                        fl_qmp_args('n', "actions", fl_fleece_array(g_steal_pointer(&actions)), 0),
+                        NULL, error, "restore points");
 }

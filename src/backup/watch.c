@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What may go wrong with a snapshot while it is read. */
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 #include "qemu/json.h"
 
 #include <errno.h>
@@ -17,12 +17,12 @@ static bool is_over(const char *status)
 }
 
 /* The device at PATH is gone. */
-static void lose_device(FlQmpSession *session, const char *path)
+static void lose_device(FlFleece *session, const char *path)
 {
     size_t length = path != NULL ? strlen(path) : 0;
 
     for (guint i = 0; length > 0 && i < session->backup.disks->len; i++) {
-        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
         if (disk->qdev != NULL && strncmp(disk->qdev, path, length) == 0 &&
             (disk->qdev[length] == '\0' || disk->qdev[length] == '/'))
             fl_backup_lose(&disk->disk, "it was unplugged");
@@ -30,31 +30,31 @@ static void lose_device(FlQmpSession *session, const char *path)
 }
 
 /* QEMU docs/interop/qemu-qmp-ref. The end of QEMU itself is told by its closing the connection. */
-void fl_qmp_on_event(const char *event, JsonObject *data, void *opaque)
+void fl_fleece_on_event(const char *event, JsonObject *data, void *opaque)
 {
-    FlQmpSession *session = opaque;
-    FlQmpDisk *disk;
+    FlFleece *session = opaque;
+    FlFleeceDisk *disk;
 
     session->events++;
     if (session->backup.disks == NULL)
         return;
     if (g_str_equal(event, "JOB_STATUS_CHANGE")) {
-        disk = fl_qmp_find(session, fl_json_string(data, "id"), "job");
+        disk = fl_fleece_find(session, fl_json_string(data, "id"), "job");
         if (disk != NULL && is_over(fl_json_string(data, "status")))
             fl_backup_lose(&disk->disk, "its backup job in QEMU has ended");
     } else if (g_str_equal(event, "BLOCK_EXPORT_DELETED")) {
-        disk = fl_qmp_find(session, fl_json_string(data, "id"), "export");
+        disk = fl_fleece_find(session, fl_json_string(data, "id"), "export");
         if (disk != NULL)
             fl_backup_lose(&disk->disk, "its export was removed");
     } else if (g_str_equal(event, "DEVICE_DELETED")) {
         lose_device(session, fl_json_string(data, "path"));
     } else if (g_str_equal(event, "BLOCK_WRITE_THRESHOLD")) {
-        disk = fl_qmp_find(session, fl_json_string(data, "node-name"), "file");
+        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "file");
         if (disk != NULL)
             disk->near_threshold = true;
     } else if (g_str_equal(event, "BLOCK_IO_ERROR") && fl_json_bool(data, "nospace")) {
         /* It is the guest's write that failed, and the guest may stand still because of it. */
-        disk = fl_qmp_find(session, fl_json_string(data, "node-name"), "filter");
+        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "filter");
         if (disk != NULL)
             fl_backup_lose(&disk->disk, "there was no space for a write of the guest: the scratch "
                                         "directory, or what the disk itself is on, is full");
@@ -62,18 +62,18 @@ void fl_qmp_on_event(const char *event, JsonObject *data, void *opaque)
 }
 
 /* Loses each disk whose job does not run. */
-static bool look_at_jobs(FlQmpSession *session, GError **error)
+static bool look_at_jobs(FlFleece *session, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
     g_autoptr(GHashTable) alive = g_hash_table_new(NULL, NULL);
     JsonArray *jobs;
 
-    if (!fl_qmp_do(session, "query-jobs", NULL, &reply, error, "jobs"))
+    if (!fl_fleece_do(session, "query-jobs", NULL, &reply, error, "jobs"))
         return false;
     jobs = fl_json_as_array(reply);
     for (guint i = 0; i < fl_json_length(jobs); i++) {
         JsonObject *job = fl_json_element(jobs, i);
-        FlQmpDisk *disk = fl_qmp_find(session, fl_json_string(job, "id"), "job");
+        FlFleeceDisk *disk = fl_fleece_find(session, fl_json_string(job, "id"), "job");
         const char *failure = fl_json_string(job, "error");
 
         if (disk == NULL)
@@ -85,16 +85,16 @@ static bool look_at_jobs(FlQmpSession *session, GError **error)
             g_hash_table_add(alive, disk);
     }
     for (guint i = 0; i < session->backup.disks->len; i++) {
-        FlQmpDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
         if (!g_hash_table_contains(alive, disk))
             fl_backup_lose(&disk->disk, "its backup job in QEMU is gone");
     }
     return true;
 }
 
-bool fl_qmp_check_jobs(FlQmpSession *session, GError **error)
+bool fl_fleece_check_jobs(FlFleece *session, GError **error)
 {
-    if (!fl_qmp_reach(session, error))
+    if (!fl_fleece_reach(session, error))
         return false;
     if (session->gone)
         fl_backup_lose_all(&session->backup, "QEMU has ended");
@@ -104,13 +104,13 @@ bool fl_qmp_check_jobs(FlQmpSession *session, GError **error)
 }
 
 /* A monitor may close and QEMU go on: only then was anything missed. */
-static void dispatch(FlQmpSession *session)
+static void dispatch(FlFleece *session)
 {
     g_autoptr(GError) failure = NULL;
 
     if (session->gone || (session->qmp != NULL && fl_qmp_dispatch(session->qmp, 0, NULL)))
         return;
-    if (!fl_qmp_reach(session, &failure))
+    if (!fl_fleece_reach(session, &failure))
         fl_backup_lose_all(&session->backup, failure->message);
     else if (session->gone)
         fl_backup_lose_all(&session->backup, "QEMU has ended");
@@ -118,9 +118,9 @@ static void dispatch(FlQmpSession *session)
         look_at_jobs(session, NULL);
 }
 
-void fl_qmp_wait(FlBackup *backup, int wake)
+void fl_fleece_wait(FlBackup *backup, int wake)
 {
-    FlQmpSession *session = (FlQmpSession *)backup;
+    FlFleece *session = (FlFleece *)backup;
 
     while (!fl_backup_newly_lost(backup)) {
         struct pollfd fds[] = {
@@ -134,13 +134,13 @@ void fl_qmp_wait(FlBackup *backup, int wake)
             return;
         dispatch(session);
         if (!session->gone)
-            fl_qmp_watch_room(session);
+            fl_fleece_watch_room(session);
     }
 }
 
-bool fl_qmp_look(FlBackup *backup)
+bool fl_fleece_look(FlBackup *backup)
 {
-    FlQmpSession *session = (FlQmpSession *)backup;
+    FlFleece *session = (FlFleece *)backup;
 
     dispatch(session);
     return session->gone || look_at_jobs(session, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What is made of QEMU's answers: disks, bases, refusals, the transaction. */
 #include "backup/point.h"
-#include "backup/qmp-session.h"
+#include "backup/fleece.h"
 
 #include <string.h>
 
@@ -36,7 +36,7 @@ static void plan(Plan *p, const char *text, const FlBackupOptions *options, cons
     if (lost_node != NULL)
         g_hash_table_insert(lost, (gpointer)lost_node, (gpointer) "20200101T000000Z-100000");
     *p = (Plan){.notes = g_ptr_array_new_with_free_func(g_free)};
-    p->disks = fl_qmp_plan(vm, options, lost, p->notes, &p->error);
+    p->disks = fl_fleece_plan(vm, options, lost, p->notes, &p->error);
     g_assert_true((p->disks == NULL) == (p->error != NULL));
 }
 
@@ -223,7 +223,7 @@ static void test_transaction(void)
          "[" DISK("", "vda", "qcow2", "", BITMAP("fleecefs.last.20260101T000000Z-100000", "")) "]",
          &options, NULL);
     ((FlBackupDisk *)p.disks->pdata[0])->restore_point = g_strdup("NEW");
-    node = fl_qmp_array(fl_qmp_snapshot_actions(p.disks, "last"));
+    node = fl_fleece_array(fl_fleece_snapshot_actions(p.disks, "last"));
     text = json_to_string(node, FALSE);
     g_assert_cmpstr(
         text, ==,
