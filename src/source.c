@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "source.h"
 
+#include "util/size.h"
+
 #include <string.h>
 
 /* A source that is being opened. */
@@ -185,14 +187,24 @@ static void make_full(FlOrigin *origin)
     g_clear_pointer(&origin->base, g_free);
 }
 
+/* Rounded up, so that 0 is what has not been. */
+static unsigned in_ms(uint64_t ns)
+{
+    return (unsigned)fl_div_up(ns, 1000000);
+}
+
 static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup,
                                   const FlBackupDisk *disk)
 {
     const FlSourceSpec *spec = opening->spec;
+    FlBackupTimes times = fl_backup_times(backup);
     FlOrigin *origin = fl_origin_new(spec->name != NULL ? spec->name : spec->text, disk->name);
 
     origin->time = origin->ctime = fl_backup_time(backup);
     origin->snapshot = true;
+    origin->begin_ms = in_ms(times.begin);
+    origin->held_ms = in_ms(times.held);
+    origin->frozen_ms = in_ms(times.frozen);
     origin->scratch_use = scratch_use;
     origin->scratch = g_memdup2(&(Scratch){.backup = backup, .disk = disk}, sizeof(Scratch));
     origin->mode = g_strdup(disk->base != NULL ? "incremental" : "full");
@@ -259,6 +271,7 @@ static bool open_snapshot(Opening *opening, GError **error)
     FlBackupOptions options = fl_source_backup_options(sources->options, opening->spec);
     FlBackup *backup = fl_snapshots_begin(sources->snapshots, &options, error);
     const GPtrArray *disks, *notes;
+    FlBackupTimes times;
 
     if (backup == NULL)
         return false;
@@ -269,8 +282,10 @@ static bool open_snapshot(Opening *opening, GError **error)
     notes = fl_backup_notes(backup);
     for (guint i = 0; i < notes->len; i++)
         g_message("%s", (const char *)notes->pdata[i]);
-    g_info("snapshot taken in %.1f ms, the guest frozen for %.1f ms",
-           fl_backup_begin_ns(backup) / 1e6, fl_backup_frozen_ns(backup) / 1e6);
+    times = fl_backup_times(backup);
+    g_info("snapshot taken in %.1f ms; the guest's writes held for %.1f ms, the guest frozen for "
+           "%.1f ms",
+           times.begin / 1e6, times.held / 1e6, times.frozen / 1e6);
     disks = fl_backup_disks(backup);
     for (guint i = 0; i < disks->len; i++) {
         if (!add_snapshot_disk(opening, backup, disks->pdata[i], error))

@@ -82,9 +82,12 @@ int fl_backup_socket(const FlBackup *backup);
 void fl_backup_allow(const FlBackup *backup, FlFence *fence);
 /* The point in time; snapshots of one VM differ in whole seconds. */
 struct timespec fl_backup_time(const FlBackup *backup);
-/* What begin took, and how long the guest was frozen: nanoseconds. */
-uint64_t fl_backup_begin_ns(const FlBackup *backup);
-uint64_t fl_backup_frozen_ns(const FlBackup *backup);
+/* Nanoseconds: all that begin took; the snapshot itself, for which the guest's writes may have been
+ * held; and for how long the guest was frozen, 0 if it was not. */
+typedef struct {
+    uint64_t begin, held, frozen;
+} FlBackupTimes;
+FlBackupTimes fl_backup_times(const FlBackup *backup);
 /* What a person should know though all went well, one line each; of char *. */
 const GPtrArray *fl_backup_notes(const FlBackup *backup);
 /* Bytes that the scratch file of DISK takes, and bytes that it may take as things are now. */

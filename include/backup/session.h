@@ -41,7 +41,7 @@ struct FlBackup {
     GPtrArray *report; /* of char *: what was put back */
     int socket;        /* O_PATH, or -1 */
     struct timespec time;
-    uint64_t begin_ns, frozen_ns;
+    FlBackupTimes times;
 
     /* The session's thread. */
     GThread *thread; /* NULL while it does not run */

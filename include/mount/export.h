@@ -39,8 +39,11 @@ typedef struct {
     char *format;                /* of an image file */
     char *mode, *reason;         /* "full" or "incremental", and why it is full */
     char *restore_point, *base;
-    /* A snapshot that a commit keeps; the context of its increment, NULL for a full backup. */
+    /* A snapshot that a commit keeps; the milliseconds that it took to take it, that the guest's
+     * writes were held for it, and that the guest was frozen (0: it was not); the context of its
+     * increment, NULL for a full backup. */
     bool snapshot;
+    unsigned begin_ms, held_ms, frozen_ms;
     char *increment;
     /* Bytes that the scratch file of the snapshot takes and may take; NULL where there is none. */
     void (*scratch_use)(const void *scratch, uint64_t *used, uint64_t *limit);

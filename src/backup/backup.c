@@ -169,8 +169,12 @@ static FlEvent run_step(FlBackup *backup, const FlStep *step, GError **error)
 
     for (int i = 0; i < FL_STEP_ACTIONS && step->actions[i] != FL_ACTION_NONE; i++) {
         GError *failure = NULL;
+        uint64_t start = now_ns();
+        bool ok = backup->ops->run(backup, step->actions[i], &failure);
 
-        if (backup->ops->run(backup, step->actions[i], &failure))
+        if (step->actions[i] == FL_ACTION_SNAPSHOT)
+            backup->times.held = now_ns() - start;
+        if (ok)
             continue;
         add_error(error, failure);
         event = FL_EVENT_FAILED;
@@ -231,7 +235,7 @@ FlBackup *fl_backup_begin(const FlBackupOptions *options, GError **error)
         name_source(backup, failure, error);
         return NULL;
     }
-    backup->begin_ns = now_ns() - start;
+    backup->times.begin = now_ns() - start;
     return g_steal_pointer(&backup);
 }
 
@@ -429,14 +433,9 @@ struct timespec fl_backup_time(const FlBackup *backup)
     return backup->time;
 }
 
-uint64_t fl_backup_begin_ns(const FlBackup *backup)
+FlBackupTimes fl_backup_times(const FlBackup *backup)
 {
-    return backup->begin_ns;
-}
-
-uint64_t fl_backup_frozen_ns(const FlBackup *backup)
-{
-    return backup->frozen_ns;
+    return backup->times;
 }
 
 const GPtrArray *fl_backup_notes(const FlBackup *backup)

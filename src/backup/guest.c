@@ -102,7 +102,7 @@ bool fl_fleece_thaw(FlFleece *session, GError **error)
     if (!ours)
         fl_backup_report(&session->backup, "thawed the guest");
     else
-        session->backup.frozen_ns =
+        session->backup.times.frozen =
             (uint64_t)(g_get_monotonic_time() - session->frozen_since) * 1000;
     g_clear_pointer(&session->agent, fl_agent_free);
     return fl_journal_write_thawed(session->journal, lasted ? error : NULL) && lasted;

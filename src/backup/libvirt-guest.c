@@ -123,7 +123,7 @@ bool fl_libvirt_thaw(FlLibvirtSession *session, GError **error)
     if (!ours)
         fl_backup_report(&session->backup, "thawed the guest");
     else
-        session->backup.frozen_ns =
+        session->backup.times.frozen =
             (uint64_t)(g_get_monotonic_time() - session->frozen_since) * 1000;
     session->frozen_since = 0;
     if (session->backup.state == FL_STATE_THAWING)

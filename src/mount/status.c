@@ -94,6 +94,11 @@ static void add_export(JsonBuilder *json, FlExport *export)
     fl_json_add_string(json, "mode", origin->mode);
     fl_json_add_string(json, "restore_point", origin->restore_point);
     fl_json_add_string(json, "base", origin->base);
+    if (origin->snapshot) {
+        fl_json_add_int(json, "begin_ms", origin->begin_ms);
+        fl_json_add_int(json, "held_ms", origin->held_ms);
+        fl_json_add_int(json, "frozen_ms", origin->frozen_ms);
+    }
     fl_json_add_bool(json, "maps_loaded", fl_disk_maps(disk) != NULL);
     fl_json_add_bool(json, "connecting", fl_disk_stats(disk)->connecting);
     if (fl_disk_maps(disk) != NULL)

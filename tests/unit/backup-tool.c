@@ -36,6 +36,7 @@ static void print_snapshot(const FlBackup *backup)
     g_autofree char *socket =
         g_strdup_printf("/proc/%d/fd/%d", (int)getpid(), fl_backup_socket(backup));
     JsonArray *array = json_array_new(), *lines = json_array_new();
+    FlBackupTimes times = fl_backup_times(backup);
     g_autofree char *text = NULL;
     g_autoptr(JsonNode) node = NULL;
 
@@ -50,8 +51,8 @@ static void print_snapshot(const FlBackup *backup)
     for (guint i = 0; i < notes->len; i++)
         json_array_add_string_element(lines, g_ptr_array_index(notes, i));
     node = fl_qmp_args('s', "socket", socket, 'i', "seconds", (gint64)fl_backup_time(backup).tv_sec,
-                       'i', "begin_us", (gint64)(fl_backup_begin_ns(backup) / 1000), 'i',
-                       "frozen_us", (gint64)(fl_backup_frozen_ns(backup) / 1000), 'n', "disks",
+                       'i', "begin_us", (gint64)(times.begin / 1000), 'i', "frozen_us",
+                       (gint64)(times.frozen / 1000), 'n', "disks",
                        json_node_init_array(json_node_alloc(), array), 'n', "notes",
                        json_node_init_array(json_node_alloc(), lines), 0);
     text = json_to_string(node, FALSE);
