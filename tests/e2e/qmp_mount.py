@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """`fleecefs qmp:PATH` as its users run it: mount, back up, commit or abort, restore."""
+import contextlib
 import mmap
 import os
+import select
 import shutil
 import signal
+import socket
+import threading
 import time
 
 import lib
@@ -47,6 +51,47 @@ class Chain:
         with open(plain, "rb") as f:
             self.test.assertTrue(f.read() == expected, f"{self.name}: qcow2 differs")
         os.unlink(plain)
+
+
+class Relay:
+    """Connections at `path` that go on to a server at TARGET, until they are cut."""
+
+    def __init__(self, test, target):
+        self.path, self.target, self.open = test.path("relay"), target, []
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen()
+        test.defer(self.listener.shutdown, socket.SHUT_RDWR)
+        test.defer(self.cut)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with self.listener:
+            while True:
+                try:
+                    client = self.listener.accept()[0]
+                except OSError:
+                    return
+                self.open.append(client)
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            server.connect(self.target)
+            while True:
+                for end in select.select([client, server], [], [])[0]:
+                    data = end.recv(1 << 20)
+                    if not data:
+                        return
+                    (server if end is client else client).sendall(data)
+
+    def cut(self):
+        """Cuts all connections off; returns how many there were."""
+        cut, self.open = self.open, []
+        for client in cut:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        return len(cut)
 
 
 class QmpMount(lib.TestCase):
@@ -141,6 +186,45 @@ class QmpMount(lib.TestCase):
         self.assertEqual(os.getxattr(name, "user.fleecefs.granularity"), b"65536")
         self.assertGreater(int(os.stat(mount / "vda/disk.raw").st_mtime), int(time))
         self.end(vm, mount, "--abort")
+
+    def test_maps_stay_when_connections_do_not(self):
+        """What the guest writes changes what the server says of its blocks: what the mount says
+        stays, and a new connection still leads to the same disk."""
+        vm = self.vm(Disk(self, "vda"), Disk(self, "vdb", kind="raw"),
+                     Disk(self, "vdc", kind="data-file"))
+        for name in vm.disks:
+            vm.write(name, 0, 4 * lib.MIB, 1)
+        self.end(vm, self.begin(vm), "--commit", "--force")
+        vm.scribble(self.rng)
+        before = self.models(vm)
+        server = self.path("server")
+        vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": server}})
+        relay = Relay(self, server)
+        mount = self.begin(vm, "-o", f"nbd=nbd+unix:///?socket={relay.path},readahead=0")
+        texts = [f for f in mount.files() if f.endswith((".map", ".json", ".ddrescue", ".pbm"))]
+        said = {name: mount.read(name) for name in texts}
+        cut = 0
+        for round_ in range(4):
+            vm.scribble(self.rng, 10)
+            for name in vm.disks:
+                # Over data, over holes, and what was written meanwhile.
+                vm.zero(name, 0, 2 * lib.MIB, "discard")
+                vm.write(name, (4 + 2 * round_) * lib.MIB, 2 * lib.MIB, 9)
+            cut += relay.cut()
+            for name, data in before.items():
+                with self.subTest(round=round_, disk=name):
+                    self.read_direct(mount / f"{name}/disk.raw")
+                    self.assertTrue(mount.read(f"{name}/disk.raw", "rb") == data)
+            self.assertEqual({name: mount.read(name) for name in texts}, said)
+        status = mount.json(".fleecefs/status.json")["exports"]
+        self.assertEqual({d["state"] for d in status}, {"ok"})
+        self.assertGreater(min(d["reconnects"] for d in status), 0)
+        print(f"{cut} connections cut", end=" ")
+        done = self.fleecefs("--commit", mount.point)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        mount.check_gone()
+        vm.qmp("nbd-server-stop")
+        self.assertEqual(vm.leftovers(), [])
 
     def test_it_is_quick(self):
         """From the command to the tree, and how long writes are held meanwhile: the best of five,
