@@ -75,6 +75,13 @@ bool fl_fleece_await(FlFleece *session, unsigned seen, gint64 deadline, GError *
 /* Makes sure of a connection, or of QEMU being gone. Fails if it runs and cannot be reached. */
 bool fl_fleece_reach(FlFleece *session, GError **error);
 
+/* claim.c */
+/* Opens the journal of this VM, the one of KEY unless another session left one, and keeps others
+ * out of the VM. */
+bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, GError **error);
+/* Lets others in, unless the journal has something that is left. */
+void fl_fleece_unclaim(FlFleece *session);
+
 /* plan.c. What to do with each of DISKS (of FlVmDisk) that is asked for; of FlFleeceDisk. NOTES (of
  * char *) gets what a person should know. Pure. */
 GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlBackupOptions *options,

@@ -49,4 +49,6 @@ bool fl_journal_forget(FlJournal *journal, GError **error);
  * was set back.
  */
 gint64 fl_journal_second(const FlJournal *journal, gint64 now);
+/* Counts SECOND as used, which a restore point has that a session with another journal made. */
+void fl_journal_saw_second(FlJournal *journal, gint64 second, gint64 now);
 bool fl_journal_set_second(FlJournal *journal, gint64 second, GError **error);

@@ -22,8 +22,9 @@
 
 typedef struct {
     char *series, *id;
-    uint64_t size; /* of the disk, in bytes; 0 if the id does not say */
-    bool pending;  /* it is the marker, not the point */
+    uint64_t size;  /* of the disk, in bytes; 0 if the id does not say */
+    gint64 seconds; /* the point in time, since 1970; 0 if the id does not say */
+    bool pending;   /* it is the marker, not the point */
 } FlPoint;
 
 /* DISK_SIZE 0: without one. */

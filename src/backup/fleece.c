@@ -107,6 +107,7 @@ static void release(FlBackup *backup)
 {
     FlFleece *session = (FlFleece *)backup;
 
+    fl_fleece_unclaim(session);
     g_clear_pointer(&session->agent, fl_agent_free);
     g_clear_pointer(&session->qmp, fl_qmp_free);
     g_clear_pointer(&session->journal, fl_journal_close);
@@ -154,8 +155,7 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     key = fl_vm_key(session->qmp, session->monitor, error);
     if (key == NULL)
         return NULL;
-    session->journal = fl_journal_open(directory, key, error);
-    return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
+    return fl_fleece_claim(session, directory, key, error) ? g_steal_pointer(&backup) : NULL;
 }
 
 static bool check_iothreads(FlFleece *session, const FlVmVersion *version, GError **error)
@@ -177,6 +177,23 @@ static bool check_iothreads(FlFleece *session, const FlVmVersion *version, GErro
     return true;
 }
 
+/* Restore points may be of sessions that had another monitor, and so another journal. */
+static void note_seconds(FlFleece *session, const GPtrArray *disks)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        const FlVmDisk *disk = g_ptr_array_index(disks, i);
+
+        for (guint j = 0; j < disk->bitmaps->len; j++) {
+            const FlVmBitmap *bitmap = g_ptr_array_index(disk->bitmaps, j);
+            g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
+
+            if (point != NULL)
+                fl_journal_saw_second(session->journal, point->seconds,
+                                      g_get_real_time() / G_USEC_PER_SEC);
+        }
+    }
+}
+
 static bool inspect(FlFleece *session, GError **error)
 {
     g_autoptr(GPtrArray) disks = NULL;
@@ -187,6 +204,7 @@ static bool inspect(FlFleece *session, GError **error)
     disks = fl_vm_disks(session->qmp, error);
     if (disks == NULL)
         return false;
+    note_seconds(session, disks);
     session->backup.disks = fl_fleece_plan(disks, session->backup.options, session->inconsistent,
                                            session->backup.notes, error);
     return session->backup.disks != NULL && check_iothreads(session, &version, error) &&

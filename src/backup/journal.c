@@ -194,6 +194,12 @@ gint64 fl_journal_second(const FlJournal *journal, gint64 now)
     return near ? journal->last_second + 1 : now;
 }
 
+void fl_journal_saw_second(FlJournal *journal, gint64 second, gint64 now)
+{
+    if (second > journal->last_second && second < now + CLOCK_STEP)
+        journal->last_second = second;
+}
+
 bool fl_journal_set_second(FlJournal *journal, gint64 second, GError **error)
 {
     char text[32];

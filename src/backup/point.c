@@ -30,6 +30,8 @@ FlPoint *fl_point_parse(const char *name)
 {
     bool pending = g_str_has_prefix(name, MARKER_PREFIX);
     const char *series, *dot, *dash;
+    g_autoptr(GDateTime) time = NULL;
+    g_autofree char *text = NULL;
     FlPoint *point;
 
     if (!pending && !g_str_has_prefix(name, POINT_PREFIX))
@@ -44,6 +46,9 @@ FlPoint *fl_point_parse(const char *name)
     point->id = g_strdup(dot + 1);
     point->pending = pending;
     dash = strrchr(point->id, '-');
+    text = g_strndup(point->id, dash != NULL ? (gsize)(dash - point->id) : strlen(point->id));
+    time = g_date_time_new_from_iso8601(text, NULL);
+    point->seconds = time != NULL ? g_date_time_to_unix(time) : 0;
     if (dash == NULL || !g_ascii_string_to_unsigned(dash + 1, 16, 0, INT64_MAX, &point->size, NULL))
         point->size = 0;
     return point;

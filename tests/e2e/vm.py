@@ -202,6 +202,8 @@ class Vm:
             self.qmp("nbd-server-stop")
         except QmpError as error:
             found.append(str(error))
+        found += [o["name"] for o in self.qmp("qom-list", path="/objects")
+                  if o["name"].startswith("fleecefs")]
         found += [f for f in os.listdir(self.state) if not f.endswith(".lock")]
         return found
 

@@ -79,6 +79,7 @@ static void test_points(void)
     g_assert_cmpstr(point->series, ==, "a.b");
     g_assert_cmpstr(point->id, ==, id);
     g_assert_cmpuint(point->size, ==, 1048576);
+    g_assert_cmpint(point->seconds, ==, 1795232219);
     g_assert_false(point->pending);
     g_assert_true(pending->pending);
     g_assert_cmpstr(pending->id, ==, id);
