@@ -19,5 +19,6 @@ typedef struct {
  * status to exit with. Call before any thread starts.
  */
 bool fl_background_start(FlBackground *background, int *status, GError **error);
-/* The work is ready: lets the waiting process exit with 0 and gives up stdin, stdout and stderr. */
+/* The work is ready: lets the waiting process exit with 0, gives up stdin, stdout and stderr, and has
+ * messages go to syslog. */
 void fl_background_ready(FlBackground *background);

@@ -9,7 +9,12 @@
 #include <glib.h>
 
 /*
- * Messages at LEVEL and worse go to the journal when stderr is the journal, else to stderr as
- * "fleecefs: text". Call once, before any thread starts.
+ * Messages at LEVEL and worse go to stderr as "fleecefs: text"; where that is the journal, as
+ * "<priority>text" (sd-daemon(3)), and the journal knows whose they are. What servers and VMs call
+ * their things is made printable. Call once, before any thread starts.
  */
 void fl_log_init(GLogLevelFlags level);
+
+/* From now on they go to syslog(3), which is the journal where systemd runs: there is no stderr in
+ * the background. */
+void fl_log_to_syslog(void);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/background.h"
 
+#include "util/log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
@@ -64,6 +66,7 @@ void fl_background_ready(FlBackground *background)
         return;
     setsid();
     prctl(PR_SET_PDEATHSIG, 0);
+    fl_log_to_syslog();
     null = open("/dev/null", O_RDWR | O_CLOEXEC);
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         dup2(null, fd);

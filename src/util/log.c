@@ -1,40 +1,53 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/log.h"
 
+#include "util/printable.h"
+
+#include <stdbool.h>
 #include <stdio.h>
+#include <syslog.h>
 #include <unistd.h>
 
-/* What servers and VMs call their things must neither end the line nor command the terminal. */
-static char *one_line(const char *message)
-{
-    g_autofree char *valid = g_utf8_make_valid(message, -1);
-    GString *line = g_string_new(NULL);
-
-    for (const char *p = valid; *p != '\0'; p = g_utf8_next_char(p)) {
-        gunichar c = g_utf8_get_char(p);
-        g_string_append_unichar(line, !g_unichar_iscntrl(c) ? c : g_unichar_isspace(c) ? ' ' : '?');
-    }
-    return g_string_free(line, FALSE);
-}
+/* GLib keeps one writer for good, so what changes is here. */
+static struct {
+    GLogLevelFlags level;
+    bool journal; /* stderr is the journal's */
+    gint syslog;  /* atomic: there is no stderr any more */
+} where;
 
 static GLogWriterOutput write_log(GLogLevelFlags level, const GLogField *fields, gsize n,
                                   gpointer data)
 {
-    if ((level & G_LOG_LEVEL_MASK) > (GLogLevelFlags)GPOINTER_TO_UINT(data))
-        return G_LOG_WRITER_HANDLED;
-    if (g_log_writer_is_journald(STDERR_FILENO))
-        return g_log_writer_journald(level, fields, n, NULL);
+    /* The levels of GLib are those of syslog(3), as bits. */
+    int priority = g_bit_nth_lsf(level & G_LOG_LEVEL_MASK, -1);
 
+    if ((level & G_LOG_LEVEL_MASK) > where.level)
+        return G_LOG_WRITER_HANDLED;
     for (gsize i = 0; i < n; i++) {
-        if (g_str_equal(fields[i].key, "MESSAGE")) {
-            g_autofree char *line = one_line(fields[i].value);
+        g_autofree char *line = NULL;
+
+        if (!g_str_equal(fields[i].key, "MESSAGE"))
+            continue;
+        line = fl_printable(fields[i].value);
+        if (g_atomic_int_get(&where.syslog))
+            syslog(priority, "%s", line);
+        else if (where.journal)
+            fprintf(stderr, "<%d>%s\n", priority, line);
+        else
             fprintf(stderr, "fleecefs: %s\n", line);
-        }
     }
     return G_LOG_WRITER_HANDLED;
 }
 
 void fl_log_init(GLogLevelFlags level)
 {
-    g_log_set_writer_func(write_log, GUINT_TO_POINTER(level), NULL);
+    where.level = level;
+    where.journal = g_log_writer_is_journald(STDERR_FILENO);
+    g_log_set_writer_func(write_log, NULL, NULL);
+}
+
+void fl_log_to_syslog(void)
+{
+    openlog("fleecefs", LOG_PID, LOG_DAEMON);
+    g_atomic_int_set(&where.syslog, TRUE);
 }

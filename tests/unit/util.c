@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Errors, sizes and file names. */
+/* Errors, sizes, file names and foreign text. */
 #include "util/error.h"
 #include "util/name.h"
+#include "util/printable.h"
 #include "util/size.h"
 
 #include <gio/gio.h>
@@ -221,6 +222,28 @@ static void test_hash(void)
     g_assert_cmphex(fl_name_hash("a", "", NULL), !=, fl_name_hash("a", NULL));
 }
 
+static void test_printable(void)
+{
+    static const struct {
+        const char *text, *shown;
+    } cases[] = {
+        {"", ""},
+        {"a \"b\" \\ 100%", "a \"b\" \\ 100%"},
+        {"\u00e4 \u2603 \U0001f427", "\u00e4 \u2603 \U0001f427"},
+        {"two\r\nlines\tand\u2028more", "two  lines and more"},
+        {"\033[2J\033]0;title\a\x7f", "?[2J?]0;title??"},
+        {"\xc2\x9bK", "?K"},                      /* CSI in one character */
+        {"\u202egpj.exe\u2066", "?gpj.exe?"},     /* right to left */
+        {"\x9bK\xff\xc3", "\ufffdK\ufffd\ufffd"}, /* not UTF-8 */
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *shown = fl_printable(cases[i].text);
+
+        g_assert_cmpstr(shown, ==, cases[i].shown);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -232,5 +255,6 @@ int main(int argc, char **argv)
     g_test_add_func("/util/hostile-names", test_hostile_names);
     g_test_add_func("/util/long-names", test_long_names);
     g_test_add_func("/util/hash", test_hash);
+    g_test_add_func("/util/printable", test_printable);
     return g_test_run();
 }
