@@ -180,7 +180,7 @@ static void for_each_disk(const FlSnapshots *snapshots, void (*function)(FlDisk 
 static bool is_covered(const Disk *disk, GError **error)
 {
     const char *name = disk->disk->name;
-    uint64_t wanted, delivered;
+    FlCoverage coverage;
 
     if (fl_disk_failure(fl_export_disk(disk->export)) != NULL)
         return fl_fail(error, "disk %s has failed: %s; --abort, and back up again", name,
@@ -188,12 +188,12 @@ static bool is_covered(const Disk *disk, GError **error)
     if (fl_disk_maps(fl_export_disk(disk->export)) == NULL)
         return fl_fail(error, "the maps of disk %s cannot be read; --abort, and back up again",
                        name);
-    fl_export_coverage(disk->export, &wanted, &delivered);
-    if (delivered < wanted)
+    coverage = fl_export_coverage(disk->export, fl_export_origin(disk->export)->increment);
+    if (coverage.delivered < coverage.wanted)
         return fl_fail(error,
                        "%" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
                        " bytes of disk %s were not read; back them up first, or --commit --force",
-                       wanted - delivered, wanted, name);
+                       coverage.wanted - coverage.delivered, coverage.wanted, name);
     return true;
 }
 

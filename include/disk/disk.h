@@ -14,6 +14,7 @@
 
 #include "disk/blockstatus.h"
 #include "disk/endpoint.h"
+#include "util/rate.h"
 
 #include <time.h>
 
@@ -107,6 +108,7 @@ typedef struct {
     unsigned queued;      /* requests that wait for a connection */
     bool connecting;
     uint64_t bytes_read; /* from the server */
+    FlRate rate;         /* of them */
     uint64_t requests;
     uint64_t errors;     /* requests that the server refused */
     uint64_t reconnects; /* connections opened in place of one that died */

@@ -82,13 +82,19 @@ void fl_file_closed(FlFile *file);
  * loaded. The caller frees it (g_hash_table_unref). */
 GHashTable *fl_file_xattrs(FlFile *file);
 
+/* Bytes that a reader wants, and those of them that were delivered to readers without an error, by
+ * whichever files. */
+typedef struct {
+    uint64_t wanted, delivered;
+} FlCoverage;
+
 /*
- * How much of what a backup has to carry was delivered to readers without an error, by whichever
- * files: of what is dirty in an increment, of all that is data in a full backup. A dirty range that
- * reads as zeros counts when it was read from the raw file, or when all tables of the qcow2 were,
- * which say the same. Maps must be loaded.
+ * Of what is dirty in BITMAP (a meta context), or, if that is NULL, of all that is data: of the
+ * origin's increment, this is what a backup of a snapshot has to carry. A dirty range that reads as
+ * zeros counts when it was read from the raw file, or when all tables of the qcow2 were, which say
+ * the same. Maps must be loaded.
  */
-void fl_export_coverage(const FlExport *export, uint64_t *wanted, uint64_t *delivered);
+FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap);
 
 /* info.json. Maps must be loaded. */
 GBytes *fl_export_info_json(FlExport *export);

@@ -265,12 +265,13 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     disk->stats.requests++;
     if (read->error == 0 && g_atomic_pointer_get(&disk->condemned) != NULL)
         read->error = EIO;
-    if (read->error == 0)
+    if (read->error == 0) {
         disk->stats.bytes_read += read->length;
-    else
-        disk->stats.errors++;
-    if (read->error == 0)
+        fl_rate_add(&disk->stats.rate, read->length, g_get_monotonic_time());
         fl_witness_note(disk->witness, read, disk->peer.info);
+    } else {
+        disk->stats.errors++;
+    }
     if (read->error == 0 && disk->voucher != NULL)
         fl_voucher_hold(disk->voucher, read);
     else

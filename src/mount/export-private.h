@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What export.c and info.c share. */
+/* What the files about an export share. */
 #pragma once
 
 #include "map/cover.h"
@@ -17,6 +17,18 @@ struct FlExport {
     FlCover *cover;   /* ranges of the disk that reached a reader */
     unsigned opened;  /* files */
     bool has_qcow2;
+};
+
+struct FlFile {
+    FlExport *export;
+    const struct FlFileKind *kind; /* see export.c */
+    const char *context; /* the meta context that the file is about; NULL: none */
+    const FlBitmap *bitmap; /* NULL: not about a bitmap */
+    char *path;
+    FlView *view; /* NULL until somebody asked */
+    FlStreams *streams;
+    unsigned opened;
+    FlCover *tables; /* of a qcow2: which made-up bytes reached a reader */
 };
 
 /* ISO 8601 with microseconds, in UTC; to be freed with g_free(). */

@@ -14,18 +14,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-struct FlFile {
-    FlExport *export;
-    const struct Kind *kind;
-    const char *context; /* the meta context that the file is about; NULL: none */
-    const FlBitmap *bitmap; /* NULL: not about a bitmap */
-    char *path;
-    FlView *view; /* NULL until somebody asked */
-    FlStreams *streams;
-    unsigned opened;
-    FlCover *tables; /* of a qcow2: which made-up bytes reached a reader */
-};
-
 FlBitmap *fl_bitmap_new(const char *context, const char *shown, uint64_t granularity)
 {
     FlBitmap *bitmap = g_new(FlBitmap, 1);
@@ -76,8 +64,9 @@ void fl_origin_free(FlOrigin *origin)
 
 static FlMap *map_of(const FlFile *file)
 {
-    return file->context != NULL ? fl_disk_maps_find(fl_disk_maps(file->export->disk), file->context)
-                                 : NULL;
+    return file->context != NULL
+               ? fl_disk_maps_find(fl_disk_maps(file->export->disk), file->context)
+               : NULL;
 }
 
 static FlMap *alloc_of(const FlFile *file)
@@ -169,7 +158,7 @@ static FlView *make_info(FlFile *file)
     return fl_view_bytes_new(bytes);
 }
 
-typedef struct Kind {
+typedef struct FlFileKind {
     const char *path; /* %s stands for the name of the bitmap or context */
     FlView *(*make)(FlFile *file);
 } Kind;
@@ -341,50 +330,6 @@ static void delivered(void *opaque, const FlPiece *piece)
     }
 }
 
-/* Whether all tables of the increment's qcow2 reached a reader. They come before all data. */
-static bool tables_delivered(const FlExport *export)
-{
-    for (guint i = 0; i < export->files->len; i++) {
-        const FlFile *file = export->files->pdata[i];
-        FlPiece last;
-
-        if (file->tables == NULL || file->kind != &dirty_qcow2 ||
-            g_strcmp0(file->context, export->origin->increment) != 0)
-            continue;
-        last = fl_view_piece(file->view, 0);
-        while (last.kind == FL_PIECE_MADE && last.end < file->view->size)
-            last = fl_view_piece(file->view, last.end);
-        if (last.kind == FL_PIECE_MADE)
-            last.start = last.end;
-        return fl_cover_bytes(file->tables, 0, last.start) == last.start;
-    }
-    return false;
-}
-
-void fl_export_coverage(const FlExport *export, uint64_t *wanted, uint64_t *delivered_bytes)
-{
-    const FlDiskMaps *maps = fl_disk_maps(export->disk);
-    const char *increment = export->origin->increment;
-    FlMap *dirty = increment != NULL ? fl_disk_maps_find(maps, increment) : NULL;
-    bool tables = dirty != NULL && tables_delivered(export);
-    FlJoin join;
-    FlRange range;
-
-    *wanted = *delivered_bytes = 0;
-    fl_join_init(&join, fl_disk_maps_find(maps, FL_ALLOCATION), dirty,
-                 fl_disk_info(export->disk)->size, 0, FL_JOIN_DIRTY | FL_JOIN_ZERO);
-    while (fl_join_next(&join, &range)) {
-        uint64_t length = range.end - range.start;
-
-        if (dirty != NULL ? !range.dirty : range.zero)
-            continue;
-        *wanted += length;
-        *delivered_bytes += range.zero && tables
-                                ? length
-                                : fl_cover_bytes(export->cover, range.start, range.end);
-    }
-}
-
 FlReadSource fl_file_source(FlFile *file)
 {
     FlExport *export = file->export;
@@ -397,7 +342,7 @@ FlReadSource fl_file_source(FlFile *file)
         .blocks = export->blocks,
         .streams = file->streams,
         .readahead = export->options->readahead,
-        .delivered = export->origin->snapshot ? delivered : NULL,
+        .delivered = delivered,
         .opaque = file,
     };
 }

@@ -4,33 +4,41 @@
 #include "export-private.h"
 #include "view/mapfile.h"
 
-/* The increment's map, or that of the only bitmap; NULL if there is none or a choice. */
-static FlMap *dirty_map(const FlExport *export, const FlDiskMaps *maps)
+/* The increment's context, or that of the only bitmap; NULL if there is none or a choice. */
+static const char *dirty_context(const FlExport *export, const FlDiskMaps *maps)
 {
-    FlMap *found = NULL;
+    const char *found = NULL;
 
     if (export->origin->increment != NULL)
-        return fl_disk_maps_find(maps, export->origin->increment);
+        return export->origin->increment;
     for (guint i = 0; i < maps->contexts->len; i++) {
         if (fl_context_kind(maps->contexts->pdata[i]) != FL_CONTEXT_DIRTY)
             continue;
         if (found != NULL)
             return NULL;
-        found = maps->maps->pdata[i];
+        found = maps->contexts->pdata[i];
     }
     return found;
 }
 
 static void collect_from_maps(FlFigures *figures, const FlExport *export, const FlDiskMaps *maps)
 {
-    FlMap *alloc = fl_disk_maps_find(maps, FL_ALLOCATION), *dirty = dirty_map(export, maps);
+    const char *dirty = dirty_context(export, maps);
+    FlCoverage data = fl_export_coverage(export, NULL), changed = {0};
 
-    if (alloc != NULL)
-        figures->data_bytes = fl_map_bytes(alloc, FL_ALLOC_ZERO, 0);
-    if (dirty != NULL)
-        figures->dirty_bytes = fl_map_bytes(dirty, FL_DIRTY, FL_DIRTY);
-    if (export->origin->snapshot)
-        fl_export_coverage(export, &figures->wanted_bytes, &figures->covered_bytes);
+    figures->data_bytes = data.wanted;
+    figures->data_covered = data.delivered;
+    if (dirty != NULL) {
+        changed = fl_export_coverage(export, dirty);
+        figures->dirty_bytes = changed.wanted;
+        figures->dirty_covered = changed.delivered;
+    }
+    if (export->origin->snapshot) {
+        FlCoverage wanted = export->origin->increment != NULL ? changed : data;
+
+        figures->wanted_bytes = wanted.wanted;
+        figures->covered_bytes = wanted.delivered;
+    }
 }
 
 void fl_figures_collect(FlFigures *figures, FlExport *export)
@@ -50,8 +58,11 @@ void fl_figures_collect(FlFigures *figures, FlExport *export)
         .requests = stats->requests,
         .errors = stats->errors,
         .reconnects = stats->reconnects,
+        .read_rate = fl_rate_get(&stats->rate, g_get_monotonic_time()),
         .data_bytes = FL_UNKNOWN,
+        .data_covered = FL_UNKNOWN,
         .dirty_bytes = FL_UNKNOWN,
+        .dirty_covered = FL_UNKNOWN,
         .wanted_bytes = FL_UNKNOWN,
         .covered_bytes = FL_UNKNOWN,
         .scratch_used = FL_UNKNOWN,

@@ -13,9 +13,10 @@ typedef struct {
     uint64_t open_files;
     uint64_t connections, in_flight, waiting;
     uint64_t bytes_read, requests, errors, reconnects;
-    uint64_t data_bytes;                  /* of the whole disk */
-    uint64_t dirty_bytes;                 /* of the increment, or of the one bitmap there is */
-    uint64_t wanted_bytes, covered_bytes; /* of a snapshot: fl_export_coverage() */
+    uint64_t read_rate;                   /* bytes per second, lately */
+    uint64_t data_bytes, data_covered;    /* of the whole disk */
+    uint64_t dirty_bytes, dirty_covered;  /* of the increment, or of the one bitmap there is */
+    uint64_t wanted_bytes, covered_bytes; /* of a snapshot: what a backup of it has to carry */
     uint64_t scratch_used, scratch_limit;
 } FlFigures;
 

@@ -55,7 +55,9 @@ static void add_figures(JsonBuilder *json, FlExport *export)
         const uint64_t *value;
     } table[] = {
         {"data_bytes", &figures.data_bytes},
+        {"data_covered_bytes", &figures.data_covered},
         {"dirty_bytes", &figures.dirty_bytes},
+        {"dirty_covered_bytes", &figures.dirty_covered},
         {"wanted_bytes", &figures.wanted_bytes},
         {"covered_bytes", &figures.covered_bytes},
         {"scratch_used", &figures.scratch_used},
@@ -66,6 +68,7 @@ static void add_figures(JsonBuilder *json, FlExport *export)
         {"requests_waiting", &figures.waiting},
         {"requests", &figures.requests},
         {"bytes_read", &figures.bytes_read},
+        {"read_rate", &figures.read_rate},
         {"errors", &figures.errors},
         {"reconnects", &figures.reconnects},
     };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Errors, sizes, file names and foreign text. */
+/* Errors, sizes, file names, foreign text, and rates. */
 #include "util/error.h"
 #include "util/name.h"
 #include "util/printable.h"
+#include "util/rate.h"
 #include "util/size.h"
 
 #include <gio/gio.h>
@@ -244,6 +245,31 @@ static void test_printable(void)
     }
 }
 
+static void test_rate(void)
+{
+    FlRate rate = {0};
+    gint64 second = G_USEC_PER_SEC, now = 1000 * second;
+
+    g_assert_cmpuint(fl_rate_get(&rate, now), ==, 0);
+    fl_rate_add(&rate, 700, now);
+    g_assert_cmpuint(fl_rate_get(&rate, now), ==, 700);
+    g_assert_cmpuint(fl_rate_get(&rate, now + second), ==, 700);
+    g_assert_cmpuint(fl_rate_get(&rate, now + 2 * second), ==, 350);
+    g_assert_cmpuint(fl_rate_get(&rate, now + FL_RATE_SECONDS * second), ==, 0);
+    /* Long after, all slots are of an earlier turn. */
+    for (int i = 0; i < 1000; i++) {
+        now += second / 10;
+        fl_rate_add(&rate, 50, now);
+    }
+    g_assert_cmpuint(fl_rate_get(&rate, now), >=, 475);
+    g_assert_cmpuint(fl_rate_get(&rate, now), <=, 525);
+    g_assert_cmpuint(fl_rate_get(&rate, now + 3600 * second), ==, 0);
+    /* As much as there can be. */
+    for (int i = 0; i < 4; i++)
+        fl_rate_add(&rate, UINT64_MAX / 8, now + 7200 * second);
+    g_assert_cmpuint(fl_rate_get(&rate, now + 7200 * second), >, UINT64_MAX / 4);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -256,5 +282,6 @@ int main(int argc, char **argv)
     g_test_add_func("/util/long-names", test_long_names);
     g_test_add_func("/util/hash", test_hash);
     g_test_add_func("/util/printable", test_printable);
+    g_test_add_func("/util/rate", test_rate);
     return g_test_run();
 }
