@@ -21,7 +21,11 @@ static const Metric metrics[] = {
     {"size_bytes", false, "Size of the disk.", FIGURE(size)},
     {"data_bytes", false, "Bytes of the disk that are data, once its maps are loaded.",
      FIGURE(data_bytes)},
+    {"data_covered_bytes", false, "Those of them that were read without an error.",
+     FIGURE(data_covered)},
     {"dirty_bytes", false, "Bytes that changed since the last backup.", FIGURE(dirty_bytes)},
+    {"dirty_covered_bytes", false, "Those of them that were read without an error.",
+     FIGURE(dirty_covered)},
     {"wanted_bytes", false, "Bytes of a snapshot that a backup has to read.", FIGURE(wanted_bytes)},
     {"covered_bytes", false, "Those of them that were read without an error.",
      FIGURE(covered_bytes)},
@@ -55,10 +59,17 @@ static void add_quoted(GString *text, const char *value)
     g_string_append_c(text, '"');
 }
 
+/* What a family is; the unit is the end of its name. */
 static void add_head(GString *text, const char *name, const char *type, const char *help)
 {
-    g_string_append_printf(text, "# TYPE fleecefs_%s %s\n# HELP fleecefs_%s %s\n", name, type, name,
-                           help);
+    static const char *const units[] = {"bytes", "seconds"};
+
+    g_string_append_printf(text, "# TYPE fleecefs_%s %s\n", name, type);
+    for (guint i = 0; i < G_N_ELEMENTS(units); i++) {
+        if (g_str_has_suffix(name, units[i]))
+            g_string_append_printf(text, "# UNIT fleecefs_%s %s\n", name, units[i]);
+    }
+    g_string_append_printf(text, "# HELP fleecefs_%s %s\n", name, help);
 }
 
 static void add_gauge(GString *text, const char *name, uint64_t value, const char *help)
@@ -98,7 +109,9 @@ static GBytes *make_metrics(void *opaque)
 
     for (guint i = 0; i < exports->len; i++)
         fl_figures_collect(&figures[i], exports->pdata[i]);
-    add_head(text, "build", "info", "Which fleecefs serves the mount.");
+    /* Of the type info it would be no metric to the text parser of older Prometheus and of node
+     * exporter's text file collector, which knows all else here. */
+    add_head(text, "build_info", "gauge", "Which fleecefs serves the mount.");
     g_string_append(text, "fleecefs_build_info{version=\"" FL_VERSION "\",mountpoint=");
     add_quoted(text, status->mountpoint);
     g_string_append(text, "} 1\n");
