@@ -2,6 +2,7 @@
 #include "client.h"
 
 #include "mount/control.h"
+#include "page.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -89,21 +91,19 @@ int fl_client_end(const char *mountpoint, bool commit, bool force)
     return message.status;
 }
 
-static void print_disk(JsonObject *disk)
+/* Of the terminal that the page goes to; a page for a file or a pipe is as wide as one usually is.
+ */
+static FlPageOptions page_options(const char *mountpoint)
 {
-    g_autofree char *size = g_format_size_full(
-        (guint64)json_object_get_int_member(disk, "size"), G_FORMAT_SIZE_IEC_UNITS);
-    g_autofree char *read = g_format_size_full(
-        (guint64)json_object_get_int_member(disk, "bytes_read"), G_FORMAT_SIZE_IEC_UNITS);
+    FlPageOptions options = {.mountpoint = mountpoint, .columns = 80};
+    struct winsize size;
 
-    printf("%s: %s, %s read from %s in %" G_GINT64_FORMAT " requests, %" G_GINT64_FORMAT
-           " errors, %" G_GINT64_FORMAT " connections\n",
-           json_object_get_string_member(disk, "name"), size, read,
-           json_object_get_string_member(disk, "source"),
-           json_object_get_int_member(disk, "requests"), json_object_get_int_member(disk, "errors"),
-           json_object_get_int_member(disk, "connections"));
-    if (json_object_has_member(disk, "failure"))
-        printf("  FAILED: %s\n", json_object_get_string_member(disk, "failure"));
+    if (isatty(STDOUT_FILENO)) {
+        options.wrap = true;
+        if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+            options.columns = size.ws_col;
+    }
+    return options;
 }
 
 int fl_client_status(const char *mountpoint, bool json)
@@ -112,8 +112,8 @@ int fl_client_status(const char *mountpoint, bool json)
     g_autofree char *text = NULL;
     g_autoptr(JsonNode) root = NULL;
     g_autoptr(GError) error = NULL;
-    JsonObject *status;
-    JsonArray *exports;
+    g_autofree char *page = NULL;
+    FlPageOptions options;
 
     if (!g_file_get_contents(path, &text, NULL, &error)) {
         g_critical("%s is not a fleecefs mount that answers: %s", mountpoint, error->message);
@@ -128,13 +128,8 @@ int fl_client_status(const char *mountpoint, bool json)
         g_critical("%s cannot be read: %s", path, error != NULL ? error->message : "no object");
         return FL_ERROR_FAILED;
     }
-    status = json_node_get_object(root);
-    printf("%s: fleecefs %s, process %" G_GINT64_FORMAT ", since %s\n", mountpoint,
-           json_object_get_string_member(status, "version"),
-           json_object_get_int_member(status, "pid"),
-           json_object_get_string_member(status, "since"));
-    exports = json_object_get_array_member(status, "exports");
-    for (guint i = 0; i < json_array_get_length(exports); i++)
-        print_disk(json_array_get_object_element(exports, i));
+    options = page_options(mountpoint);
+    page = fl_page_make(json_node_get_object(root), &options);
+    fputs(page, stdout);
     return 0;
 }

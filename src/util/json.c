@@ -30,10 +30,20 @@ GBytes *fl_json_text(JsonBuilder *json)
 {
     g_autoptr(JsonNode) root = json_builder_get_root(json);
     g_autofree char *text = json_to_string(root, TRUE);
-    GString *line = g_string_new(text);
+    GString *line = g_string_new(NULL);
 
-    /* The one control character that json-glib forgets to escape. */
-    g_string_replace(line, "\x1f", "\\u001f", 0);
+    /* What json-glib leaves as it is although it may command a terminal; white space is its own. */
+    for (const char *p = text; *p != '\0'; p = g_utf8_next_char(p)) {
+        gunichar c = g_utf8_get_char(p);
+        GUnicodeType type = g_unichar_type(c);
+
+        if (c < 0x10000 && c != '\n' &&
+            (type == G_UNICODE_CONTROL || type == G_UNICODE_FORMAT ||
+             type == G_UNICODE_LINE_SEPARATOR || type == G_UNICODE_PARAGRAPH_SEPARATOR))
+            g_string_append_printf(line, "\\u%04x", c);
+        else
+            g_string_append_unichar(line, c);
+    }
     g_string_append_c(line, '\n');
     return g_string_free_to_bytes(line);
 }

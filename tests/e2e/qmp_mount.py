@@ -249,6 +249,22 @@ class QmpMount(lib.TestCase):
             self.assertLess(min(t[2] for t in taken), 1000, taken)
             self.assertLess(min(t[0] for t in taken), 50, taken)
 
+    def test_status_says_what_is_to_be_done(self):
+        vm = self.vm(Disk(self, "vda"))
+        self.end(vm, self.begin(vm), "--commit", "--force")
+        vm.scribble(self.rng)
+        mount = self.begin(vm)
+        mount.json("vda/info.json")
+        page = self.fleecefs("--status", mount.point).stdout
+        self.assertRegex(page, r"\n  mode +incremental, since restore point \S+\n")
+        self.assertRegex(page, r"\n  scratch +\[#*-+\] +\d+%  \S+ \S+ of \S+ \S+ used\n")
+        self.assertIn(" are still to be read before --commit.\n", page)
+        mount.read("vda/dirty/last.raw", "rb")
+        page = self.fleecefs("--status", mount.point).stdout
+        self.assertRegex(page, r"\n  dirty +\[#+\] 100%  ")
+        self.assertTrue(page.endswith(f": fleecefs --commit {mount.point}\n"), page)
+        self.end(vm, mount, "--commit")
+
     def test_every_way_to_end_is_an_abort(self):
         vm = self.vm()
         self.end(vm, self.begin(vm), "--commit", "--force")

@@ -42,7 +42,7 @@ def private_mounts():
     mount(devices.encode(), b"/dev", None, 4096)  # MS_BIND
 
 
-class Journal(lib.TestCase):
+class Messages(lib.TestCase):
     def setUp(self):
         super().setUp()
         lib.require(JOURNALD, "journalctl", "systemd-cat")
