@@ -16,6 +16,19 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+/* HOW: SIG_BLOCK or SIG_UNBLOCK. */
+static void mask_end_signals(int how)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (size_t i = 0; i < G_N_ELEMENTS(end_signals); i++)
+        sigaddset(&set, end_signals[i]);
+    pthread_sigmask(how, &set, NULL);
+}
+
 static void quit(void *session)
 {
     fl_session_quit(session);
@@ -58,7 +71,6 @@ static void close_fence(const FlOptions *options, const FlSources *sources)
 static bool serve(const FlOptions *options, FlSources *sources, FlBackground *background,
                   GError **error)
 {
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
     FlStatus status = {
         .tree = sources->tree,
         .cache = sources->cache,
@@ -77,7 +89,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .control = fl_snapshots_control(sources->snapshots),
     };
     g_autoptr(FlSession) session = NULL;
-    guint sources_ids[G_N_ELEMENTS(signals)];
+    guint sources_ids[G_N_ELEMENTS(end_signals)];
     bool ok;
 
     fl_status_add(&status);
@@ -88,8 +100,9 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     /* GLib's thread for signals, which itself takes none, is started behind the fence. */
     fl_snapshots_start(sources->snapshots, quit, session);
     close_fence(options, sources);
-    for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
-        sources_ids[i] = g_unix_signal_add(signals[i], on_signal, session);
+    for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
+        sources_ids[i] = g_unix_signal_add(end_signals[i], on_signal, session);
+    mask_end_signals(SIG_UNBLOCK);
     /* The mount point's file system must not stay busy because of us. */
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
@@ -98,11 +111,21 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
      * not keep a snapshot from being aborted. */
     fl_session_unmount(session);
     ok = fl_sources_close(sources, error);
-    for (guint i = 0; i < G_N_ELEMENTS(signals); i++)
+    for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
         g_source_remove(sources_ids[i]);
     if (options->pidfile != NULL)
         unlink(options->pidfile);
     return ok;
+}
+
+static bool has_vm(const FlOptions *options)
+{
+    for (guint i = 0; i < options->sources->len; i++) {
+        const FlSourceSpec *spec = options->sources->pdata[i];
+        if (spec->text != NULL && fl_source_is_vm(spec->text))
+            return true;
+    }
+    return false;
 }
 
 static bool mount_all(const FlOptions *options, FlBackground *background, GError **error)
@@ -117,6 +140,9 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
+    /* A snapshot that has been begun is taken before a signal ends it: the guest may be frozen. */
+    if (has_vm(options))
+        mask_end_signals(SIG_BLOCK);
     fl_sources_init(&sources, options);
     ok = fl_mountpoint_check(options->mountpoint, error) && fl_sources_open(&sources, error) &&
          serve(options, &sources, background, error);

@@ -2,10 +2,14 @@
 """The guest is frozen as briefly as can be, and thawed whatever happens."""
 import json
 import os
+import signal
 import socket
+import subprocess
 import threading
+import time
 
 import lib
+from monitor import Filter
 from vm import Disk, Refused, Vm
 
 
@@ -59,6 +63,9 @@ class Agent:
         if name in self.on:
             return self.on[name]()
         return json.dumps({"return": value}).encode() + b"\n"
+
+
+OK = b'{"return": 1}\n'
 
 
 def fail():
@@ -135,6 +142,60 @@ class Freeze(lib.TestCase):
         agent.on = {}
         self.assertIn("thawed the guest", self.vm.recover())
         self.check_clean(agent)
+
+    def test_transaction_fails(self):
+        agent = Agent(self)
+
+        def refuse(message):
+            if "return" in message and monitor.commands[-1] == "transaction" and not refused:
+                refused.append(message)
+                message = {"error": {"class": "GenericError", "desc": "no"}, "id": message["id"]}
+            return message
+
+        refused = []
+        monitor = Filter(self.vm, refuse)
+        with self.assertRaisesRegex(Refused, "cannot take the snapshot: no"):
+            self.vm.begin("--agent", agent.path, monitor=monitor.path)
+        self.assertEqual(agent.said, ["freeze", "thaw"])
+        self.check_clean(agent)
+
+    def test_qemu_hangs_while_frozen(self):
+        """The guest is thawed when the time is up, whatever becomes of the rest."""
+        agent = Agent(self)
+        monitor = Filter(self.vm, lambda message: None if "return" in message and
+                         "transaction" in monitor.commands else message)
+        times = {}
+        agent.on = {"freeze": lambda: times.setdefault("freeze", time.monotonic()) and OK,
+                    "thaw": lambda: times.setdefault("thaw", time.monotonic()) and OK}
+        with self.assertRaisesRegex(Refused, "no answer to transaction"):
+            self.vm.begin("--agent", agent.path, "--freeze-timeout", "1", "--timeout", "2",
+                          monitor=monitor.path)
+        self.assertFalse(agent.frozen)
+        print("frozen for %.1f s" % (times["thaw"] - times["freeze"]), end=" ")
+        self.assertLess(times["thaw"] - times["freeze"], 5)
+        self.vm.recover()
+        self.check_clean(agent)
+
+    def test_signal_while_frozen(self):
+        """What is begun is ended: a signal does not leave a frozen guest behind."""
+        for number, front in ((signal.SIGTERM, ["-f"]), (signal.SIGINT, ["-f"]),
+                              (signal.SIGHUP, ["-f"]), (signal.SIGINT, [])):
+            with self.subTest(number=number, front=front):
+                agent, pid = Agent(self), []
+                agent.on = {"freeze": lambda: (os.kill(pid[0], number), OK)[1]}
+                point = self.mkdir("mnt")
+                process = subprocess.Popen(
+                    [*lib.FLEECEFS, *front, "-o", f"scratch={self.dir},agent={agent.path}",
+                     "qmp:" + self.vm.monitor, point], env=self.vm.environment(),
+                    stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    preexec_fn=lib.die_with_us)
+                pid.append(process.pid)
+                self.assertEqual(process.wait(lib.PATIENCE), 0 if front else -number)
+                for child in set(lib.children(os.getpid())) - {self.vm.process.pid}:
+                    os.waitpid(child, 0) # who went to the background is ours now
+                self.assertEqual(agent.said, ["freeze", "status", "thaw"])
+                self.assertFalse(lib.is_mounted(point))
+                self.check_clean(agent)
 
     def test_killed_while_frozen(self):
         for recover in (True, False):

@@ -1,82 +1,14 @@
 #!/usr/bin/env python3
 """The daemon killed after each command that it sends to QEMU, and what the next one makes of it."""
-import json
 import os
 import socket
 import subprocess
 import threading
 
 import lib
+from monitor import Proxy
+from qmp_agent import Agent
 from vm import TOOL, Disk, Refused, Vm
-
-
-class Proxy:
-    """A monitor in front of the VM's that counts commands; at command LIMIT it calls ON_LIMIT and
-    lets nothing through any more. It takes so many CONNECTIONS, one after the other."""
-
-    def __init__(self, vm, limit, on_limit=None, connections=1):
-        self.vm, self.limit, self.on_limit = vm, limit, on_limit
-        self.connections = connections
-        self.path = vm.test.path("proxy")
-        self.commands, self.client = [], None
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(1)
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self):
-        for _ in range(self.connections):
-            self._connect()
-        self.listener.close()
-        os.unlink(self.path)
-
-    def _connect(self):
-        self.client = self.listener.accept()[0]
-        self.server = socket.socket(socket.AF_UNIX)
-        self.server.connect(self.vm.monitor)
-        back = threading.Thread(target=self._back)
-        back.start()
-        self._forth()
-        for s in (self.server, self.client):
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        back.join()
-        self.server.close()
-        self.client.close()
-
-    def _forth(self):
-        while True:
-            # The client sends a command at a time and waits for the reply.
-            try:
-                data, fds, _, _ = socket.recv_fds(self.client, 1 << 20, 4)
-            except ConnectionError:
-                return
-            if not data:
-                return
-            while not data.endswith(b"\n"):
-                data += self.client.recv(1 << 20)
-            if len(self.commands) == self.limit:
-                self.on_limit()
-                for fd in fds:
-                    os.close(fd)
-                return
-            self.commands.append(json.loads(data)["execute"])
-            socket.send_fds(self.server, [data], fds)
-            for fd in fds:
-                os.close(fd)
-
-    def _back(self):
-        while True:
-            try:
-                data = self.server.recv(1 << 16)
-                if not data:
-                    return
-                self.client.sendall(data)
-            except OSError:
-                return
 
 
 class Crash(lib.TestCase):
@@ -86,8 +18,8 @@ class Crash(lib.TestCase):
                      ["-uuid", "1f0c3f3a-1111-4222-8333-944455556666"])
         self.backup, self.base = {}, None
 
-    def cut(self, limit, commands=()):
-        """Runs the tool, tells it COMMANDS, and kills it when it sends one more than LIMIT to QEMU.
+    def cut(self, limit, commands=(), options=()):
+        """Runs the tool with OPTIONS, tells it COMMANDS, and kills it when it sends one more than LIMIT to QEMU.
         Returns what it sent, its exit status and what it said."""
         process = None
         ready = threading.Event()
@@ -97,7 +29,7 @@ class Crash(lib.TestCase):
             process.kill()
 
         proxy = Proxy(self.vm, limit, kill)
-        process = subprocess.Popen([TOOL, "--scratch", self.dir, "qmp:" + proxy.path],
+        process = subprocess.Popen([TOOL, "--scratch", self.dir, *options, "qmp:" + proxy.path],
                                    env=self.vm.environment(), stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                    preexec_fn=lib.die_with_us)
@@ -126,13 +58,16 @@ class Crash(lib.TestCase):
 
     def test_killed_while_beginning(self):
         self.run_backup()
+        agent, frozen = Agent(self), 0
         limit, status = 1, None
         while status != 0:
             self.vm.scribble(self.rng, 1)
-            commands, status, _ = self.cut(limit)
+            commands, status, _ = self.cut(limit, options=["--agent", agent.path])
             if status != 0:
                 what = f"after {len(commands)} commands, the last {commands[-1]}"
+                frozen += agent.frozen
                 self.vm.recover()
+                self.assertFalse(agent.frozen, what)
                 self.check_recovered(what)
                 self.assertEqual(self.bases(), {self.base}, what)
             limit += 1
@@ -140,7 +75,8 @@ class Crash(lib.TestCase):
         self.vm.recover()
         self.check_recovered("after all")
         self.run_backup()
-        print(f"{limit} cuts", end=" ")
+        self.assertGreater(frozen, 0)
+        print(f"{limit} cuts, {frozen} in a frozen guest", end=" ")
 
     def test_without_the_journal(self):
         """QEMU itself tells what is left, and that a first restore point, alone on its disk, was
@@ -183,7 +119,7 @@ class Crash(lib.TestCase):
 
     def test_a_second_daemon_is_refused(self):
         snapshot = self.vm.begin()
-        proxy = Proxy(self.vm, 10000)
+        proxy = Proxy(self.vm)
         with self.assertRaisesRegex(Refused, "another client|another fleecefs"):
             self.vm.begin("--timeout", "1", monitor=proxy.path)
         proxy.client.close()
@@ -191,7 +127,7 @@ class Crash(lib.TestCase):
 
     def test_monitor_that_closes(self):
         """QEMU goes on, so the snapshot does; it is watched through the next connection."""
-        proxy = Proxy(self.vm, 10000, connections=2)
+        proxy = Proxy(self.vm, connections=2)
         snapshot = self.vm.begin(monitor=proxy.path)
         proxy.client.shutdown(socket.SHUT_RDWR)
         before = len(proxy.commands)

@@ -1,0 +1,93 @@
+"""Monitors in front of a VM's: they count, cut and change what goes through."""
+import json
+import os
+import socket
+import threading
+
+
+class Proxy:
+    """A monitor in front of the VM's that counts commands; at command LIMIT it calls ON_LIMIT and
+    lets nothing through any more. It takes so many CONNECTIONS, one after the other."""
+
+    def __init__(self, vm, limit=float("inf"), on_limit=None, connections=1):
+        self.vm, self.limit, self.on_limit = vm, limit, on_limit
+        self.connections = connections
+        self.path = vm.test.path("proxy")
+        self.commands, self.client = [], None
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(1)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        for _ in range(self.connections):
+            self._connect()
+        self.listener.close()
+        os.unlink(self.path)
+
+    def _connect(self):
+        self.client = self.listener.accept()[0]
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.connect(self.vm.monitor)
+        back = threading.Thread(target=self._back)
+        back.start()
+        self._forth()
+        for s in (self.server, self.client):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        back.join()
+        self.server.close()
+        self.client.close()
+
+    def _forth(self):
+        while True:
+            # The client sends a command at a time and waits for the reply.
+            try:
+                data, fds, _, _ = socket.recv_fds(self.client, 1 << 20, 4)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            while not data.endswith(b"\n"):
+                data += self.client.recv(1 << 20)
+            if len(self.commands) == self.limit:
+                self.on_limit()
+                for fd in fds:
+                    os.close(fd)
+                return
+            self.commands.append(json.loads(data)["execute"])
+            socket.send_fds(self.server, [data], fds)
+            for fd in fds:
+                os.close(fd)
+
+    def _back(self):
+        while True:
+            try:
+                data = self.server.recv(1 << 16)
+                if not data:
+                    return
+                self.client.sendall(data)
+            except OSError:
+                return
+
+
+class Filter(Proxy):
+    """Hands each message to the client to `edit`, and passes on what that returns, if anything. The
+    command that a reply is to is `commands[-1]`."""
+
+    def __init__(self, vm, edit=None, **kwargs):
+        self.edit = edit or (lambda message: message)
+        super().__init__(vm, **kwargs)
+
+    def _back(self):
+        with self.server.makefile("rb") as lines:
+            try:
+                for line in lines:
+                    message = self.edit(json.loads(line))
+                    if message is not None:
+                        self.client.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                pass
