@@ -5,6 +5,12 @@
 
 #include <string.h>
 
+/* The most that all disks together may take to end. */
+#define CLOSE_SECONDS 3
+/* All that is asked of a server at first may take so many times what one answer may: one that is
+ * always just in time would have its thousands of exports last for days. */
+#define HANDSHAKE_TIMEOUTS 4
+
 /* A source that is being opened. */
 typedef struct {
     FlSources *sources;
@@ -88,9 +94,17 @@ static void forget_huge_maps(const Opening *opening, FlExportInfo *info)
     g_ptr_array_set_size(info->contexts, 0);
 }
 
-static bool add_exports(Opening *opening, GError **error)
+static FlWait handshake_wait(const Opening *opening)
 {
     FlWait wait = {.seconds = opening->sources->options->disk.timeout};
+
+    wait.deadline = g_get_monotonic_time() + HANDSHAKE_TIMEOUTS * wait.seconds * G_USEC_PER_SEC;
+    return wait;
+}
+
+static bool add_exports(Opening *opening, GError **error)
+{
+    FlWait wait = handshake_wait(opening);
     g_autoptr(GError) why = NULL;
     g_autoptr(GPtrArray) exports = fl_endpoint_exports(opening->endpoint, &wait, &why);
     guint n = exports != NULL ? exports->len : 0;
@@ -229,7 +243,7 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlBackup *backup
 static GPtrArray *find_disk(Opening *opening, const FlBackupDisk *disk, GError **error)
 {
     FlSources *sources = opening->sources;
-    FlWait wait = {.seconds = sources->options->disk.timeout};
+    FlWait wait = handshake_wait(opening);
     FlServer *server;
 
     if (disk->image == NULL)
@@ -363,9 +377,12 @@ bool fl_sources_open(FlSources *sources, GError **error)
 bool fl_sources_close(FlSources *sources, GError **error)
 {
     const GPtrArray *exports = fl_tree_exports(sources->tree);
+    gint64 deadline = g_get_monotonic_time() + CLOSE_SECONDS * G_USEC_PER_SEC;
 
     for (guint i = 0; i < exports->len; i++)
-        fl_disk_close(fl_export_disk(exports->pdata[i]));
+        fl_disk_fail(fl_export_disk(exports->pdata[i]), "it was closed");
+    for (guint i = 0; i < exports->len; i++)
+        fl_disk_close(fl_export_disk(exports->pdata[i]), deadline);
     return fl_snapshots_end(sources->snapshots, error);
 }
 

@@ -53,13 +53,17 @@ struct FlRead {
     uint64_t number; /* of the question about it, if it is held */
 };
 
-/* Takes over INFO. OPTIONS must outlive the disk. */
+/* Takes over INFO. */
 FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOptions *options);
 FlDisk *fl_disk_ref(FlDisk *disk);
 void fl_disk_unref(FlDisk *disk); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDisk, fl_disk_unref)
-/* Fails what is under way with -EIO and closes all connections; the disk stays failed. */
-void fl_disk_close(FlDisk *disk);
+/*
+ * Fails what is under way with -EIO and closes all connections; the disk stays failed. Its workers,
+ * which fl_disk_fail() has told to end, are waited for until DEADLINE (g_get_monotonic_time()): one
+ * that hangs in a look-up of a name is left behind, and has all that it needs.
+ */
+void fl_disk_close(FlDisk *disk, gint64 deadline);
 
 const FlExportInfo *fl_disk_info(const FlDisk *disk);
 const char *fl_disk_label(const FlDisk *disk);

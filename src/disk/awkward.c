@@ -25,8 +25,8 @@ bool fl_read_is_awkward(const FlRead *read, const FlExportInfo *info)
 {
     uint64_t end = read->offset + read->length;
 
-    return read->length > MAX(info->block_max, info->block_min) || read->offset % info->block_min != 0 ||
-           (end % info->block_min != 0 && end != info->size);
+    return read->length > MAX(info->block_max, info->block_min) ||
+           read->offset % info->block_min != 0 || (end % info->block_min != 0 && end != info->size);
 }
 
 static void part_done(FlRead *read, errint_t result)

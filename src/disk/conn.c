@@ -33,8 +33,8 @@ static int read_done(void *opaque, int *error)
     g_queue_unlink(&conn->under_way, &read->link);
     g_queue_push_tail_link(&conn->answered, &read->link);
     conn->bytes -= read->length;
-    /* A command that fails while it is being sent is still looked at by libnbd (1.14) for its return
-     * value. The connection is dead then, and the command goes with it. */
+    /* A command that fails while it is being sent is still looked at by libnbd (1.14) for its
+     * return value. The connection is dead then, and the command goes with it. */
     return !conn->sending;
 }
 
@@ -181,7 +181,8 @@ void fl_conn_read(FlConn *conn, FlRead *read)
     g_queue_push_tail_link(&conn->under_way, &read->link);
     conn->bytes += read->length;
     conn->sending = true;
-    sent = nbd_aio_pread_structured(conn->nbd, read->buf, read->length, read->offset, chunk, done, 0);
+    sent =
+        nbd_aio_pread_structured(conn->nbd, read->buf, read->length, read->offset, chunk, done, 0);
     conn->sending = false;
     if (sent < 0) {
         int error = nbd_get_errno() != 0 ? nbd_get_errno() : EIO;

@@ -13,6 +13,7 @@
 /* Reads ahead go on to the next connection when one has so much to do. */
 #define FILL_BYTES   (2u << 20)
 #define IDLE_SECONDS 30
+#define TICK_MS      100
 
 typedef struct {
     FlDiskLoaded done;
@@ -32,14 +33,14 @@ struct FlDisk {
     FlWitness *witness; /* bytes that were read */
     FlVoucher *voucher; /* NULL: what arrives is handed on at once */
     GArray *waiters;    /* of Waiter: for the maps */
-    bool loading;
+    gint64 loading;     /* since when (g_get_monotonic_time()); 0: not */
 
     GPtrArray *conns;     /* of FlConn */
     unsigned conns_max;   /* lowered when the server refuses more */
     GQueue demand, ahead; /* of FlRead, by their links: they wait for a connection */
     GQueue doomed;        /* reads that end in -EIO at the next turn of the loop */
     guint doom_source, watch_source, retry_source;
-    bool connecting;
+    gint64 connecting; /* since when; 0: not */
     bool lost;         /* the next connection is in place of one that died */
     gint64 down_since; /* 0 while all is well (g_get_monotonic_time()) */
     guint backoff;     /* milliseconds */
@@ -56,7 +57,7 @@ FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOption
     g_atomic_ref_count_init(&disk->refs);
     disk->peer.endpoint = fl_endpoint_ref(endpoint);
     disk->peer.info = info;
-    disk->peer.options = options;
+    disk->peer.options = *options;
     disk->cancel = g_cancellable_new();
     disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
     disk->witness = fl_witness_new();
@@ -112,7 +113,7 @@ const char *fl_disk_failure(const FlDisk *disk)
 const FlDiskStats *fl_disk_stats(FlDisk *disk)
 {
     disk->stats.connections = disk->conns->len;
-    disk->stats.connecting = disk->connecting;
+    disk->stats.connecting = disk->connecting != 0;
     disk->stats.queued = disk->demand.length + disk->ahead.length;
     disk->stats.in_flight = 0;
     for (guint i = 0; i < disk->conns->len; i++)
@@ -212,7 +213,7 @@ void fl_disk_condemn(FlDisk *disk, const char *why)
 
 void fl_disk_set_voucher(FlDisk *disk, FlDiskAsk ask, void *opaque)
 {
-    disk->voucher = fl_voucher_new(ask, opaque, disk->peer.options->timeout);
+    disk->voucher = fl_voucher_new(ask, opaque, disk->peer.options.timeout);
 }
 
 void fl_disk_vouch(FlDisk *disk, uint64_t number, bool good)
@@ -242,11 +243,19 @@ void fl_disk_resume(FlDisk *disk)
     pump(disk);
 }
 
-void fl_disk_close(FlDisk *disk)
+static gboolean tick(gpointer unused)
 {
+    return G_SOURCE_CONTINUE;
+}
+
+void fl_disk_close(FlDisk *disk, gint64 deadline)
+{
+    guint ticks = g_timeout_add(TICK_MS, tick, NULL);
+
     fl_disk_fail(disk, "it was closed");
-    while (disk->workers > 0 || disk->doom_source != 0)
+    while (disk->doom_source != 0 || (disk->workers > 0 && g_get_monotonic_time() < deadline))
         g_main_context_iteration(NULL, TRUE);
+    g_source_remove(ticks);
 }
 
 /* Connections */
@@ -282,7 +291,7 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
 /* Seconds after which whoever waits is told that it failed, whatever the server is up to. */
 static gint64 patience(const FlDisk *disk)
 {
-    return (gint64)disk->peer.options->reconnect + disk->peer.options->timeout;
+    return (gint64)disk->peer.options.reconnect + disk->peer.options.timeout;
 }
 
 /* Puts reads back in front of their queue, unless they have been tried for too long. */
@@ -312,36 +321,62 @@ static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
     if (disk->down_since == 0)
         disk->down_since = g_get_monotonic_time();
     requeue(disk, left);
+    if (disk->peer.options.reconnect == 0 && disk->conns->len == 0)
+        fail_loudly(disk, why);
+    else if (disk->peer.options.reconnect == 0)
+        disk->conns_max = disk->conns->len;
     pump(disk);
 }
 
 static const FlConnOps conn_ops = {.answered = conn_answered, .lost = conn_lost};
 
-/* Once a second while there are connections: silence and idleness. */
+/* Whether a worker is stuck where no time-out of ours reaches, as in a look-up of the server's
+ * name, and somebody waits for it. */
+static bool is_stuck(const FlDisk *disk)
+{
+    if (disk->workers == 0)
+        return false;
+    return (disk->connecting != 0 && disk->conns->len == 0 &&
+            seconds_since(disk->connecting) > patience(disk)) ||
+           (disk->loading != 0 && seconds_since(disk->loading) > patience(disk));
+}
+
 static gboolean watch(gpointer opaque)
 {
     FlDisk *disk = opaque;
 
+    if (is_stuck(disk)) {
+        disk->watch_source = 0;
+        fail_loudly(disk, "no connection could be opened in time");
+        return G_SOURCE_REMOVE;
+    }
     for (guint i = disk->conns->len; i-- > 0;) {
         FlConn *conn = disk->conns->pdata[i];
         gint64 silent = seconds_since(fl_conn_last_sign(conn));
         GQueue left = G_QUEUE_INIT;
 
         if (fl_conn_in_flight(conn) > 0) {
-            if (silent >= disk->peer.options->timeout ||
+            if (silent >= disk->peer.options.timeout ||
                 seconds_since(fl_conn_oldest(conn)) >= patience(disk))
                 conn_lost(conn, &left, "the server does not answer", disk);
-        } else if (silent >= IDLE_SECONDS && !disk->peer.options->keep_open) {
+        } else if (silent >= IDLE_SECONDS && !disk->peer.options.keep_open) {
             g_ptr_array_remove_index(disk->conns, i);
             fl_conn_free(conn, &left);
         }
         /* What one loss did may have closed others. */
         i = MIN(i, disk->conns->len);
     }
-    if (disk->conns->len > 0)
+    if (disk->conns->len > 0 || disk->connecting != 0 || disk->loading != 0)
         return G_SOURCE_CONTINUE;
     disk->watch_source = 0;
     return G_SOURCE_REMOVE;
+}
+
+/* Once a second while there are connections or workers: silence and idleness. */
+static void start_watch(FlDisk *disk)
+{
+    if (disk->watch_source == 0)
+        disk->watch_source = g_timeout_add_seconds(1, watch, disk);
 }
 
 static gboolean retry(gpointer opaque)
@@ -371,7 +406,7 @@ static void connect_failed(FlDisk *disk, const GError *error)
     } else {
         if (disk->down_since == 0)
             disk->down_since = g_get_monotonic_time();
-        if (seconds_since(disk->down_since) >= disk->peer.options->reconnect) {
+        if (seconds_since(disk->down_since) >= disk->peer.options.reconnect) {
             fail_loudly(disk, error->message);
             return;
         }
@@ -387,7 +422,7 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
     struct nbd_handle *nbd = fl_worker_connected(result, &error);
 
     disk->workers--;
-    disk->connecting = false;
+    disk->connecting = 0;
     if (disk->failure != NULL || disk->suspended) {
         if (nbd != NULL)
             nbd_close(nbd);
@@ -399,15 +434,15 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
         g_ptr_array_add(disk->conns, fl_conn_new(nbd, &conn_ops, disk));
         disk->stats.reconnects += disk->lost;
         disk->lost = false;
-        if (disk->watch_source == 0)
-            disk->watch_source = g_timeout_add_seconds(1, watch, disk);
+        start_watch(disk);
     }
     pump(disk);
 }
 
 static void start_connect(FlDisk *disk)
 {
-    disk->connecting = true;
+    disk->connecting = g_get_monotonic_time();
+    start_watch(disk);
     disk->workers++;
     fl_worker_connect(&disk->peer, disk->maps, disk->witness, disk->cancel, connect_done,
                       fl_disk_ref(disk));
@@ -444,8 +479,8 @@ static void pump_queue(FlDisk *disk, GQueue *queue, bool ahead)
 
 static bool wants_connection(const FlDisk *disk)
 {
-    if (disk->connecting || disk->retry_source != 0 || disk->failure != NULL || disk->suspended ||
-        disk->conns->len >= disk->conns_max)
+    if (disk->connecting != 0 || disk->retry_source != 0 || disk->failure != NULL ||
+        disk->suspended || disk->conns->len >= disk->conns_max)
         return false;
     if (disk->conns->len == 0)
         return disk->demand.length + disk->ahead.length > 0;
@@ -496,7 +531,7 @@ static void take_maps(FlRead *read, errint_t result)
     g_autoptr(FlDisk) disk = loaded->disk;
     g_autoptr(FlDiskMaps) maps = loaded->maps;
 
-    disk->loading = false;
+    disk->loading = 0;
     if (result == 0)
         disk->maps = g_steal_pointer(&maps);
     tell_waiters(disk, result);
@@ -538,9 +573,10 @@ void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
         return;
     }
     g_array_append_val(disk->waiters, waiter);
-    if (disk->loading)
+    if (disk->loading != 0)
         return;
-    disk->loading = true;
+    disk->loading = g_get_monotonic_time();
+    start_watch(disk);
     disk->workers++;
     fl_worker_load(&disk->peer, disk->cancel, load_done, fl_disk_ref(disk));
 }

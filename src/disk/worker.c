@@ -32,7 +32,7 @@ static void connect_worker(GTask *task, gpointer object, gpointer data, GCancell
 {
     const Connect *connect = data;
     const FlPeer *peer = connect->peer;
-    FlWait wait = {.seconds = peer->options->timeout, .cancel = cancel};
+    FlWait wait = {.seconds = peer->options.timeout, .cancel = cancel};
     g_autofree const char **contexts =
         connect->maps != NULL ? fl_disk_maps_contexts(connect->maps) : NULL;
     struct nbd_handle *nbd;
@@ -81,7 +81,7 @@ static void sleep_unless_cancelled(GCancellable *cancel, guint ms)
 static void load_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
 {
     const FlPeer *peer = data;
-    const FlDiskOptions *options = peer->options;
+    const FlDiskOptions *options = &peer->options;
     gint64 began = g_get_monotonic_time();
     FlWait wait = {.seconds = options->timeout, .cancel = cancel};
     guint backoff = FL_BACKOFF_MIN;

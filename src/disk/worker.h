@@ -14,7 +14,7 @@
 typedef struct {
     FlEndpoint *endpoint;
     FlExportInfo *info;
-    const FlDiskOptions *options;
+    FlDiskOptions options;
 } FlPeer;
 
 /* Milliseconds between two attempts: doubled after each, up to the most. */

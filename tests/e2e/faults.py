@@ -2,6 +2,7 @@
 """Servers that lie, stall, fail and die: errors that are told, never wrong bytes, never a hang."""
 import concurrent.futures
 import errno
+import itertools
 import os
 import threading
 import time
@@ -119,12 +120,44 @@ class Faults(lib.TestCase):
             self.assertIn("refused", told["failure"])
 
     def test_no_reconnect(self):
+        """Not even once: also where the server is back at once."""
+        connected = []
         with self.mount(self.server.uri(), options=["-o", "reconnect=0"]) as mount:
             self.read(mount)
+            self.server.on_option = connected.append
             self.server.stop()
-            self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
             self.server.start()
-            self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
+            for _ in range(2):
+                self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
+            self.assertEqual(connected, [])
+            self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["state"], "failed")
+
+    def test_no_reconnect_while_a_connection_is_left(self):
+        """One of several that drops is not replaced; its requests go to the others."""
+        connections, both, asked = set(), threading.Event(), itertools.count()
+
+        def drop_one(offset, length):
+            connections.add(threading.get_ident())
+            if len(connections) == 2:
+                both.set()
+            both.wait(lib.PATIENCE)
+            if next(asked) == 0:
+                raise HangUp
+        self.export.on_read = drop_one
+        with self.mount(self.server.uri(),
+                        options=["-C", "2", "-o", "reconnect=0,readahead=0"]) as mount, \
+                concurrent.futures.ThreadPoolExecutor(8) as pool:
+            def status():
+                return mount.json(".fleecefs/status.json")["exports"][0]
+
+            places = range(0, SIZE, SIZE // 8)
+            reads = [pool.submit(self.read, mount, 4096, at) for at in places[:4]]
+            while status()["connections"] < 2:
+                pass
+            reads += [pool.submit(self.read, mount, 4096, at) for at in places[4:]]
+            for at, found in zip(places, reads):
+                self.assertEqual(found.result(lib.PATIENCE), self.disk[at:at + 4096])
+            self.assertEqual((status()["connections"], status()["reconnects"]), (1, 0))
 
     def test_a_server_that_drops_every_read(self):
         """It can be reached each time, and yet there is an end to trying."""

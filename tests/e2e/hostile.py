@@ -376,6 +376,14 @@ class Hostile(lib.TestCase):
                         lib.run("fusermount3", "-u", point)
                     self.assertLess(time.monotonic() - began, SLOW)
 
+    def test_a_handshake_that_is_always_just_in_time(self):
+        """A thousand answers, none of them late."""
+        self.server.exports = {f"e{i}": self.export for i in range(1000)}
+        self.server.on_option = lambda option: threading.Event().wait(0.7)
+        self.assert_refused("-o", "timeout=1", self.server.uri(), self.mkdir("mnt"),
+                            says=["too slow"])
+        self.assertLess(time.monotonic() - self.began, SLOW)
+
     @staticmethod
     def hang_up(option):
         raise HangUp

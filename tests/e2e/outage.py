@@ -125,6 +125,44 @@ class Outage(lib.TestCase):
             self.assert_errno(errno.EIO, read, mount / "default/disk.raw", 4096, lib.MIB)
             self.assertLess(time.monotonic() - began, AT_ONCE)
 
+    # A name that is looked up without end
+
+    def stalled(self, *options):
+        """A mount of a server that is killed, whose name cannot be looked up again."""
+        module = os.environ.get("STALL_MODULE")
+        if module is None or lib.SANITIZED:
+            self.skipTest("no module to preload, or a sanitizer that has to be the first")
+        stall = self.path("stall")
+        server = self.nbdkit("pattern", "1M", tcp=True)
+        mount = self.mount(server.uri.replace("127.0.0.1", "localhost"), options=options,
+                           env={"LD_PRELOAD": module, "STALL": stall})
+        self.assertEqual(len(read(mount / "default/disk.raw")), 4096)
+        with open(stall, "w"):
+            pass
+        server.kill()
+        return mount
+
+    def test_a_name_that_is_looked_up_without_end(self):
+        mount = self.stalled("-o", "timeout=1,reconnect=1")
+        began = time.monotonic()
+        self.assert_errno(errno.EIO, read, mount / "default/disk.raw", 4096, 65536)
+        self.assertLess(time.monotonic() - began, AT_ONCE)
+        self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["state"], "failed")
+        mount.unmount()
+
+    def test_unmount_during_a_look_up(self):
+        mount = self.stalled(*PATIENT)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(read, mount / "default/disk.raw", 4096, 65536)
+            while not mount.json(".fleecefs/status.json")["exports"][0]["connecting"]:
+                pass
+            began = time.monotonic()
+            os.kill(mount.pid, signal.SIGTERM)
+            with self.assertRaises(OSError):
+                waiting.result(lib.PATIENCE)
+            mount.check_gone()
+            self.assertLess(time.monotonic() - began, AT_ONCE)
+
     # nbdkit's filters
 
     def test_errors_now_and_then(self):
