@@ -384,7 +384,9 @@ GHashTable *fl_file_xattrs(FlFile *file)
     }
     if (origin->restore_point != NULL)
         g_hash_table_insert(xattrs, g_strdup("restore_point"), g_strdup(origin->restore_point));
-    if (origin->base != NULL)
+    /* Other bitmaps than the increment's are relative to what their owners know. */
+    if (origin->base != NULL &&
+        (file->bitmap == NULL || g_strcmp0(file->context, origin->increment) == 0))
         g_hash_table_insert(xattrs, g_strdup("base"), g_strdup(origin->base));
     return xattrs;
 }

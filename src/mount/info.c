@@ -31,6 +31,8 @@ static void add_context(JsonBuilder *json, const FlExport *export, const char *c
             if (!g_str_equal(bitmap->context, context))
                 continue;
             fl_json_add_string(json, "bitmap", bitmap->shown);
+            if (g_strcmp0(export->origin->increment, context) == 0)
+                fl_json_add_string(json, "base", export->origin->base);
             if (bitmap->granularity != 0)
                 fl_json_add_int(json, "granularity", (gint64)bitmap->granularity);
         }
