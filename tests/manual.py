@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks fleecefs(1) against --help, both ways, and both manual pages for faults of their own."""
+"""Checks manual pages against --help, both ways, and for faults of their own."""
+import os
 import pathlib
 import re
 import shutil
@@ -10,17 +11,29 @@ program, root = sys.argv[1], pathlib.Path(sys.argv[2])
 pages = sorted([*root.glob("src/*.[15]"), *root.glob("contrib/*.[15]")])
 faults = []
 
-said = subprocess.run([program, "--help"], stdout=subprocess.PIPE, text=True, check=True).stdout
-helped = set(re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)", said.partition("Options:")[2]))
-# In mdoc, "Fl f" is -f and "Fl \-force" is --force; each option is the tag of a list.
-page = (root / "src/fleecefs.1").read_text()
-tags = "\n".join(line for line in page.splitlines() if line.startswith(".It Fl"))
-described = {"-" + name.replace("\\-", "-") for name in re.findall(r"\bFl (\S+)", tags)}
-faults += [f"{o}: in --help, not in fleecefs(1)" for o in sorted(helped - described)]
-faults += [f"{o}: in fleecefs(1), not in --help" for o in sorted(described - helped)]
-faults += [f"--help: more than 80 columns: {line}" for line in said.splitlines() if len(line) > 80]
-if said.count("\n") > 50:
-    faults.append(f"--help: {said.count(chr(10))} lines are no one screen")
+def compare(page, *programs):
+    """The options that PROGRAMS tell of in --help with those that PAGE describes, both ways."""
+    helped = set()
+    for command in programs:
+        said = subprocess.run([command, "--help"], stdout=subprocess.PIPE, text=True, check=True,
+                              env={**os.environ, "COLUMNS": "80"}).stdout
+        name = os.path.basename(command)
+        helped |= set(re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)",
+                                 re.split("(?mi)^options:$", said)[-1]))
+        faults.extend(f"{name} --help: more than 80 columns: {line}" for line in said.splitlines()
+                      if len(line) > 80)
+        if said.count("\n") > 50:
+            faults.append(f"{name} --help: {said.count(chr(10))} lines are no one screen")
+    # In mdoc, "Fl f" is -f and "Fl \-force" is --force; each option is the tag of a list.
+    tags = "\n".join(x for x in (root / page).read_text().splitlines() if x.startswith(".It Fl"))
+    described = {"-" + name.replace("\\-", "-") for name in re.findall(r"\bFl (\S+)", tags)}
+    faults.extend(f"{o}: in --help, not in {page}" for o in sorted(helped - described))
+    faults.extend(f"{o}: in {page}, not in --help" for o in sorted(described - helped))
+
+
+compare("src/fleecefs.1", program)
+compare("contrib/fleecefs-backup.1",
+        *(root / f"contrib/fleecefs-{n}" for n in ("backup", "restore", "map")))
 
 for path in pages:
     if shutil.which("mandoc"):

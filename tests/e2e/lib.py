@@ -390,6 +390,16 @@ class TestCase(unittest.TestCase):
             self.skipTest("no /dev/fuse")
         return Mount(self, *sources, options=options, point=point, env=env)
 
+    def environment(self):
+        """One where the program has the name that manuals call it by, and scripts are found."""
+        folder = self.mkdir("bin")
+        with open(folder + "/fleecefs", "w") as f:
+            f.write(f'#!/bin/sh\nexec {shlex.join([os.path.abspath(FLEECEFS[0]), *FLEECEFS[1:]])} "$@"\n')
+        os.chmod(folder + "/fleecefs", 0o755)
+        return {**os.environ, "PATH": f"{folder}:{TOP}/contrib:{os.environ['PATH']}",
+                "HOME": self.dir, "FLEECEFS_STATE_DIR": self.mkdir("state"),
+                "RUNTIME_DIRECTORY": self.mkdir("run")}
+
     def fleecefs(self, *args, timeout=PATIENCE):
         """Runs fleecefs to its end, whatever its exit status."""
         done = attempt(*FLEECEFS, *args, timeout=timeout)

@@ -81,14 +81,7 @@ class Recipes(lib.TestCase):
         self.mnt = os.path.join(self.dir, "mnt")
         os.mkdir(self.mnt)
         self.defer(self._unmount)
-        # The program under the name that the manual calls it by.
-        os.mkdir(self.dir + "/bin")
-        with open(self.dir + "/bin/fleecefs", "w") as f:
-            f.write(f'#!/bin/sh\nexec {shlex.join([os.path.abspath(lib.FLEECEFS[0])])} "$@"\n')
-        os.chmod(self.dir + "/bin/fleecefs", 0o755)
-        self.environment = {**os.environ, "PATH": f"{self.dir}/bin:{os.environ['PATH']}",
-                            "HOME": self.dir, "RESTIC_PASSWORD": "x", "BORG_PASSPHRASE": "x",
-                            "FLEECEFS_STATE_DIR": self.mkdir("state")}
+        self.environment = {**self.environment(), "RESTIC_PASSWORD": "x", "BORG_PASSPHRASE": "x"}
 
     def _unmount(self):
         if lib.is_mounted(self.mnt):

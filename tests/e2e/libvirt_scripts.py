@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""contrib/fleecefs-backup with all domains of a libvirtd, those that are shut off too."""
+import lib
+from libvirtd import Domain
+from vm import Disk
+
+BACKUP, RESTORE = (f"{lib.TOP}/contrib/fleecefs-{n}" for n in ("backup", "restore"))
+
+
+class LibvirtScripts(lib.TestCase):
+    def backup(self, domain, says, status=0):
+        done = lib.attempt(BACKUP, "--all", "--connect", domain.libvirtd.uri(), "-o",
+                           "scratch=" + domain.scratch, "qcow2", self.to, env=self.env,
+                           timeout=2 * lib.PATIENCE)
+        self.assertRegex(done.stderr, says)
+        self.assertEqual(done.returncode, status, done.stderr)
+
+    def check(self, domain):
+        out, plain = self.path("restored"), self.path("plain")
+        lib.run(RESTORE, f"{self.to}/{domain.name}", "-d", "vda", out)
+        lib.run("qemu-img", "convert", "-O", "raw", out, plain)
+        with open(plain, "rb") as f:
+            self.assertTrue(f.read() == domain.disks["vda"].model, domain.name)
+
+    def test_all_domains(self):
+        self.env, self.to = self.environment(), self.mkdir("backups")
+        first, second = (Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB)])
+                         for _ in range(2))
+        for run in range(3):
+            for domain in (first, second):
+                domain.scribble(self.rng, 2)
+            self.backup(first, "(?s)" + ".*".join(
+                f"{d.name}: \\d+T\\d+Z: vda {'since' if run else 'full'}.*{d.name}: \\d+T\\d+Z: done"
+                for d in (first, second)))
+            for domain in (first, second):
+                self.check(domain)
+                self.assertEqual(domain.leftovers(), [])
+
+        # One that is shut off has no new restore point: what follows is based on the last one.
+        second.scribble(self.rng, 2)
+        second.quit()
+        self.backup(first, f"{second.name}: \\d+T\\d+Z: vda since")
+        self.check(second)
+        second.start()
+        second.scribble(self.rng, 2)
+        self.backup(first, f"{second.name}: \\d+T\\d+Z: vda since")
+        self.check(second)
+        self.assertEqual([len(d.checkpoints()) for d in (first, second)], [1, 1])
+
+        # What is not in the list of domains but is asked for.
+        done = lib.attempt(BACKUP, "qcow2", self.to, f"libvirt:x?connect={first.libvirtd.uri()}",
+                           env=self.env)
+        self.assertRegex(done.stderr, "x: FAILED: there is no snapshot of it")
+        self.assertEqual(done.returncode, 1)
+
+
+if __name__ == "__main__":
+    lib.main()

@@ -1,0 +1,454 @@
+#!/usr/bin/env python3
+"""contrib/fleecefs-backup, fleecefs-restore and fleecefs-map, on real VMs."""
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+
+import lib
+from vm import Disk, Vm
+
+BACKUP, RESTORE, MAP = (f"{lib.TOP}/contrib/fleecefs-{n}" for n in ("backup", "restore", "map"))
+TOOLS = ("qcow2", "raw", "tar", "restic", "borg")
+
+
+class Scripts(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.env = {**self.environment(), "RESTIC_PASSWORD": "x",
+                    "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
+        self.mnt = self.env["RUNTIME_DIRECTORY"] + "/web/mnt"
+        self.to = self.mkdir("backups")
+        self.defer(self.clear)
+
+    def clear(self):
+        if lib.is_mounted(self.mnt):
+            lib.attempt("umount", "-l", self.mnt)
+
+    def vm(self, *names, kind="qcow2"):
+        lib.require("ddrescue")
+        vm = Vm(self, [Disk(self, n, size=4 * lib.MIB, kind=kind) for n in names or ("vda", "vdb")])
+        vm.state = self.env["FLEECEFS_STATE_DIR"]
+        vm.scribble(self.rng)
+        return vm
+
+    def arguments(self, vm, *options, tool="qcow2", to=None):
+        return [BACKUP, "-o", "scratch=" + self.dir, *options, tool, to or self.to,
+                "web=qmp:" + vm.monitor]
+
+    def backup(self, vm, *options, status=0, says=".", **kwargs):
+        """Runs it; the names of the new generations."""
+        before = self.generations()
+        done = lib.attempt(*self.arguments(vm, *options, **kwargs), env=self.env)
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertRegex(done.stderr, says)
+        self.assertFalse(lib.is_mounted(self.mnt))
+        self.assertEqual(vm.leftovers(), [])
+        return sorted(set(self.generations()) - set(before))
+
+    def generations(self):
+        return os.listdir(self.to + "/web") if os.path.isdir(self.to + "/web") else []
+
+    def restore(self, folder, *options, status=0, says="."):
+        """What it restores."""
+        out = self.path("restored")
+        done = lib.attempt(RESTORE, *options, folder, out)
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertRegex(done.stderr, says)
+        self.assertEqual([f for f in os.listdir(self.dir) if f.endswith(".part")], [])
+        if status != 0:
+            self.assertFalse(os.path.exists(out))
+            return None
+        with open(out, "rb") if "raw" in options else open(self.plain(out), "rb") as f:
+            return f.read()
+
+    def plain(self, image):
+        plain = self.path("plain")
+        lib.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, plain)
+        return plain
+
+    def models(self, vm):
+        return {name: bytes(disk.model) for name, disk in vm.disks.items()}
+
+    def extract(self, tool, to):
+        """A folder with the generations that a tool has stored."""
+        if tool in ("qcow2", "raw"):
+            return self.to + "/web"
+        out = self.mkdir("extracted")
+        if tool == "tar":
+            for name in self.generations():
+                os.mkdir(f"{out}/{name}")
+                lib.run("tar", "-C", f"{out}/{name}", "-xf", f"{self.to}/web/{name}")
+        elif tool == "restic":
+            for s in json.loads(lib.run("restic", "-r", to, "snapshots", "--json", env=self.env)):
+                lib.run("restic", "-r", to, "restore", s["id"], "--target", f"{out}/{s['tags'][0]}",
+                        env=self.env)
+        else:
+            for name in lib.run("borg", "list", "--short", to, env=self.env).split():
+                os.mkdir(f"{out}/{name}")
+                lib.run("borg", "extract", f"{to}::{name}", cwd=f"{out}/{name}", env=self.env)
+        return out
+
+    def check_all_generations(self, tool):
+        vm, to = self.vm(), self.to
+        if tool in ("restic", "borg"):
+            lib.require(tool)
+            to = self.to + "/repository"
+            lib.run(*(["restic", "-r", to, "init"] if tool == "restic" else
+                      ["borg", "init", "--encryption=none", to]), env=self.env)
+        expected = []
+        for generation in range(4):
+            if generation == 2:
+                # One that fails leaves nothing, and the next has its changes too.
+                self.fail_tool("sync" if tool in ("qcow2", "raw", "tar") else tool)
+                self.backup(vm, tool=tool, to=to, status=1, says="web: FAILED: ")
+                self.mend_tool()
+                vm.scribble(self.rng)
+            expected.append(self.models(vm))
+            self.backup(vm, tool=tool, to=to, says="vda since" if generation else "vda full")
+            vm.scribble(self.rng)
+        folder = self.extract(tool, to)
+        names = sorted(os.listdir(folder))
+        self.assertEqual(len(names), 4)
+        lib.run(RESTORE, "--list", folder)
+        for name, models in zip(names, expected):
+            for disk, model in models.items():
+                for form in ("qcow2", "raw"):
+                    got = self.restore(folder, "--at", name, "-d", disk, "-O", form)
+                    self.assertTrue(got == model, f"{name} {disk} {form}")
+        self.assertTrue(self.restore(folder, "-d", "vda") == expected[-1]["vda"])
+        return folder, names, expected
+
+    def fail_tool(self, tool):
+        """Has a tool end like one whose disk is full, where it is to save."""
+        path = self.env["PATH"].split(":")[0] + "/" + tool
+        with open(path, "w") as f:
+            f.write(f'#!/bin/sh\ncase "$*" in *backup*|*create*|*sync*) exit 1;; esac\n'
+                    f'exec {shutil.which(tool)} "$@"\n')
+        os.chmod(path, 0o755)
+        self.failing = path
+
+    def mend_tool(self):
+        os.unlink(self.failing)
+
+    def test_broken_chains_are_refused(self):
+        folder, names, expected = self.check_all_generations("qcow2")
+        self.restore(folder, says="several disks, choose one with --disk: vda, vdb", status=1)
+        self.restore(folder, "-d", "vdx", says="no such backup", status=1)
+        self.restore(folder, "-d", "vda", "--at", "1999", says="no such backup", status=1)
+        self.restore(folder, "-d", "vda", "--at", "20", says="several", status=1)
+        # What is there already stays.
+        taken = self.path("taken")
+        shutil.copy("/etc/hostname", taken)
+        done = lib.attempt(RESTORE, "-d", "vda", folder, taken)
+        self.assertIn("--force", done.stderr)
+        self.assertEqual(done.returncode, 1)
+        self.assertGreater(4096, os.stat(taken).st_size)
+        lib.run(RESTORE, "-f", "-d", "vda", folder, taken)
+        with open(self.plain(taken), "rb") as f:
+            self.assertTrue(f.read() == expected[-1]["vda"])
+
+        # A generation that is missing, cut off, of another disk, there twice, its own base.
+        second = f"{folder}/{names[1]}"
+        os.rename(second, self.dir + "/hidden")
+        for name in names[2:]:
+            self.restore(folder, "-d", "vda", "--at", name, status=1, says="which is not there")
+        self.assertTrue(self.restore(folder, "-d", "vda", "--at", names[0]) == expected[0]["vda"])
+        done = lib.attempt(RESTORE, "--list", folder)
+        self.assertEqual((done.returncode, done.stdout.count("BROKEN")), (1, 4))
+        os.rename(self.dir + "/hidden", second)
+        shutil.copytree(second, folder + "/again")
+        self.restore(folder, "-d", "vda", status=1, says="several files are restore point")
+        shutil.rmtree(folder + "/again")
+        self.change_info(second + "/vda", size=8 * lib.MIB)
+        self.restore(folder, "-d", "vda", status=1, says="different sizes")
+        self.change_info(second + "/vda", size=4 * lib.MIB)
+        info = self.change_info(second + "/vda")
+        self.change_info(second + "/vda", base=info["restore_point"])
+        self.restore(folder, "-d", "vda", status=1, says="based on itself")
+        self.change_info(second + "/vda", base=info["base"])
+        image = second + "/vda/dirty/last.qcow2"
+        os.chmod(image, 0o644)
+        os.truncate(image, os.stat(image).st_size - 65536)
+        self.restore(folder, "-d", "vda", status=1, says="last.qcow2 is damaged")
+
+    @staticmethod
+    def change_info(folder, **members):
+        os.chmod(folder + "/info.json", 0o644)
+        with open(folder + "/info.json") as f:
+            info = {**json.load(f), **members}
+        with open(folder + "/info.json", "w") as f:
+            json.dump(info, f)
+        return info
+
+    def test_raw(self):
+        folder, names, _ = self.check_all_generations("raw")
+        dirty = f"{folder}/{names[1]}/vda/dirty/last"
+        for path in (dirty + ".raw", dirty + ".ddrescue"):
+            os.chmod(path, 0o644)
+            with open(path, "rb") as f:
+                content = f.read()
+            os.truncate(path, len(content) // 2)
+            self.restore(folder, "-d", "vda", status=1, says="is damaged")
+            with open(path, "wb") as f:
+                f.write(content)
+        os.unlink(dirty + ".ddrescue")
+        self.restore(folder, "-d", "vda", status=1, says="No such file")
+
+    def test_tar(self):
+        self.check_all_generations("tar")
+
+    def test_restic(self):
+        self.check_all_generations("restic")
+
+    def test_borg(self):
+        self.check_all_generations("borg")
+
+    def test_forms_may_change(self):
+        """qcow2 on raw on qcow2, all of one chain."""
+        vm, expected = self.vm("vda"), []
+        for tool in ("raw", "qcow2", "raw", "raw", "qcow2"):
+            expected.append(bytes(vm.disks["vda"].model))
+            self.backup(vm, tool=tool)
+            vm.scribble(self.rng)
+        names = sorted(self.generations())
+        for name, model in zip(names, expected):
+            for form in ("qcow2", "raw"):
+                self.assertTrue(self.restore(self.to, "--at", name, "-O", form) == model, name)
+
+    def test_files_that_stand_alone(self):
+        """Known by their attributes, whatever they are called."""
+        vm, expected = self.vm("vda"), []
+        for day in ("full", "monday", "tuesday"):
+            with self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                            options=["-o", "scratch=" + self.dir]) as mount:
+                expected.append((day, bytes(vm.disks["vda"].model)))
+                lib.run("cp", "--preserve=xattr", mount / (
+                    "vda/disk.qcow2" if day == "full" else "vda/dirty/last.qcow2"),
+                    f"{self.to}/{day}.qcow2")
+                done = self.fleecefs("--commit", mount.point)
+                self.assertEqual(done.returncode, 0, done.stderr)
+            vm.scribble(self.rng)
+        for day, model in expected:
+            self.assertTrue(self.restore(self.to, "--at", day + ".qcow2") == model, day)
+        os.unlink(self.to + "/monday.qcow2")
+        self.restore(self.to, status=1, says="which is not there")
+
+    def test_bitmaps_of_others(self):
+        """They are in the tree too, and are no part of the chain."""
+        vm = self.vm("vda")
+        vm.qmp("block-dirty-bitmap-add", node="vda", name="aaa", persistent=True)
+        for day in ("full", "monday"):
+            with self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                            options=["-o", "scratch=" + self.dir]) as mount:
+                model = bytes(vm.disks["vda"].model)
+                attributes = [mount / f"vda/dirty/{b}.raw" for b in ("aaa", "last")]
+                has_base = ["user.fleecefs.base" in os.listxattr(f) for f in attributes
+                            if os.path.exists(f)]
+                lib.run("cp", "-r", "--no-preserve=mode", mount.point, f"{self.to}/{day}")
+                done = self.fleecefs("--commit", mount.point)
+                self.assertEqual(done.returncode, 0, done.stderr)
+            vm.scribble(self.rng)
+            vm.write("vda", 0, 512, 99)
+        self.assertEqual(has_base, [False, True])
+        for form in ("raw", "qcow2"):
+            os.unlink(f"{self.to}/monday/vda/disk.{form}")
+        self.assertTrue(self.restore(self.to) == model)
+        shutil.rmtree(self.to + "/full")
+        self.restore(self.to, status=1, says="last.qcow2 needs restore point")
+
+    def test_another_destination_begins_with_a_full_backup(self):
+        vm = self.vm("vda")
+        first = self.backup(vm, says="vda full")
+        self.to = self.mkdir("other")
+        vm.scribble(self.rng)
+        self.backup(vm, says=f"a full backup, because {first[0]}-\\w+ is not in")
+        self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+        vm.scribble(self.rng)
+        self.backup(vm, says="vda since")
+        self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+        self.backup(vm, "--full", says="vda full")
+
+    def gate(self, tool):
+        """Has TOOL stop before it does anything; returns what becomes readable then."""
+        fifo = self.path("gate")
+        os.mkfifo(fifo)
+        path = self.env["PATH"].split(":")[0] + "/" + tool
+        with open(path, "w") as f:
+            f.write(f"#!/bin/sh\necho $$ >{fifo}\nread x <{self.dir}/never\n")
+        os.chmod(path, 0o755)
+        if not os.path.exists(self.dir + "/never"):
+            os.mkfifo(self.dir + "/never")
+        self.failing = path
+        return os.open(fifo, os.O_RDWR)
+
+    def start_and_wait(self, vm, tool="qcow2"):
+        """A backup that is in the middle of copying: its process, and the id of the tool's."""
+        gate = self.gate("cp")
+        process = subprocess.Popen(self.arguments(vm, tool=tool), env=self.env, text=True,
+                                   stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   preexec_fn=lib.die_with_us)
+        self.defer(process.stderr.close)
+        ready = select.select([gate], [], [], lib.PATIENCE)[0]
+        self.assertTrue(ready, "cp was not started")
+        pid = int(os.read(gate, 64))
+        os.close(gate)
+        self.mend_tool()
+        return process, pid
+
+    def test_signals_abort(self):
+        vm = self.vm("vda")
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            before, points = self.generations(), vm.points()
+            process, _ = self.start_and_wait(vm)
+            self.assertTrue(lib.is_mounted(self.mnt))
+            process.send_signal(signum)
+            self.assertEqual(process.wait(lib.PATIENCE), 128 + signum)
+            self.assertRegex(process.stderr.read(), f"stopped by {signum.name}")
+            self.assertFalse(lib.is_mounted(self.mnt))
+            self.assertEqual((vm.leftovers(), vm.points()), ([], points))
+            self.assertEqual(self.generations(), before)
+            vm.scribble(self.rng)
+            self.backup(vm)
+            self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+            vm.scribble(self.rng)
+
+    def test_killed(self):
+        """Nobody cleans up, and the tool goes on; the next run waits for neither."""
+        vm = self.vm("vda")
+        self.backup(vm)
+        vm.scribble(self.rng)
+        process, tool = self.start_and_wait(vm)
+        end = os.pidfd_open(tool)
+        self.defer(os.close, end)
+        process.kill()
+        process.wait(lib.PATIENCE)
+        done = lib.attempt(*self.arguments(vm), env=self.env)
+        self.assertRegex(done.stderr, "web: FAILED: a backup of it runs already")
+        self.assertEqual(done.returncode, 1)
+        os.kill(tool, signal.SIGKILL)
+        lib.wait_gone(end, "the tool")
+        self.assertTrue(lib.is_mounted(self.mnt))
+        self.assertEqual(len(self.backup(vm, says="vda since")), 1)
+        self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+        self.assertEqual([f for f in os.listdir(self.to + "/web") if f.startswith(".")], [])
+
+    def test_daemon_killed(self):
+        vm = self.vm("vda")
+        self.backup(vm)
+        vm.scribble(self.rng)
+        process, tool = self.start_and_wait(vm)
+        with open(self.mnt + "/.fleecefs/status.json") as f:
+            pid = json.load(f)["pid"]
+        end = os.pidfd_open(pid)
+        self.defer(os.close, end)
+        os.kill(pid, signal.SIGKILL)
+        lib.wait_gone(end, "the daemon")
+        os.kill(tool, signal.SIGTERM)
+        self.assertEqual(process.wait(lib.PATIENCE), 1)
+        self.assertFalse(lib.is_mounted(self.mnt))
+        self.assertEqual(len(self.backup(vm, says="vda since")), 1)
+        self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+
+    def test_what_was_not_read_is_not_committed(self):
+        """A tool that says it is done and is not: as a bug in it would."""
+        vm = self.vm("vda")
+        path = self.env["PATH"].split(":")[0] + "/cp"
+        with open(path, "w") as f:
+            f.write('#!/bin/sh\nfor last; do :; done\n: >"$last"\n')
+        os.chmod(path, 0o755)
+        self.assertEqual(self.backup(vm, status=1, says="bytes of disk vda were not read"), [])
+        os.unlink(path)
+        self.backup(vm, says="vda full")
+
+    def test_several_vms(self):
+        """One that fails does not keep the others from their backup."""
+        vm = self.vm("vda")
+        done = lib.attempt(BACKUP, "-o", "scratch=" + self.dir, "qcow2", self.to,
+                           "gone=qmp:/nonexistent", "web=qmp:" + vm.monitor, env=self.env)
+        self.assertRegex(done.stderr, "(?s)gone: FAILED.*web: .*: done")
+        self.assertEqual(done.returncode, 1)
+        self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+
+    def test_wrong_usage(self):
+        for args in ([], ["qcow2"], ["zip", self.to, "qmp:x"], ["qcow2", self.to],
+                     ["qcow2", self.to, "vm.qcow2"], ["qcow2", self.to, "nbd://host"],
+                     ["qcow2", self.to, "..=qmp:x"], ["qcow2", self.to, "libvirt:"]):
+            done = lib.attempt(BACKUP, *args)
+            self.assertEqual(done.returncode, 2, args)
+            self.assertIn("usage: fleecefs-backup", done.stderr)
+        self.assertEqual(lib.attempt(RESTORE, self.to).returncode, 2)
+        self.assertEqual(lib.attempt(MAP).returncode, 2)
+
+    def test_progress(self):
+        """A bar on a terminal, while a tool runs."""
+        vm = self.vm("vda")
+        path = self.env["PATH"].split(":")[0] + "/cp"
+        real = shutil.which("cp")
+        with open(path, "w") as f:
+            # Longer than the second after which the bar is drawn.
+            f.write(f'#!/bin/sh\n{real} "$@" || exit\nsleep 1.5\n')
+        os.chmod(path, 0o755)
+        ours, theirs = pty.openpty()
+        self.defer(os.close, ours)
+        process = subprocess.Popen(self.arguments(vm), env=self.env, stderr=theirs,
+                                   stdin=subprocess.DEVNULL, preexec_fn=lib.die_with_us)
+        os.close(theirs)
+        said = b""
+        while process.poll() is None or select.select([ours], [], [], 0)[0]:
+            try:
+                said += os.read(ours, 4096)
+            except OSError:  # EIO: nobody has the other end open any more
+                break
+        self.assertEqual(process.wait(lib.PATIENCE), 0, said)
+        self.assertRegex(said.decode(), r"web \[#{40}\] \S+ [KM]iB of ")
+
+    def test_map(self):
+        vm = self.vm("vda")
+        maps = []
+        for i in range(3):
+            vm.write("vda", 0, 65536, i + 1)
+            vm.write("vda", (i + 1) * lib.MIB, 65536, i + 1)
+            with self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                            options=["-o", "scratch=" + self.dir]) as mount:
+                maps.append(f"{self.to}/{i}.map")
+                shutil.copy(mount / ("vda/dirty/last.map" if i else "vda/disk.map"), maps[i])
+                self.fleecefs("--commit", "--force", mount.point)
+        picture = self.path("svg")
+        lib.run(MAP, "-o", picture, "-c", "8", "-r", "8", *maps[1:])
+        lib.run("xmllint", "--noout", picture)
+        with open(picture) as f:
+            cells = re.findall(r'fill="(#\w+)"><title>at (.*): (.*) of 2<', f.read())
+        self.assertEqual([c for c in cells if c[2] != "0"],
+                         [("#ff0000", "0 B", "2"), ("#ff7f7f", "2 MiB", "1"),
+                          ("#ff7f7f", "3 MiB", "1")])
+        self.assertIn("<svg", lib.run(MAP, *maps))
+        with open(maps[1]) as f:
+            text = f.read()
+        short = text[:text.rstrip().rindex("\n") + 1]
+        for broken, says in ((short, "cut off"), (text[:-30], "not a line"),
+                             (text * 2, "does not go on"), ("", "cut off")):
+            with open(maps[1], "w") as f:
+                f.write(broken)
+            done = lib.attempt(MAP, *maps)
+            self.assertRegex(done.stderr, f"\\Afleecefs-map: .*{says}")
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+
+    def test_large_map(self):
+        """A million extents of a 16 TiB disk: read line by line, in seconds."""
+        path, step = self.path("map"), 16 * lib.TIB // 1000000
+        with open(path, "w") as f:
+            for i in range(1000000):
+                f.write("%20d %20d %4d  %s\n" % (i * step, step, i & 1, ("clean", "dirty")[i & 1]))
+        script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+                  "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+        kib = lib.run("python3", "-c", script, MAP, "-o", self.path("svg"), path)
+        self.assertLess(int(kib), 64 * 1024)
+
+
+if __name__ == "__main__":
+    lib.main()
