@@ -99,8 +99,6 @@ static bool set_format(FlOptions *options, const char *value, GError **error)
 
 static bool set_series(FlOptions *options, const char *value, GError **error)
 {
-    g_free(options->format);
-    g_free(options->since);
     g_free(options->series);
     options->series = g_strdup(value);
     return true;
@@ -518,6 +516,7 @@ void fl_options_free(FlOptions *options)
     g_free(options->view.backing_fmt);
     g_free(options->format);
     g_free(options->series);
+    g_free(options->since);
     g_free(options->agent);
     g_free(options->scratch);
     g_free(options->nbd);
