@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Completion as bash and zsh do it: options as --help tells them, mounts, domains, files."""
+import os
+import pty
+import re
+import select
+import subprocess
+
+import disks
+import lib
+
+FOLDER = lib.TOP + "/contrib/completions/"
+PROGRAMS = ("fleecefs", "fleecefs-backup", "fleecefs-restore", "fleecefs-map")
+
+
+class Completion(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.env = {**self.environment(), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+        self.bin = self.env["PATH"].split(":")[0]
+        with open(self.bin + "/virsh", "w") as f:
+            f.write("#!/bin/sh\nprintf 'web\\ndb one\\n\\n'\n")
+        os.chmod(self.bin + "/virsh", 0o755)
+        os.mkdir(self.dir + "/work")
+        for name in ("vm.qcow2", "vmlinuz"):
+            open(f"{self.dir}/work/{name}", "w").close()
+
+    def helped(self, program):
+        """All options of PROGRAM's --help, without '='."""
+        said = lib.run(program, "--help", env=self.env)
+        return set(re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)",
+                              re.split("(?mi)^options:$", said)[-1]))
+
+    def mounted(self):
+        image = disks.create(os.path.join(self.dir, "vm.qcow2"), size="1M")
+        return self.mount(image)
+
+
+class Bash(Completion):
+    def complete(self, line):
+        """What bash would complete LINE to: the words that take the place of its last one."""
+        script = """
+            source "$1"
+            line=$2
+            # As readline splits it: at blanks, and ':' and '=' are words.
+            read -ra COMP_WORDS <<<"$(sed 's/[:=]/ & /g' <<<"$line")"
+            [[ $line == *[' :='] && $line != *[:=] ]] && COMP_WORDS+=('')
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_LINE=$line COMP_POINT=${#line}
+            compopt() { [[ $2 != default ]] || FILES=1; }
+            "$(complete -p "${COMP_WORDS[0]}" | sed 's/.*-F \\([^ ]*\\) .*/\\1/')" \
+                "${COMP_WORDS[0]}" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            printf '%s\\n' "${COMPREPLY[@]}" ${FILES:+FILES}
+            """
+        said = lib.run("bash", "-c", script, "bash", FOLDER + "fleecefs", line, env=self.env)
+        return set(filter(None, said.split("\n")))
+
+    def test_options(self):
+        for program in PROGRAMS:
+            found = {w.rstrip("=") for w in self.complete(program + " -")}
+            self.assertEqual(found, self.helped(program), program)
+        self.assertEqual(self.complete("fleecefs --conn"), {"--connections="})
+        names = {w.rstrip("=") for w in self.complete("fleecefs -o ")}
+        self.assertLessEqual({"allow_other", "series", "agent_optional"}, names)
+        self.assertEqual(self.complete("fleecefs -o ro,sc"), {"ro,scratch="})
+
+    def test_arguments(self):
+        self.assertEqual(self.complete("fleecefs libvirt:"), {"web", "db one"})
+        self.assertEqual(self.complete("fleecefs libvirt:w"), {"web"})
+        self.assertEqual(self.complete("fleecefs "), {"qmp:", "libvirt:", "FILES"})
+        self.assertEqual(self.complete("fleecefs qmp:"), {"FILES"})
+        self.assertEqual(self.complete("fleecefs --agent=/x"), {"FILES"})
+        self.assertEqual(self.complete("fleecefs-backup "),
+                         {"qcow2", "raw", "tar", "restic", "borg"})
+        self.assertEqual(self.complete("fleecefs-backup qcow2 "), {"qmp:", "libvirt:", "FILES"})
+        self.assertEqual(self.complete("fleecefs-restore "), {"FILES"})
+        with self.mounted() as mount:
+            self.assertIn(mount.point, self.complete("fleecefs --commit "))
+
+    def test_interactive(self):
+        """By the key, in a real shell."""
+        shell = Terminal(self, ["bash", "--norc", "-i"])
+        shell.type(f"cd {self.dir}/work; source {FOLDER}fleecefs; PS1='ready> '\n", "\nready> ")
+        shell.type("echo; fleecefs --cluster\t", "--cluster_size=")
+        shell.type("\x15", "")
+        shell.type("fleecefs vm.\t", r"vm\.qcow2 ")
+        shell.type("\x15", "")
+        shell.type("fleecefs libvirt:w\t", "libvirt:web ")
+
+
+class Zsh(Completion):
+    def setUp(self):
+        super().setUp()
+        lib.require("zsh")
+        self.shell = Terminal(self, ["zsh", "-f", "-i"])
+        self.shell.type(f"cd {self.dir}/work; fpath=({FOLDER} $fpath); autoload -Uz compinit; "
+                        f"compinit -u -d {self.dir}/dump; LISTMAX=1000; unsetopt zle_bracketed_paste;"
+                        "PS1='ready> '; stty columns 200 rows 200; echo begin\n", "begin\r*\n.*ready> ")
+
+    def complete(self, line, expected):
+        self.shell.type("\x15", "")
+        return self.shell.type(line + "\t", expected)
+
+    def test_options(self):
+        for program in PROGRAMS:
+            long = {o for o in self.helped(program) if o.startswith("--")}
+            said = self.complete(program + " --", sorted(long)[-1] + r"\b(?s:.*)ready> ")
+            self.assertEqual(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", said)), long, program)
+        self.complete("fleecefs --cluster", "--cluster_size=")
+        self.complete("fleecefs -o ro,scra", "ro,scratch=")
+
+    def test_arguments(self):
+        self.complete("fleecefs vm.", r"vm\.qcow2 ")
+        self.complete("fleecefs libvirt:w", "libvirt:web ")
+        self.complete("fleecefs-backup bo", "borg ")
+        with self.mounted() as mount:
+            self.complete(f"fleecefs --commit {mount.point[:-1]}", mount.point)
+
+
+class Terminal:
+    """A shell on a terminal of its own."""
+
+    def __init__(self, test, argv):
+        self.fd, theirs = pty.openpty()
+        self.process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs,
+                                        env=test.env, preexec_fn=lib.die_with_us,
+                                        start_new_session=True)
+        os.close(theirs)
+        self.test = test
+        test.defer(self.end)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait(lib.PATIENCE)
+        os.close(self.fd)
+
+    def type(self, keys, expected):
+        """Types KEYS and waits until what the shell shows matches EXPECTED; returns that."""
+        said = ""
+        os.write(self.fd, keys.encode())
+        while not re.search(expected, said):
+            if not select.select([self.fd], [], [], lib.PATIENCE)[0]:
+                self.test.fail(f"{expected} not in {said!r}")
+            said += os.read(self.fd, 65536).decode(errors="replace")
+        return said
+
+
+if __name__ == "__main__":
+    lib.main()
