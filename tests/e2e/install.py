@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""What `meson install` installs, and the ways to mount and run it that a system has."""
+import json
+import os
+import re
+import stat
+
+import disks
+import lib
+
+BUILD = os.environ.get("BUILD_ROOT") or os.path.dirname(os.path.dirname(lib.FLEECEFS[-1]))
+SCRIPTS = ("fleecefs-backup", "fleecefs-restore", "fleecefs-map")
+
+
+class Install(lib.TestCase):
+    def test_files(self):
+        lib.require("systemd-analyze")
+        root = self.mkdir("root")
+        lib.run("meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", root)
+        options = json.loads(lib.run("meson", "introspect", BUILD, "--buildoptions"))
+        prefix = root + next(o["value"] for o in options if o["name"] == "prefix")
+        found = {os.path.relpath(os.path.join(folder, f), prefix)
+                 for folder, _, files in os.walk(root) for f in files}
+        expected = {"bin/fleecefs", "share/man/man1/fleecefs.1", "share/man/man5/fleecefs-formats.5",
+                    "share/bash-completion/completions/fleecefs",
+                    "share/zsh/site-functions/_fleecefs", "share/doc/fleecefs/README.md",
+                    "share/doc/fleecefs/examples/demo"}
+        units = {f"lib/systemd/system/fleecefs-backup@.{kind}" for kind in ("service", "timer")}
+        for name in SCRIPTS:
+            expected |= {"bin/" + name, f"share/man/man1/{name}.1",
+                         "share/bash-completion/completions/" + name}
+        self.assertEqual(found, expected | units)
+        for name in ("fleecefs", *SCRIPTS):
+            self.assertTrue(os.stat(f"{prefix}/bin/{name}").st_mode & stat.S_IXOTH, name)
+            self.assertIn("-h, --help", lib.run(f"{prefix}/bin/{name}", "--help"))
+
+        # Where the units look for the script there is none yet.
+        for unit in units:
+            with open(f"{prefix}/{unit}") as f:
+                text = re.sub(r"(?m)^ExecStart=", f"ExecStart={root}", f.read())
+            with open(f"{self.dir}/{os.path.basename(unit)}", "w") as f:
+                f.write(text)
+        for kind in ("service", "timer"):
+            done = lib.attempt("systemd-analyze", "verify", "--man=no",
+                               f"{self.dir}/fleecefs-backup@web.{kind}")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def check_mount(self, *argv, **env):
+        """Mounts by a command that ends with the mount point; unmounts by umount."""
+        env = {**self.environment(), **env}
+        # mount(8) goes by no PATH of ours: in a namespace of its own, the program is installed.
+        script = """set -e
+            mount --bind "${PATH%%:*}" /usr/local/bin
+            "$@"
+            test "$(stat -c %s "${!#}/vm/disk.raw")" = 1048576
+            pid=$(jq .pid "${!#}/.fleecefs/status.json")
+            umount "${!#}"
+            tail --pid="$pid" --sleep-interval=0.1 --follow /dev/null
+            ! mountpoint -q "${!#}" """
+        lib.run("unshare", "--mount", "--pid", "--mount-proc", "--fork",
+                "bash", "-c", script, "bash", *argv, env=env)
+
+    def test_mount(self):
+        if os.geteuid() != 0:
+            self.skipTest("mount(8) needs root")
+        image = disks.create(os.path.join(self.dir, "vm.qcow2"), size="1M")
+        point = self.mkdir("mnt")
+        self.check_mount("mount", "-t", "fuse.fleecefs", image, point)
+        self.check_mount("mount", "-t", "fuse.fleecefs", "-o", "ro,allow_other,connections=2",
+                         image, point)
+        fstab = self.path("fstab")
+        with open(f"{lib.TOP}/src/fleecefs.1") as f:
+            line = re.search(r"(?m)^(/srv/\S+ +)(/mnt/\S+)( +fuse.fleecefs .*)$", f.read())
+        with open(fstab, "w") as f:
+            f.write(line.group().replace("/srv/vda.qcow2", image).replace("/mnt/vda", point) + "\n")
+        self.check_mount("mount", point, LIBMOUNT_FSTAB=fstab)
+        server = self.qemu_nbd(image, "-r", "-f", "qcow2", "-x", "vm")
+        with open(fstab, "w") as f:
+            f.write(f"{server.export_uri('vm')} {point} fuse.fleecefs noauto,_netdev,nofail 0 0\n")
+        self.check_mount("mount", point, LIBMOUNT_FSTAB=fstab)
+
+
+if __name__ == "__main__":
+    lib.main()
