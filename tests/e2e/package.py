@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""A release: the tarball builds, and the Debian package is clean and shows what it should."""
+import glob
+import os
+import subprocess
+
+import lib
+
+BUILD = os.environ.get("BUILD_ROOT") or os.path.dirname(os.path.dirname(lib.FLEECEFS[-1]))
+# Compiling everything once more takes longer than any other step.
+COMPILING = 10 * lib.PATIENCE
+
+
+class Package(lib.TestCase):
+    def test_deb(self):
+        lib.require("dpkg-buildpackage", "dh", "lintian", "ddrescue")
+        out, root = self.mkdir("out"), self.mkdir("root")
+        lib.run(lib.TOP + "/contrib/make-deb", out, timeout=COMPILING)
+        deb, = glob.glob(out + "/fleecefs_*.deb")
+        said = lib.run("lintian", "--fail-on", "error,warning", deb, stderr=subprocess.STDOUT)
+        self.assertNotRegex(said, "(?m)^[EW]:")
+        lib.run("dpkg-deb", "--extract", deb, root)
+        said = lib.run(root + "/usr/share/doc/fleecefs/examples/demo", timeout=COMPILING,
+                       env={**os.environ, "PATH": f"{root}/usr/bin:{os.environ['PATH']}"})
+        self.assertNotIn("building", said)
+        self.assertRegex(said, r"\ndemo: fine: [^\n]+\n\Z")
+
+    def test_tarball(self):
+        if lib.attempt("git", "-C", lib.TOP, "rev-parse").returncode != 0:
+            self.skipTest("meson dist needs a git repository")
+        source, build = self.mkdir("source"), self.mkdir("build")
+        lib.run("git", "clone", "-q", lib.TOP, source)
+        lib.run("meson", "setup", build, source)
+        lib.run("meson", "dist", "-C", build, "--no-tests", "--formats", "gztar")
+        tarball, = glob.glob(build + "/meson-dist/*.tar.gz")
+        lib.run("tar", "-C", self.dir, "-xf", tarball)
+        unpacked, = glob.glob(self.dir + "/fleecefs-*/")
+        lib.run("meson", "setup", self.dir + "/again", unpacked)
+        lib.run("meson", "compile", "-C", self.dir + "/again", "fleecefs", timeout=COMPILING)
+        self.assertIn("fleecefs", lib.run(self.dir + "/again/src/fleecefs", "--version"))
+
+
+if __name__ == "__main__":
+    lib.main()
