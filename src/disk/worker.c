@@ -96,6 +96,7 @@ static void load_worker(GTask *task, gpointer object, gpointer data, GCancellabl
             return;
         }
         if (!g_error_matches(error, FL_ERROR, FL_ERROR_LOST) ||
+            g_cancellable_is_cancelled(cancel) ||
             g_get_monotonic_time() - began >= options->reconnect * G_USEC_PER_SEC) {
             g_task_return_error(task, error);
             return;

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """`fleecefs libvirt:DOMAIN` as its users run it: mount, back up, commit or abort, restore."""
+import time
+
 import lib
 import qmp_mount
 from libvirtd import Domain
+from outage import AT_ONCE
 from vm import Disk
 
 
@@ -39,7 +42,8 @@ class LibvirtMount(lib.TestCase):
             self.assertEqual((vm.leftovers(), len(vm.checkpoints())), ([], 1))
 
     def test_job_ended_by_others(self):
-        """What is read after that fails, and nothing can be committed."""
+        """What is read after that fails, nothing can be committed, and to abort takes no time,
+        also of a disk into which nobody looked before that."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB)])
         vm.scribble(self.rng, 2)
         mount = self.begin(vm)
@@ -48,9 +52,14 @@ class LibvirtMount(lib.TestCase):
         while any(d["state"] == "ok" for d in mount.json(".fleecefs/status.json")["exports"]):
             pass
         self.assert_errno(5, qmp_mount.QmpMount.read_direct, mount / "vda/disk.raw")
-        done = self.fleecefs("--commit", mount.point)
-        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assert_refused("--commit", mount.point, says=["job in libvirt has ended", "--abort"])
         self.end(vm, mount, "--abort")
+        mount = self.begin(vm)
+        vm.virsh("domjobabort", vm.name)
+        self.assert_refused("--commit", mount.point, says=["job in libvirt has ended", "--abort"])
+        began = time.monotonic()
+        self.end(vm, mount, "--abort")
+        self.assertLess(time.monotonic() - began, AT_ONCE)
         self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
 
     def test_shut_off(self):
