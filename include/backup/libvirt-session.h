@@ -14,10 +14,9 @@
  */
 #pragma once
 
+#include "backup/libvirt-call.h"
 #include "backup/libvirt-xml.h"
 #include "backup/session.h"
-
-#include <libvirt/libvirt.h>
 
 typedef struct {
     FlBackupDisk disk; /* first */
@@ -26,12 +25,13 @@ typedef struct {
 } FlLibvirtDisk;
 
 typedef struct {
-    FlBackup backup; /* first */
-    char *name;      /* of the domain */
-    char *uri;       /* of libvirt; NULL: its default */
-    virConnectPtr connection;
-    virDomainPtr domain;
-    unsigned char uuid[VIR_UUID_BUFLEN]; /* of the domain */
+    FlBackup backup;          /* first */
+    char *name;               /* of the domain */
+    char *uri;                /* of libvirt; NULL: its default */
+    virConnectPtr connection; /* NULL while libvirtd is away */
+    virDomainPtr domain;      /* the same */
+    gint64 away_since;        /* g_get_monotonic_time(); 0: it answered when last it was asked */
+    char uuid[VIR_UUID_STRING_BUFLEN]; /* of the domain */
     FlJournal *journal;
     FlDomain *description; /* from INSPECT on */
     bool running;          /* when the session began */
@@ -40,30 +40,34 @@ typedef struct {
     char *socket;     /* path; its directory, in the above, is ours and has the scratch files */
     char *point;      /* name of the new checkpoint; NULL before SNAPSHOT, or if there is none */
     uint64_t reserve; /* bytes of the scratch file system that the guest cannot have */
+    uint64_t total;   /* what the jobs of all disks amount to; 0 before EXPORT */
     bool left;        /* something that the journal tells of could not be ended */
     GError *late;     /* what could not be done once the commit was made */
 
     gint64 frozen_since; /* g_get_monotonic_time() at FREEZE; 0 when the guest is not frozen */
     int frozen;          /* file systems */
     GThread *watchdog;   /* thaws a guest that is frozen for too long */
+    FlLibvirtCall *thaw; /* how */
     GMutex lock;
     GCond cond;
     bool thawing; /* LOCK: the watchdog is to end */
     bool barked;  /* LOCK: it thawed the guest */
 } FlLibvirtSession;
 
-/* libvirt-host.c: the connection. Milliseconds that libvirtd may be away. */
-unsigned fl_libvirt_patience(const FlLibvirtSession *session);
+/* libvirt-host.c: the connection. */
 bool fl_libvirt_connect(FlLibvirtSession *session, GError **error);
 void fl_libvirt_disconnect(FlLibvirtSession *session);
 /*
- * After a call that failed: whether to try it again, with SESSION->domain, because the connection
- * was lost and there is a new one. Waits up to PATIENCE milliseconds for that. If not, libvirt's
- * last error says why.
+ * Asks CALL of the domain. While libvirtd is away, or hangs, waits for it until the timeout of the
+ * options is over; and for moments only once that has happened, until it has answered again. What
+ * was asked is asked again of a libvirtd that has come back.
  */
-bool fl_libvirt_again(FlLibvirtSession *session, unsigned patience);
-/* Sets an error that ends in libvirt's last; returns false. */
-bool fl_libvirt_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+bool fl_libvirt_ask(FlLibvirtSession *session, FlLibvirtCall *call);
+/* The same, but not again. */
+bool fl_libvirt_ask_once(FlLibvirtSession *session, FlLibvirtCall *call);
+/* Sets an error that ends in what was wrong with CALL; returns false. */
+bool fl_libvirt_fail(GError **error, const FlLibvirtCall *call, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
 /* 1, 0, or -1 with an error. */
 int fl_libvirt_active(FlLibvirtSession *session, GError **error);
 char *fl_libvirt_domain_xml(FlLibvirtSession *session, GError **error);
@@ -93,18 +97,36 @@ typedef enum {
     FL_LIBVIRT_JOB_UNKNOWN, /* libvirtd does not answer */
 } FlLibvirtJob;
 
-/* BACKUP (may be NULL) gets what is in progress, if something is. */
-FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, unsigned patience, FlDomainBackup **backup,
-                            GError **error);
+/* Of which FL_LIBVIRT_JOB_UNKNOWN alone has an error. BACKUP (may be NULL) gets what is in
+ * progress, if something is. */
+FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, FlDomainBackup **backup, GError **error);
+
+typedef enum {
+    FL_LIBVIRT_PROGRESS_NONE,
+    FL_LIBVIRT_PROGRESS_CHANGING, /* a backup is being begun, or is ending */
+    FL_LIBVIRT_PROGRESS_STEADY,   /* a backup goes on */
+    FL_LIBVIRT_PROGRESS_OTHER,    /* another job */
+    FL_LIBVIRT_PROGRESS_UNKNOWN,
+} FlLibvirtProgress;
+
+/* How the job does whose it is does not matter. TOTAL (bytes) is constant while all of it goes on.
+ */
+FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total, GError **error);
+/* Whether the guest stands still: because of an I/O error, or for another reason. */
+typedef enum { FL_LIBVIRT_RUNS, FL_LIBVIRT_PAUSED, FL_LIBVIRT_STOPPED_BY_ERROR } FlLibvirtState;
+FlLibvirtState fl_libvirt_state(FlLibvirtSession *session);
 /* Refuses a VM in which something is in progress that is not ours. */
 bool fl_libvirt_check_idle(FlLibvirtSession *session, GError **error);
 char *fl_libvirt_choose_socket(const FlLibvirtSession *session);
 bool fl_libvirt_serve(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_snapshot(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_export(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_check_job(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_let_go(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_sweep(FlLibvirtSession *session, GError **error);
+
+/* libvirt-watch.c */
+bool fl_libvirt_check_job(FlLibvirtSession *session, GError **error);
 void fl_libvirt_wait(FlBackup *backup, int wake);
+bool fl_libvirt_look(FlBackup *backup);
 void fl_libvirt_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
                             uint64_t *limit);

@@ -8,92 +8,84 @@
 #include "backup/point.h"
 
 #include <libvirt/virterror.h>
+#include <stdlib.h>
 #include <string.h>
 
-static char *checkpoint_xml(virDomainCheckpointPtr checkpoint, unsigned flags, GError **error)
+/* The XML of CHECKPOINT, which it frees; NULL if it is NULL. */
+static char *take_xml(virDomainCheckpointPtr checkpoint, unsigned flags)
 {
-    char *xml = virDomainCheckpointGetXMLDesc(checkpoint, flags);
-    char *copy = g_strdup(xml);
+    char *xml = NULL;
 
-    if (xml == NULL)
-        fl_libvirt_fail(error, "checkpoint");
-    free(xml);
-    return copy;
+    if (checkpoint != NULL) {
+        xml = virDomainCheckpointGetXMLDesc(checkpoint, flags);
+        virDomainCheckpointFree(checkpoint);
+    }
+    return xml;
 }
 
-static bool add_checkpoint(GPtrArray *array, virDomainCheckpointPtr handle, GError **error)
+/* Of those that are still there when they are looked at. */
+static bool ask_checkpoints(FlLibvirtCall *call)
 {
-    g_autofree char *xml = checkpoint_xml(handle, VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN, error);
-    FlCheckpoint *checkpoint = xml != NULL ? fl_checkpoint_parse(xml, error) : NULL;
+    virDomainCheckpointPtr *handles = NULL;
+    int n = virDomainListAllCheckpoints(call->domain, &handles, 0);
 
-    if (checkpoint != NULL)
-        g_ptr_array_add(array, checkpoint);
-    return checkpoint != NULL;
+    call->strings = g_ptr_array_new_with_free_func(g_free);
+    for (int i = 0; i < n; i++) {
+        char *xml = take_xml(handles[i], VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN);
+        if (xml != NULL)
+            g_ptr_array_add(call->strings, g_strdup(xml));
+        else if (virGetLastErrorCode() != VIR_ERR_NO_DOMAIN_CHECKPOINT)
+            n = -1;
+        free(xml);
+    }
+    free(handles);
+    return n >= 0;
 }
 
 GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error)
 {
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_checkpoints, NULL, NULL);
     g_autoptr(GPtrArray) array = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
-    virDomainCheckpointPtr *handles = NULL;
-    bool ok = true;
-    int n;
 
-    do
-        n = virDomainListAllCheckpoints(session->domain, &handles, 0);
-    while (n < 0 && fl_libvirt_again(session, fl_libvirt_patience(session)));
-    if (n < 0) {
-        fl_libvirt_fail(error, "checkpoints");
+    if (!fl_libvirt_ask(session, call)) {
+        fl_libvirt_fail(error, call, "checkpoints");
         return NULL;
     }
-    for (int i = 0; i < n; i++) {
-        ok = ok && add_checkpoint(array, handles[i], error);
-        virDomainCheckpointFree(handles[i]);
+    for (guint i = 0; i < call->strings->len; i++) {
+        FlCheckpoint *checkpoint = fl_checkpoint_parse(call->strings->pdata[i], error);
+        if (checkpoint == NULL)
+            return NULL;
+        g_ptr_array_add(array, checkpoint);
     }
-    free(handles);
-    return ok ? g_steal_pointer(&array) : NULL;
+    return g_steal_pointer(&array);
 }
 
-/* One attempt; 0 or libvirt's error code. */
-static int try_delete(FlLibvirtSession *session, const char *name, unsigned flags, GError **error)
+/* TEXT: the name, NUMBER: flags. */
+static bool ask_delete(FlLibvirtCall *call)
 {
-    virDomainCheckpointPtr checkpoint = virDomainCheckpointLookupByName(session->domain, name, 0);
-    int code = VIR_ERR_OK;
+    virDomainCheckpointPtr checkpoint =
+        virDomainCheckpointLookupByName(call->domain, call->text, 0);
+    bool ok = checkpoint != NULL && virDomainCheckpointDelete(checkpoint, call->number) == 0;
 
-    if (checkpoint == NULL || virDomainCheckpointDelete(checkpoint, flags) < 0) {
-        code = virGetLastErrorCode();
-        fl_libvirt_fail(error, "checkpoint %s", name);
-    }
     if (checkpoint != NULL)
         virDomainCheckpointFree(checkpoint);
-    return code == VIR_ERR_NO_DOMAIN_CHECKPOINT ? VIR_ERR_OK : code;
-}
-
-static int delete_with(FlLibvirtSession *session, const char *name, unsigned flags, GError **error)
-{
-    g_autoptr(GError) failure = NULL;
-    int code;
-
-    do {
-        g_clear_error(&failure);
-        code = try_delete(session, name, flags, &failure);
-    } while (code != VIR_ERR_OK && fl_libvirt_again(session, fl_libvirt_patience(session)));
-    if (code != VIR_ERR_OK)
-        g_propagate_error(error, g_steal_pointer(&failure));
-    return code;
+    return ok || virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_CHECKPOINT;
 }
 
 static bool delete_checkpoint(FlLibvirtSession *session, const char *name, GError **error)
 {
-    g_autoptr(GError) failure = NULL;
-    int code = delete_with(session, name, 0, &failure);
+    g_autoptr(FlLibvirtCall) whole = fl_libvirt_call_new(ask_delete, name, NULL);
+    g_autoptr(FlLibvirtCall) metadata = fl_libvirt_call_new(ask_delete, name, NULL);
 
-    /* A bitmap that QEMU did not get to store cannot be removed, nor need be. */
-    if ((code == VIR_ERR_INTERNAL_ERROR || code == VIR_ERR_CHECKPOINT_INCONSISTENT) &&
-        delete_with(session, name, VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY, NULL) == VIR_ERR_OK)
+    metadata->number = VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
+    if (fl_libvirt_ask(session, whole))
         return true;
-    if (code != VIR_ERR_OK)
-        g_propagate_error(error, g_steal_pointer(&failure));
-    return code == VIR_ERR_OK;
+    /* A bitmap that QEMU did not get to store cannot be removed, nor need be. */
+    return (!whole->silent &&
+            (whole->code == VIR_ERR_INTERNAL_ERROR ||
+             whole->code == VIR_ERR_CHECKPOINT_INCONSISTENT) &&
+            fl_libvirt_ask(session, metadata)) ||
+           fl_libvirt_fail(error, whole, "checkpoint %s", name);
 }
 
 /* Whether CHECKPOINTS has a newer one that is committed of the series of CHECKPOINT. */
@@ -143,42 +135,47 @@ bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error)
     return ok;
 }
 
+static bool ask_description(FlLibvirtCall *call)
+{
+    return fl_libvirt_call_take(
+        call, take_xml(virDomainCheckpointLookupByName(call->domain, call->text, 0),
+                       VIR_DOMAIN_CHECKPOINT_XML_SECURE));
+}
+
+static bool ask_redefine(FlLibvirtCall *call)
+{
+    virDomainCheckpointPtr checkpoint = virDomainCheckpointCreateXML(
+        call->domain, call->text, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
+
+    if (checkpoint != NULL)
+        virDomainCheckpointFree(checkpoint);
+    return checkpoint != NULL;
+}
+
 /* Changes the description of the new checkpoint: the one step that makes the commit. */
 static bool confirm(FlLibvirtSession *session, GError **error)
 {
-    virDomainCheckpointPtr checkpoint =
-        virDomainCheckpointLookupByName(session->domain, session->point, 0);
-    g_autofree char *xml = NULL;
+    g_autoptr(FlLibvirtCall) description =
+        fl_libvirt_call_new(ask_description, session->point, NULL);
+    g_autoptr(FlLibvirtCall) redefine = NULL;
     g_autofree char *confirmed = NULL;
 
-    if (checkpoint == NULL)
-        return fl_libvirt_fail(error, "checkpoint %s", session->point);
-    xml = checkpoint_xml(checkpoint, VIR_DOMAIN_CHECKPOINT_XML_SECURE, error);
-    virDomainCheckpointFree(checkpoint);
-    confirmed = xml != NULL ? fl_checkpoint_confirm_xml(xml, error) : NULL;
+    if (!fl_libvirt_ask(session, description))
+        return fl_libvirt_fail(error, description, "checkpoint %s", session->point);
+    confirmed = fl_checkpoint_confirm_xml(description->string, error);
     if (confirmed == NULL)
         return false;
-    checkpoint = virDomainCheckpointCreateXML(session->domain, confirmed,
-                                              VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
-    if (checkpoint == NULL)
-        return fl_libvirt_fail(error, "checkpoint %s", session->point);
-    virDomainCheckpointFree(checkpoint);
-    return true;
+    redefine = fl_libvirt_call_new(ask_redefine, confirmed, NULL);
+    return fl_libvirt_ask(session, redefine) ||
+           fl_libvirt_fail(error, redefine, "checkpoint %s", session->point);
 }
 
 bool fl_libvirt_roll_forward(FlLibvirtSession *session, GError **error)
 {
-    g_autoptr(GError) failure = NULL;
-
     if (session->point == NULL)
         return true;
-    while (!confirm(session, &failure)) {
-        if (!fl_libvirt_again(session, fl_libvirt_patience(session))) {
-            g_propagate_error(error, g_steal_pointer(&failure));
-            return false;
-        }
-        g_clear_error(&failure);
-    }
+    if (!confirm(session, error))
+        return false;
     /* It is committed. Older ones that stay for now cost no more than their space. */
     fl_libvirt_roll_back(session, &session->late);
     return true;

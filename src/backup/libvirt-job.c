@@ -14,17 +14,14 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <libvirt/virterror.h>
-#include <poll.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define PREFIX "fleecefs-"
-/* Milliseconds: for a job to end; between looks at it, then and while the snapshot is read. */
-#define END_TIMEOUT    10000
-#define END_INTERVAL   20
-#define WATCH_INTERVAL 1000
+/* Milliseconds: for a job to begin or end, and between looks at it then. */
+#define CHANGE_TIMEOUT  10000
+#define CHANGE_INTERVAL 20
 
 /* Whether SOCKET is where a session of ours has one. */
 static bool is_our_socket(const char *socket)
@@ -35,27 +32,31 @@ static bool is_our_socket(const char *socket)
     return name != NULL && g_str_has_prefix(name, PREFIX) && g_str_has_suffix(socket, "/nbd");
 }
 
-FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, unsigned patience, FlDomainBackup **backup,
-                            GError **error)
+static bool ask_backup(FlLibvirtCall *call)
 {
+    return fl_libvirt_call_take(call, virDomainBackupGetXMLDesc(call->domain, 0));
+}
+
+/* Whether CALL failed because there is no VM any more. */
+static bool has_ended(const FlLibvirtSession *session, const FlLibvirtCall *call)
+{
+    return session->gone || (!call->silent && (call->code == VIR_ERR_NO_DOMAIN ||
+                                               call->code == VIR_ERR_OPERATION_INVALID));
+}
+
+FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, FlDomainBackup **backup, GError **error)
+{
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_backup, NULL, NULL);
     g_autoptr(FlDomainBackup) found = NULL;
     bool ours;
-    char *xml;
-    int code;
 
-    do
-        xml = virDomainBackupGetXMLDesc(session->domain, 0);
-    while (xml == NULL && fl_libvirt_again(session, patience));
-    if (xml == NULL) {
-        code = virGetLastErrorCode();
-        if (session->gone || code == VIR_ERR_NO_DOMAIN_BACKUP || code == VIR_ERR_NO_DOMAIN ||
-            code == VIR_ERR_OPERATION_INVALID)
+    if (!fl_libvirt_ask(session, call)) {
+        if (has_ended(session, call) || (!call->silent && call->code == VIR_ERR_NO_DOMAIN_BACKUP))
             return FL_LIBVIRT_JOB_NONE;
-        fl_libvirt_fail(error, "backup job");
+        fl_libvirt_fail(error, call, "backup job");
         return FL_LIBVIRT_JOB_UNKNOWN;
     }
-    found = fl_domain_backup_parse(xml, error);
-    free(xml);
+    found = fl_domain_backup_parse(call->string, error);
     if (found == NULL)
         return FL_LIBVIRT_JOB_UNKNOWN;
     ours = session->socket != NULL ? g_strcmp0(session->socket, found->socket) == 0
@@ -65,11 +66,78 @@ FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, unsigned patience, FlDoma
     return ours ? FL_LIBVIRT_JOB_OURS : FL_LIBVIRT_JOB_OTHER;
 }
 
+/* libvirt has no numbers yet of a backup that it is only just beginning. */
+static bool is_beginning(FlLibvirtCall *call)
+{
+    fl_libvirt_call_note_error(call);
+    call->value = FL_LIBVIRT_PROGRESS_CHANGING;
+    return call->code == VIR_ERR_INTERNAL_ERROR && virDomainIsActive(call->domain) == 1;
+}
+
+/* Its value is a FlLibvirtProgress. */
+static bool ask_progress(FlLibvirtCall *call)
+{
+    virTypedParameterPtr params = NULL;
+    unsigned long long total = 0;
+    int type = VIR_DOMAIN_JOB_NONE, n = 0, operation = VIR_DOMAIN_JOB_OPERATION_UNKNOWN;
+    bool ok = virDomainGetJobStats(call->domain, &type, &params, &n, 0) == 0;
+
+    if (!ok)
+        return is_beginning(call);
+    virTypedParamsGetInt(params, n, VIR_DOMAIN_JOB_OPERATION, &operation);
+    if (virTypedParamsGetULLong(params, n, VIR_DOMAIN_JOB_DISK_TEMP_TOTAL, &total) != 1)
+        virTypedParamsGetULLong(params, n, VIR_DOMAIN_JOB_DISK_TOTAL, &total);
+    virTypedParamsFree(params, n);
+    if (type == VIR_DOMAIN_JOB_NONE)
+        call->value = FL_LIBVIRT_PROGRESS_NONE;
+    else if (operation != VIR_DOMAIN_JOB_OPERATION_BACKUP)
+        call->value = FL_LIBVIRT_PROGRESS_OTHER;
+    else
+        call->value = total > 0 ? FL_LIBVIRT_PROGRESS_STEADY : FL_LIBVIRT_PROGRESS_CHANGING;
+    call->total = total;
+    return true;
+}
+
+FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total, GError **error)
+{
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_progress, NULL, NULL);
+
+    if (!fl_libvirt_ask(session, call)) {
+        if (has_ended(session, call))
+            return FL_LIBVIRT_PROGRESS_NONE;
+        fl_libvirt_fail(error, call, "backup job");
+        return FL_LIBVIRT_PROGRESS_UNKNOWN;
+    }
+    *total = call->total;
+    return (FlLibvirtProgress)call->value;
+}
+
+/*
+ * Waits until a backup that is being begun goes on, by a daemon that has died, or whose connection
+ * was lost: to end it earlier, or to delete its checkpoint, makes libvirtd crash (seen with 9.0).
+ */
+static bool settle(FlLibvirtSession *session, GError **error)
+{
+    gint64 end = g_get_monotonic_time() + CHANGE_TIMEOUT * 1000;
+    FlLibvirtProgress progress;
+    uint64_t total;
+
+    while ((progress = fl_libvirt_progress(session, &total, error)) ==
+           FL_LIBVIRT_PROGRESS_CHANGING) {
+        if (g_get_monotonic_time() >= end)
+            return fl_fail(error, "libvirt has been about to begin or end a backup for too long; "
+                                  "when it is done: fleecefs --recover");
+        g_usleep(CHANGE_INTERVAL * 1000);
+    }
+    return progress != FL_LIBVIRT_PROGRESS_UNKNOWN;
+}
+
 bool fl_libvirt_check_idle(FlLibvirtSession *session, GError **error)
 {
     g_autoptr(FlDomainBackup) backup = NULL;
-    FlLibvirtJob job = fl_libvirt_job(session, fl_libvirt_patience(session), &backup, error);
-    virDomainJobInfo info;
+    FlLibvirtJob job = fl_libvirt_job(session, &backup, error);
+    FlLibvirtProgress progress;
+    uint64_t total;
 
     if (job == FL_LIBVIRT_JOB_UNKNOWN)
         return false;
@@ -80,12 +148,13 @@ bool fl_libvirt_check_idle(FlLibvirtSession *session, GError **error)
                        "end it with: virsh domjobabort %s",
                        backup->mode, file != NULL ? file : "no local file", session->name);
     }
-    if (virDomainGetJobInfo(session->domain, &info) == 0 && info.type != VIR_DOMAIN_JOB_NONE)
-        return fl_fail(error,
-                       "a job of libvirt (like a migration) is in progress; let it finish, "
-                       "see virsh domjobinfo %s",
-                       session->name);
-    return true;
+    progress = fl_libvirt_progress(session, &total, error);
+    if (progress != FL_LIBVIRT_PROGRESS_NONE && progress != FL_LIBVIRT_PROGRESS_UNKNOWN)
+        fl_fail(error,
+                "a job of libvirt (like a migration) is in progress; let it finish, "
+                "see virsh domjobinfo %s",
+                session->name);
+    return progress == FL_LIBVIRT_PROGRESS_NONE;
 }
 
 char *fl_libvirt_choose_socket(const FlLibvirtSession *session)
@@ -115,8 +184,13 @@ bool fl_libvirt_serve(FlLibvirtSession *session, GError **error)
     return true;
 }
 
-/* Starts the job with all disks as they are planned; sets libvirt's last error if it fails. */
-static bool begin(FlLibvirtSession *session)
+static bool ask_begin(FlLibvirtCall *call)
+{
+    return virDomainBackupBegin(call->domain, call->text, call->more, 0) == 0;
+}
+
+/* What starts the job with all disks as they are planned. */
+static FlLibvirtCall *begin(const FlLibvirtSession *session)
 {
     const GPtrArray *disks = session->backup.disks;
     g_autofree FlDomainPart *parts = g_new0(FlDomainPart, disks->len);
@@ -138,7 +212,7 @@ static bool begin(FlLibvirtSession *session)
     backup = fl_domain_backup_xml(parts, disks->len, session->socket, directory);
     if (session->point != NULL)
         checkpoint = fl_checkpoint_xml(parts, disks->len, session->point);
-    return virDomainBackupBegin(session->domain, backup, checkpoint, 0) == 0;
+    return fl_libvirt_call_new(ask_begin, backup, checkpoint);
 }
 
 /*
@@ -182,15 +256,18 @@ bool fl_libvirt_snapshot(FlLibvirtSession *session, GError **error)
         if (session->point == NULL)
             session->point = fl_point_bitmap(fl_backup_series(backup->options), id);
     }
-    while (!begin(session)) {
-        if (virGetLastErrorCode() != VIR_ERR_CHECKPOINT_INCONSISTENT ||
-            !drop_bases(backup->disks, virGetLastErrorMessage()))
-            return fl_libvirt_fail(error,
+    for (;;) {
+        g_autoptr(FlLibvirtCall) call = begin(session);
+
+        if (fl_libvirt_ask_once(session, call))
+            return true;
+        if (call->silent || call->code != VIR_ERR_CHECKPOINT_INCONSISTENT ||
+            !drop_bases(backup->disks, call->message))
+            return fl_libvirt_fail(error, call,
                                    "cannot take the snapshot (the VM's process must be able to "
                                    "write in %s; -o scratch=DIR names another)",
                                    session->scratch);
     }
-    return true;
 }
 
 /* What libvirt says that it made of our wishes. */
@@ -224,73 +301,80 @@ bool fl_libvirt_export(FlLibvirtSession *session, GError **error)
 {
     FlBackup *backup = &session->backup;
     g_autoptr(FlDomainBackup) job = NULL;
+    FlLibvirtProgress progress;
+    FlLibvirtJob ours;
 
     if (!fl_journal_set_second(session->journal, backup->time.tv_sec, error))
         return false;
     if (!session->running)
         return true;
-    switch (fl_libvirt_job(session, fl_libvirt_patience(session), &job, error)) {
-    case FL_LIBVIRT_JOB_OURS:
-        break;
-    case FL_LIBVIRT_JOB_UNKNOWN:
+    progress = fl_libvirt_progress(session, &session->total, error);
+    ours = fl_libvirt_job(session, &job, error);
+    if (progress == FL_LIBVIRT_PROGRESS_UNKNOWN || ours == FL_LIBVIRT_JOB_UNKNOWN)
         return false;
-    default:
+    if (progress != FL_LIBVIRT_PROGRESS_STEADY || ours != FL_LIBVIRT_JOB_OURS)
         return fl_fail(error, "the backup job has ended already");
-    }
     if (!read_back(backup, job, error))
         return false;
     backup->socket = open(session->socket, O_PATH | O_CLOEXEC);
     return backup->socket >= 0 || fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
 }
 
-/* Loses all disks if the job is not there any more. */
-static bool look(FlLibvirtSession *session, unsigned patience, GError **error)
+/* Its value is a FlLibvirtState. */
+static bool ask_state(FlLibvirtCall *call)
 {
-    FlLibvirtJob job = fl_libvirt_job(session, patience, NULL, error);
+    int state = 0, reason = 0;
+    bool ok = virDomainGetState(call->domain, &state, &reason, 0) == 0;
 
-    if (job == FL_LIBVIRT_JOB_UNKNOWN)
-        return false;
-    if (job != FL_LIBVIRT_JOB_OURS)
-        fl_backup_lose_all(&session->backup, fl_libvirt_active(session, NULL) == 0
-                                                 ? "the VM has ended"
-                                                 : "its backup job in libvirt has ended");
-    return true;
+    call->value = state != VIR_DOMAIN_PAUSED            ? FL_LIBVIRT_RUNS
+                  : reason == VIR_DOMAIN_PAUSED_IOERROR ? FL_LIBVIRT_STOPPED_BY_ERROR
+                                                        : FL_LIBVIRT_PAUSED;
+    return ok;
 }
 
-bool fl_libvirt_check_job(FlLibvirtSession *session, GError **error)
+FlLibvirtState fl_libvirt_state(FlLibvirtSession *session)
 {
-    if (session->running && !look(session, fl_libvirt_patience(session), error))
-        return false;
-    return fl_backup_none_lost(&session->backup, error);
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_state, NULL, NULL);
+
+    return fl_libvirt_ask(session, call) ? (FlLibvirtState)call->value : FL_LIBVIRT_RUNS;
+}
+
+static bool ask_resume(FlLibvirtCall *call)
+{
+    return virDomainResume(call->domain) == 0;
 }
 
 /* A guest that was stopped because the scratch was full can go on: its write is tried again. */
 static bool resume_guest(FlLibvirtSession *session, GError **error)
 {
-    int state = 0, reason = 0;
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_resume, NULL, NULL);
 
-    if (virDomainGetState(session->domain, &state, &reason, 0) < 0 || state != VIR_DOMAIN_PAUSED ||
-        reason != VIR_DOMAIN_PAUSED_IOERROR)
+    if (fl_libvirt_state(session) != FL_LIBVIRT_STOPPED_BY_ERROR)
         return true;
     fl_backup_report(&session->backup, "the guest goes on, which was stopped for want of space");
-    return virDomainResume(session->domain) == 0 || fl_libvirt_fail(error, "guest");
+    return fl_libvirt_ask(session, call) || fl_libvirt_fail(error, call, "guest");
+}
+
+static bool ask_abort(FlLibvirtCall *call)
+{
+    return virDomainAbortJob(call->domain) == 0;
 }
 
 static bool end_job(FlLibvirtSession *session, GError **error)
 {
-    gint64 deadline = g_get_monotonic_time() + END_TIMEOUT * 1000;
-    unsigned patience = fl_libvirt_patience(session);
-    g_autoptr(GError) failure = NULL;
+    gint64 end = g_get_monotonic_time() + CHANGE_TIMEOUT * 1000;
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_abort, NULL, NULL);
+    /* It is refused where the job is ending already. */
+    bool asked = fl_libvirt_ask(session, call);
     FlLibvirtJob job;
 
-    /* It is refused where the job is ending already. */
-    if (virDomainAbortJob(session->domain) < 0)
-        fl_libvirt_fail(&failure, "backup job");
-    while ((job = fl_libvirt_job(session, patience, NULL, error)) == FL_LIBVIRT_JOB_OURS) {
-        if (g_get_monotonic_time() >= deadline)
-            return fl_fail(error, "the backup job does not end%s%s", failure != NULL ? ": " : "",
-                           failure != NULL ? failure->message : "");
-        g_usleep(END_INTERVAL * 1000);
+    if (call->silent)
+        return fl_libvirt_fail(error, call, "backup job");
+    while ((job = fl_libvirt_job(session, NULL, error)) == FL_LIBVIRT_JOB_OURS) {
+        if (g_get_monotonic_time() >= end)
+            return asked ? fl_fail(error, "the backup job does not end")
+                         : fl_libvirt_fail(error, call, "the backup job does not end");
+        g_usleep(CHANGE_INTERVAL * 1000);
     }
     fl_backup_report(&session->backup, "ended a backup job");
     return job != FL_LIBVIRT_JOB_UNKNOWN && resume_guest(session, error);
@@ -318,7 +402,8 @@ bool fl_libvirt_sweep(FlLibvirtSession *session, GError **error)
 {
     const FlJournalEntry *entry = fl_journal_entry(session->journal);
     g_autoptr(FlDomainBackup) backup = NULL;
-    FlLibvirtJob job = fl_libvirt_job(session, fl_libvirt_patience(session), &backup, error);
+    FlLibvirtJob job =
+        settle(session, error) ? fl_libvirt_job(session, &backup, error) : FL_LIBVIRT_JOB_UNKNOWN;
 
     if (job == FL_LIBVIRT_JOB_UNKNOWN || (job == FL_LIBVIRT_JOB_OURS && !end_job(session, error))) {
         session->left = true;
@@ -334,53 +419,5 @@ bool fl_libvirt_sweep(FlLibvirtSession *session, GError **error)
 bool fl_libvirt_let_go(FlLibvirtSession *session, GError **error)
 {
     /* libvirt ends the job for all disks or for none, so they are lost together. */
-    return fl_libvirt_job(session, 0, NULL, error) != FL_LIBVIRT_JOB_OURS ||
-           end_job(session, error);
-}
-
-static void watch_room(FlLibvirtSession *session)
-{
-    uint64_t room = 0;
-
-    if (fl_backup_free_room(session->scratch, &room, NULL) && room <= session->reserve)
-        fl_backup_lose_all(&session->backup, "the scratch directory is full: the guest has "
-                                             "overwritten too much");
-}
-
-/* libvirt's events need a loop of libvirt's, which would be the daemon's main one; a look costs
- * less than a millisecond, and the NBD server tells of its end by closing connections. */
-void fl_libvirt_wait(FlBackup *backup, int wake)
-{
-    FlLibvirtSession *session = (FlLibvirtSession *)backup;
-
-    while (!fl_backup_newly_lost(backup)) {
-        struct pollfd fd = {.fd = wake, .events = POLLIN};
-        bool over = !session->running || !fl_backup_none_lost(backup, NULL);
-
-        if ((poll(&fd, 1, over ? -1 : WATCH_INTERVAL) < 0 && errno != EINTR) || fd.revents != 0)
-            return;
-        /* A signal ends a wait that has no end; there is nothing to look at then. */
-        if (over)
-            continue;
-        look(session, 0, NULL);
-        watch_room(session);
-    }
-}
-
-void fl_libvirt_scratch_use(const FlBackup *backup, const FlBackupDisk *disk, uint64_t *used,
-                            uint64_t *limit)
-{
-    const FlLibvirtSession *session = (const FlLibvirtSession *)backup;
-    g_autofree char *directory =
-        session->socket != NULL ? g_path_get_dirname(session->socket) : NULL;
-    g_autofree char *file =
-        directory != NULL ? g_build_filename(directory, disk->name, NULL) : NULL;
-    uint64_t room = 0;
-    struct stat st;
-
-    *used = file != NULL && stat(file, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
-    *limit = *used;
-    if (file != NULL && fl_backup_free_room(session->scratch, &room, NULL) &&
-        room > session->reserve)
-        *limit += room - session->reserve;
+    return fl_libvirt_job(session, NULL, error) != FL_LIBVIRT_JOB_OURS || end_job(session, error);
 }

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "backup/libvirt-session.h"
 
-#include "backup/point.h"
-
-#include <libvirt/virterror.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -54,7 +51,6 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     FlLibvirtSession *session = g_new0(FlLibvirtSession, 1);
     g_autoptr(FlBackup) backup = &session->backup;
     g_autofree char *directory = NULL;
-    char key[VIR_UUID_STRING_BUFLEN];
 
     fl_backup_init(backup, &fl_libvirt_backup_ops, options);
     g_mutex_init(&session->lock);
@@ -75,22 +71,30 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     if (directory == NULL)
         return NULL;
     /* The same as of a qmp: session, so that the two keep out of each other's way. */
-    virDomainGetUUIDString(session->domain, key);
-    session->journal = fl_journal_open(directory, key, error);
+    session->journal = fl_journal_open(directory, session->uuid, error);
     return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
+}
+
+static bool ask_size(FlLibvirtCall *call)
+{
+    virDomainBlockInfo info = {0};
+    bool ok = virDomainGetBlockInfo(call->domain, call->text, &info, 0) == 0;
+
+    call->value = (int64_t)MIN(info.capacity, INT64_MAX);
+    return ok;
 }
 
 static bool add_sizes(FlLibvirtSession *session, GError **error)
 {
     for (guint i = 0; i < session->description->disks->len; i++) {
         FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
-        virDomainBlockInfo info;
+        g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_size, disk->target, NULL);
 
         if (!g_str_equal(disk->device, "disk") || disk->empty)
             continue;
-        if (virDomainGetBlockInfo(session->domain, disk->target, &info, 0) < 0)
-            return fl_libvirt_fail(error, "disk %s", disk->target);
-        disk->size = info.capacity;
+        if (!fl_libvirt_ask(session, call))
+            return fl_libvirt_fail(error, call, "disk %s", disk->target);
+        disk->size = (uint64_t)call->value;
     }
     return true;
 }
@@ -107,24 +111,38 @@ static bool check_user(const FlLibvirtSession *session, GError **error)
                    user);
 }
 
-/* Asked only where it matters: libvirt may take seconds to find out. */
-static bool disconnect_kills(const FlLibvirtSession *session)
+static bool ask_version(FlLibvirtCall *call)
 {
     unsigned long version = 0;
+    bool ok = virConnectGetVersion(virDomainGetConnect(call->domain), &version) == 0;
+
+    call->value = (int64_t)version;
+    return ok;
+}
+
+/* Asked only where it matters: libvirt may take seconds to find out. */
+static bool disconnect_kills(FlLibvirtSession *session)
+{
+    g_autoptr(FlLibvirtCall) version = fl_libvirt_call_new(ask_version, NULL, NULL);
 
     for (guint i = 0; i < session->description->disks->len; i++) {
         const FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
         if (disk->iothread)
-            return virConnectGetVersion(session->connection, &version) < 0 ||
-                   version < SAFE_DISCONNECT;
+            return !fl_libvirt_ask(session, version) || version->value < SAFE_DISCONNECT;
     }
     return false;
+}
+
+static bool ask_persistent(FlLibvirtCall *call)
+{
+    return (call->value = virDomainIsPersistent(call->domain)) >= 0;
 }
 
 static bool inspect(FlLibvirtSession *session, GError **error)
 {
     FlBackup *backup = &session->backup;
     g_autoptr(GPtrArray) checkpoints = NULL;
+    g_autoptr(FlLibvirtCall) persistent = fl_libvirt_call_new(ask_persistent, NULL, NULL);
     g_autofree char *xml = NULL;
     int active = fl_libvirt_active(session, error);
 
@@ -148,7 +166,7 @@ static bool inspect(FlLibvirtSession *session, GError **error)
                                "while they are; a commit makes no restore point");
         return true;
     }
-    if (virDomainIsPersistent(session->domain) == 0)
+    if (fl_libvirt_ask(session, persistent) && persistent->value == 0)
         fl_backup_note(backup, "the VM is transient: libvirt forgets its restore points when it "
                                "ends, and the backup after that is a full one");
     return fl_backup_check_room(backup, session->scratch, &session->reserve, error);
@@ -234,6 +252,7 @@ const FlBackupOps fl_libvirt_backup_ops = {
     .open = open_session,
     .run = run,
     .wait = fl_libvirt_wait,
+    .look = fl_libvirt_look,
     .scratch_use = fl_libvirt_scratch_use,
     .allow = allow,
     .release = release,
