@@ -1,61 +1,12 @@
 #!/usr/bin/env python3
 """Snapshots of domains when libvirtd, jobs or the daemon end at the wrong time."""
-import select
-import socket
-import struct
 import subprocess
 import threading
 
 import lib
 import vm
-from libvirtd import Domain
+from libvirtd import Domain, Proxy
 from vm import Disk
-
-
-class Proxy:
-    """A libvirtd in front of the real one that counts calls (libvirt's RPC: a length of 4 bytes,
-    itself included, before each); before call LIMIT it calls ON_LIMIT and ends."""
-
-    def __init__(self, domain, limit, on_limit):
-        self.limit, self.on_limit, self.calls = limit, on_limit, 0
-        self.path = domain.test.path("proxy")
-        self.target = domain.libvirtd.socket
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(1)
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _forward(self, client, server):
-        """One call; false at the end."""
-        head = client.recv(4, socket.MSG_WAITALL)
-        if len(head) < 4:
-            return False
-        if self.calls == self.limit:
-            self.on_limit()
-            return False
-        self.calls += 1
-        length = struct.unpack(">I", head)[0] - 4
-        server.sendall(head + client.recv(length, socket.MSG_WAITALL))
-        return True
-
-    def _run(self):
-        client, server = self.listener.accept()[0], socket.socket(socket.AF_UNIX)
-        server.connect(self.target)
-        with self.listener, client, server:
-            while True:
-                for ready in select.select([client, server], [], [])[0]:
-                    try:
-                        if ready is client:
-                            if not self._forward(client, server):
-                                return
-                        else:
-                            data = server.recv(1 << 16)
-                            if not data:
-                                return
-                            client.sendall(data)
-                    except OSError:
-                        return
 
 
 class Faults(lib.TestCase):
@@ -120,18 +71,21 @@ class Faults(lib.TestCase):
         process = None
         ready = threading.Event()
 
-        def kill():
+        def on_call(procedure):
+            if proxy.calls < limit:
+                return Proxy.PASS
             ready.wait(lib.PATIENCE)
             process.kill()
+            return Proxy.CUT
 
-        proxy = Proxy(domain, limit, kill)
+        proxy = Proxy(self, domain.libvirtd, on_call)
         process = subprocess.Popen(
             [vm.TOOL, "--scratch", domain.scratch, domain.source(proxy.path)], text=True,
             env=domain.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, preexec_fn=lib.die_with_us)
         ready.set()
         out, _ = process.communicate(command + "\n", lib.PATIENCE)
-        proxy.thread.join(lib.PATIENCE)
+        proxy.close()
         return proxy.calls, process.returncode, out.splitlines()
 
     def test_killed_at_every_call(self):

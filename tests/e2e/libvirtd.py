@@ -4,15 +4,18 @@ It runs in namespaces of its own, in which libvirt's directories are the test's:
 disturbs the system's, and ends with all its VMs. One serves all tests of a program: starting it
 takes seconds, for it asks QEMU what it can do.
 """
+import contextlib
 import os
 import re
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 
 import lib
 import vm
@@ -142,10 +145,92 @@ def shared():
     return _shared
 
 
+class Proxy:
+    """A libvirtd in front of the real one. ON_CALL(procedure) says what becomes of each call, by
+    libvirt's number of it: PASS, CUT for the end of the connection, PASS_AND_CUT, or an Event to
+    wait for, while others go on. See remote_protocol.x and virnetprotocol.x of libvirt: a call is
+    its length, itself included, the program, its version, and the procedure, each of 4 bytes."""
+
+    PASS, CUT, PASS_AND_CUT = "pass", "cut", "pass and cut"
+    FREEZE, THAW, BEGIN_BACKUP = 335, 336, 421
+    REMOTE = 0x20008086
+
+    def __init__(self, test, libvirtd, on_call):
+        self.on_call, self.calls = on_call, 0
+        self.target = libvirtd.socket
+        self.path = test.path("proxy")
+        self.lock = threading.Lock()
+        self.sockets, self.threads = [], []
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(8)
+        test.defer(self.close)
+        self._start(self._accept)
+
+    def _start(self, function, *args):
+        self.threads.append(threading.Thread(target=function, args=args, daemon=True))
+        self.threads[-1].start()
+
+    def close(self):
+        for s in (self.listener, *self.sockets):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+        while self.threads:
+            self.threads.pop().join(lib.PATIENCE)
+        while self.sockets:
+            self.sockets.pop().close()
+        self.listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, server = self.listener.accept()[0], socket.socket(socket.AF_UNIX)
+                self.sockets += [client, server]
+                server.connect(self.target)
+                self._start(self._run, self._pass_calls, client, server)
+                self._start(self._run, self._pass_answers, client, server)
+
+    @staticmethod
+    def _run(function, client, server):
+        with contextlib.suppress(OSError):
+            function(client, server)
+        for s in (client, server):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    @staticmethod
+    def _pass_answers(client, server):
+        while data := server.recv(1 << 16):
+            client.sendall(data)
+
+    def _pass_calls(self, client, server):
+        while len(head := client.recv(16, socket.MSG_WAITALL)) == 16:
+            length, program, _, procedure = struct.unpack(">IIII", head)
+            message = head + client.recv(length - 16, socket.MSG_WAITALL)
+            fate = self.PASS
+            if program == self.REMOTE:
+                fate = self.on_call(procedure)
+                self.calls += 1
+            if isinstance(fate, threading.Event):
+                self._start(self._send, server, message, fate)
+            elif fate != self.CUT:
+                self._send(server, message)
+            if fate in (self.CUT, self.PASS_AND_CUT):
+                return
+
+    def _send(self, server, message, event=None):
+        if event:
+            event.wait(lib.PATIENCE)
+        with self.lock, contextlib.suppress(OSError):
+            server.sendall(message)
+
+
 class Domain(vm.Vm):
     """A domain of DISKS, and a CD drive; `devices` is XML for more of them."""
 
     count = 0
+    machine = """<memory unit='MiB'>32</memory>
+        <os><type arch='x86_64' machine='q35'>hvm</type></os>"""
 
     def __init__(self, test, disks, transient=False, devices=""):
         self.libvirtd = shared()
@@ -171,8 +256,7 @@ class Domain(vm.Vm):
                   <driver name='qemu' type='{d.format}' discard='unmap'/><source file='{d.image}'/>
                   <target dev='{d.name}' bus='virtio'/><alias name='ua-{d.name}'/></disk>"""
             for d in self.disks.values())
-        return f"""<domain type='qemu'><name>{self.name}</name><memory unit='MiB'>32</memory>
-            <os><type arch='x86_64' machine='q35'>hvm</type></os>
+        return f"""<domain type='qemu'><name>{self.name}</name>{self.machine}
             <devices><emulator>{shutil.which(vm.QEMU)}</emulator>{disks}{devices}
             <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
             <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"""

@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""A guest of libvirt's: frozen through its agent for a moment, and thawed whatever happens."""
+import contextlib
+import json
+import os
+import subprocess
+import threading
+
+import guest
+import lib
+from libvirtd import Domain, Proxy
+from vm import Disk
+
+
+class GuestDomain(guest.Guest, Domain):
+    """A domain with Linux, and one filesystem on each of its DISKS."""
+
+    def __init__(self, test, disks):
+        kernel, initrd = guest.make_guest()
+        guest.make_filesystems(test, disks)
+        self.machine = f"""<memory unit='MiB'>256</memory><cpu mode='maximum'/>
+            <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{kernel}</kernel>
+            <initrd>{initrd}</initrd><cmdline>{guest.COMMAND_LINE}</cmdline></os>"""
+        super().__init__(test, disks, devices="""<channel type='unix'>
+            <target type='virtio' name='org.qemu.guest_agent.0'/></channel>""")
+        # It boots for longer than it takes to listen.
+        self.virsh(f'resume "{self.name}"; event "{self.name}" --event agent-lifecycle '
+                   f'--timeout {2 * lib.PATIENCE}', timeout=3 * lib.PATIENCE)
+        self.run("test -d /mnt/vda/lost+found")
+
+    def agent(self, command, **args):
+        args = {k.replace("_", "-"): v for k, v in args.items()}
+        answer = self.virsh("qemu-agent-command", self.name, "--timeout", "10",
+                            json.dumps({"execute": command, "arguments": args}))
+        return json.loads(answer)["return"]
+
+    def mount_options(self):
+        return ["-o", f"scratch={self.scratch}"]
+
+
+class LibvirtGuest(guest.GuestTest, lib.TestCase):
+    def setUp(self):
+        lib.require("ddrescue")
+        super().setUp()
+        self.vm = GuestDomain(self, [Disk(self, "vda", guest.SIZE), Disk(self, "vdb", guest.SIZE)])
+
+    def test_backups_of_a_guest_at_work(self):
+        self.back_up_at_work()
+
+    def status(self):
+        return self.vm.agent("guest-fsfreeze-status")
+
+    def check_untouched(self):
+        self.check_thawed()
+        self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
+
+    def start(self, on_call, *options):
+        """Begins to mount, by a Proxy with ON_CALL(process, procedure)."""
+        ready = threading.Event()
+
+        def wait_and_call(procedure):
+            ready.wait(lib.PATIENCE)
+            return on_call(process, procedure)
+
+        proxy = Proxy(self, self.vm.libvirtd, wait_and_call)
+        self.point, self.pidfile = self.mkdir("mnt"), self.path("pid")
+        process = subprocess.Popen(
+            [*lib.FLEECEFS, "-f", "-P", self.pidfile, "-o", "freeze_timeout=60", *self.vm.mount_options(),
+             *options, self.vm.source(proxy.path), self.point], env=self.vm.environment(), text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            preexec_fn=lib.die_with_us)
+        ready.set()
+        return process
+
+    def fail(self, process):
+        """Waits for PROCESS to fail; what it says."""
+        said = process.communicate(timeout=2 * lib.PATIENCE)[1]
+        self.assertEqual(process.returncode, 1, said)
+        self.assertRegex(said, r"\Afleecefs: [^\n]+\n\Z")
+        return said
+
+    def recover(self):
+        return lib.run(*lib.FLEECEFS, "--recover", *self.vm.mount_options(), self.vm.source(),
+                       env=self.vm.environment())
+
+    def test_killed_while_frozen(self):
+        for procedure in (Proxy.FREEZE, Proxy.BEGIN_BACKUP, Proxy.THAW):
+            for recover in (True, False):
+                def on_call(process, called):
+                    if called == procedure:
+                        process.kill()
+                        process.wait()
+                    return Proxy.PASS if called != Proxy.THAW else Proxy.CUT
+
+                process = self.start(on_call)
+                process.communicate(timeout=lib.PATIENCE)
+                if procedure != Proxy.FREEZE: # which may not have come through
+                    self.assertEqual(self.status(), "frozen")
+                if recover:
+                    self.assertIn("thawed the guest", self.recover())
+                else:
+                    self.end(self.begin(), "--abort")
+                self.check_untouched()
+
+    def test_connection_lost_while_frozen(self):
+        """The guest is thawed through a new one."""
+        for procedure in (Proxy.FREEZE, Proxy.BEGIN_BACKUP, Proxy.THAW):
+            for fate in (Proxy.CUT, Proxy.PASS_AND_CUT):
+                to_come = [procedure]
+
+                def on_call(process, called):
+                    if called not in to_come:
+                        return Proxy.PASS
+                    to_come.clear()
+                    return fate
+
+                process = self.start(on_call)
+                if procedure != Proxy.THAW:
+                    self.fail(process)
+                else:
+                    lib.wait_for_file(self.pidfile, process)
+                    self.check_thawed()
+                    self.assertEqual(self.fleecefs("--abort", self.point).returncode, 0)
+                    process.communicate(timeout=lib.PATIENCE)
+                self.check_untouched()
+
+    def test_snapshot_fails(self):
+        """QEMU cannot reach the scratch directory, which turns out when the guest is frozen."""
+        private = self.mkdir("private")
+        os.chmod(private, 0o700)
+        os.mkdir(f"{private}/scratch")
+        calls = []
+
+        def on_call(process, called):
+            calls.append(called)
+            return Proxy.PASS
+
+        said = self.fail(self.start(on_call, "-o", f"scratch={private}/scratch"))
+        self.assertIn("cannot take the snapshot", said)
+        self.assertIn("-o scratch=DIR", said)
+        self.assertIn(Proxy.FREEZE, calls)
+        self.check_untouched()
+        self.assertEqual(os.listdir(f"{private}/scratch"), [])
+
+    def test_frozen_for_too_long(self):
+        """The guest is thawed when its time is over, whatever keeps the snapshot."""
+        for optional in (False, True):
+            go_on = threading.Event()
+            thaws = threading.Event()
+
+            def on_call(process, called):
+                if called == Proxy.THAW:
+                    thaws.set()
+                return go_on if called == Proxy.BEGIN_BACKUP else Proxy.PASS
+
+            options = ["-o", "freeze_timeout=1", *(["-o", "agent_optional"] if optional else [])]
+            process = self.start(on_call, *options)
+            self.assertTrue(thaws.wait(lib.PATIENCE))
+            self.check_thawed()
+            go_on.set()
+            if optional:
+                lib.wait_for_file(self.pidfile, process)
+                self.assertEqual(self.fleecefs("--abort", self.point).returncode, 0)
+                said = process.communicate(timeout=lib.PATIENCE)[1]
+            else:
+                said = self.fail(process)
+            self.assertIn("did not stay frozen until the snapshot was taken", said)
+            self.check_untouched()
+
+    def test_agent_does_not_answer(self):
+        options = ["-o", "freeze_timeout=1"]
+        with contextlib.suppress(AssertionError): # it may be too late for an answer
+            self.vm.begin_script("kill -STOP $(pidof qemu-ga)")
+        with contextlib.suppress(AssertionError):
+            while True:
+                self.vm.agent("guest-ping")
+        said = self.fail(self.start(lambda *_: Proxy.PASS, *options))
+        self.assertIn("the guest's agent does not answer", said)
+        self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
+        mount = self.mount(self.vm.source(), env=self.vm.environment(), options=[
+            *self.vm.mount_options(), *options, "-o", "agent_optional"])
+        self.assertIn("like after a power cut", mount.output())
+        self.assertEqual(self.fleecefs("--abort", mount.point).returncode, 0)
+        mount.check_gone()
+        self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
+
+
+if __name__ == "__main__":
+    lib.main()
