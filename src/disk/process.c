@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "process.h"
 
+#include "util/deadline.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
@@ -223,7 +225,7 @@ static bool ends_within(const FlProcess *process, int ms)
     int r;
 
     do
-        r = poll(&fd, 1, (int)(MAX(deadline - g_get_monotonic_time(), 0) / 1000));
+        r = poll(&fd, 1, fl_deadline_poll(deadline));
     while (r < 0 && errno == EINTR);
     return r > 0;
 }

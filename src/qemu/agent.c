@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "qemu/agent.h"
 
+#include "util/deadline.h"
+
 #include "qemu/json.h"
 
 #include <errno.h>
@@ -34,14 +36,13 @@ static bool wait_for(const FlAgent *agent, short events, gint64 deadline, GError
 {
     for (;;) {
         struct pollfd p = {.fd = agent->fd, .events = events};
-        gint64 left = (deadline - g_get_monotonic_time() + 999) / 1000;
-        int n;
+        int left = fl_deadline_poll(deadline), n;
 
-        if (left <= 0)
+        if (left == 0)
             return agent_fail(agent, error,
                               "no answer; is qemu-guest-agent running in the guest, and does "
                               "nobody else hold this socket?");
-        n = poll(&p, 1, (int)MIN(left, G_MAXINT));
+        n = poll(&p, 1, left);
         if (n > 0)
             return true;
         if (n < 0 && errno != EINTR)

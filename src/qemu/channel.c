@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "qemu/channel.h"
 
+#include "util/deadline.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
@@ -123,9 +125,9 @@ static bool lost(FlChannel *channel, const GError *failure, GError **error)
 static bool wait_for(FlChannel *channel, GIOCondition condition, gint64 deadline, GError **error)
 {
     g_autoptr(GError) failure = NULL;
-    gint64 left = MAX(deadline - g_get_monotonic_time(), 0);
 
-    if (g_socket_condition_timed_wait(channel->socket, condition, left, NULL, &failure))
+    if (g_socket_condition_timed_wait(channel->socket, condition, fl_deadline_left(deadline), NULL,
+                                      &failure))
         return true;
     if (!g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_TIMED_OUT))
         fl_channel_break(channel, error, "%s", failure->message);
