@@ -3,6 +3,9 @@
 
 #include <errno.h>
 
+/* Answers that are taken in one turn of the loop. */
+#define TURN_BYTES (256u << 10)
+
 typedef struct {
     GSource source;
     FlConn *conn;
@@ -111,17 +114,20 @@ static gboolean conn_dispatch(GSource *source, GSourceFunc callback, gpointer da
 {
     FlConn *conn = ((ConnSource *)source)->conn;
     GIOCondition got = g_source_query_unix_fd(source, conn->tag);
+    uint64_t bytes = conn->bytes;
     guint before;
 
     g_source_set_ready_time(source, -1);
     conn->last_sign = g_get_monotonic_time();
     if (got & ~G_IO_OUT) {
         /* libnbd takes one reply a call: go on as long as that brings answers, since another turn
-         * of the loop costs more than a read that finds nothing. */
+         * of the loop costs more than a read that finds nothing. But whoever has asked meanwhile
+         * waits no longer than a large answer takes. */
         do {
             before = conn->answered.length;
             nbd_aio_notify_read(conn->nbd);
-        } while (conn->answered.length > before && conn->under_way.length > 0);
+        } while (conn->answered.length > before && conn->under_way.length > 0 &&
+                 bytes - conn->bytes < TURN_BYTES);
     } else if (got & G_IO_OUT) {
         nbd_aio_notify_write(conn->nbd);
     }

@@ -10,8 +10,9 @@
 
 /* Requests on one connection: enough to hide a long way to the server, few enough to stay fair. */
 #define IN_FLIGHT_MAX 32
-/* Reads ahead go on to the next connection when one has so much to do. */
-#define FILL_BYTES   (2u << 20)
+/* When a connection has so much to do the next read goes on to the next one. */
+#define FILL_AHEAD   (2u << 20)
+#define FILL_DEMAND  (64u << 10)
 #define IDLE_SECONDS 30
 #define TICK_MS      100
 
@@ -450,20 +451,22 @@ static void start_connect(FlDisk *disk)
 
 /*
  * The connection for the next read. Reads ahead leave the first connection alone where there are
- * several, so that a read that somebody waits for has a line of its own. The others they fill one
- * after the other: spread thin, they cost more turns of the loop and of the server.
+ * several, so that a read that somebody waits for has a line of its own. Connections are filled one
+ * after the other: spread thin, reads cost more turns of the loop and of the server.
  */
 static FlConn *choose(const FlDisk *disk, bool ahead)
 {
+    uint64_t fill = ahead ? FILL_AHEAD : FILL_DEMAND;
     FlConn *best = NULL;
 
     for (guint i = ahead && disk->conns->len > 1 ? 1 : 0; i < disk->conns->len; i++) {
         FlConn *conn = disk->conns->pdata[i];
 
-        if (ahead && fl_conn_bytes(conn) < FILL_BYTES)
+        if (fl_conn_in_flight(conn) >= IN_FLIGHT_MAX)
+            continue;
+        if (fl_conn_bytes(conn) < fill)
             return conn;
-        if (fl_conn_in_flight(conn) < IN_FLIGHT_MAX &&
-            (best == NULL || fl_conn_bytes(conn) < fl_conn_bytes(best)))
+        if (best == NULL || fl_conn_bytes(conn) < fl_conn_bytes(best))
             best = conn;
     }
     return best;
