@@ -30,8 +30,10 @@ struct FlSession {
     int readahead; /* the kernel's setting, to be written; -1: it is not, or was */
 };
 
-/* Requests taken in one turn of the loop, before connections have to be seen to. */
+/* Requests taken in one turn of the loop, and how long that may take, in microseconds, before
+ * connections have to be seen to: a large answer takes that long, a small one next to nothing. */
 #define REQUESTS_MAX 16
+#define TURN_USEC    100
 /* How long to look before sleeping, in microseconds; given up after so many times in vain. */
 #define EAGER_USEC   50
 #define EAGER_CREDIT 4
@@ -80,8 +82,9 @@ static void tune_readahead(FlSession *session)
 static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer data)
 {
     FlSession *session = ((FuseSource *)source)->session;
+    gint64 end = g_get_monotonic_time() + TURN_USEC;
 
-    for (unsigned i = 0; i < REQUESTS_MAX; i++) {
+    for (unsigned i = 0; i < REQUESTS_MAX && (i == 0 || g_get_monotonic_time() < end); i++) {
         int r = fuse_session_receive_buf(session->fuse, &session->buf);
 
         if (r == -EAGAIN || r == -EINTR)
