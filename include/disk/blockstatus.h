@@ -5,7 +5,7 @@
  * All contexts are asked for together. A large disk is cut into segments that are walked with many
  * requests in flight, because a server on the other side of a network costs round trips. What a
  * server replies is checked: ranges are cut at the end of what was asked for, a reply without
- * progress is an error, and so are many that hardly make any, and more than FL_EXTENTS_MAX extents.
+ * progress is an error, and so are many that hardly make any, and maps of more than FL_MAPS_MAX.
  *
  * Blocks; for workers.
  */
@@ -14,8 +14,8 @@
 #include "disk/endpoint.h"
 #include "disk/maps.h"
 
-/* In all maps of an export together: they take 132 MiB. */
-#define FL_EXTENTS_MAX (11u << 20)
+/* Bytes of memory for all maps of an export together: 27 million extents (map/map.h). */
+#define FL_MAPS_MAX (132u << 20)
 
 /* Loads the maps of all contexts of INFO from an export that is INFO->size bytes long. */
 FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,

@@ -3,8 +3,8 @@
  * Extent maps: a disk divided into ranges, each with a type.
  *
  * A map covers [0, size) without gaps; neighbours have different types. It is immutable, counted
- * atomically and may be used by any thread. It takes 12 bytes an extent; finding an offset is a
- * binary search.
+ * atomically and may be used by any thread. It takes 5 bytes an extent where extents are of
+ * whole sectors (512 bytes) and types small, else up to 12; finding an offset is a binary search.
  *
  * Sizes and offsets are bytes; sizes go up to 2^63-1. Types are the flags of an NBD block status
  * reply (NBD protocol, "Metadata querying"); what they mean depends on the meta context.
@@ -62,11 +62,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlMapBuilder, fl_map_builder_free)
  * without memory; the builder is as before then. */
 errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t type);
 /* Moves what PART holds to the end of BUILDER and frees PART, with next to no memory beyond what
- * the two have. The sum must not go past 2^63-1. */
-void fl_map_builder_take(FlMapBuilder *builder, FlMapBuilder *part);
+ * the two have. Errors are those of fl_map_builder_add(); some of PART may have moved then. */
+errint_t fl_map_builder_take(FlMapBuilder *builder, FlMapBuilder *part);
 /* Bytes covered so far. */
 uint64_t fl_map_builder_size(const FlMapBuilder *builder);
-/* Extents so far: a bound on the memory taken on behalf of a server. */
+/* Extents so far. */
 size_t fl_map_builder_count(const FlMapBuilder *builder);
+/* Memory taken so far. */
+size_t fl_map_builder_bytes(const FlMapBuilder *builder);
 /* The map of what was added. The builder is freed. */
 FlMap *fl_map_builder_finish(FlMapBuilder *builder);

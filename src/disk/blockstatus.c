@@ -44,11 +44,13 @@ struct Walk {
     Segment *segments;
     guint nsegments;
     bool sending;      /* inside nbd_aio_block_status() */
-    size_t extents;    /* in all maps of the export so far */
+    size_t bytes;      /* of memory, for all maps of the export so far */
     unsigned crumbs;   /* replies that told next to nothing */
     int error;         /* the server's errno, once a request was refused */
     const char *wrong; /* what is wrong with the server's replies; NULL: nothing yet */
 };
+
+static const char no_memory[] = "there is no memory for the map";
 
 static int context_index(const Walk *walk, const char *context)
 {
@@ -65,7 +67,7 @@ static void take_range(Segment *segment, int context, uint64_t start, uint64_t l
 {
     Walk *walk = segment->walk;
     FlMapBuilder *builder = segment->builders[context];
-    size_t before = fl_map_builder_count(builder);
+    size_t count = fl_map_builder_count(builder), bytes = fl_map_builder_bytes(builder);
     uint64_t known = segment->start + fl_map_builder_size(builder);
     uint64_t end = length > segment->end - start ? segment->end : start + length;
 
@@ -74,12 +76,11 @@ static void take_range(Segment *segment, int context, uint64_t start, uint64_t l
     if (flags > UINT32_MAX)
         walk->wrong = "a meta context uses flags of more than 32 bits";
     else if (fl_map_builder_add(builder, end - known, (uint32_t)flags) < 0)
-        walk->wrong = "there is no memory for the map";
-    else if (fl_map_builder_count(builder) > before) {
-        segment->grew = true;
-        if (++walk->extents > FL_EXTENTS_MAX)
-            walk->wrong = "the maps have too many extents";
-    }
+        walk->wrong = no_memory;
+    segment->grew = segment->grew || fl_map_builder_count(builder) > count;
+    walk->bytes += fl_map_builder_bytes(builder) - bytes;
+    if (walk->bytes > FL_MAPS_MAX)
+        walk->wrong = "the maps have too many extents";
 }
 
 #ifdef HAVE_NBD_BLOCK_STATUS_64
@@ -231,11 +232,11 @@ static void builders_free(FlMapBuilder **builders, size_t n)
 
 /*
  * Walks N ranges for all contexts. The builders that it returns hold what was told of each range,
- * by range and then by context. EXTENTS is how many there are in the maps of the export, and is
- * kept. REFUSED tells a server that replied with an error from all other failures.
+ * by range and then by context. BYTES is what the maps of the export take, and is kept. REFUSED
+ * tells a server that replied with an error from all other failures.
  */
 static FlMapBuilder **walk_ranges(struct nbd_handle *nbd, const char *const *contexts,
-                                  const Range *ranges, guint n, size_t *extents, bool *refused,
+                                  const Range *ranges, guint n, size_t *bytes, bool *refused,
                                   const FlWait *wait, GError **error)
 {
     Walk walk = {
@@ -244,7 +245,7 @@ static FlMapBuilder **walk_ranges(struct nbd_handle *nbd, const char *const *con
         .disk_size = (uint64_t)nbd_get_size(nbd),
         .block = (uint32_t)CLAMP(nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM), 1, 1 << 16),
         .nsegments = n,
-        .extents = *extents,
+        .bytes = *bytes,
     };
     g_autofree Segment *segments = g_new0(Segment, n);
     FlMapBuilder **builders = g_new(FlMapBuilder *, n * walk.ncontexts);
@@ -266,13 +267,13 @@ static FlMapBuilder **walk_ranges(struct nbd_handle *nbd, const char *const *con
         return NULL;
     }
     *refused = false;
-    *extents = walk.extents;
+    *bytes = walk.bytes;
     return builders;
 }
 
 /* The maps of the whole disk, by context; false with nothing in MAPS_OUT. */
 static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint64_t size,
-                      size_t *extents, FlMap **maps_out, bool *refused, const FlWait *wait,
+                      size_t *bytes, FlMap **maps_out, bool *refused, const FlWait *wait,
                       GError **error)
 {
     guint ncontexts = g_strv_length((char **)contexts);
@@ -280,20 +281,23 @@ static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint6
     uint64_t step = size / n / REQUEST_MAX * REQUEST_MAX;
     Range ranges[SEGMENTS];
     FlMapBuilder **builders;
+    bool ok = true;
 
     for (guint i = 0; i < n; i++)
         ranges[i] = (Range){.start = i * step, .end = i + 1 == n ? size : (i + 1) * step};
-    builders = walk_ranges(nbd, contexts, ranges, n, extents, refused, wait, error);
+    builders = walk_ranges(nbd, contexts, ranges, n, bytes, refused, wait, error);
     if (builders == NULL)
         return false;
     for (guint c = 0; c < ncontexts; c++) {
         FlMapBuilder *whole = builders[c];
         for (guint i = 1; i < n; i++)
-            fl_map_builder_take(whole, builders[i * ncontexts + c]);
+            ok = fl_map_builder_take(whole, builders[i * ncontexts + c]) == 0 && ok;
         maps_out[c] = fl_map_builder_finish(whole);
     }
     g_free(builders);
-    return true;
+    for (guint c = 0; c < ncontexts && !ok; c++)
+        g_clear_pointer(&maps_out[c], fl_map_unref);
+    return ok || fl_fail(error, "%s", no_memory);
 }
 
 /* A connection with CONTEXTS, all of them negotiated. */
@@ -318,7 +322,7 @@ static struct nbd_handle *open_with(FlEndpoint *endpoint, const FlExportInfo *in
 }
 
 static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
-                          const char *const *contexts, size_t *extents, FlMap **maps, bool *refused,
+                          const char *const *contexts, size_t *bytes, FlMap **maps, bool *refused,
                           const FlWait *wait, GError **error)
 {
     struct nbd_handle *nbd = open_with(endpoint, info, contexts, wait, error);
@@ -327,7 +331,7 @@ static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
     *refused = false;
     if (nbd == NULL)
         return false;
-    ok = walk_disk(nbd, contexts, info->size, extents, maps, refused, wait, error);
+    ok = walk_disk(nbd, contexts, info->size, bytes, maps, refused, wait, error);
     if (ok)
         nbd_shutdown(nbd, 0);
     nbd_close(nbd);
@@ -373,7 +377,7 @@ static FlMap *dirty_union(const FlDiskMaps *maps, guint from, guint to, uint64_t
 /* base:allocation on the dirty extents of DIRTY from FIRST on, a batch of them, at the end of
  * WHOLE; the others are taken as data. The index of the extent to go on with; 0 if it failed. */
 static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_t first,
-                               size_t *extents, FlMapBuilder *whole, const FlWait *wait,
+                               size_t *bytes, FlMapBuilder *whole, const FlWait *wait,
                                GError **error)
 {
     static const char *const contexts[] = {ALLOCATION, NULL};
@@ -381,7 +385,7 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
     Range ranges[BATCH];
     size_t end = first;
     guint n = 0;
-    bool refused;
+    bool refused, ok = true;
 
     for (; end < fl_map_count(dirty) && n < BATCH; end++) {
         FlExtent e = fl_map_get(dirty, end);
@@ -389,7 +393,7 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
             ranges[n++] = (Range){.start = e.start, .end = e.end};
     }
     if (n > 0) {
-        builders = walk_ranges(nbd, contexts, ranges, n, extents, &refused, wait, error);
+        builders = walk_ranges(nbd, contexts, ranges, n, bytes, &refused, wait, error);
         if (builders == NULL)
             return 0;
     }
@@ -397,11 +401,11 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
     for (size_t i = first; i < end; i++) {
         FlExtent e = fl_map_get(dirty, i);
         if (e.type & FL_DIRTY)
-            fl_map_builder_take(whole, builders[n++]);
+            ok = fl_map_builder_take(whole, builders[n++]) == 0 && ok;
         else
-            fl_map_builder_add(whole, e.end - e.start, 0);
+            ok = fl_map_builder_add(whole, e.end - e.start, 0) == 0 && ok;
     }
-    return end;
+    return ok || fl_fail(error, "%s", no_memory) ? end : 0;
 }
 
 /*
@@ -409,7 +413,7 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
  * copy-before-write filter with a bitmap does: asked on dirty ranges, taken as data elsewhere.
  */
 static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *info,
-                                    const FlDiskMaps *bitmaps, size_t extents, const FlWait *wait,
+                                    const FlDiskMaps *bitmaps, size_t bytes, const FlWait *wait,
                                     GError **error)
 {
     static const char *const contexts[] = {ALLOCATION, NULL};
@@ -419,7 +423,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
     size_t next = 0;
 
     /* What is made of them takes as much again, and once more while it is being made. */
-    if (extents > FL_EXTENTS_MAX / 3) {
+    if (bytes > FL_MAPS_MAX / 3) {
         fl_fail(error, "the bitmaps have too many extents");
         return NULL;
     }
@@ -428,7 +432,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
     if (nbd == NULL)
         return NULL;
     do
-        next = load_dirty_batch(nbd, dirty, next, &extents, whole, wait, error);
+        next = load_dirty_batch(nbd, dirty, next, &bytes, whole, wait, error);
     while (next > 0 && next < fl_map_count(dirty));
     if (next > 0)
         nbd_shutdown(nbd, 0);
@@ -440,7 +444,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
 static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMaps *maps,
                        const FlWait *wait, GError **error)
 {
-    size_t extents = 0;
+    size_t bytes = 0;
 
     for (guint i = 0; i < info->contexts->len; i++) {
         const char *contexts[] = {info->contexts->pdata[i], NULL};
@@ -449,14 +453,14 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
 
         if (g_str_equal(contexts[0], ALLOCATION))
             continue;
-        if (!load_together(endpoint, info, contexts, &extents, &map, &refused, wait, error)) {
+        if (!load_together(endpoint, info, contexts, &bytes, &map, &refused, wait, error)) {
             g_prefix_error(error, "%s: ", contexts[0]);
             return false;
         }
         fl_disk_maps_add(maps, contexts[0], map);
     }
     if (fl_export_info_has_context(info, ALLOCATION)) {
-        FlMap *map = load_dirty_allocation(endpoint, info, maps, extents, wait, error);
+        FlMap *map = load_dirty_allocation(endpoint, info, maps, bytes, wait, error);
         if (map == NULL) {
             g_prefix_error(error, ALLOCATION ": ");
             return false;
@@ -476,14 +480,14 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     g_autofree FlMap **loaded = g_new0(FlMap *, n);
     g_autoptr(GError) why = NULL;
     bool refused = false;
-    size_t extents = 0;
+    size_t bytes = 0;
 
     for (guint i = 0; i < n; i++)
         contexts[i] = info->contexts->pdata[i];
     if (n == 0 || info->size == 0) {
         for (guint i = 0; i < n; i++)
             fl_disk_maps_add(maps, contexts[i], fl_map_new_uniform(0, 0));
-    } else if (load_together(endpoint, info, contexts, &extents, loaded, &refused, wait, &why)) {
+    } else if (load_together(endpoint, info, contexts, &bytes, loaded, &refused, wait, &why)) {
         for (guint i = 0; i < n; i++)
             fl_disk_maps_add(maps, contexts[i], loaded[i]);
     } else if (!refused) {
@@ -531,7 +535,7 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
     Range ranges[SAMPLES];
     FlMapBuilder **builders;
     const char *changed = NULL;
-    size_t extents = 0;
+    size_t bytes = 0;
     bool refused;
 
     for (guint i = 0; i < n; i++) {
@@ -546,7 +550,7 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
         FlExtent e = fl_map_get(map, fl_map_count(map) * i / SAMPLES);
         ranges[i] = (Range){.start = e.start, .end = MIN(e.end, e.start + REQUEST_MAX)};
     }
-    builders = walk_ranges(nbd, contexts, ranges, SAMPLES, &extents, &refused, wait, error);
+    builders = walk_ranges(nbd, contexts, ranges, SAMPLES, &bytes, &refused, wait, error);
     if (builders == NULL) {
         /* An error may pass; the next connection will tell. */
         if (refused && error != NULL)

@@ -36,7 +36,7 @@ static gint64 resident_bytes(void)
     return pages * sysconf(_SC_PAGESIZE);
 }
 
-/* In all maps of an export: each takes 12 bytes. */
+/* In all maps of an export. */
 static gint64 count_extents(const FlDiskMaps *maps)
 {
     gint64 n = 0;

@@ -104,19 +104,22 @@ class Hostile(lib.TestCase):
         self.refuses()
 
     def test_millions_of_extents(self):
-        """As many as an honest disk may have: a correct tree."""
+        """As many as an honest disk may have, in two maps: a correct tree."""
         count = 10_000_000
         self.export.size = size = count * 512
         self.export.data = lambda offset, length: bytes(length)
-        self.export.contexts = {ALLOCATION: []}
-        many = descriptors((512, 0), (512, 3)) * (1 << 17)
+        self.export.contexts = {ALLOCATION: [], DIRTY + "b": []}
+        many = descriptors((512, 0), (512, 1)) * (1 << 17)
 
         def status(context, offset, length):
             first = offset // 512 % 2
             return many[8 * first:8 * min(length // 512, 1 << 17)]
         self.export.on_status = status
         mount = self.mounted()
-        self.assertEqual(os.stat(mount / "default/disk.raw").st_blocks, size // 1024)
+        # A hole that need not read as zero is data; the bitmap has every other sector.
+        self.assertEqual(os.stat(mount / "default/disk.raw").st_blocks, size // 512)
+        self.assertEqual(os.stat(mount / "default/dirty/b.raw").st_blocks, size // 1024)
+        self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["extents"], 2 * count)
         self.end(mount)
 
     def test_extents_past_the_end(self):

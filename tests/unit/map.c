@@ -85,7 +85,7 @@ static void test_take(void)
                 end = at;
             for (; at < end; at++)
                 fl_map_builder_add(part, 1, types[at]);
-            fl_map_builder_take(builder, part);
+            g_assert_cmpint(fl_map_builder_take(builder, part), ==, 0);
             if (at < size && random_below(rand, 2) == 0) {
                 fl_map_builder_add(builder, 1, types[at]);
                 at++;
@@ -150,6 +150,49 @@ static void test_limits(void)
     g_assert_cmpint(fl_map_builder_add(builder, 0, 0), ==, 0);
     g_assert_cmpuint(fl_map_builder_size(builder), ==, INT64_MAX);
     g_assert_cmpuint(fl_map_builder_count(builder), ==, 2);
+}
+
+/* Of sectors and not, with types of any size, in more extents than are kept together. */
+static void test_many(void)
+{
+    static const uint64_t units[] = {1, 512, 4096, UINT64_C(1) << 33};
+    g_autoptr(GRand) rand = test_rand();
+
+    for (unsigned round = 0; round < 40; round++) {
+        FlMapBuilder *builder = fl_map_builder_new(), *part = fl_map_builder_new();
+        g_autoptr(GArray) model = g_array_new(FALSE, FALSE, sizeof(FlExtent));
+        g_autoptr(FlMap) map = NULL;
+        bool odd = random_below(rand, 2) == 0, large = random_below(rand, 2) == 0;
+        uint64_t at = 0;
+
+        for (unsigned i = 0; i < 5000; i++) {
+            uint64_t unit = odd && random_below(rand, 500) == 0 ? 1 : units[1 + round % 3];
+            FlExtent e = {.start = at, .end = at + unit * (1 + random_below(rand, 3))};
+
+            e.type = large && random_below(rand, 500) == 0 ? 1000 + i : i % 2;
+            if (i > 0 && g_array_index(model, FlExtent, i - 1).type == e.type)
+                e.type += 2;
+            g_array_append_val(model, e);
+            at = e.end;
+            g_assert_cmpint(fl_map_builder_add(i < 2500 ? builder : part, e.end - e.start, e.type),
+                            ==, 0);
+        }
+        g_assert_cmpint(fl_map_builder_take(builder, part), ==, 0);
+        if (!odd && !large && round % 3 < 2)
+            g_assert_cmpuint(fl_map_builder_bytes(builder), <, 40000);
+        g_assert_cmpuint(fl_map_builder_bytes(builder), <, 80000);
+        map = fl_map_builder_finish(builder);
+        g_assert_cmpuint(fl_map_count(map), ==, model->len);
+        for (guint i = 0; i < model->len; i++) {
+            FlExtent e = g_array_index(model, FlExtent, i), found = fl_map_get(map, i);
+
+            g_assert_cmpuint(found.start, ==, e.start);
+            g_assert_cmpuint(found.end, ==, e.end);
+            g_assert_cmpuint(found.type, ==, e.type);
+            g_assert_cmpuint(fl_map_find(map, e.start), ==, i);
+            g_assert_cmpuint(fl_map_find(map, e.end - 1), ==, i);
+        }
+    }
 }
 
 static FlRange model_at(const uint32_t *alloc, const uint32_t *dirty, uint64_t at)
@@ -225,6 +268,7 @@ int main(int argc, char **argv)
     g_test_add_func("/map/take", test_take);
     g_test_add_func("/map/equal", test_equal);
     g_test_add_func("/map/limits", test_limits);
+    g_test_add_func("/map/many", test_many);
     g_test_add_func("/map/join", test_join);
     return g_test_run();
 }
