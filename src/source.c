@@ -85,13 +85,14 @@ static FlExport *add_export(const Opening *opening, FlExportInfo *info, FlOrigin
 /* Block status tells of 4 GiB at a time: the maps of a larger disk would take for ever. */
 #define MAPPED_MAX (UINT64_C(1) << 50)
 
-static void forget_huge_maps(const Opening *opening, FlExportInfo *info)
+static void forget_huge_maps(const Opening *opening, FlExportInfo *info, FlOrigin *origin)
 {
     if (info->size <= MAPPED_MAX || info->contexts->len == 0)
         return;
     g_warning("export \"%s\" of %s is larger than 1 PiB: it is mounted without its maps",
               info->name, fl_endpoint_label(opening->endpoint));
     g_ptr_array_set_size(info->contexts, 0);
+    origin->no_maps = "the disk is larger than 1 PiB: to ask for them would take too long";
 }
 
 static FlWait handshake_wait(const Opening *opening)
@@ -118,10 +119,11 @@ static bool add_exports(Opening *opening, GError **error)
     while (exports->len > 0) {
         FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
 
-        forget_huge_maps(opening, info);
         if (info->size > 0) {
-            if (add_export(opening, info, make_origin(opening, info),
-                           &opening->sources->options->disk, error) == NULL)
+            FlOrigin *origin = make_origin(opening, info);
+
+            forget_huge_maps(opening, info, origin);
+            if (add_export(opening, info, origin, &opening->sources->options->disk, error) == NULL)
                 return false;
             continue;
         }

@@ -36,6 +36,7 @@ typedef struct {
     struct timespec time, ctime; /* point in time, and the files' ctime */
     GPtrArray *bitmaps;          /* of FlBitmap: those known beforehand */
     GPtrArray *inconsistent;     /* of char *: bitmaps that are not served */
+    const char *no_maps;         /* why the server is not asked for its maps; NULL: it is */
     char *format;                /* of an image file */
     char *mode, *reason;         /* "full" or "incremental", and why it is full */
     char *restore_point, *base;

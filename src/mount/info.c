@@ -79,6 +79,7 @@ GBytes *fl_export_info_json(FlExport *export)
     for (guint i = 0; i < maps->contexts->len; i++)
         add_context(json, export, maps->contexts->pdata[i]);
     json_builder_end_array(json);
+    fl_json_add_string(json, "no_maps", origin->no_maps);
     if (maps->clean_refused)
         fl_json_add_string(json, "allocation", "known on dirty ranges only: the server refuses "
                                                "the others");

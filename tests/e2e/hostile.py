@@ -278,6 +278,7 @@ class Hostile(lib.TestCase):
                     os.stat(mount / path)
                 # Block status would take for ever: larger than a petabyte, there are no maps.
                 self.assertEqual("default/dirty/b.raw" in mount.files(), size < 1 << 50)
+                self.assertEqual("no_maps" in mount.json("default/info.json"), size > 1 << 50)
                 with open(mount / "default/disk.raw", "rb") as f:
                     self.assertEqual(os.pread(f.fileno(), 1, size - 1), b"\0")
                 self.end(mount)
