@@ -78,24 +78,14 @@ static bool look_at_file(FlImage *image, GError **error)
     return true;
 }
 
-static bool find_format(FlImage *image, const char *format, GError **error)
+/* OUTPUT is what qemu-img says of the image, which may be anybody's. */
+static bool take_info(FlImage *image, const char *output, GError **error)
 {
-    const char *const probe[] = {"qemu-img", "info", "--output=json", "--", image->path, NULL};
-    const char *const given[] = {"qemu-img",      "info", "-f",        format,
-                                 "--output=json", "--",   image->path, NULL};
-    const char *const *argv = format != NULL ? given : probe;
     g_autoptr(GError) failure = NULL;
-    g_autofree char *output = fl_process_output(argv, PROBE_SECONDS, &failure);
-    g_autoptr(JsonNode) node = NULL;
-    JsonObject *found;
+    g_autoptr(JsonObject) found = fl_json_parse(output, strlen(output), &failure);
 
-    if (output != NULL)
-        node = json_from_string(output, &failure);
-    if (node == NULL)
-        return fail_image(image, failure != NULL ? failure->message : "qemu-img says nothing",
-                          error);
-
-    found = fl_json_as_object(node);
+    if (found == NULL)
+        return fail_image(image, failure->message, error);
     image->info.format = g_strdup(fl_json_string(found, "format"));
     if (fl_json_int(found, "virtual-size") <= 0)
         return fail_image(image, "it is empty: a disk of size 0", error);
@@ -105,6 +95,19 @@ static bool find_format(FlImage *image, const char *format, GError **error)
                           "can be given the key, and mount its NBD URI",
                           error);
     return true;
+}
+
+static bool find_format(FlImage *image, const char *format, GError **error)
+{
+    const char *const probe[] = {"qemu-img", "info", "--output=json", "--", image->path, NULL};
+    const char *const given[] = {"qemu-img",      "info", "-f",        format,
+                                 "--output=json", "--",   image->path, NULL};
+    const char *const *argv = format != NULL ? given : probe;
+    g_autoptr(GError) failure = NULL;
+    g_autofree char *output = fl_process_output(argv, PROBE_SECONDS, &failure);
+
+    return output != NULL ? take_info(image, output, error)
+                          : fail_image(image, failure->message, error);
 }
 
 static char *export_name(const char *path)

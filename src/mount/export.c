@@ -20,7 +20,11 @@ FlBitmap *fl_bitmap_new(const char *context, const char *shown, uint64_t granula
 
     bitmap->context = g_strdup(context);
     bitmap->shown = g_strdup(shown);
-    bitmap->granularity = granularity;
+    /* As QEMU has them; from somebody who says other numbers it is not known. */
+    bitmap->granularity =
+        granularity >= 512 && granularity <= G_MAXINT32 && (granularity & (granularity - 1)) == 0
+            ? granularity
+            : 0;
     return bitmap;
 }
 

@@ -1,11 +1,26 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a monitor or guest agent writes: JSON objects over a socket. */
+#include "backup/vm.h"
 #include "fuzz.h"
 #include "qemu/channel.h"
 #include "qemu/json.h"
 
 #include <sys/socket.h>
 #include <unistd.h>
+
+/* As if it were the reply to query-block. */
+static void take_disks(JsonObject *message)
+{
+    JsonNode *reply = json_object_get_member(message, "return");
+    g_autoptr(GPtrArray) disks = reply != NULL ? fl_vm_parse_disks(reply) : NULL;
+
+    for (guint i = 0; disks != NULL && i < disks->len; i++) {
+        const FlVmDisk *disk = disks->pdata[i];
+        g_assert_nonnull(disk->name);
+        g_assert_nonnull(disk->driver);
+        g_assert_true(disk->size <= G_MAXINT64);
+    }
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -27,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (message != NULL) {
             fl_json_string(fl_json_object(message, "error"), "desc");
             fl_json_int(message, "return");
-            fl_json_length(fl_json_array(message, "return"));
+            take_disks(message);
             json_object_unref(message);
         } else if (ok) {
             ok = fl_channel_fill(channel, deadline, &ready, NULL);

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What qemu-img says of an image, and what a storage daemon says of its bitmaps: JSON both. */
+#include "fuzz.h"
+
+/* Static functions take it in, between calls of programs. */
+#include "../../src/disk/image.c" // NOLINT
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    g_autofree char *text = g_strndup((const char *)data, size);
+    g_autoptr(FlImage) image = g_new0(FlImage, 1);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonObject) reply = fl_json_parse(text, strlen(text), NULL);
+
+    image->path = g_strdup("image");
+    image->info.bitmaps = g_ptr_array_new_with_free_func(free_bitmap);
+    g_assert_true(take_info(image, text, &error) == (error == NULL));
+    add_bitmaps(image->info.bitmaps, fl_json_array(reply, "dirty-bitmaps"));
+    for (guint i = 0; i < image->info.bitmaps->len; i++)
+        g_assert_nonnull(((const FlBitmapInfo *)image->info.bitmaps->pdata[i])->name);
+    return 0;
+}
