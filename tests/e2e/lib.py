@@ -335,6 +335,8 @@ class TestCase(unittest.TestCase):
         os.environ["ASAN_OPTIONS"] = f"log_path={self.dir}/sanitizer"
         os.environ["UBSAN_OPTIONS"] = \
             f"log_path={self.dir}/sanitizer:halt_on_error=1:print_stacktrace=1"
+        os.environ["TSAN_OPTIONS"] = \
+            f"log_path={self.dir}/sanitizer:suppressions={TOP}/tests/tsan/suppressions"
         self.rng = random.Random(f"{SEED} {self.id()}")
 
     def defer(self, function, *args):

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import random
+import signal
 import socket
 import subprocess
 import threading
@@ -42,22 +43,31 @@ class Soak(lib.TestCase):
         return export, {"disk.raw": bytes(disk), "dirty/b.raw": disks.masked(disk, dirty)}
 
     def read_at_random(self, mount, contents, seed, reads=range(READS), flags=(0, os.O_DIRECT)):
+        """What went wrong; None if nothing did."""
         rng = random.Random(seed)
         name, expected = rng.choice(sorted(contents.items()))
         fd = os.open(mount / ("default/" + name), os.O_RDONLY | rng.choice(flags))
+        try:
+            return self.read_file(fd, name, expected, rng, reads)
+        except OSError as error:
+            return f"{name}: {error}: {mount.read('.fleecefs/status.json')}"
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def read_file(fd, name, expected, rng, reads):
         at = 0
         for _ in reads:
             length = rng.choice([512, 4096, 131072, rng.randint(1, 1 << 20)])
             # Most readers go on where they were, as most do.
             at = (at + length) % len(expected) if rng.random() < 0.7 else \
                 rng.randrange(len(expected))
-            try:
-                found = os.pread(fd, length, at)
-            except OSError as error:
-                return f"{name}: {error} at {at}: {mount.read('.fleecefs/status.json')}"
-            if found != expected[at:at + length]:
-                return f"{name}: wrong bytes at {at}, {length} long"
-        os.close(fd)
+            found = os.pread(fd, length, at)
+            wanted = expected[at:at + length]
+            if found != wanted:
+                # A read of several requests tells of those that went well before one that did not.
+                how = "too few" if found and wanted.startswith(found) else "wrong"
+                return f"{name}: {how} bytes at {at}, {length} long"
         return None
 
     def test_readers(self):
@@ -76,14 +86,18 @@ class Soak(lib.TestCase):
                     self.assertEqual({r.result(4 * lib.PATIENCE) for r in readers}, {None})
             server.stop()
 
-    def test_kills(self):
-        """qemu-nbd is killed and started again under readers, who notice nothing but the time."""
+    def killed_server(self):
+        """A server to be killed, and what the raw files of its disk read as."""
         image = disks.create(os.path.join(self.dir, "vm.qcow2"), bitmaps=["b"])
         disks.scribble(image, self.rng, 60)
         server = KilledServer(self, image)
         disk = disks.raw_bytes(server.uri, self.path("raw"))
         dirty = disks.nbd_map(server.uri, DIRTY + "b")
-        contents = {"disk.raw": disk, "dirty/b.raw": disks.masked(disk, dirty)}
+        return server, {"disk.raw": disk, "dirty/b.raw": disks.masked(disk, dirty)}
+
+    def test_kills(self):
+        """qemu-nbd is killed and started again under readers, who notice nothing but the time."""
+        server, contents = self.killed_server()
         progress, stop = threading.Semaphore(0), threading.Event()
 
         def reads():
@@ -125,6 +139,50 @@ class Soak(lib.TestCase):
             self.assertLessEqual(after[0], before[0] + 10)
             self.assertLessEqual(after[1], before[1] + 10)
             self.assertLess(after[2], before[2] + 32 * lib.MIB)
+
+
+    def test_unmounts(self):
+        """Mounts end in every way under readers, also while the server is dead, and begin anew."""
+        ends = [lambda mount: lib.run("fusermount3", "-u", "-z", mount.point),
+                lambda mount: os.kill(mount.pid, signal.SIGTERM),
+                lambda mount: os.kill(mount.pid, signal.SIGINT)]
+        server, contents = self.killed_server()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(KILLS):
+            over, progress = threading.Event(), threading.Semaphore(0)
+
+            def reads(over=over, progress=progress):
+                while not over.is_set():
+                    yield
+                    progress.release()
+
+            def read(mount, seed, over=over, reads=reads):
+                try:
+                    return self.read_at_random(mount, contents, seed, reads())
+                except OSError as error:
+                    return None if over.is_set() else str(error)
+
+            mount = self.mount(server.uri, options=["-C", "4", "-o", "reconnect=60,timeout=30"])
+            with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+                self.defer(over.set)
+                readers = [pool.submit(read, mount, self.rng.random()) for _ in range(READERS)]
+                for _ in range(self.rng.randint(READERS, 100)):
+                    self.assertTrue(progress.acquire(timeout=lib.PATIENCE), "a reader hangs")
+                killed = self.rng.random() < 0.5
+                if killed:
+                    server.kill()
+                over.set()
+                self.rng.choice(ends)(mount)
+                if killed and self.rng.random() < 0.5:
+                    server.restart()
+                wrong = {r.result(lib.PATIENCE) for r in readers}
+                # A read that was under way fails with the mount; none brings wrong bytes.
+                self.assertEqual([w for w in wrong if w and "wrong" in w], [])
+                os.kill(mount.pid, signal.SIGTERM)
+            mount.check_gone()
+            if server.process.poll() is not None:
+                server.restart()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
 
 class KilledServer:
