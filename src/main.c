@@ -111,8 +111,11 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
      * not keep a snapshot from being aborted. */
     fl_session_unmount(session);
     ok = fl_sources_close(sources, error);
-    for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
+    /* Nor what ends the servers and removes files. */
+    for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++) {
         g_source_remove(sources_ids[i]);
+        signal(end_signals[i], SIG_IGN);
+    }
     if (options->pidfile != NULL)
         unlink(options->pidfile);
     return ok;

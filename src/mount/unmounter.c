@@ -85,8 +85,14 @@ void fl_unmounter_run(FlUnmounter *unmounter)
 {
     struct pollfd fd = {.fd = unmounter->channel, .events = POLLIN};
 
-    if (send(unmounter->channel, "", 1, MSG_NOSIGNAL) == 1)
-        poll(&fd, 1, PATIENCE_MS);
+    gint64 end = g_get_monotonic_time() + PATIENCE_MS * 1000;
+    int r;
+
+    if (send(unmounter->channel, "", 1, MSG_NOSIGNAL) != 1)
+        return;
+    do
+        r = poll(&fd, 1, (int)(MAX(end - g_get_monotonic_time(), 0) / 1000));
+    while (r < 0 && errno == EINTR);
 }
 
 void fl_unmounter_free(FlUnmounter *unmounter)
