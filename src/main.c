@@ -13,6 +13,7 @@
 #include <glib-unix.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -216,6 +217,19 @@ static int run(const FlOptions *options)
     return FL_ERROR_USAGE;
 }
 
+/* Users and passwords in URIs are nothing for the list of processes; what is needed of the words
+ * was copied. */
+static void hide_credentials(char **argv)
+{
+    for (; *argv != NULL; argv++) {
+        char *start = strstr(*argv, "://");
+        char *at = start != NULL ? memrchr(start, '@', strcspn(start + 3, "/?#") + 3) : NULL;
+
+        if (at != NULL)
+            memset(start + 3, 'x', (size_t)(at - start - 3));
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
@@ -224,6 +238,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     g_set_prgname("fleecefs");
     options = fl_options_parse(argv, &error);
+    hide_credentials(argv);
     fl_log_init(options == NULL || !(options->debug || options->verbose) ? G_LOG_LEVEL_MESSAGE
                 : options->debug                                         ? G_LOG_LEVEL_DEBUG
                                                                          : G_LOG_LEVEL_INFO);

@@ -57,9 +57,13 @@ class Tls(lib.TestCase):
             for text in shown:
                 for secret in secrets:
                     self.assertNotIn(secret, text)
-            # A URI names where keys are and whose they are, as the user wrote it; never the keys.
-            with open(f"/proc/{mount.pid}/cmdline") as f:
-                self.assertNotIn(secrets[-1], f.read())
+            # The list of processes has where keys are, as the user wrote it; never whose they are, or
+            # the keys.
+            for line in lib.run("ps", "-ww", "-eo", "args").splitlines():
+                if mount.point in line:
+                    self.assertIn("tls-", line)
+                    self.assertNotIn(USER, line)
+                    self.assertNotIn(secrets[-1], line)
 
     def refused(self, uri):
         said = self.assert_refused("-o", "timeout=10", uri, self.mkdir("mnt"))
@@ -102,6 +106,22 @@ class Tls(lib.TestCase):
                    secret)
         self.refused(f"nbds+unix://{USER}@/?socket={server.path}&tls-psk-file={others}")
         self.refused(f"nbds+unix://mallory@/?socket={server.path}&tls-psk-file={keys}")
+
+    def test_a_password_in_a_uri(self):
+        """There is none in NBD; whoever writes one there does not find it anywhere."""
+        server = self.nbdkit("file", self.image)
+        uri = f"nbd+unix://{USER}:hunter2@/?socket={server.path}"
+        with self.mount(uri, options=["-v"]) as mount:
+            shown = [mount.output(), mount.read("default/info.json"),
+                     mount.read(".fleecefs/status.json"), mount.read(".fleecefs/metrics"),
+                     lib.run("ps", "-ww", "-eo", "args")]
+            for text in shown:
+                self.assertNotIn("hunter2", text)
+                self.assertNotIn(USER, text)
+        server.kill()
+        said = self.assert_refused(uri, self.mkdir("mnt"))
+        self.assertNotIn("hunter2", said)
+        self.assertNotIn(USER, said)
 
     def test_qemu_nbd(self):
         folder = self.mkdir("psk")
