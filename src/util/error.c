@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/error.h"
 
-G_DEFINE_QUARK(fl - error - quark, fl_error)
+/* Not G_DEFINE_QUARK, whose variable threads would race for. */
+GQuark fl_error_quark(void)
+{
+    return g_quark_from_static_string("fl-error-quark");
+}
 
 G_GNUC_PRINTF(3, 0)
 static void set_error(GError **error, FlErrorCode code, const char *format, va_list args)
