@@ -115,7 +115,7 @@ class Hostile(lib.TestCase):
             first = offset // 512 % 2
             return many[8 * first:8 * min(length // 512, 1 << 17)]
         self.export.on_status = status
-        mount = self.mounted()
+        mount = self.mount(self.server.uri())
         # A hole that need not read as zero is data; the bitmap has every other sector.
         self.assertEqual(os.stat(mount / "default/disk.raw").st_blocks, size // 512)
         self.assertEqual(os.stat(mount / "default/dirty/b.raw").st_blocks, size // 1024)
@@ -139,6 +139,31 @@ class Hostile(lib.TestCase):
         self.assertEqual(len(mount.read("default/disk.map").splitlines()), SIZE // 512)
         self.assertEqual(len(mount.read("default/dirty/b.map").splitlines()), 1)
         self.end(mount)
+
+    def test_contexts_that_overlap(self):
+        """The same range of one context twice in a reply, with others between."""
+        self.export.contexts = {ALLOCATION: [(0, SIZE // 2, 0), (SIZE // 2, SIZE, 3)],
+                                DIRTY + "b": [(0, SIZE, 1)]}
+        self.disk = self.export.data = self.disk[:SIZE // 2] + bytes(SIZE // 2)
+        asked = itertools.count()
+        self.export.status_ids = [1, 2, 1, 1, 2]
+        self.export.on_status = lambda context, offset, length: \
+            [(length, 0)] if context == ALLOCATION and next(asked) % 3 else None
+        mount = self.mounted()
+        try:
+            self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+            self.assertEqual(len(mount.read("default/disk.map").splitlines()), 2)
+        except OSError as error:
+            self.assertEqual(error.errno, errno.EIO)
+        self.end(mount)
+
+    def test_contexts_left_out_of_a_reply(self):
+        """A gap is not taken for zeros, or for clean."""
+        for ids in ([1], [2], [9], [0], [1, 9], [2, (1 << 32) - 1]):
+            with self.subTest(ids):
+                self.began = time.monotonic()
+                self.export.status_ids = ids
+                self.refuses()
 
     def test_status_of_a_context_that_was_not_asked_for(self):
         self.export.listed = [ALLOCATION]

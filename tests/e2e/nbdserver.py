@@ -33,7 +33,8 @@ class Export:
     name of a meta context to extents [(start, end, type)] that cover the disk.
 
     `blocks` is the minimum, preferred and maximum block size to tell of; `listed` the contexts to
-    list, which may be others, or the same more than once.
+    list, which may be others, or the same more than once; `status_ids` the numbers of the contexts
+    (from 1 on, as negotiated) that a reply of block status has, in its order.
 
     Hooks, called by the connection's thread before a request is answered:
     `on_read(offset, length)` may raise OSError, which the client gets as an error, or HangUp, and
@@ -46,6 +47,7 @@ class Export:
     contexts: dict = dataclasses.field(default_factory=dict)
     blocks: tuple = None
     listed: list = None
+    status_ids: list = None
     on_read: typing.Callable = lambda offset, length: None
     on_status: typing.Callable = lambda context, offset, length: None
 
@@ -197,13 +199,15 @@ class NbdServer:
                 else:
                     stream.send(">IIQ", 0x67446698, 0, handle, data)
             elif command == BLOCK_STATUS:
-                for i, context in enumerate(contexts, 1):
+                ids = export.status_ids or range(1, len(contexts) + 1)
+                for n, i in enumerate(ids, 1):
+                    context = contexts[(i - 1) % len(contexts)]
                     said = export.on_status(context, offset, length)
                     if said is None:
                         said = export.status(context, offset, length)[:1 if flags & 8 else None]
                     if not isinstance(said, bytes):
                         said = b"".join(struct.pack(">II", *d) for d in said)
-                    chunk(5, struct.pack(">I", i) + said, i == len(contexts))
+                    chunk(5, struct.pack(">I", i) + said, n == len(ids))
             else:
                 raise OSError(errno.EINVAL, "not here")
         except OSError as error:

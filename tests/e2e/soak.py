@@ -183,6 +183,7 @@ class Soak(lib.TestCase):
             mount.check_gone()
             if server.process.poll() is not None:
                 server.restart()
+            server.wait()
 
 
 class KilledServer:
@@ -195,13 +196,13 @@ class KilledServer:
         self.uri = "nbd+unix:///?socket=" + self.path
         self._start()
         test.defer(self.kill)
-        self._wait()
+        self.wait()
 
     def _start(self):
         self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL,
                                         preexec_fn=lib.die_with_us)
 
-    def _wait(self):
+    def wait(self):
         """Until it answers: tools that do not try again come next."""
         while True:
             with socket.socket(socket.AF_UNIX) as client:
