@@ -150,13 +150,14 @@ class Faults(lib.TestCase):
             def status():
                 return mount.json(".fleecefs/status.json")["exports"][0]
 
-            places = range(0, SIZE, SIZE // 8)
-            reads = [pool.submit(self.read, mount, 4096, at) for at in places[:4]]
+            # Large enough that the first connection does not take them all.
+            places, length = range(0, SIZE, SIZE // 8), 64 * lib.KIB
+            reads = [pool.submit(self.read, mount, length, at) for at in places[:4]]
             while status()["connections"] < 2:
                 pass
-            reads += [pool.submit(self.read, mount, 4096, at) for at in places[4:]]
+            reads += [pool.submit(self.read, mount, length, at) for at in places[4:]]
             for at, found in zip(places, reads):
-                self.assertEqual(found.result(lib.PATIENCE), self.disk[at:at + 4096])
+                self.assertEqual(found.result(lib.PATIENCE), self.disk[at:at + length])
             self.assertEqual((status()["connections"], status()["reconnects"]), (1, 0))
 
     def test_a_server_that_drops_every_read(self):
