@@ -208,6 +208,7 @@ static void interrupted(fuse_req_t req, void *opaque)
 void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint64_t offset)
 {
     const FlView *view = source->view;
+    bool failed = source->disk != NULL && fl_disk_failure(source->disk) != NULL;
     FileRead *file;
     size_t at = 0;
 
@@ -238,6 +239,10 @@ void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint
         FlPiece piece = fl_view_piece(view, offset + at);
         size_t n = (size_t)MIN(piece.end - piece.start, file->size - at);
 
+        if (failed && piece.kind != FL_PIECE_MADE) {
+            file->result = -EIO;
+            break;
+        }
         switch (piece.kind) {
         case FL_PIECE_DISK:
             add_disk(file, at, piece.disk_offset, n);
