@@ -7,6 +7,7 @@ import struct
 import subprocess
 
 import lib
+from monitor import Filter
 from vm import Disk, Refused, Vm
 
 NULL = '{"driver": "null-co", "node-name": "%s", "size": 1048576, "read-only": true}'
@@ -270,6 +271,24 @@ class Faults(lib.TestCase):
             with self.assertRaisesRegex(Refused, f"disk {name} runs in an iothread.* 8.2.3, 9.0"):
                 vm.begin("--disk", name)
         vm.begin("--disk", "vdb").finish("commit")
+
+    def test_qemu_is_too_old(self):
+        """It is asked what it can do, not how old it is."""
+        vm, points = self.begin()
+
+        def forget(message):
+            if "return" in message and monitor.commands[-1] == "query-qmp-schema":
+                for entry in message["return"]:
+                    if entry["name"] == "block-export-add":
+                        entry["name"] = "block-export-sub"
+            return message
+
+        monitor = Filter(vm, forget)
+        with self.assertRaisesRegex(Refused, r"this QEMU \([0-9.]+\) has no block-export-add, which "
+                                    "came with 5.2"):
+            vm.begin(monitor=monitor.path)
+        self.assertNotIn("blockdev-add", monitor.commands)
+        self.check_clean(vm, points)
 
     def test_no_monitor(self):
         vm, _ = self.begin()

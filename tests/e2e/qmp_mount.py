@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """`fleecefs qmp:PATH` as its users run it: mount, back up, commit or abort, restore."""
+import concurrent.futures
 import contextlib
 import mmap
 import os
@@ -58,11 +59,14 @@ class Relay:
 
     def __init__(self, test, target):
         self.path, self.target, self.open = test.path("relay"), target, []
+        self.go = threading.Event()  # while it is not set, nothing goes through
+        self.go.set()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.path)
         self.listener.listen()
         test.defer(self.listener.shutdown, socket.SHUT_RDWR)
         test.defer(self.cut)
+        test.defer(self.go.set)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -83,6 +87,7 @@ class Relay:
                     data = end.recv(1 << 20)
                     if not data:
                         return
+                    self.go.wait()
                     (server if end is client else client).sendall(data)
 
     def cut(self):
@@ -113,6 +118,16 @@ class QmpMount(lib.TestCase):
     def models(self, vm):
         return {name: bytes(disk.model) for name, disk in vm.disks.items()}
 
+    @staticmethod
+    def wait_failed(mount, count=1):
+        """Waits until COUNT disks have failed, which takes an event to get to the daemon; returns
+        why, by their names."""
+        while True:
+            disks = mount.json(".fleecefs/status.json")["exports"]
+            failed = {d["name"]: d["failure"] for d in disks if d["state"] == "failed"}
+            if len(failed) >= count:
+                return failed
+
     def test_nothing_changes_while_mounted(self):
         vm = self.vm(Disk(self, "vda"), Disk(self, "vdb", kind="raw"),
                      Disk(self, "vdc", kind="data-file"), Disk(self, "vdd", style="drive"))
@@ -120,16 +135,31 @@ class QmpMount(lib.TestCase):
         before = self.models(vm)
         mount = self.begin(vm)
         self.assertEqual(mount.folders(), sorted(vm.disks))
-        files = [f for f in mount.files() if not f.endswith("info.json")]
+        self.end(vm, mount, "--commit", "--force")
+        vm.scribble(self.rng)
+        before = self.models(vm)
+        mount = self.begin(vm)
+        files = mount.files()
+        self.assertEqual(sum("/dirty/last." in f for f in files), 6 * len(vm.disks))
         # Half of the files are read before the guest writes, all of them after.
         first = {f: mount.read(f, "rb") for f in files[::2]}
-        vm.scribble(self.rng, 20)
-        vm.zero("vda", 0, lib.MIB, "discard")
-        vm.write("vda", 512, 512, 77)
+        for name in vm.disks:
+            vm.scribble(self.rng, 5)
+            vm.zero(name, 0, lib.MIB, "discard")
+            vm.zero(name, 3 * lib.MIB, lib.MIB, "write -z")
+            vm.write(name, 4 * lib.MIB + 100, 100, 77)
+            vm.write(name, 512, 512, 77)
         for name, data in first.items():
-            self.assertTrue(mount.read(name, "rb") == data, name)
+            self.assertTrue(self.read_direct(mount / name) == data, name)
         for name, data in before.items():
-            self.assertTrue(mount.read(f"{name}/disk.raw", "rb") == data, name)
+            self.assertTrue(self.read_direct(mount / f"{name}/disk.raw") == data, name)
+            new, info = self.path("new"), mount.json(f"{name}/info.json")
+            self.assertEqual(info["mode"], "incremental")
+            lib.run("qemu-img", "compare", "-q", "-F", "raw", mount / f"{name}/dirty/last.qcow2",
+                    mount / f"{name}/disk.raw")
+            lib.run("qemu-img", "convert", "-O", "raw", mount / f"{name}/disk.qcow2", new)
+            with open(new, "rb") as f:
+                self.assertTrue(f.read() == data, name)
         self.end(vm, mount, "--abort")
 
     def test_commit_wants_everything_read(self):
@@ -213,8 +243,7 @@ class QmpMount(lib.TestCase):
             cut += relay.cut()
             for name, data in before.items():
                 with self.subTest(round=round_, disk=name):
-                    self.read_direct(mount / f"{name}/disk.raw")
-                    self.assertTrue(mount.read(f"{name}/disk.raw", "rb") == data)
+                    self.assertTrue(self.read_direct(mount / f"{name}/disk.raw") == data)
             self.assertEqual({name: mount.read(name) for name in texts}, said)
         status = mount.json(".fleecefs/status.json")["exports"]
         self.assertEqual({d["state"] for d in status}, {"ok"})
@@ -287,6 +316,79 @@ class QmpMount(lib.TestCase):
                 self.assertEqual(vm.leftovers(), [])
                 self.assertEqual(vm.points(), points)
 
+    def test_snapshots_that_are_lost(self):
+        """Reads fail, the daemon says why, commit refuses, and the other disk goes on."""
+        null = '{"driver": "null-co", "node-name": "sda", "size": 1048576, "read-zeroes": true}'
+        for how, says in (("unplug", "unplugged|its backup job"), ("export", "export was removed"),
+                          ("quit", "QEMU has ended|export was removed"), ("kill", "QEMU has ended")):
+            with self.subTest(how=how):
+                vm = Vm(self, [Disk(self, "vda")], [
+                    "-device", "virtio-scsi-pci", "-blockdev", null,
+                    "-device", "scsi-hd,id=dev-sda,drive=sda"])
+                vm.scribble(self.rng)
+                before = {"vda": bytes(vm.disks["vda"].model), "sda": bytes(lib.MIB)}
+                mount = self.begin(vm)
+                if how == "unplug":
+                    vm.qmp("device_del", id="dev-sda")
+                elif how == "export":
+                    vm.qmp("block-export-del", id="fleecefs-1-export", mode="hard")
+                elif how == "quit":
+                    vm.quit()
+                else:
+                    vm.kill()
+                failed = self.wait_failed(mount, 2 if "QEMU" in says else 1)
+                for name, why in failed.items():
+                    self.assertRegex(why, says)
+                    # Also where it is known that there are zeros.
+                    self.assert_errno(5, self.read_direct, mount / f"{name}/disk.raw")
+                done = self.fleecefs("--commit", "--force", mount.point)
+                self.assertEqual(done.returncode, 1)
+                self.assertRegex(done.stderr, "cannot commit: .* disk .* is lost: ")
+                if len(failed) == 1:
+                    vm.scribble(self.rng)
+                    for name in {"sda", "vda"} - set(failed):
+                        self.assertTrue(self.read_direct(mount / f"{name}/disk.raw") ==
+                                        before[name])
+                    self.end(vm, mount, "--abort")
+                    continue
+                done = self.fleecefs("--abort", mount.point)
+                self.assertEqual(done.returncode, 3)
+                self.assertRegex(done.stderr, "QEMU has ended; .* when a backup of this VM is next")
+                mount.check_gone()
+                vm.start()
+                self.end(vm, self.begin(vm), "--abort")
+
+    def test_data_connections_that_stall(self):
+        """Commit and abort do not wait for them, and whoever reads is told."""
+        for command in ("--commit", "--abort"):
+            with self.subTest(command=command):
+                vm = self.vm()
+                server = self.path("server")
+                vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": server}})
+                relay = Relay(self, server)
+                vm.scribble(self.rng)
+                mount = self.begin(vm, "-o",
+                                   f"nbd=nbd+unix:///?socket={relay.path},readahead=0")
+                for name in vm.disks:
+                    self.read_direct(mount / f"{name}/disk.raw")
+                relay.go.clear()
+                with concurrent.futures.ThreadPoolExecutor() as pool:
+                    reader = pool.submit(self.read_direct, mount / "vda/disk.raw")
+                    while not reader.done() and not any(
+                            d["requests_in_flight"]
+                            for d in mount.json(".fleecefs/status.json")["exports"]):
+                        pass
+                    start = time.monotonic()
+                    done = self.fleecefs(command, mount.point)
+                    self.assertEqual((done.returncode, done.stderr), (0, ""))
+                    # Less than the time-out for a server that is silent.
+                    self.assertLess(time.monotonic() - start, 20)
+                    self.assertIsInstance(reader.exception(lib.PATIENCE), OSError)
+                mount.check_gone()
+                relay.go.set()
+                vm.qmp("nbd-server-stop")
+                self.assertEqual(vm.leftovers(), [])
+
     def test_a_job_that_somebody_else_ends(self):
         vm = self.vm()
         vm.scribble(self.rng)
@@ -294,9 +396,7 @@ class QmpMount(lib.TestCase):
         mount.read("vdb/disk.raw", "rb")
         for job in vm.qmp("query-jobs"):
             vm.qmp("job-cancel", id=job["id"])
-        # Waits for the event to reach the daemon, not for time to pass.
-        while any(d["state"] == "ok" for d in mount.json(".fleecefs/status.json")["exports"]):
-            pass
+        self.wait_failed(mount, 2)
         vm.scribble(self.rng)
         for name in ("vda", "vdb"):
             self.assert_errno(5, self.read_direct, mount / f"{name}/disk.raw")
@@ -307,10 +407,11 @@ class QmpMount(lib.TestCase):
     @staticmethod
     def read_direct(path):
         """Reads all of a file past the kernel's cache."""
-        buf = mmap.mmap(-1, lib.MIB)
+        buf, data = mmap.mmap(-1, lib.MIB), bytearray()
         with open(os.open(path, os.O_RDONLY | os.O_DIRECT), "rb", buffering=0) as f:
-            while f.readinto(buf):
-                pass
+            while n := f.readinto(buf):
+                data += buf[:n]
+        return bytes(data)
 
     def test_rounds(self):
         """Random rounds of write, mount, back up, and every end: every backup is right."""
