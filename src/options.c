@@ -113,8 +113,12 @@ static bool set_since(FlOptions *options, const char *value, GError **error)
 
 static bool set_disk(FlOptions *options, const char *value, GError **error)
 {
+    g_auto(GStrv) disks = g_strsplit(value, ":", -1);
+
+    if (*value == '\0' || g_strv_contains((const char *const *)disks, ""))
+        return fl_fail_usage(error, "option disk: a name is empty: disk=NODE[:NODE...]");
     g_strfreev(options->disks);
-    options->disks = g_strsplit(value, ":", -1);
+    options->disks = g_steal_pointer(&disks);
     return true;
 }
 
@@ -130,6 +134,9 @@ static bool set_scratch(FlOptions *options, const char *value, GError **error)
 
 static bool set_nbd(FlOptions *options, const char *value, GError **error)
 {
+    if (!g_str_has_prefix(value, "nbd") || strstr(value, ":") == NULL)
+        return fl_fail_usage(error, "option nbd: '%s' is no NBD URI, as nbd+unix:///?socket=PATH",
+                             value);
     g_free(options->nbd);
     options->nbd = g_strdup(value);
     return true;

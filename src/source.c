@@ -248,8 +248,15 @@ static GPtrArray *find_disk(Opening *opening, const FlBackupDisk *disk, GError *
     FlWait wait = handshake_wait(opening);
     FlServer *server;
 
-    if (disk->image == NULL)
-        return fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
+    if (disk->image == NULL) {
+        GPtrArray *found = fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
+
+        if (found == NULL && sources->options->nbd != NULL)
+            g_prefix_error(error,
+                           "%s: disk %s is not to be had where -o nbd= says: ", opening->spec->text,
+                           disk->name);
+        return found;
+    }
     server = fl_server_new_image(disk->image, disk->image_format, error);
     if (server == NULL)
         return NULL;

@@ -4,8 +4,8 @@
  *
  * Most of it QEMU itself keeps, by name. The rest is in two small files in the state directory,
  * named after the VM: KEY.lock, locked while a daemon works on it, which also keeps the last point
- * in time and stays; and KEY.journal (JSON), which exists from before anything is made in the VM
- * until all of it is gone.
+ * in time and stays; and KEY.journal (JSON), which exists from before anything is made in the VM,
+ * but for a mark that says who has it, until all of it is gone.
  *
  * One thread at a time.
  */

@@ -132,11 +132,16 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     const char *path = options->source + strlen("qmp:");
     FlFleece *session = g_new0(FlFleece, 1);
     g_autoptr(FlBackup) backup = &session->backup;
+    g_autoptr(GError) failure = NULL;
     g_autofree char *directory = NULL;
     g_autofree char *key = NULL;
 
     fl_backup_init(backup, &fl_fleece_backup_ops, options);
     session->inconsistent = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    if (*path == '\0') {
+        fl_fail_usage(error, "qmp:PATH needs the path of a monitor's socket");
+        return NULL;
+    }
     if (options->since != NULL) {
         fl_fail_usage(error, "%s: checkpoints (since=) are libvirt's; series= names ours",
                       options->source);
@@ -147,8 +152,13 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
         g_canonicalize_filename(options->scratch != NULL ? options->scratch : "/var/tmp", NULL);
     if (options->agent != NULL)
         session->agent_path = g_canonicalize_filename(options->agent, NULL);
-    if (!connect_monitor(session, error))
+    if (!connect_monitor(session, &failure)) {
+        fl_fail(error, "%s%s", failure->message,
+                fl_fleece_listens(session->monitor)
+                    ? ""
+                    : "; does QEMU run, with -qmp unix:PATH,server=on,wait=off?");
         return NULL;
+    }
     directory = fl_state_directory(error);
     if (directory == NULL)
         return NULL;

@@ -38,10 +38,8 @@ bool fl_fleece_freeze(FlFleece *session, GError **error)
         hurry(session);
         return true;
     }
-    if (!session->backup.options->agent_optional) {
-        g_propagate_error(error, g_steal_pointer(&failure));
-        return false;
-    }
+    if (!session->backup.options->agent_optional)
+        return fl_fail(error, "%s; -o agent_optional goes on without it", failure->message);
     fl_backup_note(&session->backup,
                    "the guest was not frozen, so the snapshot is like after a power cut: %s",
                    failure->message);

@@ -34,8 +34,8 @@ static int make_file(const FlFleece *session, GError **error)
         if (fd >= 0 && g_unlink(name) == 0)
             return fd;
     }
-    fl_fail(error, "scratch directory %s: cannot make a file: %s", directory(session),
-            g_strerror(errno));
+    fl_fail(error, "scratch directory %s: cannot make a file: %s; -o scratch=DIR names another",
+            directory(session), g_strerror(errno));
     if (fd >= 0)
         close(fd);
     return -1;
