@@ -14,8 +14,6 @@ import time
 import lib
 from vm import Disk, Vm
 
-ROUNDS = int(os.environ.get("ROUNDS", "12"))
-
 
 class Chain:
     """Backups of one disk: brought up to date by ddrescue, and a chain of qcow2 files."""
@@ -412,34 +410,6 @@ class QmpMount(lib.TestCase):
             while n := f.readinto(buf):
                 data += buf[:n]
         return bytes(data)
-
-    def test_rounds(self):
-        """Random rounds of write, mount, back up, and every end: every backup is right."""
-        vm = self.vm()
-        chains = {name: Chain(self, name) for name in vm.disks}
-        for _ in range(ROUNDS):
-            vm.scribble(self.rng, self.rng.randrange(5))
-            expected = self.models(vm)
-            mount = self.begin(vm)
-            vm.scribble(self.rng, 2)
-            backups = {name: chain.copy(mount) for name, chain in chains.items()}
-            for name, chain in chains.items():
-                chain.check(backups[name], expected[name])
-            how = self.rng.choice(("--commit", "--commit", "--abort", "unmount", "kill"))
-            if how == "unmount":
-                mount.unmount()
-            elif how == "kill":
-                mount.kill()
-                lib.run("fusermount3", "-u", mount.point)
-                continue
-            else:
-                self.end(vm, mount, how)
-            if how == "--commit":
-                for name, chain in chains.items():
-                    chain.keep(backups[name])
-            self.assertEqual(vm.leftovers(), [])
-        self.end(vm, self.begin(vm), "--abort")
-        self.assertTrue(all(len(p) <= 1 for p in vm.points().values()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Rounds of write, mount, back up and every end there is, at random: every backup that was committed
+restores to what the disks held, and in the VM all is as it was."""
+import collections
+import os
+import signal
+import subprocess
+import time
+
+import lib
+from qmp_mount import Chain
+from vm import Disk, Vm
+
+ROUNDS = int(os.environ.get("ROUNDS", "15"))
+# What a round ends with, and how often.
+ENDS = {"commit": 6, "abort": 2, "unmount": 2, "signal": 2, "killed": 3, "killed-beginning": 4,
+        "killed-ending": 4, "qemu-quits": 1, "qemu-killed": 1}
+
+
+class Rounds(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        lib.require("ddrescue")
+        self.vm = Vm(self, [Disk(self, "vda"), Disk(self, "vdb", kind="raw"),
+                            Disk(self, "vdc", kind="data-file"), Disk(self, "vdd", style="drive")])
+        self.scratch, self.point = self.mkdir("scratch"), self.mkdir("mnt")
+        self.chains = {name: Chain(self, name) for name in self.vm.disks}
+        self.committed = None  # id of the last restore point
+        self.options = ["-o", "scratch=" + self.scratch]
+
+    def traces(self):
+        """What a backup could leave: in QEMU, of its files, and on the host."""
+        vm, fds = self.vm, f"/proc/{self.vm.process.pid}/fd"
+        links = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
+        return {
+            "nodes": sorted(n["node-name"] for n in vm.qmp("query-named-block-nodes", flat=True)
+                            if not n["node-name"].startswith("#")),
+            "number of nodes": len(vm.qmp("query-named-block-nodes", flat=True)),
+            "jobs": vm.qmp("query-jobs"),
+            "exports": vm.qmp("query-block-exports"),
+            "bitmaps": sorted(name for _, name in vm.bitmaps()
+                              if not name.startswith("fleecefs.last.")),
+            "files of QEMU": sorted(x for x in links if self.scratch in x),
+            "scratch": os.listdir(self.scratch),
+            "other": vm.leftovers(),
+        }
+
+    def mount_it(self):
+        return self.mount("qmp:" + self.vm.monitor, env=self.vm.environment(),
+                          options=self.options, point=self.point)
+
+    def clear_mount(self):
+        """Takes away a mount whose daemon is dead."""
+        if lib.is_mounted(self.point):
+            lib.run("fusermount3", "-u", self.point)
+
+    def recover(self):
+        lib.run(*lib.FLEECEFS, "--recover", "qmp:" + self.vm.monitor, env=self.vm.environment())
+
+    def kill_while_beginning(self):
+        with subprocess.Popen([*lib.FLEECEFS, "-f", *self.options, "qmp:" + self.vm.monitor,
+                               self.point], env=self.vm.environment(), stderr=subprocess.DEVNULL,
+                              preexec_fn=lib.die_with_us) as process:
+            time.sleep(self.rng.random() * 0.25)  # any moment will do
+            process.kill()
+        self.clear_mount()
+
+    def end(self, how, mount):
+        """Ends a mount in a way that is not a commit."""
+        vm = self.vm
+        if how == "abort":
+            done = self.fleecefs("--abort", mount.point)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+        elif how == "unmount":
+            mount.unmount()
+        elif how == "signal":
+            os.kill(mount.pid, self.rng.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
+        elif how == "killed":
+            mount.kill()
+            self.clear_mount()
+        elif how.startswith("qemu"):
+            for name in vm.disks:
+                vm.io(name, "flush")  # as a guest does; else QEMU loses what it has not written
+            if how == "qemu-quits":
+                vm.quit()
+            else:
+                vm.kill()
+            done = self.fleecefs("--abort", mount.point)
+            self.assertEqual(done.returncode, 3, done.stderr)
+            vm.start()
+        if how != "killed":
+            mount.check_gone()
+
+    def commit(self, mount, killed):
+        """Whether it was committed."""
+        point = mount.json("vda/info.json")["restore_point"]
+        argv = [*lib.FLEECEFS, "--commit", mount.point]
+        if not killed:
+            lib.run(*argv)
+            mount.check_gone()
+            self.committed = point
+            return True
+        with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as client:
+            time.sleep(self.rng.random() * 0.15)
+            mount.kill()
+        self.clear_mount()
+        self.recover()
+        # One transaction for all disks: all or none.
+        found = {len([p for p in points if p.endswith(point)])
+                 for points in self.vm.points().values()} or {0}
+        self.assertEqual(len(found), 1, self.vm.points())
+        if found == {1}:
+            self.committed = point
+        self.assertTrue(client.returncode != 0 or found == {1}, "said to be committed, and is not")
+        return found == {1}
+
+    def round(self, how):
+        vm = self.vm
+        vm.scribble(self.rng, self.rng.randrange(4))
+        expected = {name: bytes(disk.model) for name, disk in vm.disks.items()}
+        if how == "killed-beginning":
+            self.kill_while_beginning()
+            vm.scribble(self.rng, 1)
+            return how
+        mount = self.mount_it()
+        vm.scribble(self.rng, 2)
+        backups = {}
+        for name, chain in self.chains.items():
+            info = mount.json(f"{name}/info.json")
+            if info["mode"] == "incremental":
+                self.assertEqual(info["base"], self.committed)
+            backups[name] = chain.copy(mount)
+            chain.check(backups[name], expected[name])
+        if how not in ("commit", "killed-ending"):
+            self.end(how, mount)
+        elif self.commit(mount, how != "commit"):
+            for name, chain in self.chains.items():
+                chain.keep(backups[name])
+            if how != "commit":
+                how += ", committed"
+        return how
+
+    def test_rounds(self):
+        before, done = self.traces(), collections.Counter()
+        for number in range(ROUNDS):
+            how = self.rng.choices(list(ENDS), ENDS.values())[0]
+            with self.subTest(round=number, how=how):
+                done[self.round(how)] += 1
+                if how not in ("killed", "killed-beginning", "qemu-quits"):
+                    self.assertEqual(self.traces(), before)
+                if self.rng.randrange(4) == 0:
+                    self.recover()
+                    self.assertEqual(self.traces(), before)
+        # What the last rounds have left is found by the next session.
+        self.round("commit")
+        self.assertEqual(self.traces(), before)
+        self.assertEqual({len(points) for points in self.vm.points().values()}, {1})
+        print(", ".join(f"{n} {how}" for how, n in sorted(done.items())), end=" ")
+
+
+if __name__ == "__main__":
+    lib.main()
