@@ -214,6 +214,27 @@ class Faults(lib.TestCase):
         snapshot.finish("abort")
         self.check_clean(vm, points)
 
+    def test_write_threshold(self):
+        """QEMU tells when a scratch file has grown: it may grow on while there is room."""
+        vm = Vm(self, [Disk(self, "vda", 32 * lib.MIB)])
+        vm.write("vda", 0, 32 * lib.MIB, 1)
+        snapshot = vm.begin("--scratch", self.small_scratch("32m"))
+
+        def threshold():
+            return next(n["write_threshold"] for n in vm.qmp("query-named-block-nodes", flat=True)
+                        if n["node-name"] == "fleecefs-0-file")
+
+        first = threshold()
+        self.assertTrue(8 * lib.MIB < first < 16 * lib.MIB, first)
+        vm.write("vda", 0, 18 * lib.MIB, 2)
+        vm.qmp.wait("BLOCK_WRITE_THRESHOLD")
+        # It is gone with the event, until the daemon has set the next one.
+        while threshold() == 0:
+            pass
+        self.assertGreater(threshold(), first)
+        self.assertTrue(snapshot.read("vda") == bytes([1]) * 32 * lib.MIB)
+        snapshot.finish("commit")
+
     def test_scratch_use_is_told(self):
         vm = Vm(self, [Disk(self, "vda")])
         vm.write("vda", 0, lib.MIB, 1)

@@ -8,6 +8,7 @@ import errno
 import json
 import mmap
 import os
+import socket
 import threading
 
 import lib
@@ -115,6 +116,20 @@ class QmpVouch(lib.TestCase):
         self.assert_errno(errno.EIO, os.stat, mount / "vdb/disk.map")
         silent = False
         self.assertEqual(self.read(path, lib.MIB, 65536), (bytes([OLD]) * 65536, 0))
+        for name in self.vm.disks:
+            self.assertEqual(mount.read(f"{name}/disk.raw", "rb"), bytes([OLD]) * 16 * lib.MIB)
+        self.end(mount, "--commit")
+
+    def test_monitor_that_closes(self):
+        """QEMU goes on: it is asked by the next connection."""
+        monitor = Filter(self.vm, connections=2)
+        mount = self.begin(monitor.path)
+        path = mount / "vdb/disk.raw"
+        self.assertEqual(self.read(path, 0, 65536), (bytes([OLD]) * 65536, 0))
+        monitor.client.shutdown(socket.SHUT_RDWR)
+        before = len(monitor.commands)
+        self.assertEqual(self.read(path, lib.MIB, 65536), (bytes([OLD]) * 65536, 0))
+        self.assertIn("query-jobs", monitor.commands[before:])
         for name in self.vm.disks:
             self.assertEqual(mount.read(f"{name}/disk.raw", "rb"), bytes([OLD]) * 16 * lib.MIB)
         self.end(mount, "--commit")
