@@ -199,6 +199,7 @@ static const char *const allowed[] = {
     "lseek",
     "lstat",
     "lstat64",
+    "memfd_create",
     "mkdir",
     "mkdirat",
     "newfstatat",

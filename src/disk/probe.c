@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "probe.h"
+
+#include "config.h"
+
+#ifdef HAVE_BLKID
+
+#include "util/printable.h"
+
+#include <blkid.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* libblkid counts in these, whatever sectors the disk has. */
+#define UNIT        512u
+#define PRIMARY_MAX 4 /* partitions of an MBR */
+
+bool fl_probe_is_there(void)
+{
+    return true;
+}
+
+static char *copy_text(const char *text)
+{
+    return text != NULL && *text != '\0' ? fl_printable(text) : NULL;
+}
+
+static void take_entry(GArray *entries, const char *kind, blkid_partition found)
+{
+    bool gpt = strcmp(kind, "gpt") == 0;
+    blkid_loff_t start = blkid_partition_get_start(found), size = blkid_partition_get_size(found);
+    int number = blkid_partition_get_partno(found);
+    FlTableEntry entry = {.partition = {.number = (unsigned)number}};
+
+    /* Tables inside of an MBR's partitions, and logical ones that came into sight, count on. */
+    if (number <= 0 || (!gpt && number > PRIMARY_MAX) || start < 0 || size <= 0 ||
+        start > INT64_MAX / UNIT || size > INT64_MAX / UNIT)
+        return;
+    entry.partition.start = (uint64_t)start * UNIT;
+    entry.partition.length = (uint64_t)size * UNIT;
+    if (gpt) {
+        entry.partition.type = copy_text(blkid_partition_get_type_string(found));
+        entry.partition.uuid = copy_text(blkid_partition_get_uuid(found));
+        entry.partition.name = copy_text(blkid_partition_get_name(found));
+    } else {
+        entry.partition.type = g_strdup_printf("0x%02x", (unsigned)blkid_partition_get_type(found));
+        entry.extended = blkid_partition_is_extended(found) != 0;
+    }
+    g_array_append_val(entries, entry);
+}
+
+static const char *look(blkid_probe probe, bool link, GArray *entries, char **id)
+{
+    char *kinds[] = {(char *)"dos", link ? NULL : (char *)"gpt", NULL};
+    blkid_partlist list = NULL;
+    blkid_parttable found = NULL;
+    const char *kind = NULL;
+
+    if (blkid_probe_filter_partitions_type(probe, BLKID_FLTR_ONLYIN, kinds) == 0)
+        list = blkid_probe_get_partitions(probe);
+    if (list != NULL)
+        found = blkid_partlist_get_table(list);
+    for (char **k = kinds; found != NULL && *k != NULL; k++) {
+        if (g_strcmp0(blkid_parttable_get_type(found), *k) == 0)
+            kind = *k;
+    }
+    if (kind == NULL)
+        return NULL;
+    *id = copy_text(blkid_parttable_get_id(found));
+    for (int i = 0; i < blkid_partlist_numof_partitions(list); i++)
+        take_entry(entries, kind, blkid_partlist_get_partition(list, i));
+    return kind;
+}
+
+/*
+ * libblkid wants a file of SIZE bytes when it is given it, and never looks again. Without what
+ * there is no need of, anything that a table would have it read there ends at once, however much
+ * that is, and is not taken for zeros.
+ */
+const char *fl_probe_table(const void *bytes, size_t length, uint64_t size, uint32_t sector,
+                           bool link, GArray *entries, char **id)
+{
+    int fd = memfd_create("partition table", MFD_CLOEXEC);
+    blkid_probe probe = blkid_new_probe();
+    const char *kind = NULL;
+
+    if (fd >= 0 && probe != NULL && write(fd, bytes, length) == (ssize_t)length &&
+        ftruncate(fd, (off_t)size) == 0 &&
+        blkid_probe_set_device(probe, fd, 0, (blkid_loff_t)size) == 0 &&
+        ftruncate(fd, (off_t)length) == 0 && blkid_probe_set_sectorsize(probe, sector) == 0)
+        kind = look(probe, link, entries, id);
+    blkid_free_probe(probe);
+    if (fd >= 0)
+        close(fd);
+    return kind;
+}
+
+#else
+
+bool fl_probe_is_there(void)
+{
+    return false;
+}
+
+const char *fl_probe_table(const void *bytes, size_t length, uint64_t size, uint32_t sector,
+                           bool link, GArray *entries, char **id)
+{
+    return NULL;
+}
+
+#endif

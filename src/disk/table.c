@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "disk/table.h"
+
+#include "probe.h"
+
+#define SMALL_SECTOR 512u
+#define LARGE_SECTOR 4096u
+/* A link of the chain of logical partitions. */
+#define LINK_BYTES 4096u
+#define LINKS_MAX  64
+/* Who has more does so to no good. */
+#define PARTITIONS_MAX 128
+#define FIRST_LOGICAL  5
+
+struct FlTable {
+    uint64_t size;
+    uint32_t sector;
+    bool complete;
+    const char *kind;
+    char *id;              /* of an MBR */
+    GPtrArray *partitions; /* of FlPartition */
+    GPtrArray *left_out;   /* of char * */
+    /* The extended partition, [start, end), and the link of its chain that is wanted. */
+    uint64_t extended_start, extended_end, link;
+    unsigned links, logical; /* read so far */
+};
+
+static void partition_clear(FlPartition *partition)
+{
+    g_free(partition->type);
+    g_free(partition->uuid);
+    g_free(partition->name);
+}
+
+static void partition_free(gpointer data)
+{
+    partition_clear(data);
+    g_free(data);
+}
+
+static void entry_clear(gpointer data)
+{
+    partition_clear(&((FlTableEntry *)data)->partition);
+}
+
+FlTable *fl_table_new(uint64_t size, uint32_t sector)
+{
+    FlTable *table = g_new0(FlTable, 1);
+
+    table->size = size;
+    table->sector = sector;
+    table->partitions = g_ptr_array_new_with_free_func(partition_free);
+    table->left_out = g_ptr_array_new_with_free_func(g_free);
+    table->complete = size < SMALL_SECTOR || !fl_probe_is_there();
+    return table;
+}
+
+void fl_table_free(FlTable *table)
+{
+    if (table == NULL)
+        return;
+    g_ptr_array_unref(table->partitions);
+    g_ptr_array_unref(table->left_out);
+    g_free(table->id);
+    g_free(table);
+}
+
+const char *fl_table_kind(const FlTable *table)
+{
+    return table->kind;
+}
+
+const GPtrArray *fl_table_partitions(const FlTable *table)
+{
+    return table->partitions;
+}
+
+const GPtrArray *fl_table_left_out(const FlTable *table)
+{
+    return table->left_out;
+}
+
+bool fl_table_wants(const FlTable *table, uint64_t *offset, size_t *length)
+{
+    if (table->complete)
+        return false;
+    *offset = table->link;
+    *length =
+        (size_t)MIN(table->size - table->link, table->kind == NULL ? FL_TABLE_MAX : LINK_BYTES);
+    return true;
+}
+
+static void leave_out(FlTable *table, unsigned number, const char *why)
+{
+    g_ptr_array_add(table->left_out, g_strdup_printf("%u: %s", number, why));
+}
+
+/* Why a partition cannot be shown; NULL if it can. */
+static const char *fault_of(const FlTable *table, const FlPartition *partition)
+{
+    uint64_t start = partition->start, length = partition->length;
+
+    if (start == 0 || start >= table->size || length > table->size - start)
+        return "does not lie on the disk";
+    for (guint i = 0; i < table->partitions->len; i++) {
+        const FlPartition *other = table->partitions->pdata[i];
+        if (start < other->start + other->length && other->start < start + length)
+            return "overlaps another";
+    }
+    return NULL;
+}
+
+/* Takes what ENTRY holds. */
+static void add_partition(FlTable *table, FlTableEntry *entry)
+{
+    FlPartition *partition = &entry->partition;
+    const char *fault = fault_of(table, partition);
+
+    if (fault != NULL) {
+        leave_out(table, partition->number, fault);
+    } else if (table->partitions->len == PARTITIONS_MAX) {
+        leave_out(table, partition->number, "there are too many");
+        table->complete = true;
+    } else {
+        if (table->id != NULL && partition->uuid == NULL)
+            partition->uuid = g_strdup_printf("%s-%02x", table->id, partition->number);
+        g_ptr_array_add(table->partitions, g_memdup2(partition, sizeof *partition));
+        *partition = (FlPartition){0};
+    }
+}
+
+/* The chain begins where the extended partition does. */
+static void begin_chain(FlTable *table, const FlTableEntry *entry)
+{
+    uint64_t start = entry->partition.start, length = entry->partition.length;
+
+    if (start == 0 || start >= table->size || length > table->size - start) {
+        leave_out(table, entry->partition.number, "does not lie on the disk");
+    } else {
+        table->link = table->extended_start = start;
+        table->extended_end = start + length;
+    }
+}
+
+/* Whether partitions beyond the end tell that sectors have another size than was thought. */
+static bool all_fit(const FlTable *table, const GArray *entries)
+{
+    for (guint i = 0; i < entries->len; i++) {
+        const FlPartition *partition = &g_array_index(entries, FlTableEntry, i).partition;
+        if (partition->start >= table->size || partition->length > table->size - partition->start)
+            return false;
+    }
+    return true;
+}
+
+/*
+ * A GPT says itself which sectors it counts in, by where it is. An MBR does not: they are those of
+ * the server if these are large, unless what it says would not fit on the disk then.
+ */
+static const char *parse_head(FlTable *table, const void *bytes, size_t length, GArray *entries)
+{
+    uint32_t sectors[] = {SMALL_SECTOR, LARGE_SECTOR};
+
+    if (table->sector == LARGE_SECTOR) {
+        sectors[0] = LARGE_SECTOR;
+        sectors[1] = SMALL_SECTOR;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(sectors); i++) {
+        const char *kind =
+            fl_probe_table(bytes, length, table->size, sectors[i], false, entries, &table->id);
+
+        if (kind != NULL && (sectors[i] == SMALL_SECTOR || all_fit(table, entries))) {
+            table->sector = sectors[i];
+            return kind;
+        }
+        g_array_set_size(entries, 0);
+        g_clear_pointer(&table->id, g_free);
+    }
+    return NULL;
+}
+
+static void feed_head(FlTable *table, const void *bytes, size_t length, GArray *entries)
+{
+    table->kind = parse_head(table, bytes, length, entries);
+    if (g_strcmp0(table->kind, "gpt") == 0)
+        g_clear_pointer(&table->id, g_free);
+    for (guint i = 0; i < entries->len && !table->complete; i++) {
+        FlTableEntry *entry = &g_array_index(entries, FlTableEntry, i);
+        if (!entry->extended)
+            add_partition(table, entry);
+        else if (table->link == 0)
+            begin_chain(table, entry);
+    }
+    table->complete = table->complete || table->link == 0;
+}
+
+/*
+ * A link is laid out as an MBR is: an entry for the logical partition, relative to the link, and
+ * one for the next link, relative to the extended partition.
+ */
+static void feed_link(FlTable *table, const void *bytes, size_t length, GArray *entries)
+{
+    g_autofree char *id = NULL;
+    uint64_t next = 0;
+
+    fl_probe_table(bytes, length, table->size - table->link, table->sector, true, entries, &id);
+    for (guint i = 0; i < entries->len && !table->complete; i++) {
+        FlTableEntry *entry = &g_array_index(entries, FlTableEntry, i);
+
+        if (entry->extended) {
+            if (next == 0)
+                next = entry->partition.start;
+            continue;
+        }
+        entry->partition.number = FIRST_LOGICAL + table->logical++;
+        if (entry->partition.start >= table->extended_end - table->link ||
+            entry->partition.length > table->extended_end - table->link - entry->partition.start) {
+            leave_out(table, entry->partition.number, "does not lie in the extended partition");
+            continue;
+        }
+        entry->partition.start += table->link;
+        add_partition(table, entry);
+    }
+    table->links++;
+    if (next == 0 || next >= table->extended_end - table->extended_start ||
+        table->links == LINKS_MAX)
+        table->complete = true;
+    table->link = table->extended_start + next;
+}
+
+void fl_table_feed(FlTable *table, const void *bytes)
+{
+    g_autoptr(GArray) entries = g_array_new(FALSE, FALSE, sizeof(FlTableEntry));
+    uint64_t offset;
+    size_t length;
+
+    g_array_set_clear_func(entries, entry_clear);
+    if (!fl_table_wants(table, &offset, &length))
+        return;
+    if (table->kind == NULL)
+        feed_head(table, bytes, length, entries);
+    else
+        feed_link(table, bytes, length, entries);
+}
