@@ -28,6 +28,11 @@ def private_mounts():
     if lib.libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     mount(None, b"/", None, MS_REC | MS_PRIVATE)
+    # What others have mounted would stay busy because of us.
+    with open("/proc/self/mounts") as f:
+        for line in f:
+            if line.split()[2] == "fuse.fleecefs":
+                lib.attempt("umount", "-l", line.split()[1])
     mount(b"journal", b"/run", b"tmpfs", 0)
     # /dev/log is missing where no systemd runs: all of /dev that is needed, and the link.
     devices = "/run/dev"
