@@ -70,6 +70,8 @@ const char *fl_disk_label(const FlDisk *disk);
 
 /* Reads; DONE is called from the loop, never before this returns. */
 void fl_disk_read(FlDisk *disk, FlRead *read);
+/* Nobody is about to read: connections need not be kept open for it. */
+void fl_disk_rest(FlDisk *disk);
 
 /* Loads the maps unless they are loaded, and calls DONE (possibly before this returns) with 0 or
  * -errno. Several callers share one load; a load that failed is tried again by the next caller. */

@@ -3,8 +3,9 @@
  * An export as a folder: which files it has, and the view of each.
  *
  * Which files there are follows from the meta contexts alone, so that a thousand exports mount
- * without loading a map. Views are made when somebody first asks for a file's attributes; the maps
- * must be there by then (fl_disk_load()). Belongs to the loop.
+ * without loading a map. Only those of its partitions are there no sooner than it is complete, when
+ * somebody asked for them. Views are made when somebody first asks for a file's attributes; the
+ * maps must be there by then (fl_disk_load()). Belongs to the loop.
  */
 #pragma once
 
@@ -64,11 +65,23 @@ void fl_export_free(FlExport *export); /* NULL is fine */
 FlDisk *fl_export_disk(const FlExport *export);
 const FlOrigin *fl_export_origin(const FlExport *export);
 
-/* The files (FlFile), belonging to EXPORT. */
+/* The files (FlFile), belonging to EXPORT; and who is told of each that comes later. */
 const GPtrArray *fl_export_files(const FlExport *export);
+typedef void (*FlFileAdded)(FlExport *export, FlFile *file, void *opaque);
+void fl_export_watch(FlExport *export, FlFileAdded added, void *opaque);
+
+/*
+ * Loads the maps and reads the partition table, and calls DONE (possibly before this returns) with
+ * 0 or -errno: that of the maps, since a table that cannot be had, or not soon, is only not there.
+ * Several callers share one reading, and its outcome holds for good.
+ */
+void fl_export_complete(FlExport *export, FlDiskLoaded done, void *opaque);
+bool fl_export_is_complete(const FlExport *export);
+
 /* The path below the export's folder: "disk.raw", "dirty/b.map"; parts are safe names. */
 const char *fl_file_path(const FlFile *file);
-/* Whether the file is text about the daemon, newer than the snapshot: info.json. */
+/* Whether the file is text about the export, newer than the snapshot: info.json. Its view needs the
+ * export to be complete. */
 bool fl_file_is_newer(const FlFile *file);
 /* The view, once the maps are loaded; NULL if it cannot be made (said in the log). Belongs to FILE.
  */

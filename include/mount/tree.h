@@ -3,8 +3,9 @@
  * The tree: folders and files by name and by inode number.
  *
  * Inode numbers are a hash of the source's name, the export's and the path, so that they are the same
- * in every mount; backup tools tell by them what they have seen. A tree is built once and does not
- * change. Belongs to the loop.
+ * in every mount; backup tools tell by them what they have seen. A tree is built once, and changes no
+ * more than that the folder of an export gets the files of its partitions when it is complete. Belongs
+ * to the loop.
  */
 #pragma once
 

@@ -28,6 +28,7 @@ struct FlDisk {
     char *failure;        /* why all reads fail; NULL: they do not */
     char *condemned;      /* atomic: set by another thread, becomes the failure */
     bool suspended;       /* no connection is opened */
+    bool resting;         /* none stays open that has nothing to do */
     unsigned workers;
 
     FlDiskMaps *maps;   /* NULL until loaded */
@@ -360,7 +361,7 @@ static gboolean watch(gpointer opaque)
             if (silent >= disk->peer.options.timeout ||
                 seconds_since(fl_conn_oldest(conn)) >= patience(disk))
                 conn_lost(conn, &left, "the server does not answer", disk);
-        } else if (silent >= IDLE_SECONDS && !disk->peer.options.keep_open) {
+        } else if ((silent >= IDLE_SECONDS || disk->resting) && !disk->peer.options.keep_open) {
             g_ptr_array_remove_index(disk->conns, i);
             fl_conn_free(conn, &left);
         }
@@ -503,8 +504,14 @@ static void pump(FlDisk *disk)
         start_connect(disk);
 }
 
+void fl_disk_rest(FlDisk *disk)
+{
+    disk->resting = true;
+}
+
 void fl_disk_read(FlDisk *disk, FlRead *read)
 {
+    disk->resting = false;
     read->link = (GList){.data = read};
     read->since = g_get_monotonic_time();
     if (disk->failure != NULL) {

@@ -2,11 +2,14 @@
 /* What the files about an export share. */
 #pragma once
 
+#include "disk/table.h"
 #include "map/cover.h"
 #include "mount/export.h"
 
 #define FL_ALLOCATION    "base:allocation"
 #define FL_BITMAP_PREFIX "qemu:dirty-bitmap:"
+
+typedef struct FlTableReading FlTableReading;
 
 struct FlExport {
     FlDisk *disk;
@@ -17,13 +20,20 @@ struct FlExport {
     FlCover *cover;   /* ranges of the disk that reached a reader */
     unsigned opened;  /* files */
     bool has_qcow2;
+    FlTable *table;          /* NULL until it is known */
+    const char *table_fault; /* why it never will be; NULL: it may */
+    FlTableReading *reading;
+    GArray *waiters;   /* for the table; NULL: nobody asked */
+    FlFileAdded added; /* may be NULL */
+    void *opaque;
 };
 
 struct FlFile {
     FlExport *export;
     const struct FlFileKind *kind; /* see export.c */
-    const char *context; /* the meta context that the file is about; NULL: none */
-    const FlBitmap *bitmap; /* NULL: not about a bitmap */
+    const char *context;           /* the meta context that the file is about; NULL: none */
+    const FlBitmap *bitmap;        /* NULL: not about a bitmap */
+    const FlPartition *partition;  /* NULL: not a partition's */
     char *path;
     FlView *view; /* NULL until somebody asked */
     FlStreams *streams;
@@ -33,3 +43,8 @@ struct FlFile {
 
 /* ISO 8601 with microseconds, in UTC; to be freed with g_free(). */
 char *fl_time_format(const struct timespec *time);
+
+/* The table is known, and taken over: adds the files of its partitions. */
+void fl_export_add_partitions(FlExport *export, FlTable *table);
+/* For fl_export_free(): nobody waits any more. */
+void fl_export_forget_table(FlExport *export);

@@ -90,6 +90,13 @@ static FlView *make_raw(FlFile *file)
     return fl_view_raw_new(alloc_of(file), dirty, size_of(file), 0, size_of(file));
 }
 
+static FlView *make_partition(FlFile *file)
+{
+    const FlPartition *partition = file->partition;
+
+    return fl_view_raw_new(alloc_of(file), NULL, size_of(file), partition->start, partition->length);
+}
+
 static FlView *make_map(FlFile *file)
 {
     return fl_view_map_new(map_of(file), fl_context_kind(file->context));
@@ -163,11 +170,12 @@ static FlView *make_info(FlFile *file)
 }
 
 typedef struct FlFileKind {
-    const char *path; /* %s stands for the name of the bitmap or context */
+    const char *path; /* %s stands for the name of the bitmap or context, or a number */
     FlView *(*make)(FlFile *file);
 } Kind;
 
 static const Kind disk_raw = {"disk.raw", make_raw}, info_json = {"info.json", make_info};
+static const Kind partition_raw = {"part%s.raw", make_partition};
 static const Kind disk_qcow2 = {"disk.qcow2", make_qcow2};
 static const Kind dirty_qcow2 = {"dirty/%s.qcow2", make_qcow2};
 static const Kind alloc_kinds[] = {{"disk.map", make_map}, {"disk.json", make_json}};
@@ -177,21 +185,45 @@ static const Kind dirty_kinds[] = {
     {"dirty/%s.ddrescue", make_ddrescue}, {"dirty/%s.pbm", make_pbm},
 };
 
-static void add_file(FlExport *export, const Kind *kind, const char *context,
-                     const FlBitmap *bitmap)
+/* NAME is needed where the path has room for it. */
+static FlFile *new_file(FlExport *export, const Kind *kind, const char *name)
 {
     FlFile *file = g_new0(FlFile, 1);
-    g_autofree char *name = NULL;
+    g_autofree char *safe = NULL;
     g_auto(GStrv) parts = g_strsplit(kind->path, "%s", 2);
 
     if (parts[1] != NULL)
-        name = fl_name_encode(bitmap != NULL ? bitmap->shown : context);
+        safe = fl_name_encode(name);
     file->export = export;
     file->kind = kind;
+    file->path = g_strconcat(parts[0], safe != NULL ? safe : "", parts[1], NULL);
+    g_ptr_array_add(export->files, file);
+    return file;
+}
+
+static void add_file(FlExport *export, const Kind *kind, const char *context,
+                     const FlBitmap *bitmap)
+{
+    FlFile *file = new_file(export, kind, bitmap != NULL ? bitmap->shown : context);
+
     file->context = context;
     file->bitmap = bitmap;
-    file->path = g_strconcat(parts[0], name != NULL ? name : "", parts[1], NULL);
-    g_ptr_array_add(export->files, file);
+}
+
+void fl_export_add_partitions(FlExport *export, FlTable *table)
+{
+    const GPtrArray *partitions = fl_table_partitions(table);
+
+    export->table = table;
+    for (guint i = 0; i < partitions->len; i++) {
+        const FlPartition *partition = partitions->pdata[i];
+        g_autofree char *number = g_strdup_printf("%u", partition->number);
+        FlFile *file = new_file(export, &partition_raw, number);
+
+        file->partition = partition;
+        if (export->added != NULL)
+            export->added(export, file, export->opaque);
+    }
 }
 
 static const FlBitmap *bitmap_of(FlExport *export, const char *context)
@@ -278,6 +310,7 @@ void fl_export_free(FlExport *export)
 {
     if (export == NULL)
         return;
+    fl_export_forget_table(export);
     g_ptr_array_unref(export->files);
     fl_blocks_free(export->blocks);
     fl_disk_unref(export->disk);
@@ -299,6 +332,12 @@ const FlOrigin *fl_export_origin(const FlExport *export)
 const GPtrArray *fl_export_files(const FlExport *export)
 {
     return export->files;
+}
+
+void fl_export_watch(FlExport *export, FlFileAdded added, void *opaque)
+{
+    export->added = added;
+    export->opaque = opaque;
 }
 
 const char *fl_file_path(const FlFile *file)
@@ -371,6 +410,12 @@ static void add_number(GHashTable *xattrs, const char *name, uint64_t number)
     g_hash_table_insert(xattrs, g_strdup(name), g_strdup_printf("%" PRIu64, number));
 }
 
+static void add_text(GHashTable *xattrs, const char *name, const char *text)
+{
+    if (text != NULL)
+        g_hash_table_insert(xattrs, g_strdup(name), g_strdup(text));
+}
+
 GHashTable *fl_file_xattrs(FlFile *file)
 {
     const FlOrigin *origin = file->export->origin;
@@ -379,18 +424,22 @@ GHashTable *fl_file_xattrs(FlFile *file)
 
     add_number(xattrs, "disk_size", size_of(file));
     g_hash_table_insert(xattrs, g_strdup("point_in_time"), fl_time_format(&origin->time));
-    if (file->context != NULL)
-        g_hash_table_insert(xattrs, g_strdup("context"), g_strdup(file->context));
+    add_text(xattrs, "context", file->context);
     if (file->bitmap != NULL && map != NULL) {
         add_number(xattrs, "dirty_bytes", fl_map_bytes(map, FL_DIRTY, FL_DIRTY));
         if (file->bitmap->granularity != 0)
             add_number(xattrs, "granularity", file->bitmap->granularity);
     }
-    if (origin->restore_point != NULL)
-        g_hash_table_insert(xattrs, g_strdup("restore_point"), g_strdup(origin->restore_point));
+    if (file->partition != NULL) {
+        add_number(xattrs, "start", file->partition->start);
+        add_number(xattrs, "length", file->partition->length);
+        add_text(xattrs, "type", file->partition->type);
+        add_text(xattrs, "uuid", file->partition->uuid);
+        add_text(xattrs, "name", file->partition->name);
+    }
+    add_text(xattrs, "restore_point", origin->restore_point);
     /* Other bitmaps than the increment's are relative to what their owners know. */
-    if (origin->base != NULL &&
-        (file->bitmap == NULL || g_strcmp0(file->context, origin->increment) == 0))
-        g_hash_table_insert(xattrs, g_strdup("base"), g_strdup(origin->base));
+    if (file->bitmap == NULL || g_strcmp0(file->context, origin->increment) == 0)
+        add_text(xattrs, "base", origin->base);
     return xattrs;
 }

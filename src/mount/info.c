@@ -45,6 +45,44 @@ static void add_context(JsonBuilder *json, const FlExport *export, const char *c
     json_builder_end_object(json);
 }
 
+static void add_strings(JsonBuilder *json, const char *name, const GPtrArray *strings)
+{
+    if (strings->len == 0)
+        return;
+    json_builder_set_member_name(json, name);
+    json_builder_begin_array(json);
+    for (guint i = 0; i < strings->len; i++) {
+        g_autofree char *valid = g_utf8_make_valid(strings->pdata[i], -1);
+        json_builder_add_string_value(json, valid);
+    }
+    json_builder_end_array(json);
+}
+
+static void add_partitions(JsonBuilder *json, const FlTable *table)
+{
+    const GPtrArray *partitions = fl_table_partitions(table);
+
+    if (fl_table_kind(table) == NULL)
+        return;
+    fl_json_add_string(json, "partition_table", fl_table_kind(table));
+    json_builder_set_member_name(json, "partitions");
+    json_builder_begin_array(json);
+    for (guint i = 0; i < partitions->len; i++) {
+        const FlPartition *partition = partitions->pdata[i];
+
+        json_builder_begin_object(json);
+        fl_json_add_int(json, "number", partition->number);
+        fl_json_add_int(json, "start", (gint64)partition->start);
+        fl_json_add_int(json, "length", (gint64)partition->length);
+        fl_json_add_string(json, "type", partition->type);
+        fl_json_add_string(json, "uuid", partition->uuid);
+        fl_json_add_string(json, "name", partition->name);
+        json_builder_end_object(json);
+    }
+    json_builder_end_array(json);
+    add_strings(json, "partitions_left_out", fl_table_left_out(table));
+}
+
 GBytes *fl_export_info_json(FlExport *export)
 {
     g_autoptr(JsonBuilder) json = json_builder_new();
@@ -83,13 +121,11 @@ GBytes *fl_export_info_json(FlExport *export)
     if (maps->clean_refused)
         fl_json_add_string(json, "allocation", "known on dirty ranges only: the server refuses "
                                                "the others");
-    if (origin->inconsistent->len > 0) {
-        json_builder_set_member_name(json, "inconsistent_bitmaps");
-        json_builder_begin_array(json);
-        for (guint i = 0; i < origin->inconsistent->len; i++)
-            json_builder_add_string_value(json, origin->inconsistent->pdata[i]);
-        json_builder_end_array(json);
-    }
+    add_strings(json, "inconsistent_bitmaps", origin->inconsistent);
+    if (export->table != NULL)
+        add_partitions(json, export->table);
+    else if (export->table_fault != NULL)
+        fl_json_add_string(json, "partitions_unknown", export->table_fault);
     json_builder_end_object(json);
     return fl_json_text(json);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "ops.h"
+#include "call.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,30 +9,8 @@
 
 #define XATTR_PREFIX "user.fleecefs."
 /* Seconds that the kernel may keep what it was told: nothing here ever changes. */
-#define FOREVER 1e7
+#define FOREVER    1e7
 #define BLOCK_SIZE (64 << 10)
-
-struct FlOps {
-    FlTree *tree;
-    uid_t uid;
-    gid_t gid;
-    struct timespec mounted;
-    const FlControl *control; /* may be NULL */
-};
-
-/* A request that may have to wait for the maps of its export. */
-typedef struct Call Call;
-struct Call {
-    FlOps *ops;
-    fuse_req_t req; /* NULL once it was interrupted */
-    FlNode *node;
-    /* LOADED: the maps are there. Replies to REQ. */
-    void (*run)(Call *call, bool loaded);
-    size_t size;
-    off_t offset;
-    bool plus, data; /* readdirplus; SEEK_DATA */
-    char *name;      /* of an xattr */
-};
 
 FlOps *fl_ops_new(FlTree *tree, uid_t uid, gid_t gid, const FlControl *control)
 {
@@ -51,62 +29,18 @@ void fl_ops_free(FlOps *ops)
     g_free(ops);
 }
 
-static FlOps *ops_of(fuse_req_t req)
+/* Whether NODE is the folder of an export, which gets files when it is complete. */
+static bool is_export(const FlNode *node)
 {
-    return fuse_req_userdata(req);
+    return fl_node_is_folder(node) && node->export != NULL && node->parent->export == NULL;
 }
 
-static void call_interrupted(fuse_req_t req, void *opaque)
+/* What the attributes of a file need, and its view. */
+static FlNeeds needs_of(const FlNode *node)
 {
-    ((Call *)opaque)->req = NULL;
-    fuse_reply_err(req, EINTR);
-}
-
-static void call_loaded(FlDisk *disk, errint_t result, void *opaque)
-{
-    Call *call = opaque;
-
-    if (call->req != NULL) {
-        fuse_req_interrupt_func(call->req, NULL, NULL);
-        call->run(call, result == 0);
-    }
-    g_free(call->name);
-    g_free(call);
-}
-
-/* Runs CALL as soon as the maps of EXPORT are loaded; at once if they are, or if EXPORT is NULL. */
-static void run_loaded(const Call *call, FlExport *export)
-{
-    Call *waiting;
-
-    if (export == NULL || fl_disk_maps(fl_export_disk(export)) != NULL) {
-        Call now = *call;
-        now.run(&now, true);
-        return;
-    }
-    if (fuse_req_interrupted(call->req)) {
-        fuse_reply_err(call->req, EINTR);
-        return;
-    }
-    waiting = g_memdup2(call, sizeof *call);
-    waiting->name = g_strdup(call->name);
-    fuse_req_interrupt_func(call->req, call_interrupted, waiting);
-    fl_disk_load(fl_export_disk(export), call_loaded, waiting);
-}
-
-/* The export whose maps are needed to know a node's attributes. */
-static FlExport *needs(const FlNode *node)
-{
-    return node->file != NULL ? node->export : NULL;
-}
-
-static FlNode *node_of(fuse_req_t req, fuse_ino_t ino)
-{
-    FlNode *node = fl_tree_find(ops_of(req)->tree, ino);
-
-    if (node == NULL)
-        fuse_reply_err(req, ENOENT);
-    return node;
+    if (node->file == NULL)
+        return FL_NEEDS_NOTHING;
+    return fl_file_is_newer(node->file) ? FL_NEEDS_TABLE : FL_NEEDS_MAPS;
 }
 
 /* Attributes */
@@ -158,7 +92,15 @@ static errint_t fill_entry(const FlOps *ops, const FlNode *node, struct fuse_ent
     return fill_attributes(ops, node, &entry->attr);
 }
 
-static void run_lookup(Call *call, bool loaded)
+static void reply_none(fuse_req_t req)
+{
+    /* That there is no such file holds for good as well. */
+    struct fuse_entry_param none = {.entry_timeout = FOREVER};
+
+    fuse_reply_entry(req, &none);
+}
+
+static void run_lookup(FlCall *call, bool loaded)
 {
     struct fuse_entry_param entry;
 
@@ -168,25 +110,39 @@ static void run_lookup(Call *call, bool loaded)
         fuse_reply_entry(call->req, &entry);
 }
 
+/* The folder is complete now. */
+static void run_late_lookup(FlCall *call, bool loaded)
+{
+    FlNode *found = loaded ? fl_node_lookup(call->ops->tree, call->node, call->name) : NULL;
+
+    call->node = found;
+    if (loaded && found == NULL)
+        reply_none(call->req);
+    else
+        run_lookup(call, loaded);
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    FlOps *ops = ops_of(req);
-    FlNode *folder = node_of(req, parent);
-    Call call = {.ops = ops, .req = req, .run = run_lookup};
+    FlOps *ops = fl_ops_of(req);
+    FlNode *folder = fl_call_node(req, parent);
+    FlCall call = {.ops = ops, .req = req, .run = run_lookup, .name = (char *)name};
 
     if (folder == NULL)
         return;
     call.node = fl_node_lookup(ops->tree, folder, name);
-    if (call.node == NULL) {
-        /* That there is no such file holds for good as well. */
-        struct fuse_entry_param none = {.entry_timeout = FOREVER};
-        fuse_reply_entry(req, &none);
-        return;
+    if (call.node != NULL) {
+        fl_call_run(&call, needs_of(call.node));
+    } else if (is_export(folder) && g_str_has_prefix(name, "part")) {
+        call.node = folder;
+        call.run = run_late_lookup;
+        fl_call_run(&call, FL_NEEDS_TABLE);
+    } else {
+        reply_none(req);
     }
-    run_loaded(&call, needs(call.node));
 }
 
-static void run_getattr(Call *call, bool loaded)
+static void run_getattr(FlCall *call, bool loaded)
 {
     struct stat st;
 
@@ -198,10 +154,11 @@ static void run_getattr(Call *call, bool loaded)
 
 static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    Call call = {.ops = ops_of(req), .req = req, .node = node_of(req, ino), .run = run_getattr};
+    FlCall call = {
+        .ops = fl_ops_of(req), .req = req, .node = fl_call_node(req, ino), .run = run_getattr};
 
     if (call.node != NULL)
-        run_loaded(&call, needs(call.node));
+        fl_call_run(&call, needs_of(call.node));
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -224,7 +181,7 @@ static void reply_bytes(fuse_req_t req, const char *bytes, size_t length, size_t
         fuse_reply_buf(req, bytes, length);
 }
 
-static void run_getxattr(Call *call, bool loaded)
+static void run_getxattr(FlCall *call, bool loaded)
 {
     g_autoptr(GHashTable) xattrs = NULL;
     const char *value;
@@ -243,19 +200,19 @@ static void run_getxattr(Call *call, bool loaded)
 
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-    Call call = {.ops = ops_of(req), .req = req, .run = run_getxattr, .size = size};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_getxattr, .size = size};
 
-    call.node = node_of(req, ino);
+    call.node = fl_call_node(req, ino);
     call.name = (char *)name;
     if (call.node == NULL)
         return;
     if (call.node->file == NULL || !g_str_has_prefix(name, XATTR_PREFIX))
         fuse_reply_err(req, ENODATA);
     else
-        run_loaded(&call, needs(call.node));
+        fl_call_run(&call, needs_of(call.node));
 }
 
-static void run_listxattr(Call *call, bool loaded)
+static void run_listxattr(FlCall *call, bool loaded)
 {
     g_autoptr(GString) names = g_string_new(NULL);
 
@@ -276,23 +233,23 @@ static void run_listxattr(Call *call, bool loaded)
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-    Call call = {.ops = ops_of(req), .req = req, .run = run_listxattr, .size = size};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_listxattr, .size = size};
 
-    call.node = node_of(req, ino);
+    call.node = fl_call_node(req, ino);
     if (call.node != NULL)
-        run_loaded(&call, needs(call.node));
+        fl_call_run(&call, needs_of(call.node));
 }
 
 /* Folders */
 
-static size_t add_entry(Call *call, char *buf, size_t room, const char *name, const FlNode *node,
+static size_t add_entry(FlCall *call, char *buf, size_t room, const char *name, const FlNode *node,
                         bool loaded, off_t next)
 {
     struct fuse_entry_param entry = {0};
 
     /* Without attributes an entry is a name, and whoever looks it up hears of the error. */
     if (!call->plus || g_str_equal(name, ".") || g_str_equal(name, "..") ||
-        (needs(node) != NULL && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
+        (node->file != NULL && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
         entry = (struct fuse_entry_param){.attr.st_ino = node->ino};
         entry.attr.st_mode = fl_node_is_folder(node) ? S_IFDIR : S_IFREG;
     }
@@ -300,7 +257,7 @@ static size_t add_entry(Call *call, char *buf, size_t room, const char *name, co
                       : fuse_add_direntry(call->req, buf, room, name, &entry.attr, next);
 }
 
-static void run_readdir(Call *call, bool loaded)
+static void run_readdir(FlCall *call, bool loaded)
 {
     const FlNode *folder = call->node;
     g_autofree char *buf = g_malloc(call->size);
@@ -322,9 +279,9 @@ static void run_readdir(Call *call, bool loaded)
 
 static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, bool plus)
 {
-    Call call = {.ops = ops_of(req), .req = req, .run = run_readdir, .size = size};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_readdir, .size = size};
 
-    call.node = node_of(req, ino);
+    call.node = fl_call_node(req, ino);
     call.offset = offset;
     call.plus = plus;
     if (call.node == NULL)
@@ -332,7 +289,10 @@ static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offse
     if (!fl_node_is_folder(call.node))
         fuse_reply_err(req, ENOTDIR);
     else
-        run_loaded(&call, plus ? call.node->export : NULL);
+        fl_call_run(&call, !plus                       ? FL_NEEDS_NOTHING
+                           : is_export(call.node)      ? FL_NEEDS_TABLE
+                           : call.node->export != NULL ? FL_NEEDS_MAPS
+                                                       : FL_NEEDS_NOTHING);
 }
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
@@ -347,18 +307,28 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
     read_folder(req, ino, size, offset, true);
 }
 
+static void run_opendir(FlCall *call, bool loaded)
+{
+    /* What is listed before the folder is complete may not be all. */
+    call->fi.cache_readdir = loaded;
+    call->fi.keep_cache = loaded;
+    fuse_reply_open(call->req, &call->fi);
+}
+
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    fi->cache_readdir = 1;
-    fi->keep_cache = 1;
-    fuse_reply_open(req, fi);
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_opendir, .fi = *fi};
+
+    call.node = fl_call_node(req, ino);
+    if (call.node != NULL)
+        fl_call_run(&call, is_export(call.node) ? FL_NEEDS_TABLE : FL_NEEDS_NOTHING);
 }
 
 /* Files */
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    FlNode *node = node_of(req, ino);
+    FlNode *node = fl_call_node(req, ino);
 
     if (node == NULL)
         return;
@@ -386,7 +356,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    FlNode *node = fl_tree_find(ops_of(req)->tree, ino);
+    FlNode *node = fl_tree_find(fl_ops_of(req)->tree, ino);
 
     if (node != NULL && node->file != NULL)
         fl_file_closed(node->file);
@@ -395,7 +365,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     fuse_reply_err(req, 0);
 }
 
-static void run_read(Call *call, bool loaded)
+static void run_read(FlCall *call, bool loaded)
 {
     FlReadSource source;
 
@@ -410,15 +380,16 @@ static void run_read(Call *call, bool loaded)
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
-    Call call = {.ops = ops_of(req), .req = req, .run = run_read, .size = size, .offset = offset};
+    FlCall call = {
+        .ops = fl_ops_of(req), .req = req, .run = run_read, .size = size, .offset = offset};
     gsize length;
     const char *text;
 
-    call.node = node_of(req, ino);
+    call.node = fl_call_node(req, ino);
     if (call.node == NULL)
         return;
     if (call.node->file != NULL) {
-        run_loaded(&call, needs(call.node));
+        fl_call_run(&call, needs_of(call.node));
         return;
     }
     text = g_bytes_get_data((GBytes *)(uintptr_t)fi->fh, &length);
@@ -428,7 +399,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
         fuse_reply_buf(req, text + offset, MIN(size, length - (gsize)offset));
 }
 
-static void run_lseek(Call *call, bool loaded)
+static void run_lseek(FlCall *call, bool loaded)
 {
     const FlView *view = loaded ? fl_file_view(call->node->file) : NULL;
     int64_t found;
@@ -447,57 +418,16 @@ static void run_lseek(Call *call, bool loaded)
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
                      struct fuse_file_info *fi)
 {
-    Call call = {.ops = ops_of(req), .req = req, .run = run_lseek, .offset = offset};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_lseek, .offset = offset};
 
-    call.node = node_of(req, ino);
+    call.node = fl_call_node(req, ino);
     call.data = whence == SEEK_DATA;
     if (call.node == NULL)
         return;
     if (call.node->file == NULL || (whence != SEEK_DATA && whence != SEEK_HOLE))
         fuse_reply_err(req, EINVAL);
     else
-        run_loaded(&call, needs(call.node));
-}
-
-/* Commands */
-
-struct FlControlCall {
-    fuse_req_t req;
-};
-
-void fl_control_reply(FlControlCall *call, int status, const char *text)
-{
-    FlControlMessage message = {.status = status};
-
-    if (text != NULL)
-        g_strlcpy(message.text, text, sizeof message.text);
-    fuse_reply_ioctl(call->req, 0, &message, sizeof message);
-    g_free(call);
-}
-
-static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
-                     struct fuse_file_info *fi, unsigned flags, const void *in, size_t in_size,
-                     size_t out_size)
-{
-    const FlOps *ops = ops_of(req);
-    const FlNode *node = fl_tree_find(ops->tree, ino);
-    uid_t caller = fuse_req_ctx(req)->uid;
-    FlControlCall *call;
-
-    if (node == NULL || node->make_text == NULL || ops->control == NULL ||
-        (cmd != FL_CONTROL_COMMIT && cmd != FL_CONTROL_ABORT) ||
-        in_size != sizeof(FlControlMessage) || out_size != sizeof(FlControlMessage)) {
-        fuse_reply_err(req, ENOTTY);
-        return;
-    }
-    if (caller != 0 && caller != getuid()) {
-        fuse_reply_err(req, EPERM);
-        return;
-    }
-    call = g_new(FlControlCall, 1);
-    call->req = req;
-    ops->control->run(call, cmd == FL_CONTROL_COMMIT, ((const FlControlMessage *)in)->force != 0,
-                      ops->control->opaque);
+        fl_call_run(&call, needs_of(call.node));
 }
 
 static void want(struct fuse_conn_info *conn, unsigned capability)
@@ -529,5 +459,5 @@ const struct fuse_lowlevel_ops fl_fuse_ops = {
     .release = op_release,
     .read = op_read,
     .lseek = op_lseek,
-    .ioctl = op_ioctl,
+    .ioctl = fl_op_ioctl,
 };

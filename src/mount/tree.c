@@ -6,11 +6,18 @@
 /* FUSE's own number for the root. */
 #define ROOT_INO 1
 
+/* An export's folder, for the files that it gets later. */
+typedef struct {
+    FlTree *tree;
+    FlNode *top;
+} Place;
+
 struct FlTree {
     FlNode *root;
     GHashTable *by_ino;  /* uint64_t -> FlNode, owned */
     GHashTable *by_name; /* FlNode by parent and name */
     GPtrArray *exports;
+    GPtrArray *places; /* of Place, one for each of them */
 };
 
 static guint hash_name(gconstpointer key)
@@ -43,6 +50,7 @@ FlTree *fl_tree_new(void)
     tree->by_ino = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, node_free);
     tree->by_name = g_hash_table_new(hash_name, equal_name);
     tree->exports = g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_free);
+    tree->places = g_ptr_array_new_with_free_func(g_free);
     tree->root = g_new0(FlNode, 1);
     tree->root->name = g_strdup("");
     tree->root->ino = ROOT_INO;
@@ -59,6 +67,7 @@ void fl_tree_free(FlTree *tree)
     g_hash_table_unref(tree->by_name);
     g_hash_table_unref(tree->by_ino);
     g_ptr_array_unref(tree->exports);
+    g_ptr_array_unref(tree->places);
     g_free(tree);
 }
 
@@ -152,13 +161,32 @@ void fl_tree_add_text(FlTree *tree, const char *path, FlMakeText make, void *opa
     node->opaque = opaque;
 }
 
+/* What inode numbers of an export are hashed with. */
+static char *source_of(const FlExport *export)
+{
+    const FlOrigin *origin = fl_export_origin(export);
+
+    return g_strconcat(origin->source, "\n", origin->folder, NULL);
+}
+
+static void add_late(FlExport *export, FlFile *file, void *opaque)
+{
+    const Place *place = opaque;
+    g_autofree char *source = source_of(export);
+    FlNode *node = add_path(place->tree, place->top, fl_file_path(file), source, export);
+
+    if (node != NULL)
+        node->file = file;
+}
+
 bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GError **error)
 {
     const FlOrigin *origin = fl_export_origin(export);
     const GPtrArray *files = fl_export_files(export);
     g_autofree char *name = fl_name_encode(origin->folder);
-    g_autofree char *source = g_strconcat(origin->source, "\n", origin->folder, NULL);
+    g_autofree char *source = source_of(export);
     FlNode *parent = tree->root, *top;
+    Place *place;
 
     g_ptr_array_add(tree->exports, export);
     if (folder != NULL) {
@@ -185,5 +213,9 @@ bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GErr
                            origin->folder, fl_file_path(file));
         node->file = file;
     }
+    place = g_new(Place, 1);
+    *place = (Place){tree, top};
+    g_ptr_array_add(tree->places, place);
+    fl_export_watch(export, add_late, place);
     return true;
 }

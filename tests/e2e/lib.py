@@ -156,7 +156,8 @@ class Server:
             self.process = subprocess.Popen(
                 # $$ is what LISTEN_PID must say, and exec keeps it.
                 ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *self.argv],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()],
+                # Python closes what is not to be inherited; 3 may be something else's here.
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, close_fds=False,
                 env={**os.environ, "LISTEN_FDS": "1", "TMPDIR": test.dir},
                 preexec_fn=self._prepare(listener.fileno()))
         test.servers.append(self.process.pid)

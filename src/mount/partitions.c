@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "export-private.h"
+#include "view/raw.h"
+
+#include <string.h>
+
+/* Whoever lists the folder waits so long for the table, and no longer. */
+#define PATIENCE_SECONDS 5
+
+typedef struct {
+    FlDiskLoaded done;
+    void *opaque;
+} Waiter;
+
+/* The table of an export on its way. */
+struct FlTableReading {
+    FlRead read;      /* first: the disk knows only this */
+    FlExport *export; /* NULL once nobody waits for it any more */
+    FlDisk *disk;
+    FlTable *table;
+    FlView *view; /* the disk, with its holes */
+    char bytes[FL_TABLE_MAX];
+    uint64_t offset; /* of what the table wants */
+    size_t length, filled;
+    guint timer;
+};
+
+static void reading_free(FlTableReading *reading)
+{
+    g_clear_handle_id(&reading->timer, g_source_remove);
+    fl_disk_unref(reading->disk);
+    fl_table_free(reading->table);
+    fl_view_unref(reading->view);
+    g_free(reading);
+}
+
+bool fl_export_is_complete(const FlExport *export)
+{
+    return export->table != NULL || export->table_fault != NULL;
+}
+
+static void tell(FlExport *export, errint_t result)
+{
+    g_autoptr(GArray) waiters = g_steal_pointer(&export->waiters);
+
+    for (guint i = 0; i < waiters->len; i++) {
+        Waiter *waiter = &g_array_index(waiters, Waiter, i);
+        waiter->done(export->disk, result, waiter->opaque);
+    }
+}
+
+/* The table is known, or, with FAULT, never will be: an export is complete once and for all,
+ * because the kernel keeps what it was told. */
+static void settle(FlTableReading *reading, const char *fault)
+{
+    FlExport *export = reading->export;
+
+    reading->export = NULL;
+    g_clear_handle_id(&reading->timer, g_source_remove);
+    export->reading = NULL;
+    export->table_fault = fault;
+    /* Who lists a thousand folders need not have a thousand connections for it. */
+    if (export->opened == 0)
+        fl_disk_rest(export->disk);
+    if (fault != NULL)
+        g_info("export \"%s\" of %s: %s", export->origin->folder, fl_disk_label(export->disk),
+               fault);
+    else
+        fl_export_add_partitions(export, g_steal_pointer(&reading->table));
+    tell(export, 0);
+}
+
+static gboolean too_late(gpointer opaque)
+{
+    FlTableReading *reading = opaque;
+
+    reading->timer = 0;
+    settle(reading, "the partition table could not be read in time");
+    return G_SOURCE_REMOVE;
+}
+
+static void advance(FlTableReading *reading);
+
+static void read_done(FlRead *read, errint_t result)
+{
+    FlTableReading *reading = (FlTableReading *)read;
+
+    if (reading->export == NULL) {
+        reading_free(reading);
+    } else if (result < 0) {
+        settle(reading, "the partition table cannot be read");
+        reading_free(reading);
+    } else {
+        reading->filled += read->length;
+        advance(reading);
+    }
+}
+
+/* Fills in what the table wants up to what has to be read; false if that is all. */
+static bool next_read(FlTableReading *reading)
+{
+    while (reading->filled < reading->length) {
+        uint64_t at = reading->offset + reading->filled;
+        FlPiece piece = fl_view_piece(reading->view, at);
+        size_t length = (size_t)MIN(piece.end - at, reading->length - reading->filled);
+        char *to = reading->bytes + reading->filled;
+
+        if (piece.kind == FL_PIECE_DISK) {
+            reading->read = (FlRead){
+                .buf = to, .length = length, .offset = piece.disk_offset, .done = read_done};
+            return true;
+        }
+        memset(to, 0, length);
+        reading->filled += length;
+    }
+    return false;
+}
+
+static void advance(FlTableReading *reading)
+{
+    for (;;) {
+        if (next_read(reading)) {
+            fl_disk_read(reading->disk, &reading->read);
+            return;
+        }
+        if (reading->length > 0)
+            fl_table_feed(reading->table, reading->bytes);
+        reading->filled = reading->length = 0;
+        if (!fl_table_wants(reading->table, &reading->offset, &reading->length))
+            break;
+    }
+    settle(reading, NULL);
+    reading_free(reading);
+}
+
+static void maps_loaded(FlDisk *disk, errint_t result, void *opaque)
+{
+    FlExport *export = opaque;
+    const FlExportInfo *info = fl_disk_info(disk);
+    FlTableReading *reading;
+    FlMap *alloc;
+
+    if (result < 0) {
+        tell(export, result);
+        return;
+    }
+    alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_ALLOCATION);
+    reading = g_new0(FlTableReading, 1);
+    reading->export = export;
+    reading->disk = fl_disk_ref(disk);
+    reading->table = fl_table_new(info->size, info->block_min);
+    reading->view = fl_view_raw_new(alloc, NULL, info->size, 0, info->size);
+    reading->timer = g_timeout_add_seconds(PATIENCE_SECONDS, too_late, reading);
+    export->reading = reading;
+    advance(reading);
+}
+
+void fl_export_complete(FlExport *export, FlDiskLoaded done, void *opaque)
+{
+    Waiter waiter = {.done = done, .opaque = opaque};
+    bool under_way = export->waiters != NULL;
+
+    if (fl_export_is_complete(export)) {
+        done(export->disk, 0, opaque);
+        return;
+    }
+    if (!under_way)
+        export->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
+    g_array_append_val(export->waiters, waiter);
+    if (!under_way)
+        fl_disk_load(export->disk, maps_loaded, export);
+}
+
+void fl_export_forget_table(FlExport *export)
+{
+    if (export->reading != NULL) {
+        export->reading->export = NULL;
+        g_clear_handle_id(&export->reading->timer, g_source_remove);
+    }
+    g_clear_pointer(&export->waiters, g_array_unref);
+    fl_table_free(export->table);
+}
