@@ -35,11 +35,13 @@ static const char *source_name(const FlSourceSpec *spec, const FlEndpoint *endpo
     return spec->name != NULL ? spec->name : fl_endpoint_label(endpoint);
 }
 
-/* The point in time of a server that does not tell one: now, in whole seconds, never in the future.
- */
-static struct timespec now_in_seconds(void)
+/* The point in time of a server that does not tell one: now. Two mounts in one second may show
+ * different disks, and tools compare times exactly. */
+static struct timespec now(void)
 {
-    return (struct timespec){.tv_sec = g_get_real_time() / G_USEC_PER_SEC};
+    gint64 us = g_get_real_time();
+
+    return (struct timespec){.tv_sec = us / G_USEC_PER_SEC, .tv_nsec = us % G_USEC_PER_SEC * 1000};
 }
 
 static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
@@ -48,7 +50,7 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
     FlOrigin *origin = fl_origin_new(source_name(opening->spec, opening->endpoint),
                                      image != NULL ? image->name : export->name);
 
-    origin->time = origin->ctime = now_in_seconds();
+    origin->time = origin->ctime = now();
     if (image == NULL)
         return origin;
     origin->time = image->mtime;

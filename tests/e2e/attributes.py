@@ -109,6 +109,17 @@ class Attributes(lib.TestCase):
         with self.mount(self.image) as mount:
             self.assertEqual(self.snapshot_attributes(mount), first)
 
+    def test_every_mount_of_a_server_has_a_time_of_its_own(self):
+        """Tools must not take what is another disk now for the one that they know."""
+        server = self.qemu_nbd(self.image, "-r", "-f", "qcow2")
+        times = []
+        for _ in range(3):
+            with self.mount(server.uri) as mount:
+                st = os.stat(mount / "default/disk.raw")
+                times += [st.st_mtime_ns]
+                self.assertEqual(st.st_mtime_ns, st.st_ctime_ns)
+        self.assertEqual(times, sorted(set(times)))
+
     def test_read_only(self):
         with self.mount(self.image) as mount:
             path, folder = mount / "vm/disk.raw", mount / "vm"
