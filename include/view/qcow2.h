@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "map/cover.h"
 #include "view/view.h"
 
 #define FL_QCOW2_CLUSTER_MIN     512u
@@ -44,6 +45,10 @@ FlView *fl_view_qcow2_new(const FlQcow2Params *params, GError **error);
 /* Of a view that fl_view_qcow2_new() made: what its header tells. */
 uint64_t fl_view_qcow2_cluster_size(const FlView *view);
 uint64_t fl_view_qcow2_virtual_size(const FlView *view);
+
+/* Whether somebody to whom the bytes READ of the file were given knows which clusters are zeros:
+ * these have no data, they are entries of the L2 tables. */
+bool fl_view_qcow2_tells_zeros(const FlView *view, const FlCover *read);
 
 /* Whether QEMU takes it: a power of two, 512 bytes to 2 MiB. */
 bool fl_qcow2_cluster_size_valid(uint64_t size);

@@ -1,22 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "export-private.h"
 #include "map/join.h"
+#include "view/qcow2.h"
 
-/* Whether all tables of a bitmap's qcow2 reached a reader. They come before all data. */
-static bool tables_delivered(const FlExport *export, const char *context)
+/* Whether a reader of a bitmap's qcow2 knows from its tables what became zeros. */
+static bool zeros_delivered(const FlExport *export, const char *context)
 {
     for (guint i = 0; i < export->files->len; i++) {
         const FlFile *file = export->files->pdata[i];
-        FlPiece last;
 
-        if (file->tables == NULL || g_strcmp0(file->context, context) != 0)
-            continue;
-        last = fl_view_piece(file->view, 0);
-        while (last.kind == FL_PIECE_MADE && last.end < file->view->size)
-            last = fl_view_piece(file->view, last.end);
-        if (last.kind == FL_PIECE_MADE)
-            last.start = last.end;
-        return fl_cover_bytes(file->tables, 0, last.start) == last.start;
+        if (file->tables != NULL && g_strcmp0(file->context, context) == 0)
+            return fl_view_qcow2_tells_zeros(file->view, file->tables);
     }
     return false;
 }
@@ -25,7 +19,7 @@ FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap)
 {
     const FlDiskMaps *maps = fl_disk_maps(export->disk);
     FlMap *dirty = bitmap != NULL ? fl_disk_maps_find(maps, bitmap) : NULL;
-    bool tables = dirty != NULL && tables_delivered(export, bitmap);
+    bool zeros = dirty != NULL && zeros_delivered(export, bitmap);
     FlCoverage coverage = {0};
     FlJoin join;
     FlRange range;
@@ -39,7 +33,7 @@ FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap)
             continue;
         coverage.wanted += length;
         coverage.delivered +=
-            range.zero && tables ? length : fl_cover_bytes(export->cover, range.start, range.end);
+            range.zero && zeros ? length : fl_cover_bytes(export->cover, range.start, range.end);
     }
     return coverage;
 }

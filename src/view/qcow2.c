@@ -173,3 +173,22 @@ uint64_t fl_view_qcow2_virtual_size(const FlView *view)
 {
     return ((const Qcow2View *)view)->image.layout.virtual_size;
 }
+
+bool fl_view_qcow2_tells_zeros(const FlView *view, const FlCover *read)
+{
+    const FlQcow2Image *image = &((const Qcow2View *)view)->image;
+    const FlQcow2Layout *layout = &image->layout;
+    const FlRuns *zero = &image->clusters.zero, *tables = &image->clusters.tables;
+    uint64_t entries = fl_qcow2_entries(layout->cluster_size);
+    uint64_t last, l1 = layout->l1_entries * 8, l2;
+    size_t i;
+
+    if (zero->count == 0)
+        return true;
+    last = fl_runs_end(zero, zero->count - 1) - 1;
+    i = fl_runs_find(tables, last / entries);
+    l2 = (tables->run[i].rank + last / entries - tables->run[i].first) * layout->cluster_size +
+         (last % entries + 1) * 8;
+    return fl_cover_bytes(read, layout->l1, layout->l1 + l1) == l1 &&
+           fl_cover_bytes(read, layout->l2, layout->l2 + l2) == l2;
+}
