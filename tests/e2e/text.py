@@ -132,6 +132,24 @@ class Text(lib.TestCase):
             for bitmap, cell in self.granularity.items():
                 self.check_pbm(mount.read(f"vm/dirty/{bitmap}.pbm"), self.dirty(bitmap), cell)
 
+    def test_pbm_opens(self):
+        """As the picture that it is, in netpbm and in ImageMagick."""
+        lib.require("pnmtopng", "pngtopam", "identify", "convert")
+        with self.mount(self.image) as mount:
+            for bitmap in self.granularity:
+                path, png = mount / f"vm/dirty/{bitmap}.pbm", self.path("png")
+                width, height, cells, _ = parse_pbm(mount.read(path))
+                self.assertEqual(lib.run("identify", "-format", "%m %w %h", path),
+                                 f"PBM {width} {height}")
+                by_netpbm = lib.run("sh", "-c", 'pnmtopng "$0" | pngtopam | pamdepth 1 | pnmtoplainpnm',
+                                    path)
+                by_magick = lib.run("convert", path, "-compress", "none", "pbm:-")
+                lib.run("convert", path, png)
+                self.assertEqual(lib.run("identify", "-format", "%m %w %h", png),
+                                 f"PNG {width} {height}")
+                for text in (by_netpbm, by_magick):
+                    self.assertTrue(parse_pbm(text)[:3] == (width, height, cells), bitmap)
+
     def test_pbm_of_unknown_granularity(self):
         size = 10 * lib.MIB + 512
         for cell in (512, 8192, 65536):
