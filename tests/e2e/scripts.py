@@ -84,7 +84,8 @@ class Scripts(lib.TestCase):
                 os.mkdir(f"{out}/{name}")
                 lib.run("tar", "-C", f"{out}/{name}", "-xf", f"{self.to}/web/{name}")
         elif tool == "restic":
-            for s in json.loads(lib.run("restic", "-r", to, "snapshots", "--json", env=self.env)):
+            said = lib.run("restic", "-r", to, "snapshots", "--json", env=self.env)
+            for s in json.loads(said) or []:
                 lib.run("restic", "-r", to, "restore", s["id"], "--target", f"{out}/{s['tags'][0]}",
                         env=self.env)
         else:
@@ -93,14 +94,18 @@ class Scripts(lib.TestCase):
                 lib.run("borg", "extract", f"{to}::{name}", cwd=f"{out}/{name}", env=self.env)
         return out
 
+    def repository(self, tool):
+        """Where TOOL is to save."""
+        if tool not in ("restic", "borg"):
+            return self.to
+        lib.require(tool)
+        to = self.to + "/repository"
+        lib.run(*(["restic", "-r", to, "init"] if tool == "restic" else
+                  ["borg", "init", "--encryption=none", to]), env=self.env)
+        return to
+
     def check_all_generations(self, tool):
-        vm, to = self.vm(), self.to
-        if tool in ("restic", "borg"):
-            lib.require(tool)
-            to = self.to + "/repository"
-            lib.run(*(["restic", "-r", to, "init"] if tool == "restic" else
-                      ["borg", "init", "--encryption=none", to]), env=self.env)
-        expected = []
+        vm, to, expected = self.vm(), self.repository(tool), []
         for generation in range(4):
             if generation == 2:
                 # One that fails leaves nothing, and the next has its changes too.
@@ -364,6 +369,23 @@ class Scripts(lib.TestCase):
         self.assertEqual(self.backup(vm, status=1, says="bytes of disk vda were not read"), [])
         os.unlink(path)
         self.backup(vm, says="vda full")
+
+    def test_what_is_not_committed_is_discarded(self):
+        """And it is done again by the next run."""
+        vm = self.vm("vda")
+        refusing = self.path("refusing")
+        with open(refusing, "w") as f:
+            f.write('#!/bin/sh\ncase $1 in --commit) exit 1;; esac\nexec fleecefs "$@"\n')
+        os.chmod(refusing, 0o755)
+        for tool in TOOLS:
+            to = self.repository(tool)
+            self.env["FLEECEFS"] = refusing
+            self.backup(vm, "--full", tool=tool, to=to, status=1, says="could not be committed")
+            del self.env["FLEECEFS"]
+            self.assertEqual(os.listdir(self.extract(tool, to)), [], tool)
+            self.backup(vm, "--full", tool=tool, to=to)
+            self.assertEqual(len(os.listdir(self.extract(tool, to))), 1, tool)
+            self.to = self.mkdir("another")
 
     def test_several_vms(self):
         """One that fails does not keep the others from their backup."""
