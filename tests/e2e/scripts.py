@@ -278,28 +278,30 @@ class Scripts(lib.TestCase):
         self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
         self.backup(vm, "--full", says="vda full")
 
-    def gate(self, tool):
-        """Has TOOL stop before it does anything; returns what becomes readable then."""
+    def gate(self, tool, command=""):
+        """Has TOOL, with COMMAND among its arguments, stop when it has begun to write its last one;
+        returns what becomes readable then."""
         fifo = self.path("gate")
         os.mkfifo(fifo)
         path = self.env["PATH"].split(":")[0] + "/" + tool
         with open(path, "w") as f:
-            f.write(f"#!/bin/sh\necho $$ >{fifo}\nread x <{self.dir}/never\n")
+            f.write(f'#!/bin/sh\ncase "$*" in *{command}*) ;; *) exec {shutil.which(tool)} "$@";; esac\n'
+                    f'for last; do :; done\necho part >"$last"\necho $$ >{fifo}\n'
+                    f"read x <{self.dir}/never\n")
         os.chmod(path, 0o755)
         if not os.path.exists(self.dir + "/never"):
             os.mkfifo(self.dir + "/never")
         self.failing = path
         return os.open(fifo, os.O_RDWR)
 
-    def start_and_wait(self, vm, tool="qcow2"):
-        """A backup that is in the middle of copying: its process, and the id of the tool's."""
-        gate = self.gate("cp")
-        process = subprocess.Popen(self.arguments(vm, tool=tool), env=self.env, text=True,
+    def start_and_wait(self, argv, gate):
+        """A script whose tool is at GATE: its process, and the id of the tool's."""
+        process = subprocess.Popen(argv, env=self.env, text=True,
                                    stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                    preexec_fn=lib.die_with_us)
         self.defer(process.stderr.close)
         ready = select.select([gate], [], [], lib.PATIENCE)[0]
-        self.assertTrue(ready, "cp was not started")
+        self.assertTrue(ready, "the tool was not started")
         pid = int(os.read(gate, 64))
         os.close(gate)
         self.mend_tool()
@@ -309,7 +311,7 @@ class Scripts(lib.TestCase):
         vm = self.vm("vda")
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             before, points = self.generations(), vm.points()
-            process, _ = self.start_and_wait(vm)
+            process, _ = self.start_and_wait(self.arguments(vm), self.gate("cp"))
             self.assertTrue(lib.is_mounted(self.mnt))
             process.send_signal(signum)
             self.assertEqual(process.wait(lib.PATIENCE), 128 + signum)
@@ -327,7 +329,7 @@ class Scripts(lib.TestCase):
         vm = self.vm("vda")
         self.backup(vm)
         vm.scribble(self.rng)
-        process, tool = self.start_and_wait(vm)
+        process, tool = self.start_and_wait(self.arguments(vm), self.gate("cp"))
         end = os.pidfd_open(tool)
         self.defer(os.close, end)
         process.kill()
@@ -346,7 +348,7 @@ class Scripts(lib.TestCase):
         vm = self.vm("vda")
         self.backup(vm)
         vm.scribble(self.rng)
-        process, tool = self.start_and_wait(vm)
+        process, tool = self.start_and_wait(self.arguments(vm), self.gate("cp"))
         with open(self.mnt + "/.fleecefs/status.json") as f:
             pid = json.load(f)["pid"]
         end = os.pidfd_open(pid)
@@ -358,6 +360,27 @@ class Scripts(lib.TestCase):
         self.assertFalse(lib.is_mounted(self.mnt))
         self.assertEqual(len(self.backup(vm, says="vda since")), 1)
         self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+
+    def test_restore_that_is_stopped(self):
+        """There is no disk then, nor parts of one, nor a change to one that was there."""
+        vm = self.vm("vda")
+        self.backup(vm)
+        out = self.to + "/vda.qcow2"
+        for options in ([], ["--force"]):
+            process, _ = self.start_and_wait([RESTORE, *options, self.to + "/web", out],
+                                             self.gate("qemu-img", "convert"))
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(lib.PATIENCE), 128 + signal.SIGTERM)
+            self.assertEqual(sorted(os.listdir(self.to)), ["vda.qcow2", "web"] if options else ["web"])
+            lib.run(RESTORE, "--force", self.to + "/web", out)
+        process, tool = self.start_and_wait([RESTORE, "--force", self.to + "/web", out],
+                                            self.gate("qemu-img", "convert"))
+        process.kill()
+        process.wait(lib.PATIENCE)
+        os.kill(tool, signal.SIGKILL)
+        lib.run("qemu-img", "check", out)
+        lib.run(RESTORE, "--force", self.to + "/web", out)
+        self.assertEqual(sorted(os.listdir(self.to)), ["vda.qcow2", "web"])
 
     def test_what_was_not_read_is_not_committed(self):
         """A tool that says it is done and is not: as a bug in it would."""
