@@ -494,6 +494,32 @@ static void test_last_of_64_tib(void)
     g_assert_cmpuint(piece.end, ==, view->size);
 }
 
+/* A zero cluster, in the only L2 table that there is: the L1 table tells, and the entries up to its
+ * own; neither the refcounts before nor the entries behind. */
+static void test_tells_zeros(void)
+{
+    const uint64_t cs = 4096, table = 512 * cs, size = 3 * table;
+    g_autoptr(FlMap) dirty = three(table + 5 * cs, cs, size - table - 6 * cs);
+    g_autoptr(FlMap) zeros = fl_map_new_uniform(size, FL_ALLOC_ZERO);
+    FlQcow2Params params = {
+        .alloc = zeros, .dirty = dirty, .disk_size = size, .cluster_size = cs, .backing = "b"};
+    g_autoptr(FlView) view = fl_view_qcow2_new(&params, NULL);
+    g_autoptr(FlCover) read = fl_cover_new();
+    const uint64_t l1 = 3 * cs, l2 = l1 + cs;
+
+    g_assert_cmpuint(view->size, ==, l2 + cs);
+    g_assert_false(fl_view_qcow2_tells_zeros(view, read));
+    fl_cover_add(read, 0, l1 + 3 * 8);
+    g_assert_false(fl_view_qcow2_tells_zeros(view, read));
+    fl_cover_add(read, l2, l2 + 5 * 8);
+    g_assert_false(fl_view_qcow2_tells_zeros(view, read));
+    g_clear_pointer(&read, fl_cover_free);
+    read = fl_cover_new();
+    fl_cover_add(read, l1, l1 + 3 * 8);
+    fl_cover_add(read, l2, l2 + 6 * 8);
+    g_assert_true(fl_view_qcow2_tells_zeros(view, read));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -505,5 +531,6 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/choice", test_choice);
     g_test_add_func("/qcow2/exact", test_exact);
     g_test_add_func("/qcow2/last-of-64-tib", test_last_of_64_tib);
+    g_test_add_func("/qcow2/tells-zeros", test_tells_zeros);
     return g_test_run();
 }
