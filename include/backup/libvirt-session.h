@@ -109,8 +109,8 @@ typedef enum {
     FL_LIBVIRT_PROGRESS_UNKNOWN,
 } FlLibvirtProgress;
 
-/* How the job does whose it is does not matter. TOTAL (bytes) is constant while all of it goes on.
- */
+/* How a job does, whose ever it is. TOTAL: bytes, constant while all of a backup of ours goes on; 0
+ * of others. */
 FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total, GError **error);
 /* Whether the guest stands still: because of an I/O error, or for another reason. */
 typedef enum { FL_LIBVIRT_RUNS, FL_LIBVIRT_PAUSED, FL_LIBVIRT_STOPPED_BY_ERROR } FlLibvirtState;

@@ -106,9 +106,13 @@ static bool is_superseded(const FlCheckpoint *checkpoint, const GPtrArray *check
 bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error)
 {
     g_autoptr(GPtrArray) checkpoints = NULL;
-    int active = fl_libvirt_active(session, error);
+    int active;
     bool ok = true;
 
+    /* It has been told that libvirtd is away. */
+    if (session->left && session->domain == NULL)
+        return true;
+    active = fl_libvirt_active(session, error);
     if (active < 0)
         return false;
     if (active == 0) {

@@ -35,8 +35,8 @@ bool fl_libvirt_fail(GError **error, const FlLibvirtCall *call, const char *form
     subject = g_strdup_vprintf(format, args);
     va_end(args);
     return fl_fail(error, "%s: %s", subject,
-                   call->silent ? "libvirt does not answer in time (-o timeout=); if libvirtd "
-                                  "hangs, restart it, and the VMs go on"
+                   call->silent ? "libvirt does not answer in time (-o timeout=); a libvirtd "
+                                  "that hangs can be restarted, VMs go on"
                                 : call->message);
 }
 

@@ -44,6 +44,13 @@ static bool has_ended(const FlLibvirtSession *session, const FlLibvirtCall *call
                                                call->code == VIR_ERR_OPERATION_INVALID));
 }
 
+/* Of this session, or before there is one, of any. */
+static bool is_ours(const FlLibvirtSession *session, const FlDomainBackup *backup)
+{
+    return session->socket != NULL ? g_strcmp0(session->socket, backup->socket) == 0
+                                   : is_our_socket(backup->socket);
+}
+
 FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, FlDomainBackup **backup, GError **error)
 {
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_backup, NULL, NULL);
@@ -59,8 +66,7 @@ FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, FlDomainBackup **backup, 
     found = fl_domain_backup_parse(call->string, error);
     if (found == NULL)
         return FL_LIBVIRT_JOB_UNKNOWN;
-    ours = session->socket != NULL ? g_strcmp0(session->socket, found->socket) == 0
-                                   : is_our_socket(found->socket);
+    ours = is_ours(session, found);
     if (backup != NULL)
         *backup = g_steal_pointer(&found);
     return ours ? FL_LIBVIRT_JOB_OURS : FL_LIBVIRT_JOB_OTHER;
@@ -74,7 +80,7 @@ static bool is_beginning(FlLibvirtCall *call)
     return call->code == VIR_ERR_INTERNAL_ERROR && virDomainIsActive(call->domain) == 1;
 }
 
-/* Its value is a FlLibvirtProgress. */
+/* Its value is a FlLibvirtProgress; its string, the description of a backup that goes on. */
 static bool ask_progress(FlLibvirtCall *call)
 {
     virTypedParameterPtr params = NULL;
@@ -95,12 +101,14 @@ static bool ask_progress(FlLibvirtCall *call)
     else
         call->value = total > 0 ? FL_LIBVIRT_PROGRESS_STEADY : FL_LIBVIRT_PROGRESS_CHANGING;
     call->total = total;
-    return true;
+    return call->value != FL_LIBVIRT_PROGRESS_STEADY || ask_backup(call) ||
+           virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_BACKUP;
 }
 
 FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total, GError **error)
 {
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_progress, NULL, NULL);
+    g_autoptr(FlDomainBackup) backup = NULL;
 
     if (!fl_libvirt_ask(session, call)) {
         if (has_ended(session, call))
@@ -108,7 +116,9 @@ FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total
         fl_libvirt_fail(error, call, "backup job");
         return FL_LIBVIRT_PROGRESS_UNKNOWN;
     }
-    *total = call->total;
+    if (call->string != NULL)
+        backup = fl_domain_backup_parse(call->string, NULL);
+    *total = backup != NULL && is_ours(session, backup) ? call->total : 0;
     return (FlLibvirtProgress)call->value;
 }
 
@@ -301,18 +311,15 @@ bool fl_libvirt_export(FlLibvirtSession *session, GError **error)
 {
     FlBackup *backup = &session->backup;
     g_autoptr(FlDomainBackup) job = NULL;
-    FlLibvirtProgress progress;
-    FlLibvirtJob ours;
 
     if (!fl_journal_set_second(session->journal, backup->time.tv_sec, error))
         return false;
     if (!session->running)
         return true;
-    progress = fl_libvirt_progress(session, &session->total, error);
-    ours = fl_libvirt_job(session, &job, error);
-    if (progress == FL_LIBVIRT_PROGRESS_UNKNOWN || ours == FL_LIBVIRT_JOB_UNKNOWN)
+    if (fl_libvirt_job(session, &job, error) == FL_LIBVIRT_JOB_UNKNOWN ||
+        fl_libvirt_progress(session, &session->total, error) == FL_LIBVIRT_PROGRESS_UNKNOWN)
         return false;
-    if (progress != FL_LIBVIRT_PROGRESS_STEADY || ours != FL_LIBVIRT_JOB_OURS)
+    if (job == NULL || session->total == 0)
         return fl_fail(error, "the backup job has ended already");
     if (!read_back(backup, job, error))
         return false;
@@ -407,6 +414,7 @@ bool fl_libvirt_sweep(FlLibvirtSession *session, GError **error)
 
     if (job == FL_LIBVIRT_JOB_UNKNOWN || (job == FL_LIBVIRT_JOB_OURS && !end_job(session, error))) {
         session->left = true;
+        g_prefix_error(error, "something is left, which fleecefs --recover puts back: ");
         return false;
     }
     if (job == FL_LIBVIRT_JOB_OURS)

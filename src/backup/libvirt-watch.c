@@ -19,15 +19,10 @@
 static bool look(FlLibvirtSession *session, GError **error)
 {
     uint64_t total = 0;
-    FlLibvirtProgress progress = fl_libvirt_progress(session, &total, error);
-    FlLibvirtJob job = progress == FL_LIBVIRT_PROGRESS_UNKNOWN
-                           ? FL_LIBVIRT_JOB_UNKNOWN
-                           : fl_libvirt_job(session, NULL, error);
 
-    if (job == FL_LIBVIRT_JOB_UNKNOWN)
+    if (fl_libvirt_progress(session, &total, error) == FL_LIBVIRT_PROGRESS_UNKNOWN)
         return false;
-    if (progress != FL_LIBVIRT_PROGRESS_STEADY || total < session->total ||
-        job != FL_LIBVIRT_JOB_OURS)
+    if (total < session->total)
         fl_backup_lose_all(&session->backup, fl_libvirt_active(session, NULL) == 0
                                                  ? "the VM has ended"
                                                  : "its backup job in libvirt has ended");
