@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Snapshots of domains of a real libvirtd: what they hold, what increments hold, what is left."""
+import os
+
 import lib
 from libvirtd import Domain
 from vm import Disk, Refused
@@ -164,6 +166,19 @@ class Basic(lib.TestCase):
         self.assertIn("size changed", snapshot.disks["vda"]["reason"])
         self.assertEqual(snapshot.disks["vda"]["size"], 2 * lib.MIB)
         self.assertIn("base", snapshot.disks["vdb"])
+
+    def test_no_room(self):
+        vm = Domain(self, [Disk(self, "vda", 16 * lib.MIB)])
+        small = vm.libvirtd.small
+        with open(f"{small}/other", "wb") as f:
+            self.defer(os.unlink, f.name)
+            os.posix_fallocate(f.fileno(), 0, 21 * lib.MIB)
+        with self.assertRaisesRegex(Refused, f"scratch directory {small}: 3 MiB free, at least 6 "
+                                             "MiB are needed; -o scratch=DIR names another"):
+            vm.begin("--scratch", small)
+        with self.assertRaisesRegex(Refused, "scratch directory /nowhere: No such file"):
+            vm.begin("--scratch", "/nowhere")
+        self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
 
     def test_disks_that_are_chosen(self):
         vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB)])

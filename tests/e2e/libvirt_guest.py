@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A guest of libvirt's: frozen through its agent for a moment, and thawed whatever happens."""
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -29,10 +30,17 @@ class GuestDomain(guest.Guest, Domain):
         self.run("test -d /mnt/vda/lost+found")
 
     def agent(self, command, **args):
+        """Asks the agent, when the guest runs: for want of space it may stand still for a while."""
         args = {k.replace("_", "-"): v for k, v in args.items()}
-        answer = self.virsh("qemu-agent-command", self.name, "--timeout", "10",
-                            json.dumps({"execute": command, "arguments": args}))
-        return json.loads(answer)["return"]
+        while True:
+            try:
+                return json.loads(self.virsh(
+                    "qemu-agent-command", self.name, "--timeout", "10",
+                    json.dumps({"execute": command, "arguments": args})))["return"]
+            except AssertionError as error:
+                if "domain is not running" not in str(error) or \
+                        self.virsh("domstate", self.name) == "shut off":
+                    raise
 
     def mount_options(self):
         return ["-o", f"scratch={self.scratch}"]
@@ -72,7 +80,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         ready.set()
         return process
 
-    def fail(self, process):
+    def check_failed(self, process):
         """Waits for PROCESS to fail; what it says."""
         said = process.communicate(timeout=2 * lib.PATIENCE)[1]
         self.assertEqual(process.returncode, 1, said)
@@ -116,7 +124,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
 
                 process = self.start(on_call)
                 if procedure != Proxy.THAW:
-                    self.fail(process)
+                    self.check_failed(process)
                 else:
                     lib.wait_for_file(self.pidfile, process)
                     self.check_thawed()
@@ -135,7 +143,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
             calls.append(called)
             return Proxy.PASS
 
-        said = self.fail(self.start(on_call, "-o", f"scratch={private}/scratch"))
+        said = self.check_failed(self.start(on_call, "-o", f"scratch={private}/scratch"))
         self.assertIn("cannot take the snapshot", said)
         self.assertIn("-o scratch=DIR", said)
         self.assertIn(Proxy.FREEZE, calls)
@@ -163,7 +171,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
                 self.assertEqual(self.fleecefs("--abort", self.point).returncode, 0)
                 said = process.communicate(timeout=lib.PATIENCE)[1]
             else:
-                said = self.fail(process)
+                said = self.check_failed(process)
             self.assertIn("did not stay frozen until the snapshot was taken", said)
             self.check_untouched()
 
@@ -174,7 +182,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         with contextlib.suppress(AssertionError):
             while True:
                 self.vm.agent("guest-ping")
-        said = self.fail(self.start(lambda *_: Proxy.PASS, *options))
+        said = self.check_failed(self.start(lambda *_: Proxy.PASS, *options))
         self.assertIn("the guest's agent does not answer", said)
         self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
         mount = self.mount(self.vm.source(), env=self.vm.environment(), options=[
@@ -183,6 +191,27 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         self.assertEqual(self.fleecefs("--abort", mount.point).returncode, 0)
         mount.check_gone()
         self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
+
+    def test_scratch_full(self):
+        """The guest goes on, reads fail, the commit is refused, and the space is free again."""
+        vm, small = self.vm, self.vm.libvirtd.small
+        write = "dd if=/dev/urandom of=/mnt/vda/big bs=1M count=40 conv=notrunc,fsync 2>/dev/null"
+        vm.run(write)
+        mount = self.begin("-o", f"scratch={small}")
+        vm.run(write)
+        while any(d["state"] == "ok" for d in mount.json(".fleecefs/status.json")["exports"]):
+            vm.run(write)
+        for name in vm.disks:
+            self.assert_errno(errno.EIO, os.stat, mount / f"{name}/disk.raw")
+        self.assertRegex(self.fleecefs("--status", mount.point).stdout,
+                         "FAILED: (the scratch directory is|there was no space)")
+        self.assert_refused("--commit", "--force", mount.point, says=["is lost"])
+        # Of the guest's own write too: it was stopped at most, and went on.
+        vm.run(write)
+        self.assertEqual(vm.virsh("domstate", vm.name), "running")
+        self.end(mount, "--abort")
+        self.check_untouched()
+        self.assertEqual(os.listdir(small), [])
 
 
 if __name__ == "__main__":

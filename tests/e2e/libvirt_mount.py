@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """`fleecefs libvirt:DOMAIN` as its users run it: mount, back up, commit or abort, restore."""
+import errno
+import os
+import subprocess
+import threading
 import time
 
 import lib
 import qmp_mount
+import qmp_vouch
 from libvirtd import Domain
 from outage import AT_ONCE
-from vm import Disk
+from vm import Disk, Qmp
 
 
 class LibvirtMount(lib.TestCase):
@@ -62,6 +67,76 @@ class LibvirtMount(lib.TestCase):
         self.assertLess(time.monotonic() - began, AT_ONCE)
         self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
 
+    # Who writes to the disk after the job has ended, and before libvirt has ended the server?
+
+    read_at_random = qmp_vouch.QmpVouch.read_at_random
+    read = staticmethod(qmp_vouch.QmpVouch.read)
+
+    def with_monitor(self, *names):
+        """A domain whose disks hold OLD, and a monitor of it that is not libvirt's."""
+        folder = self.mkdir("qmp")
+        os.chmod(folder, 0o777)
+        vm = Domain(self, [Disk(self, name) for name in names],
+                    arguments=["-qmp", f"unix:{folder}/qmp,server=on,wait=off"])
+        qmp = Qmp(f"{folder}/qmp")
+        self.defer(qmp.close)
+        for name in names:
+            vm.write(name, 0, 16 * lib.MIB, qmp_vouch.OLD)
+        return vm, qmp
+
+    def overwrite(self, qmp, name, byte=qmp_vouch.NEW):
+        path = f"/machine/peripheral/ua-{name}/virtio-backend"
+        qmp("human-monitor-command",
+            command_line=f'qemu-io -d {path} "write -P {byte} 0 16M"')
+
+    def test_job_ended_while_read(self):
+        """Not a byte of what the disk holds now, though libvirt ends the job before the server."""
+        vm, qmp = self.with_monitor("vda", "vdb")
+        reads = 0
+        for round_ in range(qmp_vouch.ROUNDS):
+            mount = self.begin(vm, "-o", "readahead=0")
+            ready, found = threading.Semaphore(0), []
+            readers = [threading.Thread(target=self.read_at_random, args=(
+                mount / f"{name}/disk.raw", self.rng.random(), ready, found))
+                for name in vm.disks for _ in range(qmp_vouch.READERS)]
+            for reader in readers:
+                reader.start()
+            for _ in readers:
+                ready.acquire()
+            with subprocess.Popen(["virsh", "-c", vm.libvirtd.uri(), "domjobabort", vm.name],
+                                  stdout=subprocess.DEVNULL) as virsh:
+                while virsh.poll() is None:
+                    for name in vm.disks:
+                        self.overwrite(qmp, name)
+            for reader in readers:
+                reader.join(lib.PATIENCE)
+            self.assertEqual(len(found), len(readers), "a reader hangs")
+            self.assertEqual({(number, live) for _, number, live in found}, {(errno.EIO, False)},
+                             f"round {round_}: {found}")
+            reads += sum(count for count, _, _ in found)
+            self.end(vm, mount, "--abort")
+            for name in vm.disks:
+                self.overwrite(qmp, name, qmp_vouch.OLD)
+        print(f"{qmp_vouch.ROUNDS} rounds, {reads} reads,", end=" ")
+
+    def test_job_ended_unseen(self):
+        """QEMU serves the disk as it is now, and libvirtd, which hangs, has not noticed."""
+        vm, qmp = self.with_monitor("vda")
+        mount = self.begin(vm, "-o", "timeout=2,readahead=0")
+        path = mount / "vda/disk.raw"
+        self.assertEqual(self.read(path, 0, 65536), (bytes([qmp_vouch.OLD]) * 65536, 0))
+        vm.libvirtd.hang(self)
+        job, = (j["id"] for j in qmp("query-jobs"))
+        qmp("job-cancel", id=job)
+        qmp.wait("JOB_STATUS_CHANGE", id=job, status="concluded")
+        self.overwrite(qmp, "vda")
+        self.assertEqual(self.read(path, 65536, 65536), (None, errno.EIO))
+        vm.libvirtd.go_on()
+        while any(d["state"] == "ok" for d in mount.json(".fleecefs/status.json")["exports"]):
+            self.assertEqual(self.read(path, 131072, 65536), (None, errno.EIO))
+        self.end(vm, mount, "--abort")
+        self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
+
     def test_shut_off(self):
         """The images themselves, with what changed since the last checkpoint."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")])
@@ -94,6 +169,60 @@ class LibvirtMount(lib.TestCase):
         self.assertFalse([f for f in mount.files() if "dirty/last" in f])
         mount.read("vda/disk.raw", "rb")
         self.end(vm, mount, "--commit")
+
+    # A libvirtd, or a QEMU, that does not answer
+
+    def check_hangs(self, mount, read=qmp_mount.QmpMount.read_direct):
+        """Nothing is believed that libvirt cannot vouch for, and the mount stays."""
+        began = time.monotonic()
+        self.assert_errno(errno.EIO, read, mount / "vda/disk.raw")
+        self.assert_refused("--commit", "--force", mount.point, says=["does not answer in time"])
+        self.assertLess(time.monotonic() - began, 2 * AT_ONCE)
+
+    def test_libvirtd_hangs(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        vm.scribble(self.rng, 2)
+        mount = self.begin(vm, "-o", "timeout=2,readahead=0")
+        mount.read("vda/disk.raw", "rb")
+        vm.libvirtd.hang(self)
+        self.check_hangs(mount)
+        vm.libvirtd.go_on()
+        self.assertTrue(mount.read("vda/disk.raw", "rb") == vm.disks["vda"].model)
+        self.end(vm, mount, "--commit")
+        self.assertEqual((vm.leftovers(), len(vm.checkpoints())), ([], 1))
+
+    def test_end_while_libvirtd_or_qemu_hangs(self):
+        """What cannot be put back is left, and told; the mount goes."""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        for what in (None, vm.pid()):
+            for command in ("--abort", "umount"):
+                mount = self.begin(vm, "-o", "timeout=2")
+                vm.libvirtd.hang(self, what)
+                began = time.monotonic()
+                if command == "umount":
+                    lib.run("umount", mount.point)
+                    self.assertLess(time.monotonic() - began, 2)
+                else:
+                    done = self.fleecefs(command, mount.point)
+                    self.assertEqual(done.returncode, 3, done.stderr)
+                    self.assertIn("does not answer in time", done.stderr)
+                    self.assertIn("--recover", done.stderr)
+                self.assertFalse(lib.is_mounted(mount.point))
+                lib.wait_gone(mount.processes[mount.pid], "fleecefs", 2 * AT_ONCE)
+                self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(mount.pid, 0)[1]),
+                                 3 if command == "umount" else 0)
+                vm.libvirtd.go_on(what)
+                self.assertIn("ended a backup job", vm.recover())
+                self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
+
+    def test_begin_while_libvirtd_hangs(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        vm.libvirtd.hang(self)
+        for command in ([self.mkdir("mnt")], ["--recover"]):
+            began = time.monotonic()
+            self.assert_refused("-o", "timeout=2", *command[:-1], vm.source(), *command[-1:],
+                                says=["cannot connect", "does not answer in time", "timeout="])
+            self.assertLess(time.monotonic() - began, AT_ONCE)
 
 
 if __name__ == "__main__":

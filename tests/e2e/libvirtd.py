@@ -5,6 +5,7 @@ disturbs the system's, and ends with all its VMs. One serves all tests of a prog
 takes seconds, for it asks QEMU what it can do.
 """
 import contextlib
+import html
 import os
 import re
 import select
@@ -76,9 +77,10 @@ def init(folder, listener):
             print(pid, flush=True)
         else:
             dead.clear()
-            os.kill(int(words[1]), signal.SIGKILL)
-            reap(int(words[1]))
-            print("killed", flush=True)
+            os.kill(int(words[1]), signal.Signals[words[0]])
+            if words[0] == "SIGKILL":
+                reap(int(words[1]))
+            print("done", flush=True)
 
 
 class Libvirtd:
@@ -96,6 +98,11 @@ class Libvirtd:
         with open(f"{self.dir}/etc/libvirtd.conf", "w") as f:
             f.write('auth_unix_rw = "none"\n')
         os.close(os.open(f"{self.dir}/nothing", os.O_CREAT, 0o600))
+        # A file system for scratch files that will not do.
+        self.small = f"{self.dir}/small"
+        os.mkdir(self.small)
+        lib.run("mount", "-t", "tmpfs", "-o", "size=24m,mode=1777", "tmpfs", self.small)
+        lib._at_exit.callback(lib.run, "umount", "-l", self.small)
         self.socket = f"{self.dir}/socket"
         os.symlink(self.socket, f"{self.dir}/run/libvirt-sock")
         # It stays while libvirtd ends and starts again, as systemd's does.
@@ -128,7 +135,15 @@ class Libvirtd:
 
     def kill(self):
         """kill -9: the VMs go on."""
-        self.tell(f"kill {self.pid}")
+        self.tell(f"SIGKILL {self.pid}")
+
+    def hang(self, test, pid=None):
+        """libvirtd, or another process PID of its, does nothing until go_on()."""
+        self.tell(f"SIGSTOP {pid or self.pid}")
+        test.defer(self.go_on, pid)
+
+    def go_on(self, pid=None):
+        self.tell(f"SIGCONT {pid or self.pid}")
 
     def virsh(self, *args, **kwargs):
         return lib.run("virsh", "--connect", self.uri(), *args, **kwargs).strip()
@@ -226,17 +241,17 @@ class Proxy:
 
 
 class Domain(vm.Vm):
-    """A domain of DISKS, and a CD drive; `devices` is XML for more of them."""
+    """A domain of DISKS, and a CD drive; DEVICES is XML for more of them, ARGUMENTS are QEMU's."""
 
     count = 0
     machine = """<memory unit='MiB'>32</memory>
         <os><type arch='x86_64' machine='q35'>hvm</type></os>"""
 
-    def __init__(self, test, disks, transient=False, devices=""):
+    def __init__(self, test, disks, transient=False, devices="", arguments=(), name=None):
         self.libvirtd = shared()
         self.test, self.disks = test, {d.name: d for d in disks}
         Domain.count += 1
-        self.name = f"test {Domain.count}"
+        self.name = name or f"test {Domain.count}"
         self.transient = transient
         self.state = test.mkdir("state")
         self.scratch = test.mkdir("scratch")
@@ -244,22 +259,25 @@ class Domain(vm.Vm):
         os.chmod(self.scratch, 0o1777)
         self.xml = test.path("domain.xml")
         with open(self.xml, "w") as f:
-            f.write(self._xml(devices))
+            f.write(self._xml(devices, arguments))
         if not transient:
             self.virsh("define", self.xml)
             test.defer(self._undefine)
         self.start()
 
-    def _xml(self, devices):
+    def _xml(self, devices, arguments):
         disks = "".join(
             f"""<disk type='file' device='disk'>
                   <driver name='qemu' type='{d.format}' discard='unmap'/><source file='{d.image}'/>
                   <target dev='{d.name}' bus='virtio'/><alias name='ua-{d.name}'/></disk>"""
             for d in self.disks.values())
-        return f"""<domain type='qemu'><name>{self.name}</name>{self.machine}
+        arguments = "".join(f"<qemu:arg value='{a}'/>" for a in arguments)
+        return f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+            <name>{html.escape(self.name)}</name>{self.machine}
             <devices><emulator>{shutil.which(vm.QEMU)}</emulator>{disks}{devices}
             <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
-            <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"""
+            <controller type='usb' model='none'/><memballoon model='none'/></devices>
+            <qemu:commandline>{arguments}</qemu:commandline></domain>"""
 
     def virsh(self, *args, **kwargs):
         return self.libvirtd.virsh(*args, **kwargs)
@@ -282,11 +300,14 @@ class Domain(vm.Vm):
         """The VM ends, having stored its bitmaps."""
         self.virsh("destroy", self.name, "--graceful")
 
+    def pid(self):
+        """QEMU's, for the libvirtd."""
+        with open(f"{self.libvirtd.dir}/run/qemu/{self.name}.pid") as f:
+            return int(f.read())
+
     def kill(self):
         """kill -9 of QEMU, and the end of it."""
-        path = f"{self.libvirtd.dir}/run/qemu/{self.name}.pid"
-        with open(path) as f:
-            self.libvirtd.tell(f"kill {f.read()}")
+        self.libvirtd.tell(f"SIGKILL {self.pid()}")
         while self.virsh("domstate", self.name) != "shut off":
             pass
 
