@@ -315,7 +315,9 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
 {
     GOptionContext *context = g_option_context_new("[NAME=]SOURCE... MOUNTPOINT");
     GOptionGroup *group = g_option_group_new("fleecefs", NULL, NULL, options, NULL);
-    int flag = G_OPTION_FLAG_NO_ARG, optional = G_OPTION_FLAG_OPTIONAL_ARG;
+    /* Paths need not be text of the locale. */
+    int flag = G_OPTION_FLAG_NO_ARG, optional = G_OPTION_FLAG_OPTIONAL_ARG,
+        bytes = G_OPTION_FLAG_FILENAME;
     const GOptionEntry own[] = {
         {"foreground", 'f', 0, G_OPTION_ARG_NONE, &options->foreground, "stay in the foreground",
          NULL},
@@ -325,7 +327,7 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
          NULL},
         {"pidfile", 'P', 0, G_OPTION_ARG_FILENAME, &options->pidfile,
          "write the process id there when it is ready", "FILE"},
-        {"option", 'o', 0, G_OPTION_ARG_CALLBACK, (gpointer)on_dash_o,
+        {"option", 'o', bytes, G_OPTION_ARG_CALLBACK, (gpointer)on_dash_o,
          "those below by name, and FUSE's (allow_other)", "OPT[,OPT...]"},
         {"status", 0, optional, G_OPTION_ARG_CALLBACK, (gpointer)on_status,
          "show what a mount does; =json: as JSON", NULL},
@@ -347,7 +349,7 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
         GOptionEntry entry = {
             .long_name = settings[i].name,
             .short_name = g_str_equal(settings[i].name, "connections") ? 'C' : 0,
-            .flags = settings[i].value == NULL ? flag : 0,
+            .flags = settings[i].value == NULL ? flag : bytes,
             .arg = G_OPTION_ARG_CALLBACK,
             .arg_data = (gpointer)on_setting,
             .description = settings[i].help,
