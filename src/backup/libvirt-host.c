@@ -108,7 +108,9 @@ bool fl_libvirt_connect(FlLibvirtSession *session, GError **error)
     virSetErrorFunc(NULL, ignore_error);
     found = open_connection(session, call, patience(session));
     if (call->silent || call->strings == NULL)
-        return fl_libvirt_fail(error, call, "cannot connect to libvirt%s%s",
+        return fl_libvirt_fail(error, call,
+                               "cannot connect to libvirt%s%s (does libvirtd run, and may this "
+                               "user use it? libvirt:DOMAIN?connect=URI names another)",
                                session->uri != NULL ? " at " : "",
                                session->uri != NULL ? session->uri : "");
     if (!g_str_equal(call->strings->pdata[0], "QEMU"))
@@ -119,7 +121,7 @@ bool fl_libvirt_connect(FlLibvirtSession *session, GError **error)
     if (!is_local(call->strings->pdata[1]))
         return fl_fail(error, "this libvirt is on another host; run fleecefs there");
     if (!found)
-        return fl_libvirt_fail(error, call, "there is no such domain");
+        return fl_libvirt_fail(error, call, "there is no such domain (virsh list --all)");
     if (virDomainGetUUIDString(session->domain, session->uuid) < 0)
         return fl_fail(error, "libvirt does not know the UUID of the domain");
     return true;

@@ -35,7 +35,7 @@ static void close_session(FlBackup *backup)
 }
 
 /* "libvirt:DOMAIN?connect=URI" */
-static void parse_source(FlLibvirtSession *session, const char *source)
+static bool parse_source(FlLibvirtSession *session, const char *source, GError **error)
 {
     static const char mark[] = "?connect=";
     const char *name = source + strlen("libvirt:");
@@ -44,6 +44,11 @@ static void parse_source(FlLibvirtSession *session, const char *source)
     session->name = uri != NULL ? g_strndup(name, (gsize)(uri - name)) : g_strdup(name);
     if (uri != NULL)
         session->uri = g_strdup(uri + strlen(mark));
+    if (session->name[0] == '\0')
+        return fl_fail_usage(error, "%s: no domain is named; virsh list --all shows them", source);
+    if (uri != NULL && session->uri[0] == '\0')
+        return fl_fail_usage(error, "%s: connect= wants a URI, like qemu:///system", source);
+    return true;
 }
 
 static FlBackup *open_session(const FlBackupOptions *options, GError **error)
@@ -55,9 +60,10 @@ static FlBackup *open_session(const FlBackupOptions *options, GError **error)
     fl_backup_init(backup, &fl_libvirt_backup_ops, options);
     g_mutex_init(&session->lock);
     g_cond_init(&session->cond);
-    parse_source(session, options->source);
     session->scratch =
         g_canonicalize_filename(options->scratch != NULL ? options->scratch : "/var/tmp", NULL);
+    if (!parse_source(session, options->source, error))
+        return NULL;
     if (options->nbd != NULL) {
         fl_fail_usage(error, "%s: libvirt starts a server of its own (nbd= is for qmp:)",
                       options->source);
