@@ -167,6 +167,35 @@ class Basic(lib.TestCase):
         self.assertEqual(snapshot.disks["vda"]["size"], 2 * lib.MIB)
         self.assertIn("base", snapshot.disks["vdb"])
 
+    def test_disks_that_cannot_take_part(self):
+        """They are named, left out, and refused where they are asked for."""
+        image, floppy = (Disk(self, name, lib.MIB, kind="raw").image for name in ("image", "floppy"))
+        device = "<disk type='{}' device='{}'><driver name='qemu' type='raw'/><source {}/>" \
+            "<target dev='{}' bus='{}'/>{}</disk>"
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)], devices="".join([
+            device.format("file", "disk", f"file='{image}'", "vdb", "virtio", "<readonly/>"),
+            device.format("file", "floppy", f"file='{floppy}'", "fda", "fdc", "<readonly/>"),
+            device.format("file", "cdrom", f"file='{image}'", "sdb", "sata", "<readonly/>")]))
+        snapshot = vm.begin()
+        self.assertEqual(set(snapshot.disks), {"vda"})
+        left_out, = (n for n in snapshot.info["notes"] if n.startswith("left out: "))
+        self.assertEqual(sorted(left_out.removeprefix("left out: ").split(", ")),
+                         ["fda (floppy)", "sda (cdrom)", "sdb (cdrom)", "vdb (read-only)"])
+        snapshot.finish("commit")
+        for name, why in (("vdb", "read-only"), ("fda", "floppy")):
+            with self.assertRaisesRegex(Refused, f"disk {name} cannot be backed up: it is {why}"):
+                vm.begin("--disk", name)
+
+    def test_agent_that_is_not_there(self):
+        """The guest of a domain that has no agent is not frozen, unless that is asked for."""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        with self.assertRaisesRegex(Refused, "cannot be frozen: its agent is not connected"):
+            vm.begin("--agent", "any")
+        snapshot = vm.begin("--agent", "any", "--agent-optional")
+        self.assertEqual(snapshot.info["frozen_us"], 0)
+        snapshot.finish("abort")
+        self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
+
     def test_no_room(self):
         vm = Domain(self, [Disk(self, "vda", 16 * lib.MIB)])
         small = vm.libvirtd.small

@@ -2,6 +2,7 @@
 """`fleecefs libvirt:DOMAIN` as its users run it: mount, back up, commit or abort, restore."""
 import errno
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -66,6 +67,55 @@ class LibvirtMount(lib.TestCase):
         self.end(vm, mount, "--abort")
         self.assertLess(time.monotonic() - began, AT_ONCE)
         self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
+
+    # What is said
+
+    def test_wrong_words(self):
+        vm = Domain(self, [])
+        point = self.mkdir("mnt")
+        system = vm.libvirtd.uri()
+        for source, status, says in (
+                ("libvirt:", 2, ["libvirt:: no domain is named", "virsh list --all"]),
+                ("libvirt:?connect=" + system, 2, ["no domain is named"]),
+                ("libvirt:x?connect=", 2, ["connect= wants a URI", "qemu:///system"]),
+                (f"libvirt:no such?connect={system}", 1, ["libvirt:no such?", "no such domain"]),
+                ("libvirt:x?connect=qemu+unix:///system?socket=/nowhere", 1,
+                 ["cannot connect to libvirt at qemu", "'/nowhere'", "does libvirtd run"]),
+                ("libvirt:test?connect=test:///default", 1, ["TEST, not QEMU", "connect=URI"]),
+                (vm.source(), 1, [vm.name, "no disk that can be backed up"])):
+            self.assert_refused("-o", "scratch=" + vm.scratch, source, point, status=status,
+                                says=says)
+            if source != vm.source():
+                self.assert_refused("--recover", source, status=status, says=says)
+        self.assertEqual(vm.leftovers(), [])
+
+    def test_no_permission(self):
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        lib.require("setpriv")
+        # It may be where only root gets to.
+        program = self.path("fleecefs")
+        shutil.copy(lib.FLEECEFS[0], program)
+        done = lib.attempt("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups",
+                           program, vm.source(), self.mkdir("mnt"))
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
+        self.assertIn("Permission denied", done.stderr)
+        self.assertIn("may this user use it?", done.stderr)
+
+    def test_names_to_be_escaped(self):
+        name = """a<b> & "c" 'd' ?e=%41 \u00fc"""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)], name=name)
+        vm.scratch = self.mkdir("""s & <t>"u'\u00fc %41""")
+        os.chmod(vm.scratch, 0o1777)
+        vm.scribble(self.rng, 2)
+        for mode in ("full", "incremental"):
+            for source in (vm.source(), f"libvirt:{vm.uuid}?connect={vm.libvirtd.uri()}"):
+                mount = self.mount(source, env=vm.environment(),
+                                   options=["--scratch=" + vm.scratch])
+                self.assertEqual(mount.json("vda/info.json")["mode"], mode)
+                self.assertTrue(mount.read("vda/disk.raw", "rb") == vm.disks["vda"].model)
+                self.end(vm, mount, "--abort" if source == vm.source() else "--commit")
+        self.assertEqual((vm.leftovers(), len(vm.checkpoints())), ([], 1))
 
     # Who writes to the disk after the job has ended, and before libvirt has ended the server?
 
