@@ -175,6 +175,21 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
             self.assertIn("did not stay frozen until the snapshot was taken", said)
             self.check_untouched()
 
+    def test_paused(self):
+        """Nobody waits for the agent of a guest that stands still."""
+        self.vm.virsh("suspend", self.vm.name)
+        said = self.check_failed(self.start(lambda *_: Proxy.PASS))
+        self.assertIn("the guest is paused and cannot be frozen", said)
+        mount = self.mount(self.vm.source(), env=self.vm.environment(), options=[
+            *self.vm.mount_options(), "-o", "agent_optional"])
+        self.assertIn("like after a power cut", mount.output())
+        self.assertEqual(self.fleecefs("--abort", mount.point).returncode, 0)
+        mount.check_gone()
+        # It stays as it was found.
+        self.assertEqual(self.vm.virsh("domstate", self.vm.name), "paused")
+        self.vm.virsh("resume", self.vm.name)
+        self.check_untouched()
+
     def test_agent_does_not_answer(self):
         options = ["-o", "freeze_timeout=1"]
         with contextlib.suppress(AssertionError): # it may be too late for an answer

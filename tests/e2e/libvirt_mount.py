@@ -241,6 +241,27 @@ class LibvirtMount(lib.TestCase):
         self.end(vm, mount, "--commit")
         self.assertEqual((vm.leftovers(), len(vm.checkpoints())), ([], 1))
 
+    def test_libvirtd_restarted(self):
+        """Reads wait for the new one, and go on; so does the commit."""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)])
+        vm.scribble(self.rng, 2)
+        mount = self.begin(vm, "-o", "readahead=0")
+        path = mount / "vda/disk.raw"
+        data, _ = self.read(path, 0, 65536)
+        self.assertEqual(data, bytes(vm.disks["vda"].model[:65536]))
+        vm.libvirtd.kill()
+        found = []
+        reader = threading.Thread(target=lambda: found.append(self.read(path, 65536, 65536)))
+        reader.start()
+        vm.libvirtd.start()
+        reader.join(lib.PATIENCE)
+        self.assertEqual(found, [(bytes(vm.disks["vda"].model[65536:131072]), 0)])
+        self.assertTrue(mount.read("vda/disk.raw", "rb") == vm.disks["vda"].model)
+        vm.libvirtd.kill()
+        vm.libvirtd.start()
+        self.end(vm, mount, "--commit")
+        self.assertEqual((vm.leftovers(), len(vm.checkpoints())), ([], 1))
+
     def test_end_while_libvirtd_or_qemu_hangs(self):
         """What cannot be put back is left, and told; the mount goes."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB)])
