@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The connection to libvirtd, which may hang, or end and come back, while the VM goes on. */
 #include "backup/libvirt-session.h"
+#include "util/deadline.h"
 
 #include <libvirt/virterror.h>
 #include <stdlib.h>
@@ -134,12 +135,12 @@ static bool connect_again(FlLibvirtSession *session, FlLibvirtCall *call)
 
     for (;;) {
         g_autoptr(FlLibvirtCall) open = fl_libvirt_call_new(ask_open, session->uri, session->uuid);
-        gint64 left = end - g_get_monotonic_time();
+        gint64 left = fl_deadline_left(end);
 
         open->number = 1;
-        if (open_connection(session, open, (unsigned)(MAX(left, 0) / 1000)))
+        if (open_connection(session, open, (unsigned)(left / 1000)))
             return true;
-        if (session->gone || open->silent || left <= 0) {
+        if (session->gone || open->silent || left == 0) {
             call->silent = open->silent;
             call->code = open->silent ? 0 : open->code;
             call->message = open->silent ? NULL : g_steal_pointer(&open->message);
