@@ -76,16 +76,21 @@ static gpointer run(gpointer data)
 bool fl_libvirt_call_run(FlLibvirtCall *call, unsigned timeout)
 {
     gint64 end = g_get_monotonic_time() + (gint64)timeout * 1000;
+    GThread *thread;
     bool ok;
 
     g_atomic_ref_count_inc(&call->refs);
-    g_thread_unref(g_thread_new("fleecefs-libvirt", run, call));
+    thread = g_thread_new("fleecefs-libvirt", run, call);
     g_mutex_lock(&call->lock);
     while (!call->done && g_cond_wait_until(&call->cond, &call->lock, end))
         continue;
     call->silent = !call->done;
     ok = call->done && call->ok;
     g_mutex_unlock(&call->lock);
+    if (call->silent)
+        g_thread_unref(thread);
+    else
+        g_thread_join(thread);
     return ok;
 }
 

@@ -219,7 +219,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         for name in vm.disks:
             self.assert_errno(errno.EIO, os.stat, mount / f"{name}/disk.raw")
         self.assertRegex(self.fleecefs("--status", mount.point).stdout,
-                         "FAILED: (the scratch directory is|there was no space)")
+                         "failure +(the scratch directory is|there was no space)")
         self.assert_refused("--commit", "--force", mount.point, says=["is lost"])
         # Of the guest's own write too: it was stopped at most, and went on.
         vm.run(write)
