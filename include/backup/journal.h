@@ -21,6 +21,8 @@ typedef struct {
     const char *series; /* for people */
     const char *agent;  /* socket of the agent of a guest that may be frozen; NULL if it is not */
     const char *socket; /* where the NBD server that we start in the VM listens; NULL if none is */
+    const char *failed; /* restore point that does not count, though it may look committed: nobody
+                           knows whether it is, and its commit was said to have failed */
 } FlJournalEntry;
 
 /*
@@ -41,6 +43,8 @@ const FlJournalEntry *fl_journal_entry(const FlJournal *journal);
 bool fl_journal_write(FlJournal *journal, const FlJournalEntry *entry, GError **error);
 /* The same, with the guest not frozen. */
 bool fl_journal_write_thawed(FlJournal *journal, GError **error);
+/* The same, with POINT failed. */
+bool fl_journal_write_failed(FlJournal *journal, const char *point, GError **error);
 bool fl_journal_forget(FlJournal *journal, GError **error);
 
 /*

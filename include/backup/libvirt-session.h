@@ -42,6 +42,7 @@ typedef struct {
     uint64_t reserve; /* bytes of the scratch file system that the guest cannot have */
     uint64_t total;   /* what the jobs of all disks amount to; 0 before EXPORT */
     bool left;        /* something that the journal tells of could not be ended */
+    bool doubtful;    /* the journal tells of a point that failed, and it may be there still */
     GError *late;     /* what could not be done once the commit was made */
 
     gint64 frozen_since; /* g_get_monotonic_time() at FREEZE; 0 when the guest is not frozen */
@@ -80,7 +81,7 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
 /* Makes the backup of DISK a full one. Takes REASON. */
 void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason);
 
-/* libvirt-checkpoint.c */
+/* libvirt-checkpoint.c. Of FlCheckpoint; one whose commit failed is pending. */
 GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_roll_forward(FlLibvirtSession *session, GError **error);

@@ -52,6 +52,7 @@ static void set_object(FlJournal *journal, JsonObject *object)
         .series = fl_json_string(object, "series"),
         .agent = fl_json_string(object, "agent"),
         .socket = fl_json_string(object, "socket"),
+        .failed = fl_json_string(object, "failed"),
     };
 }
 
@@ -160,6 +161,7 @@ bool fl_journal_write(FlJournal *journal, const FlJournalEntry *entry, GError **
     add_string(object, "series", entry->series);
     add_string(object, "agent", entry->agent);
     add_string(object, "socket", entry->socket);
+    add_string(object, "failed", entry->failed);
     node = json_node_init_object(json_node_alloc(), object);
     text = json_to_string(node, TRUE);
     set_object(journal, object);
@@ -176,6 +178,14 @@ bool fl_journal_write_thawed(FlJournal *journal, GError **error)
     FlJournalEntry entry = journal->entry;
 
     entry.agent = NULL;
+    return fl_journal_write(journal, &entry, error);
+}
+
+bool fl_journal_write_failed(FlJournal *journal, const char *point, GError **error)
+{
+    FlJournalEntry entry = journal->entry;
+
+    entry.failed = point;
     return fl_journal_write(journal, &entry, error);
 }
 

@@ -46,6 +46,7 @@ GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error)
 {
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_checkpoints, NULL, NULL);
     g_autoptr(GPtrArray) array = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
+    const FlJournalEntry *entry = fl_journal_entry(session->journal);
 
     if (!fl_libvirt_ask(session, call)) {
         fl_libvirt_fail(error, call, "checkpoints");
@@ -55,6 +56,9 @@ GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error)
         FlCheckpoint *checkpoint = fl_checkpoint_parse(call->strings->pdata[i], error);
         if (checkpoint == NULL)
             return NULL;
+        checkpoint->pending =
+            checkpoint->pending ||
+            (checkpoint->ours && entry != NULL && g_strcmp0(entry->failed, checkpoint->name) == 0);
         g_ptr_array_add(array, checkpoint);
     }
     return g_steal_pointer(&array);
@@ -105,10 +109,12 @@ static bool is_superseded(const FlCheckpoint *checkpoint, const GPtrArray *check
 
 bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error)
 {
+    const FlJournalEntry *entry = fl_journal_entry(session->journal);
     g_autoptr(GPtrArray) checkpoints = NULL;
     int active;
     bool ok = true;
 
+    session->doubtful = entry != NULL && entry->failed != NULL;
     /* It has been told that libvirtd is away. */
     if (session->left && session->domain == NULL)
         return true;
@@ -136,6 +142,7 @@ bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error)
         else
             ok = false;
     }
+    session->doubtful = session->doubtful && !ok;
     return ok;
 }
 
@@ -178,8 +185,12 @@ bool fl_libvirt_roll_forward(FlLibvirtSession *session, GError **error)
 {
     if (session->point == NULL)
         return true;
-    if (!confirm(session, error))
+    if (!confirm(session, error)) {
+        /* It may be made for all that, or yet be; who was told that it was not relies on it. */
+        g_prefix_error(error, "the commit failed, and counts as an abort: ");
+        fl_journal_write_failed(session->journal, session->point, NULL);
         return false;
+    }
     /* It is committed. Older ones that stay for now cost no more than their space. */
     fl_libvirt_roll_back(session, &session->late);
     return true;

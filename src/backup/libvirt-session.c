@@ -195,7 +195,7 @@ static bool journal(FlLibvirtSession *session, GError **error)
 
 static bool forget(FlLibvirtSession *session, GError **error)
 {
-    bool ok = session->left || fl_journal_forget(session->journal, error);
+    bool ok = session->left || session->doubtful || fl_journal_forget(session->journal, error);
 
     if (ok && session->late != NULL) {
         g_propagate_error(error, g_steal_pointer(&session->late));

@@ -65,6 +65,33 @@ class Faults(lib.TestCase):
         snapshot.finish("abort")
         self.check_increment(domain, backup)
 
+    def test_commit_without_an_answer(self):
+        """It was made, and cannot be told: it is said to have failed, and does not count."""
+        domain, backup = self.begin_committed()
+        base = domain.checkpoints()
+        domain.scribble(self.rng, 1)
+        called = []
+
+        def on_call(procedure):
+            called.append(procedure)
+            if procedure != Proxy.CREATE_CHECKPOINT:
+                return Proxy.PASS
+            proxy.refuse()
+            return Proxy.PASS_AND_CUT
+
+        proxy = Proxy(self, domain.libvirtd, on_call)
+        snapshot = domain.begin("--timeout", "1", path=proxy.path)
+        self.assertRegex(snapshot.ask("commit"), "^failed: .*counts as an abort")
+        self.assertIn(Proxy.CREATE_CHECKPOINT, called)
+        snapshot.kill()
+        points = domain.checkpoints()
+        self.assertEqual((len(points), points[:1]), (2, base))
+        self.assertIn("fleecefs committed", domain.virsh(
+            "checkpoint-dumpxml", domain.name, points[1], "--no-domain"))
+        self.assertIn(f"deleted checkpoint {points[1]}, which was not committed", domain.recover())
+        self.assertEqual((domain.recover(), domain.checkpoints()), ("", base))
+        self.check_increment(domain, backup)
+
     def cut(self, domain, limit, command):
         """Runs the tool, kills it before its call number LIMIT; the number of calls, the exit
         status and what it said."""

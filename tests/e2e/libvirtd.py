@@ -167,7 +167,7 @@ class Proxy:
     its length, itself included, the program, its version, and the procedure, each of 4 bytes."""
 
     PASS, CUT, PASS_AND_CUT = "pass", "cut", "pass and cut"
-    FREEZE, THAW, BEGIN_BACKUP = 335, 336, 421
+    FREEZE, THAW, CREATE_CHECKPOINT, BEGIN_BACKUP = 335, 336, 411, 421
     REMOTE = 0x20008086
 
     def __init__(self, test, libvirtd, on_call):
@@ -195,6 +195,10 @@ class Proxy:
         while self.sockets:
             self.sockets.pop().close()
         self.listener.close()
+
+    def refuse(self):
+        """Nobody can connect any more."""
+        self.listener.shutdown(socket.SHUT_RDWR)
 
     def _accept(self):
         with contextlib.suppress(OSError):

@@ -61,6 +61,11 @@ static void test_is_remembered(Fixture *f, gconstpointer data)
     g_assert_cmpstr(fl_journal_entry(journal)->series, ==, "last");
     g_assert_null(fl_journal_entry(journal)->agent);
 
+    g_assert_null(fl_journal_entry(journal)->failed);
+    g_assert_true(fl_journal_write_failed(journal, "fleecefs.last.1", NULL));
+    g_assert_cmpstr(fl_journal_entry(journal)->failed, ==, "fleecefs.last.1");
+    g_assert_cmpstr(fl_journal_entry(journal)->series, ==, "last");
+
     g_assert_true(fl_journal_forget(journal, NULL));
     g_assert_true(fl_journal_forget(journal, NULL));
     g_assert_null(fl_journal_entry(journal));
