@@ -233,7 +233,11 @@ static bool apply(FlOptions *options, const Setting *setting, const char *value,
                              setting->value);
     if (setting->value == NULL && value != NULL)
         return fl_fail_usage(error, "option %s takes no value", setting->name);
-    return setting->set(options, value, error);
+    if (!setting->set(options, value, error)) {
+        g_prefix_error(error, "option %s: ", setting->name);
+        return false;
+    }
+    return true;
 }
 
 static bool apply_one(FlOptions *options, const char *option, GError **error)
