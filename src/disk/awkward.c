@@ -46,7 +46,7 @@ static void part_done(FlRead *read, errint_t result)
     whole->done(whole, result);
 }
 
-void fl_read_awkward(FlDisk *disk, FlRead *read)
+bool fl_read_awkward(FlDisk *disk, FlRead *read)
 {
     const FlExportInfo *info = fl_disk_info(disk);
     uint64_t block = info->block_min;
@@ -54,10 +54,16 @@ void fl_read_awkward(FlDisk *disk, FlRead *read)
     uint64_t end = MIN(fl_div_up(read->offset + read->length, block) * block, info->size);
     uint64_t step = MAX(info->block_max / block, 1) * block;
     guint n = (guint)fl_div_up(end - start, step);
-    Awkward *awkward = g_malloc0(sizeof *awkward + n * sizeof(Part));
+    Awkward *awkward = g_try_malloc0(sizeof *awkward + n * sizeof(Part));
+    char *blocks = g_try_malloc(end - start);
 
+    if (awkward == NULL || blocks == NULL) {
+        g_free(awkward);
+        g_free(blocks);
+        return false;
+    }
     awkward->whole = read;
-    awkward->blocks = g_malloc(end - start);
+    awkward->blocks = blocks;
     awkward->start = start;
     awkward->waiting = n;
     for (guint i = 0; i < n; i++) {
@@ -72,4 +78,5 @@ void fl_read_awkward(FlDisk *disk, FlRead *read)
         part->read.done = part_done;
         fl_disk_read(disk, &part->read);
     }
+    return true;
 }

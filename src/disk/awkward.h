@@ -5,5 +5,6 @@
 #include "disk/disk.h"
 
 bool fl_read_is_awkward(const FlRead *read, const FlExportInfo *info);
-/* Reads whole blocks in lengths that the server takes, and copies out what was asked for. */
-void fl_read_awkward(FlDisk *disk, FlRead *read);
+/* Reads whole blocks in lengths that the server takes, and copies out what was asked for. False if
+ * there is no memory for that. */
+bool fl_read_awkward(FlDisk *disk, FlRead *read);

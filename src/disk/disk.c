@@ -511,15 +511,17 @@ void fl_disk_rest(FlDisk *disk)
 
 void fl_disk_read(FlDisk *disk, FlRead *read)
 {
+    bool awkward = fl_read_is_awkward(read, disk->peer.info);
+
     disk->resting = false;
     read->link = (GList){.data = read};
     read->since = g_get_monotonic_time();
-    if (disk->failure != NULL) {
+    if (disk->failure == NULL && awkward && fl_read_awkward(disk, read))
+        return;
+    if (disk->failure != NULL || awkward) {
         GQueue one = G_QUEUE_INIT;
         g_queue_push_tail_link(&one, &read->link);
         doom(disk, &one);
-    } else if (fl_read_is_awkward(read, disk->peer.info)) {
-        fl_read_awkward(disk, read);
     } else {
         g_queue_push_tail_link(read->ahead ? &disk->ahead : &disk->demand, &read->link);
         pump(disk);

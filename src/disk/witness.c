@@ -80,9 +80,11 @@ bool fl_witness_check(const FlWitness *witness, struct nbd_handle *nbd, const Fl
 {
     Reads reads = {0};
     nbd_completion_callback done = {.callback = read_done, .user_data = &reads};
-    g_autofree char *buf = g_malloc0(WITNESSES * SLOT);
+    g_autofree char *buf = g_try_malloc0(WITNESSES * SLOT);
     bool same = true;
 
+    if (buf == NULL)
+        return fl_fail_lost(error, "there is no memory to look at it");
     for (unsigned i = 0; i < WITNESSES; i++) {
         const Witness *kept = &witness->kept[i];
 

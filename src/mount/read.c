@@ -71,19 +71,25 @@ static void tell_delivered(const FileRead *file)
     }
 }
 
-static void reply(FileRead *file)
+/* Whether there was memory for it. */
+static bool reply(FileRead *file)
 {
     const struct iovec *iov = (const struct iovec *)(void *)file->iov->data;
 
     if (file->iov->len <= PARTS_MAX) {
         fuse_reply_iov(file->req, iov, (int)file->iov->len);
     } else {
-        g_autofree char *whole = g_malloc(file->size);
+        g_autofree char *whole = g_try_malloc(file->size);
         char *out = whole;
+        if (whole == NULL) {
+            fuse_reply_err(file->req, ENOMEM);
+            return false;
+        }
         for (guint i = 0; i < file->iov->len; i++)
             out = (char *)mempcpy(out, iov[i].iov_base, iov[i].iov_len);
         fuse_reply_buf(file->req, whole, file->size);
     }
+    return true;
 }
 
 /* Called as each part arrives, and once when the last part was asked for. */
@@ -98,10 +104,8 @@ static void part_arrived(FileRead *file, errint_t result)
         /* Nobody waits any more. */
     } else if (file->result < 0) {
         fuse_reply_err(file->req, -file->result);
-    } else {
-        reply(file);
-        if (file->source.delivered != NULL)
-            tell_delivered(file);
+    } else if (reply(file) && file->source.delivered != NULL) {
+        tell_delivered(file);
     }
     read_free(file);
 }

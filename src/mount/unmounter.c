@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "unmounter.h"
 
+#include "util/deadline.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -11,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PATIENCE_MS 10000
+#define PATIENCE_SECONDS 10
 
 struct FlUnmounter {
     int channel; /* at its end when the other process has ended */
@@ -84,14 +86,13 @@ FlUnmounter *fl_unmounter_new(const char *mountpoint, GError **error)
 void fl_unmounter_run(FlUnmounter *unmounter)
 {
     struct pollfd fd = {.fd = unmounter->channel, .events = POLLIN};
-
-    gint64 end = g_get_monotonic_time() + PATIENCE_MS * 1000;
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_SECONDS * G_USEC_PER_SEC;
     int r;
 
     if (send(unmounter->channel, "", 1, MSG_NOSIGNAL) != 1)
         return;
     do
-        r = poll(&fd, 1, (int)(MAX(end - g_get_monotonic_time(), 0) / 1000));
+        r = poll(&fd, 1, fl_deadline_poll(deadline));
     while (r < 0 && errno == EINTR);
 }
 
