@@ -136,8 +136,8 @@ class Tools(lib.TestCase):
                 began, before = time.monotonic(), self.read_from_server(mount)
                 lib.run(*argv)
                 took[name] = time.monotonic() - began
-                # What was read ahead beyond it is in the kernel's page cache then.
-                self.assertLessEqual(self.read_from_server(mount) - before, data)
+                # What was read ahead may have to make room before it is asked for.
+                self.assertLessEqual(self.read_from_server(mount) - before, 1.25 * data)
             print(f"{size >> 30} GiB with {data >> 20} MiB of dirty data:",
                   ", ".join(f"{name} {seconds:.2f} s" for name, seconds in took.items()))
             lib.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", copy, image)
