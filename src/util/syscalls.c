@@ -17,6 +17,7 @@ static const char *const allowed[] = {
     "brk",
     "madvise",
     "membarrier",
+    "memfd_create",
     "mincore",
     "mlock",
     "mmap",
