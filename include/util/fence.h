@@ -6,8 +6,8 @@
  * find little. Behind the fence, which no thread gets out of, there are
  * - no capabilities but those to reach what belongs to QEMU's user and to end what was started;
  * - no new privileges;
- * - where libseccomp is built in, of the kernel's calls those that a daemon is made of: it starts no
- *   program and no process;
+ * - where libseccomp is built in, of the kernel's calls those that a daemon is made of: it starts
+ * no program and no process;
  * - where the kernel has Landlock, of the file system what was allowed here.
  *
  * What is missing in the kernel or in the build is left out without a word; a build with sanitizers

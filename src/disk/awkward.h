@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Reads that a server would refuse as they are: off its block size, or too long. Private to disk/. */
+/* Reads that a server would refuse as they are: off its block size, or too long. Private to disk/.
+ */
 #pragma once
 
 #include "disk/disk.h"
