@@ -194,9 +194,10 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         options = ["-o", "freeze_timeout=1"]
         with contextlib.suppress(AssertionError): # it may be too late for an answer
             self.vm.begin_script("kill -STOP $(pidof qemu-ga)")
+        ping = ["qemu-agent-command", self.vm.name, "--timeout", "1", '{"execute": "guest-ping"}']
         with contextlib.suppress(AssertionError):
             while True:
-                self.vm.agent("guest-ping")
+                self.vm.virsh(*ping)
         said = self.check_failed(self.start(lambda *_: Proxy.PASS, *options))
         self.assertIn("the guest's agent does not answer", said)
         self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
