@@ -2,6 +2,7 @@
 """A release: the tarball builds, and the Debian package is clean and shows what it should."""
 import glob
 import os
+import re
 import subprocess
 
 import lib
@@ -24,6 +25,15 @@ class Package(lib.TestCase):
                        env={**os.environ, "PATH": f"{root}/usr/bin:{os.environ['PATH']}"})
         self.assertNotIn("building", said)
         self.assertRegex(said, r"\ndemo: fine: [^\n]+\n\Z")
+
+    def test_lists_of_packages_agree(self):
+        """What contrib/install-deps installs to build it is what the package says it needs."""
+        with open(lib.TOP + "/contrib/install-deps") as f:
+            build = f.read().partition("build=(")[2].partition("\n)")[0]
+        with open(lib.TOP + "/contrib/debian/control") as f:
+            needed = f.read().partition("Build-Depends:")[2].partition("Standards-Version")[0]
+        wanted = {p for p in re.findall(r"(?m)^ +(\S+)", build) if p.endswith("-dev")} - {"libc6-dev"}
+        self.assertEqual(set(re.findall(r"(?m)^ (\S+-dev),", needed)), wanted)
 
     def test_tarball(self):
         if lib.attempt("git", "-C", lib.TOP, "rev-parse").returncode != 0:
