@@ -17,3 +17,5 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlCover, fl_cover_free)
 void fl_cover_add(FlCover *cover, uint64_t start, uint64_t end);
 /* How many bytes of [START, END) are in the set. */
 uint64_t fl_cover_bytes(const FlCover *cover, uint64_t start, uint64_t end);
+/* The first range of the set that ends after OFFSET; false if there is none. */
+bool fl_cover_next(const FlCover *cover, uint64_t offset, uint64_t *start, uint64_t *end);

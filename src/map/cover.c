@@ -84,3 +84,18 @@ uint64_t fl_cover_bytes(const FlCover *cover, uint64_t start, uint64_t end)
     }
     return bytes;
 }
+
+bool fl_cover_next(const FlCover *cover, uint64_t offset, uint64_t *start, uint64_t *end)
+{
+    GTreeNode *node = at_or_before(cover, offset);
+    const Range *range;
+
+    if (node != NULL && ((const Range *)g_tree_node_key(node))->end <= offset)
+        node = g_tree_node_next(node);
+    if (node == NULL)
+        return false;
+    range = g_tree_node_key(node);
+    *start = range->start;
+    *end = range->end;
+    return true;
+}

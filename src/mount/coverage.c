@@ -15,25 +15,50 @@ static bool zeros_delivered(const FlExport *export, const char *context)
     return false;
 }
 
-FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap)
+/* Bytes that are wanted, and those of them that read as zeros. */
+typedef struct {
+    uint64_t all, zeros;
+} Wanted;
+
+/* Adds those in [START, END): what is dirty, or, without DIRTY, what is data. */
+static void count(Wanted *wanted, const FlMap *alloc, const FlMap *dirty, uint64_t start,
+                  uint64_t end)
 {
-    const FlDiskMaps *maps = fl_disk_maps(export->disk);
-    FlMap *dirty = bitmap != NULL ? fl_disk_maps_find(maps, bitmap) : NULL;
-    bool zeros = dirty != NULL && zeros_delivered(export, bitmap);
-    FlCoverage coverage = {0};
     FlJoin join;
     FlRange range;
 
-    fl_join_init(&join, fl_disk_maps_find(maps, FL_ALLOCATION), dirty,
-                 fl_disk_info(export->disk)->size, 0, FL_JOIN_DIRTY | FL_JOIN_ZERO);
+    fl_join_init(&join, alloc, dirty, end, start, FL_JOIN_DIRTY | FL_JOIN_ZERO);
     while (fl_join_next(&join, &range)) {
         uint64_t length = range.end - range.start;
 
         if (dirty != NULL ? !range.dirty : range.zero)
             continue;
-        coverage.wanted += length;
-        coverage.delivered +=
-            range.zero && zeros ? length : fl_cover_bytes(export->cover, range.start, range.end);
+        wanted->all += length;
+        wanted->zeros += range.zero ? length : 0;
+    }
+}
+
+FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap)
+{
+    const FlDiskMaps *maps = fl_disk_maps(export->disk);
+    const FlMap *alloc = fl_disk_maps_find(maps, FL_ALLOCATION);
+    const FlMap *dirty = bitmap != NULL ? fl_disk_maps_find(maps, bitmap) : NULL;
+    uint64_t size = fl_disk_info(export->disk)->size, start, end = 0;
+    FlCoverage coverage = {.wanted = size};
+    Wanted read = {0}, whole = {0};
+
+    if (dirty != NULL)
+        coverage.wanted = fl_map_bytes(dirty, FL_DIRTY, FL_DIRTY);
+    else if (alloc != NULL)
+        coverage.wanted = fl_map_bytes(alloc, FL_ALLOC_ZERO, 0);
+    /* Only where something was read are the maps looked through: they may have millions of extents,
+     * and somebody may ask every second. */
+    while (fl_cover_next(export->cover, end, &start, &end))
+        count(&read, alloc, dirty, start, end);
+    coverage.delivered = read.all;
+    if (dirty != NULL && zeros_delivered(export, bitmap)) {
+        count(&whole, alloc, dirty, 0, size);
+        coverage.delivered += whole.zeros - read.zeros;
     }
     return coverage;
 }

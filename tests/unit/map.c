@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Maps and joins against an array of one type a byte. */
 #include "helper.h"
+#include "map/cover.h"
 
 #include "map/join.h"
 
@@ -261,6 +262,35 @@ static void test_join(void)
     }
 }
 
+/* Against a byte for each byte. */
+static void test_cover(void)
+{
+    g_autoptr(GRand) rand = test_rand();
+    bool model[256] = {false};
+    g_autoptr(FlCover) cover = fl_cover_new();
+
+    for (unsigned round = 0; round < 60; round++) {
+        uint64_t from = random_below(rand, sizeof model), to = from + random_below(rand, 12);
+        uint64_t start, end = 0, bytes = 0, expected = 0;
+
+        to = MIN(to, sizeof model);
+        for (uint64_t i = from; i < to; i++)
+            model[i] = true;
+        fl_cover_add(cover, from, to);
+        while (fl_cover_next(cover, end, &start, &end)) {
+            for (uint64_t i = start; i < end; i++)
+                g_assert_true(model[i]);
+            g_assert_true(start == 0 || !model[start - 1]);
+            bytes += end - start;
+        }
+        for (uint64_t i = 0; i < sizeof model; i++)
+            expected += model[i];
+        g_assert_cmpuint(bytes, ==, expected);
+        g_assert_cmpuint(fl_cover_bytes(cover, 0, sizeof model), ==, expected);
+        g_assert_cmpuint(fl_cover_bytes(cover, from, to), ==, to - from);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -270,5 +300,6 @@ int main(int argc, char **argv)
     g_test_add_func("/map/limits", test_limits);
     g_test_add_func("/map/many", test_many);
     g_test_add_func("/map/join", test_join);
+    g_test_add_func("/map/cover", test_cover);
     return g_test_run();
 }
