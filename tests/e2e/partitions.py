@@ -155,7 +155,17 @@ class Partitions(lib.TestCase):
         vm.write("vda", lib.MIB, lib.MIB, 7)  # of no concern to the snapshot
         self.check(mount, "vda", parts)
         self.check_file(mount, "vda/part1.raw")
-        done = self.fleecefs("--abort", mount.point)
+        self.end(mount, "--commit", "--force")
+        # The next one is an increment.
+        mount = self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                           options=["-o", "scratch=" + self.dir])
+        self.assertEqual(mount.json("vda/info.json")["mode"], "incremental")
+        parts[1] = b"\7" * lib.MIB + parts[1][lib.MIB:]
+        self.check(mount, "vda", parts)
+        self.end(mount, "--abort")
+
+    def end(self, mount, *command):
+        done = self.fleecefs(*command, mount.point)
         self.assertEqual(done.returncode, 0, done.stderr)
         mount.check_gone()
 
