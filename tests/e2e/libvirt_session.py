@@ -61,9 +61,12 @@ class Session(lib.TestCase):
             for folder, folders, files in os.walk(self.home):
                 self.give(folder, *(f"{folder}/{n}" for n in folders + files))
             process = subprocess.Popen(
-                ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *self.user,
-                 # The first process has to wait for those whose parents have ended.
-                 "sh", "-c", "sh -c 'LISTEN_PID=$$ exec libvirtd'; true"],
+                # Copies of other tests' mounts would keep them from ending. And the first process
+                # has to wait for those whose parents have ended.
+                ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", """
+                     umount --lazy --all --types fuse.fleecefs
+                     "$@" sh -c 'LISTEN_PID=$$ exec libvirtd'
+                     true""", "sh", *self.user],
                 env={**self.env, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "libvirtd.socket"},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()], preexec_fn=lib.Server._prepare(listener.fileno()))
