@@ -24,6 +24,14 @@ typedef struct {
     bool (*set)(FlOptions *options, const char *value, GError **error);
 } Setting;
 
+/* Keeps a copy of VALUE in *WHERE. */
+static bool keep(char **where, const char *value)
+{
+    g_free(*where);
+    *where = g_strdup(value);
+    return true;
+}
+
 static bool set_cache(FlOptions *options, const char *value, GError **error)
 {
     return fl_size_parse(value, &options->view.cache, error);
@@ -68,9 +76,7 @@ static bool set_backing(FlOptions *options, const char *value, GError **error)
 
 static bool set_backing_fmt(FlOptions *options, const char *value, GError **error)
 {
-    g_free(options->view.backing_fmt);
-    options->view.backing_fmt = g_strdup(value);
-    return true;
+    return keep(&options->view.backing_fmt, value);
 }
 
 static bool set_cluster_size(FlOptions *options, const char *value, GError **error)
@@ -92,23 +98,17 @@ static bool keep_path(char **where, const char *value)
 
 static bool set_format(FlOptions *options, const char *value, GError **error)
 {
-    g_free(options->format);
-    options->format = g_strdup(value);
-    return true;
+    return keep(&options->format, value);
 }
 
 static bool set_series(FlOptions *options, const char *value, GError **error)
 {
-    g_free(options->series);
-    options->series = g_strdup(value);
-    return true;
+    return keep(&options->series, value);
 }
 
 static bool set_since(FlOptions *options, const char *value, GError **error)
 {
-    g_free(options->since);
-    options->since = g_strdup(value);
-    return true;
+    return keep(&options->since, value);
 }
 
 static bool set_disk(FlOptions *options, const char *value, GError **error)
