@@ -6,8 +6,9 @@ import threading
 
 
 class Proxy:
-    """A monitor in front of the VM's that counts commands; at command LIMIT it calls ON_LIMIT and
-    lets nothing through any more. It takes so many CONNECTIONS, one after the other."""
+    """A monitor in front of the VM's that counts commands; at command LIMIT, a number or a name, it
+    calls ON_LIMIT and lets nothing through any more. It takes so many CONNECTIONS, one after the
+    other."""
 
     def __init__(self, vm, limit=float("inf"), on_limit=None, connections=1):
         self.vm, self.limit, self.on_limit = vm, limit, on_limit
@@ -53,12 +54,13 @@ class Proxy:
                 return
             while not data.endswith(b"\n"):
                 data += self.client.recv(1 << 20)
-            if len(self.commands) == self.limit:
+            command = json.loads(data)["execute"]
+            if self.limit in (len(self.commands), command):
                 self.on_limit()
                 for fd in fds:
                     os.close(fd)
                 return
-            self.commands.append(json.loads(data)["execute"])
+            self.commands.append(command)
             socket.send_fds(self.server, [data], fds)
             for fd in fds:
                 os.close(fd)
