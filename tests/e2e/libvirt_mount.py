@@ -232,6 +232,7 @@ class LibvirtMount(lib.TestCase):
     def test_libvirtd_hangs(self):
         vm = Domain(self, [Disk(self, "vda", lib.MIB)])
         vm.scribble(self.rng, 2)
+        vm.write("vda", 0, 65536, 1) # zeros would be known without asking
         mount = self.begin(vm, "-o", "timeout=2,readahead=0")
         mount.read("vda/disk.raw", "rb")
         vm.libvirtd.hang(self)
