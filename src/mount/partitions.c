@@ -152,7 +152,12 @@ static void maps_loaded(FlDisk *disk, errint_t result, void *opaque)
     reading->view = fl_view_raw_new(alloc, NULL, info->size, 0, info->size);
     reading->timer = g_timeout_add_seconds(PATIENCE_SECONDS, too_late, reading);
     export->reading = reading;
-    advance(reading);
+    if (fl_disk_maps(disk)->clean_refused) {
+        settle(reading, "the server refuses what is clean, and so a partition table");
+        reading_free(reading);
+    } else {
+        advance(reading);
+    }
 }
 
 void fl_export_complete(FlExport *export, FlDiskLoaded done, void *opaque)

@@ -95,7 +95,10 @@ class Requests(lib.TestCase):
                 refuse(offset, length)
         self.export.on_read, self.export.on_status = refuse, refuse_status
         with self.mount(self.server.uri()) as mount:
+            os.listdir(mount / "default")  # no look for partitions either
             self.reads_of(mount, "default/dirty/b.raw", disks.masked(self.disk, self.dirty))
+            self.assertTrue(covered(self.server.ranges(READ), allowed))
+            self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["errors"], 0)
             zero = {(r["start"], r["start"] + r["length"])
                     for r in mount.json("default/dirty/b.json") if r["dirty"] and r["zero"]}
             expected = intersection(
