@@ -14,9 +14,10 @@ typedef struct FlCache FlCache;
 typedef struct FlBlocks FlBlocks;
 typedef struct FlBlock FlBlock;
 
-/* BUDGET is bytes. */
+/* BUDGET is bytes; some of it is set aside for replies to what was not read ahead. */
 FlCache *fl_cache_new(uint64_t budget);
 void fl_cache_free(FlCache *cache); /* after all its FlBlocks; NULL is fine */
+/* Bytes of memory that it takes. */
 uint64_t fl_cache_used(const FlCache *cache);
 
 /* The blocks of one disk. */
@@ -46,6 +47,8 @@ typedef struct FlBlockWaiter {
  * there is none). */
 FlBlock *fl_blocks_find(FlBlocks *blocks, uint64_t offset, uint64_t *next);
 
+/* The most that a block can hold, in bytes; powers of two waste nothing. */
+#define FL_BLOCK_MAX (1u << 20)
 /* Starts reading [START, END), of which no part is there. False if there is no room for it. */
 bool fl_blocks_fetch(FlBlocks *blocks, uint64_t start, uint64_t end);
 /* How many times longer than the fastest of late the blocks take that arrive now: 1 where nothing

@@ -7,10 +7,22 @@
  */
 #define FASTEST_EPOCH (10 * G_USEC_PER_SEC)
 
+/* Set aside for what is read without having been read ahead, and for connections: bytes. */
+#define REPLIES (4u << 20)
+/* Buffers have the sizes 2^12 to 2^20. */
+#define SIZE_BITS_MIN 12
+#define SIZES         9
+
+/*
+ * A block gets the buffer of one that has gone: malloc would give each back to the kernel, which
+ * clears every page of the next, or keep an unknown sum of them.
+ */
 struct FlCache {
     uint64_t budget, used;
-    GQueue lru;       /* of FlBlock: those that are there, the oldest first */
-    bool keeps_freed; /* malloc may keep memory that blocks had */
+    uint64_t spare;           /* bytes in: */
+    GPtrArray *spares[SIZES]; /* buffers that no block has, by size */
+    GQueue lru;               /* of FlBlock: those that are there, the oldest first */
+    bool tidy;                /* spares go with the last block */
 };
 
 /* What blocks take to arrive, in microseconds. */
@@ -27,34 +39,81 @@ struct FlBlocks {
     Pace pace;
 };
 
-/*
- * Blocks come and go by the thousand, and glibc would give each back to the kernel, which has to
- * clear every page of the next: a third of the time of a stream. So freed memory is kept while the
- * stream lasts, and goes when nobody has a block any more.
- */
-static void keep_freed_memory(uint64_t budget)
-{
-    mallopt(M_MMAP_THRESHOLD, 4 << 20);
-    mallopt(M_TRIM_THRESHOLD, (int)MIN(budget, G_MAXINT));
-}
-
 FlCache *fl_cache_new(uint64_t budget)
 {
     FlCache *cache = g_new0(FlCache, 1);
 
-    cache->budget = budget;
-    keep_freed_memory(budget);
+    cache->budget = budget - MIN(budget / 2, REPLIES);
+    for (unsigned i = 0; i < SIZES; i++)
+        cache->spares[i] = g_ptr_array_new_with_free_func(g_free);
     return cache;
 }
 
 void fl_cache_free(FlCache *cache)
 {
+    if (cache == NULL)
+        return;
+    for (unsigned i = 0; i < SIZES; i++)
+        g_ptr_array_unref(cache->spares[i]);
     g_free(cache);
 }
 
 uint64_t fl_cache_used(const FlCache *cache)
 {
-    return cache->used;
+    return cache->used + cache->spare;
+}
+
+static uint64_t size_of(unsigned index)
+{
+    return UINT64_C(1) << (SIZE_BITS_MIN + index);
+}
+
+/* Which size holds LENGTH bytes; they are no more than the largest. */
+static unsigned index_for(uint64_t length)
+{
+    unsigned index = 0;
+
+    while (size_of(index) < length)
+        index++;
+    return index;
+}
+
+/* Takes a buffer out of those that no block has. */
+static void *take_spare(FlCache *cache, unsigned index)
+{
+    GPtrArray *spares = cache->spares[index];
+
+    cache->spare -= size_of(index);
+    return g_ptr_array_steal_index_fast(spares, spares->len - 1);
+}
+
+/* Frees one; false if there is none. */
+static bool drop_spare(FlCache *cache)
+{
+    for (unsigned i = SIZES; i-- > 0;) {
+        if (cache->spares[i]->len > 0) {
+            g_free(take_spare(cache, i));
+            return true;
+        }
+    }
+    return false;
+}
+
+static void give_back(FlCache *cache, void *buf, unsigned index)
+{
+    cache->used -= size_of(index);
+    cache->spare += size_of(index);
+    g_ptr_array_add(cache->spares[index], buf);
+}
+
+/* When nobody reads any more no memory is kept. */
+static void tidy_up(FlCache *cache)
+{
+    if (cache->used > 0 || !cache->tidy)
+        return;
+    while (drop_spare(cache))
+        ;
+    malloc_trim(0);
 }
 
 static int compare_offsets(gconstpointer a, gconstpointer b)
@@ -76,13 +135,10 @@ FlBlocks *fl_blocks_new(FlCache *cache, FlDisk *disk)
 
 void fl_block_unref(FlBlock *block)
 {
-    FlCache *cache;
-
     if (--block->refs > 0)
         return;
-    cache = block->blocks->cache;
-    cache->used -= block->end - block->start;
-    g_free(block->read.buf);
+    give_back(block->blocks->cache, block->read.buf, index_for(block->end - block->start));
+    tidy_up(block->blocks->cache);
     g_free(block);
 }
 
@@ -105,9 +161,9 @@ void fl_blocks_clear(FlBlocks *blocks)
 
     while ((node = g_tree_node_first(blocks->tree)) != NULL)
         unlist(g_tree_node_value(node));
-    if (cache->used == 0 && cache->keeps_freed) {
-        cache->keeps_freed = false;
-        malloc_trim(0);
+    if (cache->used + cache->spare > 0) {
+        cache->tidy = true;
+        tidy_up(cache);
     }
 }
 
@@ -175,26 +231,34 @@ static void block_done(FlRead *read, errint_t result)
     fl_block_unref(block);
 }
 
-/* Makes room by dropping what has waited longest. */
-static bool make_room(FlCache *cache, uint64_t length)
+/* Drops what has waited longest; false if there is nothing, or somebody is copying it. */
+static bool drop_oldest(FlCache *cache)
 {
-    while (cache->used + length > cache->budget && cache->lru.length > 0) {
-        uint64_t before = cache->used;
+    uint64_t before = cache->used;
 
+    if (cache->lru.length > 0)
         unlist(cache->lru.head->data);
-        if (cache->used == before)
-            break; /* somebody is copying it */
+    return cache->used < before;
+}
+
+/* A buffer within the budget, or NULL. */
+static void *find_buffer(FlCache *cache, unsigned index)
+{
+    while (cache->spares[index]->len == 0) {
+        if (cache->used + cache->spare + size_of(index) <= cache->budget)
+            return g_try_malloc(size_of(index));
+        if (!drop_spare(cache) && !drop_oldest(cache))
+            return NULL;
     }
-    return cache->used + length <= cache->budget;
+    return take_spare(cache, index);
 }
 
 bool fl_blocks_fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
 {
+    unsigned index = index_for(end - start);
+    void *buf = find_buffer(blocks->cache, index);
     FlBlock *block;
-    void *buf = NULL;
 
-    if (make_room(blocks->cache, end - start))
-        buf = g_try_malloc(end - start);
     if (buf == NULL)
         return false;
     block = g_new0(FlBlock, 1);
@@ -211,8 +275,8 @@ bool fl_blocks_fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
     block->read.offset = start;
     block->read.ahead = true;
     block->read.done = block_done;
-    blocks->cache->used += end - start;
-    blocks->cache->keeps_freed = true;
+    blocks->cache->used += size_of(index);
+    blocks->cache->tidy = false;
     g_tree_insert(blocks->tree, &block->start, block);
     fl_disk_read(blocks->disk, &block->read);
     return true;

@@ -4,8 +4,8 @@
 #define STREAMS    8
 #define WINDOW_MIN (512u << 10)
 /* A request: large enough to cost little, small enough for all connections to have some. */
-#define REQUEST_MIN (512u << 10)
-#define REQUEST_MAX (1u << 20)
+#define REQUEST_SMALL (512u << 10)
+#define REQUEST_LARGE FL_BLOCK_MAX
 /* So much of a window may lie in queues, on the server or here; more does not make it faster, but
  * others wait behind it and it drops out of the processor's cache. */
 #define QUEUED_MAX (1u << 20)
@@ -153,7 +153,7 @@ static void adapt_window(Stream *stream, const FlBlocks *blocks, bool waits, uin
 
 static void extend(Stream *stream, const FlView *view, FlBlocks *blocks)
 {
-    uint64_t request = CLAMP(stream->window / 16, REQUEST_MIN, REQUEST_MAX);
+    uint64_t request = stream->window / 16 < REQUEST_LARGE ? REQUEST_SMALL : REQUEST_LARGE;
 
     /* In whole requests, or a window that is full would be topped up by crumbs. */
     if (stream->ahead_bytes + MIN(request, stream->window) > stream->window)
