@@ -17,6 +17,19 @@
 #include <unistd.h>
 
 #define STATUS_FILE ".fleecefs/status.json"
+#define DEAD        "%s is a mount whose daemon has died: fusermount3 -u %s"
+
+/* Whether it is a mount whose daemon was killed. What stat(2) tells of one may still come from the
+ * kernel's cache; to open it never does. */
+static bool is_dead(const char *mountpoint)
+{
+    int fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool dead = fd < 0 && errno == ENOTCONN;
+
+    if (fd >= 0)
+        close(fd);
+    return dead;
+}
 
 bool fl_mountpoint_check(const char *mountpoint, GError **error)
 {
@@ -26,13 +39,11 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
     DIR *dir;
     bool empty = true;
 
-    if (stat(mountpoint, &st) != 0) {
-        if (errno == ENOTCONN)
-            return fl_fail(error, "%s is a mount whose daemon has died: fusermount3 -u %s",
-                           mountpoint, mountpoint);
+    if (is_dead(mountpoint))
+        return fl_fail(error, DEAD, mountpoint, mountpoint);
+    if (stat(mountpoint, &st) != 0)
         return fl_fail(error, "mount point %s: %s%s", mountpoint, g_strerror(errno),
                        errno == ENOENT ? "; create the folder first" : "");
-    }
     if (!S_ISDIR(st.st_mode))
         return fl_fail(error, "mount point %s is not a folder", mountpoint);
     if (access(status, F_OK) == 0)
@@ -76,8 +87,11 @@ int fl_client_end(const char *mountpoint, bool commit, bool force)
     if (fd >= 0)
         close(fd);
     if (r < 0) {
-        g_critical("%s: %s", mountpoint,
-                   fd < 0 ? "not a fleecefs mount that answers" : g_strerror(why));
+        if (fd < 0 && is_dead(mountpoint))
+            g_critical(DEAD, mountpoint, mountpoint);
+        else
+            g_critical("%s: %s", mountpoint,
+                       fd < 0 ? "not a fleecefs mount that answers" : g_strerror(why));
         message.status = FL_ERROR_FAILED;
     } else {
         if (message.text[0] != '\0')
@@ -116,7 +130,10 @@ int fl_client_status(const char *mountpoint, bool json)
     FlPageOptions options;
 
     if (!g_file_get_contents(path, &text, NULL, &error)) {
-        g_critical("%s is not a fleecefs mount that answers: %s", mountpoint, error->message);
+        if (is_dead(mountpoint))
+            g_critical(DEAD, mountpoint, mountpoint);
+        else
+            g_critical("%s is not a fleecefs mount that answers: %s", mountpoint, error->message);
         return FL_ERROR_FAILED;
     }
     if (json) {

@@ -67,8 +67,13 @@ class Life(lib.TestCase):
     def test_kill_ends_the_embedded_server(self):
         mount = self.mount(self.image)
         self.assertGreater(len(mount.processes), 1, "no embedded server")
+        os.stat(mount.point)  # the kernel keeps what this says
         mount.kill()
-        lib.run("umount", mount.point)
+        for args in ([self.image], ["--status"], ["--abort"], ["--commit"]):
+            self.assert_refused(*args, mount.point,
+                                says=[f"{mount.point} is a mount whose daemon has died: "
+                                      f"fusermount3 -u {mount.point}"])
+        lib.run("fusermount3", "-u", mount.point)
         self.assertEqual(os.listdir(mount.scratch), [])
 
     def test_no_process_stays(self):
