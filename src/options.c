@@ -205,7 +205,7 @@ static const Setting settings[] = {
 
 /* Options that FUSE or mount(8) know; those that would make the tree writable are left out. */
 static const char *const fuse_options[] = {
-    "allow_other", "allow_root", "auto_unmount", "fsname=",     "max_read=",   "sync_read",
+    "allow_other", "allow_root", "auto_unmount", "fsname=",     "max_read=",
     "noatime",     "context=",   "fscontext=",   "defcontext=", "rootcontext="};
 /* Options of mount(8) and fstab that say nothing to us, or what we do anyway. */
 static const char *const ignored_options[] = {
@@ -459,7 +459,7 @@ static bool take_arguments(FlOptions *options, char **args, GPtrArray *servers, 
     case FL_COMMAND_COMMIT:
     case FL_COMMAND_ABORT:
     case FL_COMMAND_RECOVER:
-        if (n != 1)
+        if (n + (options->mountpoint != NULL) != 1)
             return fl_fail_usage(error, "give one %s", has_mountpoint ? "mount point" : "source");
         break;
     }
