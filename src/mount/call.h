@@ -10,6 +10,7 @@ struct FlOps {
     FlTree *tree;
     uid_t uid;
     gid_t gid;
+    unsigned max_read; /* bytes that the kernel asks for at once; 0: as many as it likes */
     struct timespec mounted;
     const FlControl *control; /* may be NULL */
 };

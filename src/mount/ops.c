@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,14 +13,25 @@
 #define FOREVER    1e7
 #define BLOCK_SIZE (64 << 10)
 
-FlOps *fl_ops_new(FlTree *tree, uid_t uid, gid_t gid, const FlControl *control)
+/* What libfuse finds in OPTIONS: it wants to be told the same when the session begins. */
+static unsigned max_read_in(char **options)
+{
+    unsigned max_read = 0;
+
+    for (char **o = options; o != NULL && *o != NULL; o++)
+        sscanf(*o, "max_read=%u", &max_read);
+    return max_read;
+}
+
+FlOps *fl_ops_new(FlTree *tree, const FlSessionOptions *options)
 {
     FlOps *ops = g_new0(FlOps, 1);
 
     ops->tree = tree;
-    ops->uid = uid;
-    ops->gid = gid;
-    ops->control = control;
+    ops->uid = options->uid;
+    ops->gid = options->gid;
+    ops->max_read = max_read_in(options->fuse_options);
+    ops->control = options->control;
     clock_gettime(CLOCK_REALTIME, &ops->mounted);
     return ops;
 }
@@ -437,10 +449,13 @@ static void want(struct fuse_conn_info *conn, unsigned capability)
 
 static void op_init(void *opaque, struct fuse_conn_info *conn)
 {
+    const FlOps *ops = opaque;
+
     /* READDIRPLUS without AUTO: attributes come from memory, so every listing may bring them. */
     want(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
                    FUSE_CAP_READDIRPLUS);
     conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_AUTO_INVAL_DATA);
+    conn->max_read = ops->max_read;
     conn->max_background = 64;
     conn->congestion_threshold = 48;
 }

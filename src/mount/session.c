@@ -163,7 +163,7 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
 
     session->readahead = -1;
     session->loop = g_main_loop_new(NULL, FALSE);
-    session->ops = fl_ops_new(tree, options->uid, options->gid, options->control);
+    session->ops = fl_ops_new(tree, options);
     add_options(&args, options);
     session->fuse = fuse_session_new(&args, &fl_fuse_ops, sizeof fl_fuse_ops, session->ops);
     fuse_opt_free_args(&args);

@@ -24,6 +24,13 @@ class Life(lib.TestCase):
             self.assertEqual((int(fields[3]), int(fields[4])), (mount.pid, 0))
             self.assertEqual(os.readlink(f"/proc/{mount.pid}/cwd"), "/")
 
+    def test_options_of_fuse(self):
+        for option in ("allow_other", "allow_root", "auto_unmount", "noatime", "fsname=name",
+                       "max_read=65536", "ro,noauto,nofail,_netdev,x-systemd.automount"):
+            with self.subTest(option=option), \
+                    self.mount(self.image, options=["-o", option]) as mount:
+                self.assertEqual(mount.read("vm/disk.raw", "rb"), bytes(4 * lib.MIB))
+
     def test_paths_may_be_relative(self):
         here = os.getcwd()
         self.defer(os.chdir, here)
