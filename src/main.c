@@ -10,6 +10,7 @@
 #include "util/fence.h"
 #include "util/log.h"
 
+#include <errno.h>
 #include <glib-unix.h>
 #include <signal.h>
 #include <stdio.h>
@@ -234,6 +235,7 @@ int main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FlOptions) options = NULL;
+    int status;
 
     signal(SIGPIPE, SIG_IGN);
     g_set_prgname("fleecefs");
@@ -246,5 +248,11 @@ int main(int argc, char **argv)
         g_critical("%s", error->message);
         return fl_error_exit_status(error);
     }
-    return run(options);
+    status = run(options);
+    /* Who reads from a pipe may have read enough. */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && errno != EPIPE && status == 0) {
+        g_critical("stdout: %s", g_strerror(errno));
+        status = FL_ERROR_FAILED;
+    }
+    return status;
 }
