@@ -69,6 +69,10 @@ static bool set_backing(FlOptions *options, const char *value, GError **error)
 {
     if (strlen(value) > 1023)
         return fl_fail_usage(error, "a backing file's name has at most 1023 bytes");
+    /* A script's empty variable must not make images that read as zeros without their base. */
+    if (*value == '\0')
+        return fl_fail_usage(error,
+                             "no name of a backing file; if there is to be none, write none");
     g_free(options->view.backing);
     options->view.backing = g_strdup(value);
     return true;
@@ -394,6 +398,17 @@ static char *take_name(const char **text)
     return name;
 }
 
+/* GLib wants the value of a short option in an argument of its own; getopt does not, nor do those
+ * who write -oallow_other. */
+static void take_word(GPtrArray *rest, const char *word)
+{
+    if (word[0] == '-' && word[1] != '\0' && strchr("CPo", word[1]) != NULL && word[2] != '\0') {
+        g_ptr_array_add(rest, g_strndup(word, 2));
+        word += 2;
+    }
+    g_ptr_array_add(rest, g_strdup(word));
+}
+
 /*
  * Takes the servers in brackets out of ARGV, leaving for each an argument "[" to stand for it; what
  * is between brackets is not ours to parse.
@@ -401,13 +416,18 @@ static char *take_name(const char **text)
 static char **take_servers(char **argv, GPtrArray *servers, GError **error)
 {
     g_autoptr(GPtrArray) rest = g_ptr_array_new_with_free_func(g_free);
+    bool options = true;
 
     for (; *argv != NULL; argv++) {
         const char *text = *argv;
         g_autoptr(GPtrArray) server = NULL;
 
         g_free(take_name(&text));
-        g_ptr_array_add(rest, g_strdup(*argv));
+        options = options && !g_str_equal(*argv, "--");
+        if (options)
+            take_word(rest, *argv);
+        else
+            g_ptr_array_add(rest, g_strdup(*argv));
         if (!g_str_equal(text, "["))
             continue;
         server = g_ptr_array_new_with_free_func(g_free);

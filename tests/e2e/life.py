@@ -31,6 +31,12 @@ class Life(lib.TestCase):
                     self.mount(self.image, options=["-o", option]) as mount:
                 self.assertEqual(mount.read("vm/disk.raw", "rb"), bytes(4 * lib.MIB))
 
+    def test_short_options_may_hold_their_values(self):
+        with self.mount("--", self.image, options=["-C2", "-ofsname=here,uid=1234"]) as mount:
+            self.assertEqual(os.stat(mount.point).st_uid, 1234)
+            with open("/proc/self/mounts") as f:
+                self.assertIn(f"here {mount.point} ", f.read())
+
     def test_paths_may_be_relative(self):
         here = os.getcwd()
         self.defer(os.chdir, here)
@@ -138,6 +144,14 @@ class Life(lib.TestCase):
         done = self.fleecefs("--version")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertRegex(done.stdout, r"^fleecefs \d+\.\d+\.\d+\n")
+
+    def test_output_that_nobody_gets(self):
+        with self.mount(self.image) as mount, open("/dev/full", "w") as full:
+            for args in (["--help"], ["--version"], ["--status", mount.point],
+                         ["--status=json", mount.point]):
+                done = lib.attempt(*lib.FLEECEFS, *args, stdout=full)
+                self.assertEqual(done.returncode, 1, args)
+                self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
 
     def test_status(self):
         with self.mount(self.image) as mount:

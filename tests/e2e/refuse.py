@@ -41,7 +41,8 @@ class Refuse(lib.TestCase):
     def test_usage(self):
         for args in ([], ["only-one"], ["--no-such-option", "a", "b"], ["-o", "cache=x", "a", "b"],
                      ["[", "nbdkit", "memory", "1M", "/mnt"], ["-C", "0", "a", "b"],
-                     ["-o", "sync_read", "a", "b"], ["--status", "a", "b"]):
+                     ["-o", "sync_read", "a", "b"], ["--status", "a", "b"],
+                     ["-C0", "a", "b"], ["-ocache=x", "a", "b"], ["--backing=", "a", "b"]):
             done = self.fleecefs(*args)
             self.assertEqual(done.returncode, 2, f"{args}: {done.stderr}")
             self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
