@@ -46,6 +46,10 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
                        errno == ENOENT ? "; create the folder first" : "");
     if (!S_ISDIR(st.st_mode))
         return fl_fail(error, "mount point %s is not a folder", mountpoint);
+    /* fusermount3 would refuse it, in a line of its own. */
+    if (access(mountpoint, W_OK) != 0 && errno == EACCES)
+        return fl_fail(error, "mount point %s: you have to be able to write to it; choose another",
+                       mountpoint);
     if (access(status, F_OK) == 0)
         return fl_fail(error, "%s is in use: fleecefs is mounted there already", mountpoint);
     dir = opendir(mountpoint);

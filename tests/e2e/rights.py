@@ -102,6 +102,10 @@ class Rights(lib.TestCase):
         # The program may be where only root gets to.
         program = self.path("fleecefs")
         shutil.copy(lib.FLEECEFS[0], program)
+        other = self.mkdir("other")
+        done = self.as_nobody(program, image, other)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+        self.assertIn(f"mount point {other}: ", done.stderr)
         for end in ("fusermount3", "SIGTERM"):
             with self.subTest(end):
                 self.defer(subprocess.run, ["umount", "-l", point],)
