@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import subprocess
 import threading
 
@@ -17,7 +18,8 @@ class GuestDomain(guest.Guest, Domain):
     """A domain with Linux, and one filesystem on each of its DISKS."""
 
     def __init__(self, test, disks):
-        kernel, initrd = guest.make_guest()
+        # QEMU's user need not get at where this is built.
+        kernel, initrd = (shutil.copy(file, test.dir) for file in guest.make_guest())
         guest.make_filesystems(test, disks)
         self.machine = f"""<memory unit='MiB'>256</memory><cpu mode='maximum'/>
             <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{kernel}</kernel>
