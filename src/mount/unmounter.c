@@ -40,6 +40,9 @@ _Noreturn static void unmount_when_told(int channel, const char *fusermount, con
     sigprocmask(SIG_SETMASK, &all, NULL);
     setsid();
     prctl(PR_SET_NAME, "fleecefs-umount");
+    /* The folder that it was started in must not stay busy. MOUNTPOINT is absolute. */
+    if (chdir("/") != 0)
+        _exit(1);
     /* Without CLOEXEC, so that fusermount3 holds it until it is done. Nothing else is kept open:
      * the mount would not end with the daemon. */
     dup2(channel, STDIN_FILENO);

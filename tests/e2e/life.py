@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """How a mount comes and goes: background, foreground, signals, and what is left after each."""
+import glob
 import os
 import re
 import signal
@@ -48,10 +49,21 @@ class Life(lib.TestCase):
         with open("pid") as f:
             pidfd = os.pidfd_open(int(f.read()))
         self.assertEqual(os.listdir("point/vm/dirty/"), os.listdir(self.dir + "/point/vm/dirty"))
+        # The storage daemon stays: QEMU looks there for a data file with a relative name.
+        stay = [process for process in glob.glob("/proc/[0-9]*") if self.is_here(process)]
+        self.assertEqual(stay, [f"/proc/{os.getpid()}"])
         lib.run("fusermount3", "-u", self.dir + "/point")
         lib.wait_gone(pidfd, "fleecefs")
         self.assertFalse(os.path.exists("pid"))
         os.close(pidfd)
+
+    def is_here(self, process):
+        """Whether a process other than QEMU's is in our folder; processes end."""
+        try:
+            with open(process + "/comm") as f:
+                return os.readlink(process + "/cwd") == self.dir and not f.read().startswith("qemu")
+        except OSError:
+            return False
 
     def test_ends_of_a_mount(self):
         ends = {
