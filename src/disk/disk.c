@@ -109,7 +109,7 @@ const FlDiskMaps *fl_disk_maps(const FlDisk *disk)
 
 const char *fl_disk_failure(const FlDisk *disk)
 {
-    return disk->failure;
+    return disk->failure != NULL ? disk->failure : g_atomic_pointer_get((char **)&disk->condemned);
 }
 
 const FlDiskStats *fl_disk_stats(FlDisk *disk)

@@ -95,8 +95,10 @@ class LibvirtMount(lib.TestCase):
         # It may be where only root gets to.
         program = self.path("fleecefs")
         shutil.copy(lib.FLEECEFS[0], program)
+        point = self.mkdir("mnt")
+        shutil.chown(point, "nobody")
         done = lib.attempt("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups",
-                           program, vm.source(), self.mkdir("mnt"))
+                           program, vm.source(), point)
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
         self.assertIn("Permission denied", done.stderr)
