@@ -171,7 +171,9 @@ static const char *state_text(JsonObject *disk)
 {
     if (has_failed(disk))
         return "FAILED";
-    if (!json_object_get_boolean_member_with_default(disk, "connecting", FALSE))
+    /* One that has connections and opens another makes nobody wait. */
+    if (!json_object_get_boolean_member_with_default(disk, "connecting", FALSE) ||
+        number(disk, "connections") > 0)
         return number(disk, "errors") > 0 ? "ok, with errors" : "ok";
     return number(disk, "reconnects") > 0 || number(disk, "requests") > 0
                ? "connecting again: reads wait for the server"
