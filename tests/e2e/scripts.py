@@ -197,8 +197,10 @@ class Scripts(lib.TestCase):
             os.chmod(path, 0o644)
             with open(path, "rb") as f:
                 content = f.read()
-            os.truncate(path, len(content) // 2)
-            self.restore(folder, "-d", "vda", status=1, says="is damaged")
+            # In the middle of a number, and of a line, too.
+            for length in (len(content) // 2, len(content) - 2, len(content) - 8):
+                os.truncate(path, length)
+                self.restore(folder, "-d", "vda", status=1, says="is damaged")
             with open(path, "wb") as f:
                 f.write(content)
         os.unlink(dirty + ".ddrescue")
