@@ -7,7 +7,8 @@
 /* --status: prints what the daemon of MOUNTPOINT does; the exit status. */
 int fl_client_status(const char *mountpoint, bool json);
 
-/* --commit and --abort: returns when all of it is done and the daemon has ended; the exit status. */
+/* --commit and --abort: returns when all of it is done and the daemon has ended; the exit status.
+ */
 int fl_client_end(const char *mountpoint, bool commit, bool force);
 
 /* Whether MOUNTPOINT can be mounted on: a folder that is there, empty, and not a mount of ours. */

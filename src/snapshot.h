@@ -2,8 +2,8 @@
 /*
  * Snapshots of VMs that are mounted: what commit, abort and the end of the mount do to them.
  *
- * The loop decides; what talks to a VM blocks and is done by a worker. While that runs the disks are
- * suspended: their connections must be closed before the VM ends the exports.
+ * The loop decides; what talks to a VM blocks and is done by a worker. While that runs the disks
+ * are suspended: their connections must be closed before the VM ends the exports.
  */
 #pragma once
 

@@ -4,8 +4,8 @@
  * (state, event) to (state, actions). No I/O happens here: who drives the machine runs the actions
  * of a step in order and feeds back whether they were done, until a step has none.
  *
- * The promises that the order of the actions keeps, on every path (tests/unit/backup-machine.c walks
- * them): a journal exists before anything is made in the VM; the guest is frozen for the
+ * The promises that the order of the actions keeps, on every path (tests/unit/backup-machine.c
+ * walks them): a journal exists before anything is made in the VM; the guest is frozen for the
  * transaction only, and every FREEZE is followed by a THAW; exports end before the jobs that keep
  * their data still (an export without its job would serve live data); an old restore point is
  * dropped only when all jobs were found running, and never on a path that drops the new one.

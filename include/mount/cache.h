@@ -29,12 +29,12 @@ struct FlBlock {
     FlRead read;
     FlBlocks *blocks;
     uint64_t start, end;
-    uint64_t unread;   /* bytes that nobody has asked for */
-    unsigned refs;     /* the set's, the read's, and one for each that waits or copies */
-    bool listed;       /* in the set */
-    bool under_way;    /* its read is not done */
-    errint_t result;   /* of the read */
-    GQueue waiters;    /* of FlBlockWaiter, by their links */
+    uint64_t unread; /* bytes that nobody has asked for */
+    unsigned refs;   /* the set's, the read's, and one for each that waits or copies */
+    bool listed;     /* in the set */
+    bool under_way;  /* its read is not done */
+    errint_t result; /* of the read */
+    GQueue waiters;  /* of FlBlockWaiter, by their links */
     GList lru;
 };
 

@@ -2,8 +2,8 @@
 /*
  * Commands to the daemon of a mount, by ioctl(2) on its .fleecefs/status.json.
  *
- * An ioctl needs no socket that could be left behind or be open to others: whoever may read the tree
- * reaches the daemon, and only who mounted it (or root) may command it.
+ * An ioctl needs no socket that could be left behind or be open to others: whoever may read the
+ * tree reaches the daemon, and only who mounted it (or root) may command it.
  */
 #pragma once
 
@@ -15,8 +15,8 @@
 #define FL_CONTROL_TEXT_MAX 4000
 
 typedef struct {
-    uint32_t force;  /* in: commit although not everything was read */
-    int32_t status;  /* out: an exit status */
+    uint32_t force;                 /* in: commit although not everything was read */
+    int32_t status;                 /* out: an exit status */
     char text[FL_CONTROL_TEXT_MAX]; /* out: the error's message; "" if there is none */
 } FlControlMessage;
 

@@ -3,8 +3,8 @@
  * The read path: a FUSE READ becomes pieces of a view, the pieces become what is here already and
  * reads of the disk, and all of it one reply. Bytes that were read ahead go from their block to the
  * kernel without a copy in between. An error of any part is the error of the whole: never zeros for
- * what could not be read, nor, once a disk has failed, for what is known to be zeros: a file that can
- * be read in part looks whole. Belongs to the loop.
+ * what could not be read, nor, once a disk has failed, for what is known to be zeros: a file that
+ * can be read in part looks whole. Belongs to the loop.
  */
 #pragma once
 

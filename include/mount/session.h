@@ -3,8 +3,8 @@
  * A mounted tree: the FUSE session and the loop that serves it.
  *
  * One thread runs the default main context: it reads requests from /dev/fuse, polls the connections
- * and answers. Nothing it does blocks, so one slow export does not hold up another, and a read needs
- * no hand-over between threads.
+ * and answers. Nothing it does blocks, so one slow export does not hold up another, and a read
+ * needs no hand-over between threads.
  */
 #pragma once
 
@@ -13,9 +13,9 @@
 
 typedef struct {
     const char *mountpoint;
-    const char *fsname;       /* what mount(8) shows as the source */
-    char **fuse_options;      /* further -o options for FUSE; NULL-terminated, may be NULL */
-    uid_t uid;                /* who owns all files */
+    const char *fsname;  /* what mount(8) shows as the source */
+    char **fuse_options; /* further -o options for FUSE; NULL-terminated, may be NULL */
+    uid_t uid;           /* who owns all files */
     gid_t gid;
     bool debug;
     const FlControl *control; /* outlives the session; NULL: there is nothing to command */

@@ -2,10 +2,10 @@
 /*
  * The tree: folders and files by name and by inode number.
  *
- * Inode numbers are a hash of the source's name, the export's and the path, so that they are the same
- * in every mount; backup tools tell by them what they have seen. A tree is built once, and changes no
- * more than that the folder of an export gets the files of its partitions when it is complete. Belongs
- * to the loop.
+ * Inode numbers are a hash of the source's name, the export's and the path, so that they are the
+ * same in every mount; backup tools tell by them what they have seen. A tree is built once, and
+ * changes no more than that the folder of an export gets the files of its partitions when it is
+ * complete. Belongs to the loop.
  */
 #pragma once
 
@@ -19,7 +19,7 @@ typedef GBytes *(*FlMakeText)(void *opaque);
 struct FlNode {
     const char *name;
     uint64_t ino;
-    FlNode *parent; /* the root's is itself */
+    FlNode *parent;   /* the root's is itself */
     FlExport *export; /* of a folder or file of an export; NULL above */
     /* A folder has children, a file one of the other two. */
     GPtrArray *children; /* of FlNode, in the order of listing */
@@ -35,8 +35,8 @@ void fl_tree_free(FlTree *tree); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlTree, fl_tree_free)
 
 /*
- * Puts an export's files under FOLDER, or at the root if that is NULL. Fails where two names are the
- * same once they are safe, naming both. The tree takes over EXPORT.
+ * Puts an export's files under FOLDER, or at the root if that is NULL. Fails where two names are
+ * the same once they are safe, naming both. The tree takes over EXPORT.
  */
 bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GError **error);
 /* Puts a text at PATH, below the root. */

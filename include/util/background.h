@@ -3,8 +3,8 @@
  * Going to the background once the work is ready.
  *
  * The process forks at once, so that what it starts are children of the one that stays; the first
- * process waits, passing on nothing, until the second is ready or has ended. Errors go to stderr until
- * then, because both share it.
+ * process waits, passing on nothing, until the second is ready or has ended. Errors go to stderr
+ * until then, because both share it.
  */
 #pragma once
 
@@ -19,6 +19,6 @@ typedef struct {
  * status to exit with. Call before any thread starts.
  */
 bool fl_background_start(FlBackground *background, int *status, GError **error);
-/* The work is ready: lets the waiting process exit with 0, gives up stdin, stdout and stderr, and has
- * messages go to syslog. */
+/* The work is ready: lets the waiting process exit with 0, gives up stdin, stdout and stderr, and
+ * has messages go to syslog. */
 void fl_background_ready(FlBackground *background);

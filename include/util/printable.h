@@ -3,8 +3,8 @@
 #pragma once
 
 /*
- * TEXT as one line of valid UTF-8 that neither commands a terminal nor changes the direction in which
- * it writes: white space becomes a space; control and format characters, and what is no character,
- * become '?'. To be freed with g_free().
+ * TEXT as one line of valid UTF-8 that neither commands a terminal nor changes the direction in
+ * which it writes: white space becomes a space; control and format characters, and what is no
+ * character, become '?'. To be freed with g_free().
  */
 char *fl_printable(const char *text);

@@ -2,10 +2,10 @@
 /*
  * Views: what a file of the tree contains, as a function of the maps of its disk.
  *
- * A view has a size, and every offset of it is either bytes of the disk, zeros, or bytes made up from
- * the maps. It never does I/O: who reads a file asks the view for its pieces and fetches those that
- * are on the disk. A view is immutable once made and may be used by any thread; it holds references
- * to its maps. Each kind is a file with a constructor.
+ * A view has a size, and every offset of it is either bytes of the disk, zeros, or bytes made up
+ * from the maps. It never does I/O: who reads a file asks the view for its pieces and fetches those
+ * that are on the disk. A view is immutable once made and may be used by any thread; it holds
+ * references to its maps. Each kind is a file with a constructor.
  *
  * Offsets and lengths are bytes; ranges are half-open.
  */
@@ -29,8 +29,8 @@ typedef struct {
 typedef struct FlView FlView;
 
 typedef struct {
-    /* The piece that holds OFFSET: it starts at OFFSET, and ends where the kind changes or the bytes
-     * are no longer contiguous on the disk, or earlier. OFFSET is below the size. */
+    /* The piece that holds OFFSET: it starts at OFFSET, and ends where the kind changes or the
+     * bytes are no longer contiguous on the disk, or earlier. OFFSET is below the size. */
     FlPiece (*piece)(const FlView *view, uint64_t offset);
     /* Writes LENGTH bytes of a FL_PIECE_MADE range into BUF. NULL where a view has none. */
     void (*make)(const FlView *view, void *buf, size_t length, uint64_t offset);

@@ -37,8 +37,8 @@ static GTreeNode *at_or_before(const FlCover *cover, uint64_t offset)
 {
     Range key = {.start = offset};
     GTreeNode *above = g_tree_upper_bound(cover->ranges, &key);
-    GTreeNode *before = above != NULL ? g_tree_node_previous(above)
-                                      : g_tree_node_last(cover->ranges);
+    GTreeNode *before =
+        above != NULL ? g_tree_node_previous(above) : g_tree_node_last(cover->ranges);
 
     return before != NULL ? before : above;
 }

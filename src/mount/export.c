@@ -94,7 +94,8 @@ static FlView *make_partition(FlFile *file)
 {
     const FlPartition *partition = file->partition;
 
-    return fl_view_raw_new(alloc_of(file), NULL, size_of(file), partition->start, partition->length);
+    return fl_view_raw_new(alloc_of(file), NULL, size_of(file), partition->start,
+                           partition->length);
 }
 
 static FlView *make_map(FlFile *file)

@@ -119,8 +119,9 @@ GBytes *fl_export_info_json(FlExport *export)
     json_builder_end_array(json);
     fl_json_add_string(json, "no_maps", origin->no_maps);
     if (maps->clean_refused)
-        fl_json_add_string(json, "allocation", "known on dirty ranges only: the server refuses "
-                                               "the others");
+        fl_json_add_string(json, "allocation",
+                           "known on dirty ranges only: the server refuses "
+                           "the others");
     add_strings(json, "inconsistent_bitmaps", origin->inconsistent);
     if (export->table != NULL)
         add_partitions(json, export->table);

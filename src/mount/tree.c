@@ -111,7 +111,8 @@ static FlNode *add_node(FlTree *tree, FlNode *parent, const char *name, const ch
     node->name = g_strdup(name);
     node->parent = parent;
     node->ino = fl_name_hash(source, path, NULL);
-    /* Numbers that mean something else to FUSE or are taken: as good as never, and then the next. */
+    /* Numbers that mean something else to FUSE or are taken: as good as never, and then the next.
+     */
     while (node->ino <= ROOT_INO || fl_tree_find(tree, node->ino) != NULL)
         node->ino++;
     g_ptr_array_add(parent->children, node);
@@ -196,8 +197,9 @@ bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GErr
     top = fl_node_lookup(tree, parent, name);
     if (top != NULL) {
         const char *other = top->export != NULL ? fl_export_origin(top->export)->folder : name;
-        return fl_fail(error, "exports \"%s\" and \"%s\" would both be the folder %s: give their "
-                              "sources names (NAME=SOURCE), or mount one of them alone",
+        return fl_fail(error,
+                       "exports \"%s\" and \"%s\" would both be the folder %s: give their "
+                       "sources names (NAME=SOURCE), or mount one of them alone",
                        other, origin->folder, name);
     }
     top = add_folder(tree, parent, name, source, "");
@@ -208,8 +210,9 @@ bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GErr
         FlNode *node = add_path(tree, top, fl_file_path(file), source, export);
 
         if (node == NULL)
-            return fl_fail(error, "export \"%s\" has two meta contexts that would both be the file "
-                                  "%s: rename one of the bitmaps",
+            return fl_fail(error,
+                           "export \"%s\" has two meta contexts that would both be the file "
+                           "%s: rename one of the bitmaps",
                            origin->folder, fl_file_path(file));
         node->file = file;
     }

@@ -19,7 +19,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER and CAP_KILL; CAP_SYS_PTRACE for LeakSanitizer. */
+/* CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER and CAP_KILL; CAP_SYS_PTRACE for LeakSanitizer.
+ */
 #ifdef SANITIZED
 #define KEPT UINT64_C(0x8002e)
 #else
