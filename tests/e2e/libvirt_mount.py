@@ -160,12 +160,7 @@ class LibvirtMount(lib.TestCase):
                 while virsh.poll() is None:
                     for name in vm.disks:
                         self.overwrite(qmp, name)
-            for reader in readers:
-                reader.join(lib.PATIENCE)
-            self.assertEqual(len(found), len(readers), "a reader hangs")
-            self.assertEqual({(number, live) for _, number, live in found}, {(errno.EIO, False)},
-                             f"round {round_}: {found}")
-            reads += sum(count for count, _, _ in found)
+            reads += qmp_vouch.end_reading(self, readers, found, f"round {round_}")
             self.end(vm, mount, "--abort")
             for name in vm.disks:
                 self.overwrite(qmp, name, qmp_vouch.OLD)

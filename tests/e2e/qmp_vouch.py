@@ -20,6 +20,16 @@ READERS = 3
 OLD, NEW = 0x11, 0x22
 
 
+def end_reading(test, readers, found, what):
+    """Each reader has ended with an error and seen no live byte; how many reads they made."""
+    for reader in readers:
+        reader.join(lib.PATIENCE)
+    test.assertEqual(len(found), len(readers), "a reader hangs")
+    test.assertEqual({(number, live) for _, number, live in found}, {(errno.EIO, False)},
+                     f"{what}: {found}")
+    return sum(count for count, _, _ in found)
+
+
 class QmpVouch(lib.TestCase):
     def setUp(self):
         super().setUp()
@@ -168,12 +178,7 @@ class QmpVouch(lib.TestCase):
             for name in names:
                 commands.insert(self.rng.randrange(len(commands)), self.cancel(name))
             self.at_once(*commands)
-            for reader in readers:
-                reader.join(lib.PATIENCE)
-            self.assertEqual(len(found), len(readers), "a reader hangs")
-            self.assertEqual({(number, live) for _, number, live in found}, {(errno.EIO, False)},
-                             f"round {round_}: {found}")
-            reads += sum(count for count, _, _ in found)
+            reads += end_reading(self, readers, found, f"round {round_}")
             self.end(mount, "--abort")
             for name in vm.disks:
                 vm.write(name, 0, 16 * lib.MIB, OLD)
