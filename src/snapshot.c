@@ -3,6 +3,10 @@
 
 #include <gio/gio.h>
 
+/* How long connections may take to close, and how often that is looked at. */
+#define STILL_SECONDS 5
+#define STILL_MS      10
+
 typedef struct {
     FlBackupOptions options; /* the backup refers to them */
     FlBackup *backup;
@@ -29,6 +33,7 @@ typedef struct {
     FlControlCall *call;
     bool commit, force;
     unsigned loading; /* disks whose maps are not there yet */
+    gint64 deadline;  /* for connections to be closed (g_get_monotonic_time()) */
 } Command;
 
 static void snapshot_free(gpointer data)
@@ -270,10 +275,37 @@ static void command_done(GObject *object, GAsyncResult *result, gpointer opaque)
         for_each_disk(snapshots, fl_disk_resume);
 }
 
+static bool are_still(const FlSnapshots *snapshots)
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        for (guint j = 0; j < snapshot->disks->len; j++) {
+            const Disk *disk = snapshot->disks->pdata[j];
+            if (!fl_disk_is_still(fl_export_disk(disk->export)))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* A thread that is opening a connection is waited for: QEMU (7.2) hangs for good, with the VM, when
+ * its NBD server is stopped while a client is still negotiating. */
+static gboolean run_when_still(gpointer opaque)
+{
+    Command *command = opaque;
+    g_autoptr(GTask) task = NULL;
+
+    if (!are_still(command->snapshots) && g_get_monotonic_time() < command->deadline)
+        return G_SOURCE_CONTINUE;
+    task = g_task_new(NULL, NULL, command_done, NULL);
+    g_task_set_task_data(task, command, g_free);
+    g_task_run_in_thread(task, command_worker);
+    return G_SOURCE_REMOVE;
+}
+
 static void start_command(Command *command)
 {
     FlSnapshots *snapshots = command->snapshots;
-    g_autoptr(GTask) task = NULL;
     g_autoptr(GError) error = NULL;
 
     if (command->commit && !command->force && !all_covered(snapshots, &error)) {
@@ -283,9 +315,9 @@ static void start_command(Command *command)
         return;
     }
     for_each_disk(snapshots, fl_disk_suspend);
-    task = g_task_new(NULL, NULL, command_done, NULL);
-    g_task_set_task_data(task, command, g_free);
-    g_task_run_in_thread(task, command_worker);
+    command->deadline = g_get_monotonic_time() + STILL_SECONDS * G_USEC_PER_SEC;
+    if (run_when_still(command))
+        g_timeout_add(STILL_MS, run_when_still, command);
 }
 
 static void command_loaded(FlDisk *disk, errint_t result, void *opaque)

@@ -102,8 +102,10 @@ typedef uint64_t (*FlDiskAsk)(void *opaque);
 void fl_disk_set_voucher(FlDisk *disk, FlDiskAsk ask, void *opaque);
 void fl_disk_vouch(FlDisk *disk, uint64_t number, bool good);
 
-/* Closes the connections; reads wait until fl_disk_resume(). */
+/* Closes the connections; what is asked waits until fl_disk_resume(). What a thread has under way
+ * is cancelled, and its connection is closed as well when the disk is still. */
 void fl_disk_suspend(FlDisk *disk);
+bool fl_disk_is_still(const FlDisk *disk);
 void fl_disk_resume(FlDisk *disk);
 /* Why the disk has failed for good; NULL if it has not. */
 const char *fl_disk_failure(const FlDisk *disk);

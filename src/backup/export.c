@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -120,6 +121,30 @@ bool fl_fleece_listens(const char *path)
     return found;
 }
 
+/*
+ * Whether the server at PATH answers, and has taken leave of whoever came before: QEMU (7.2) hangs
+ * for good, with the VM, when its NBD server is stopped while a client is negotiating. The end of
+ * the stream is the last that it does for a client that goes.
+ */
+static bool says_goodbye(const char *path, GError **error)
+{
+    enum { PATIENCE_MS = 10000 };
+    struct sockaddr_un address;
+    struct pollfd wait = {.fd = unix_socket(path, &address), .events = POLLIN};
+    char greeting[64];
+    ssize_t got = -1;
+
+    if (wait.fd >= 0 && connect(wait.fd, (struct sockaddr *)&address, sizeof address) == 0 &&
+        shutdown(wait.fd, SHUT_WR) == 0) {
+        while (poll(&wait, 1, PATIENCE_MS) > 0 &&
+               (got = read(wait.fd, greeting, sizeof greeting)) > 0)
+            ;
+    }
+    if (wait.fd >= 0)
+        close(wait.fd);
+    return got == 0 || fl_fail(error, "NBD server: it does not answer at %s", path);
+}
+
 /* The server is stopped before its socket goes, and only if it is the one that listens there. */
 bool fl_fleece_stop_server(FlFleece *session, GError **error)
 {
@@ -136,7 +161,8 @@ bool fl_fleece_stop_server(FlFleece *session, GError **error)
         /* Passed but not used: then what listens is only waiting to be. */
         fl_qmp_call(session->qmp, "closefd", fl_qmp_args('s', "fdname", FD_NAME, 0), NULL, NULL);
         if (fl_fleece_listens(path)) {
-            if (!fl_fleece_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
+            if (!says_goodbye(path, error) ||
+                !fl_fleece_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
                 return false;
             fl_backup_report(&session->backup, "stopped the NBD server");
         }

@@ -4,6 +4,7 @@
 #include "awkward.h"
 #include "conn.h"
 #include "voucher.h"
+#include "waiters.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -15,11 +16,6 @@
 #define FILL_DEMAND  (64u << 10)
 #define IDLE_SECONDS 30
 #define TICK_MS      100
-
-typedef struct {
-    FlDiskLoaded done;
-    void *opaque;
-} Waiter;
 
 struct FlDisk {
     gatomicrefcount refs;
@@ -34,7 +30,7 @@ struct FlDisk {
     FlDiskMaps *maps;   /* NULL until loaded */
     FlWitness *witness; /* bytes that were read */
     FlVoucher *voucher; /* NULL: what arrives is handed on at once */
-    GArray *waiters;    /* of Waiter: for the maps */
+    FlWaiters *waiters; /* for the maps */
     gint64 loading;     /* since when (g_get_monotonic_time()); 0: not */
 
     GPtrArray *conns;     /* of FlConn */
@@ -61,7 +57,7 @@ FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOption
     disk->peer.info = info;
     disk->peer.options = *options;
     disk->cancel = g_cancellable_new();
-    disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
+    disk->waiters = fl_waiters_new();
     disk->witness = fl_witness_new();
     disk->conns = g_ptr_array_new();
     disk->conns_max = info->multi_conn ? options->connections : 1;
@@ -83,7 +79,7 @@ void fl_disk_unref(FlDisk *disk)
     fl_endpoint_unref(disk->peer.endpoint);
     fl_export_info_free(disk->peer.info);
     g_object_unref(disk->cancel);
-    g_array_unref(disk->waiters);
+    fl_waiters_free(disk->waiters);
     fl_witness_free(disk->witness);
     fl_voucher_free(disk->voucher);
     g_ptr_array_unref(disk->conns);
@@ -123,17 +119,6 @@ const FlDiskStats *fl_disk_stats(FlDisk *disk)
     return &disk->stats;
 }
 
-static void tell_waiters(FlDisk *disk, errint_t result)
-{
-    g_autoptr(GArray) waiters = g_steal_pointer(&disk->waiters);
-
-    disk->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
-    for (guint i = 0; i < waiters->len; i++) {
-        Waiter *waiter = &g_array_index(waiters, Waiter, i);
-        waiter->done(disk, result, waiter->opaque);
-    }
-}
-
 /* What fails without the server: told from the loop, as all else is. */
 static gboolean end_doomed(gpointer opaque)
 {
@@ -141,7 +126,7 @@ static gboolean end_doomed(gpointer opaque)
 
     disk->doom_source = 0;
     if (disk->failure != NULL)
-        tell_waiters(disk, -EIO);
+        fl_waiters_tell(disk->waiters, disk, -EIO);
     for (GList *l; (l = g_queue_pop_head_link(&disk->doomed)) != NULL;) {
         FlRead *read = l->data;
         read->done(read, -EIO);
@@ -239,10 +224,9 @@ void fl_disk_suspend(FlDisk *disk)
     requeue(disk, &left);
 }
 
-void fl_disk_resume(FlDisk *disk)
+bool fl_disk_is_still(const FlDisk *disk)
 {
-    disk->suspended = false;
-    pump(disk);
+    return disk->conns->len == 0 && disk->workers == 0;
 }
 
 static gboolean tick(gpointer unused)
@@ -255,7 +239,7 @@ void fl_disk_close(FlDisk *disk, gint64 deadline)
     guint ticks = g_timeout_add(TICK_MS, tick, NULL);
 
     fl_disk_fail(disk, "it was closed");
-    while (disk->doom_source != 0 || (disk->workers > 0 && g_get_monotonic_time() < deadline))
+    while (disk->doom_source != 0 || (!fl_disk_is_still(disk) && g_get_monotonic_time() < deadline))
         g_main_context_iteration(NULL, TRUE);
     g_source_remove(ticks);
 }
@@ -546,7 +530,7 @@ static void take_maps(FlRead *read, errint_t result)
     disk->loading = 0;
     if (result == 0)
         disk->maps = g_steal_pointer(&maps);
-    tell_waiters(disk, result);
+    fl_waiters_tell(disk->waiters, disk, result);
 }
 
 static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
@@ -576,19 +560,29 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
     take_maps(&loaded->read, error == NULL ? 0 : -EIO);
 }
 
-void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
+static void start_load(FlDisk *disk)
 {
-    Waiter waiter = {.done = done, .opaque = opaque};
-
-    if (disk->maps != NULL || disk->failure != NULL) {
-        done(disk, disk->maps != NULL ? 0 : -EIO, opaque);
-        return;
-    }
-    g_array_append_val(disk->waiters, waiter);
-    if (disk->loading != 0)
-        return;
     disk->loading = g_get_monotonic_time();
     start_watch(disk);
     disk->workers++;
     fl_worker_load(&disk->peer, disk->cancel, load_done, fl_disk_ref(disk));
+}
+
+void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
+{
+    if (disk->maps != NULL || disk->failure != NULL) {
+        done(disk, disk->maps != NULL ? 0 : -EIO, opaque);
+        return;
+    }
+    fl_waiters_add(disk->waiters, done, opaque);
+    if (disk->loading == 0 && !disk->suspended)
+        start_load(disk);
+}
+
+void fl_disk_resume(FlDisk *disk)
+{
+    disk->suspended = false;
+    if (fl_waiters_any(disk->waiters) && disk->loading == 0 && disk->maps == NULL)
+        start_load(disk);
+    pump(disk);
 }

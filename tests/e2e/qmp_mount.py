@@ -12,6 +12,7 @@ import threading
 import time
 
 import lib
+from monitor import Filter
 from vm import Disk, Vm
 
 
@@ -57,6 +58,7 @@ class Relay:
 
     def __init__(self, test, target):
         self.path, self.target, self.open = test.path("relay"), target, []
+        self.threads = []
         self.go = threading.Event()  # while it is not set, nothing goes through
         self.go.set()
         self.listener = socket.socket(socket.AF_UNIX)
@@ -75,18 +77,42 @@ class Relay:
                 except OSError:
                     return
                 self.open.append(client)
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+                self.threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
+                self.threads[-1].start()
 
     def _serve(self, client):
-        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
-            server.connect(self.target)
-            while True:
-                for end in select.select([client, server], [], [])[0]:
-                    data = end.recv(1 << 20)
-                    if not data:
-                        return
-                    self.go.wait()
-                    (server if end is client else client).sendall(data)
+        with socket.socket(socket.AF_UNIX) as server:
+            with client, contextlib.suppress(OSError):
+                server.connect(self.target)
+                self._pass_on(client, server)
+            # QEMU 7.2 hangs when its server is stopped while a client is negotiating.
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_WR)
+                while server.recv(1 << 20):
+                    pass
+
+    def _pass_on(self, client, server):
+        while True:
+            for end in select.select([client, server], [], [])[0]:
+                data = end.recv(1 << 20)
+                if not data:
+                    return
+                self.go.wait()
+                (server if end is client else client).sendall(data)
+
+    def in_use(self):
+        """How many connections the client has not closed."""
+        poll = select.poll()
+        clients = [c for c in self.open if c.fileno() >= 0]
+        for client in clients:
+            poll.register(client, select.POLLRDHUP)
+        return len(clients) - len(poll.poll(0))
+
+    def wait(self):
+        """Waits for all connections to end, also as the server sees it."""
+        for thread in self.threads:
+            thread.join(lib.PATIENCE)
+            assert not thread.is_alive()
 
     def cut(self):
         """Cuts all connections off; returns how many there were."""
@@ -250,6 +276,7 @@ class QmpMount(lib.TestCase):
         done = self.fleecefs("--commit", mount.point)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         mount.check_gone()
+        relay.wait()
         vm.qmp("nbd-server-stop")
         self.assertEqual(vm.leftovers(), [])
 
@@ -365,6 +392,7 @@ class QmpMount(lib.TestCase):
                 vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": server}})
                 relay = Relay(self, server)
                 vm.scribble(self.rng)
+                vm.write("vda", lib.MIB, 4096, 1)  # what is all zeros asks the server for nothing
                 mount = self.begin(vm, "-o",
                                    f"nbd=nbd+unix:///?socket={relay.path},readahead=0")
                 for name in vm.disks:
@@ -384,8 +412,42 @@ class QmpMount(lib.TestCase):
                     self.assertIsInstance(reader.exception(lib.PATIENCE), OSError)
                 mount.check_gone()
                 relay.go.set()
+                relay.wait()
                 vm.qmp("nbd-server-stop")
                 self.assertEqual(vm.leftovers(), [])
+
+    def test_connections_close_before_anything_ends(self):
+        """Also those that are being opened: QEMU 7.2 hangs when its server is stopped meanwhile."""
+        vm = self.vm()
+        server = self.path("server")
+        vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": server}})
+        relay = Relay(self, server)
+        vm.write("vda", 0, 4096, 1)
+        monitor, at_reply = Filter(vm), {}
+
+        def look(message):
+            at_reply.setdefault(monitor.commands[-1], relay.in_use())
+            return message
+
+        mount = self.mount("qmp:" + monitor.path, env=vm.environment(), options=[
+            "-o", f"scratch={self.dir},nbd=nbd+unix:///?socket={relay.path},readahead=0"])
+        self.read_direct(mount / "vda/disk.raw")
+        monitor.edit = look
+        relay.go.clear()
+        relay.cut()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            reader = pool.submit(self.read_direct, mount / "vda/disk.raw")
+            while not relay.in_use():
+                time.sleep(0.01)
+            done = self.fleecefs("--abort", mount.point)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertIsInstance(reader.exception(lib.PATIENCE), OSError)
+        mount.check_gone()
+        self.assertEqual(at_reply["block-export-del"], 0)
+        relay.go.set()
+        relay.wait()
+        vm.qmp("nbd-server-stop")
+        self.assertEqual(vm.leftovers(), [])
 
     def test_a_job_that_somebody_else_ends(self):
         vm = self.vm()
