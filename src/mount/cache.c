@@ -2,6 +2,7 @@
 #include "mount/cache.h"
 
 #include <malloc.h>
+#include <stdlib.h>
 
 /* The way to a server may get longer: after so long a fastest block no longer counts. Microseconds.
  */
@@ -45,7 +46,7 @@ FlCache *fl_cache_new(uint64_t budget)
 
     cache->budget = budget - MIN(budget / 2, REPLIES);
     for (unsigned i = 0; i < SIZES; i++)
-        cache->spares[i] = g_ptr_array_new_with_free_func(g_free);
+        cache->spares[i] = g_ptr_array_new_with_free_func(free);
     return cache;
 }
 
@@ -92,7 +93,7 @@ static bool drop_spare(FlCache *cache)
 {
     for (unsigned i = SIZES; i-- > 0;) {
         if (cache->spares[i]->len > 0) {
-            g_free(take_spare(cache, i));
+            free(take_spare(cache, i));
             return true;
         }
     }
@@ -241,12 +242,21 @@ static bool drop_oldest(FlCache *cache)
     return cache->used < before;
 }
 
+/* In whole pages, as the kernel copies: beyond its own it would look up two for each. NULL if there
+ * is no memory. */
+static void *new_buffer(uint64_t size)
+{
+    void *buf = NULL;
+
+    return posix_memalign(&buf, size_of(0), size) == 0 ? buf : NULL;
+}
+
 /* A buffer within the budget, or NULL. */
 static void *find_buffer(FlCache *cache, unsigned index)
 {
     while (cache->spares[index]->len == 0) {
         if (cache->used + cache->spare + size_of(index) <= cache->budget)
-            return g_try_malloc(size_of(index));
+            return new_buffer(size_of(index));
         if (!drop_spare(cache) && !drop_oldest(cache))
             return NULL;
     }
