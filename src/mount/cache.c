@@ -9,7 +9,7 @@
 #define FASTEST_EPOCH (10 * G_USEC_PER_SEC)
 
 /* Set aside for what is read without having been read ahead, and for connections: bytes. */
-#define REPLIES (4u << 20)
+#define REPLIES (6u << 20)
 /* Buffers have the sizes 2^12 to 2^20. */
 #define SIZE_BITS_MIN 12
 #define SIZES         9

@@ -142,6 +142,16 @@ def fio(path, threads, seconds, **options):
     return read["iops"], percentile["50.000000"] / 1e9, percentile["99.000000"] / 1e9
 
 
+def sleeps(count=20000):
+    """How long a process sleeps that wants to sleep 60 us: median and 99th percentile, in seconds."""
+    program = ("import time\ntook = []\n"
+               f"for _ in range({count}):\n"
+               "    began = time.perf_counter()\n    time.sleep(60e-6)\n"
+               "    took.append(time.perf_counter() - began)\n"
+               "took.sort()\nprint(took[len(took) // 2], took[len(took) * 99 // 100])")
+    return tuple(map(float, lib.run(sys.executable, "-c", program).split()))
+
+
 def memory(pid, key="VmRSS"):
     with open(f"/proc/{pid}/status") as f:
         return next(int(line.split()[1]) * KIB for line in f if line.startswith(key + ":"))
