@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "client.h"
+#include "app/client.h"
 #include "config.h"
 #include "mount/metrics.h"
 #include "mount/session.h"
 #include "mount/status.h"
-#include "options.h"
-#include "source.h"
+#include "app/options.h"
+#include "app/sources.h"
 #include "util/background.h"
-#include "util/fence.h"
+#include "util/sandbox.h"
 #include "util/log.h"
 
 #include <errno.h>
@@ -60,13 +60,13 @@ static void on_ready(void *background)
 /* Once mounted, and before anybody is told so. */
 static void close_fence(const FlOptions *options, const FlSources *sources)
 {
-    FlFence *fence = fl_fence_new();
+    FlSandbox *sandbox = fl_sandbox_new();
     g_autofree char *pid_folder =
         options->pidfile != NULL ? g_path_get_dirname(options->pidfile) : NULL;
 
-    fl_sources_allow(sources, fence);
-    fl_fence_allow(fence, pid_folder, FL_FENCE_REMOVE);
-    fl_fence_close(fence);
+    fl_sources_allow(sources, sandbox);
+    fl_sandbox_allow(sandbox, pid_folder, FL_SANDBOX_REMOVE);
+    fl_sandbox_close(sandbox);
 }
 
 /* Serves the tree until it is unmounted. */
@@ -99,7 +99,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     session = fl_session_new(sources->tree, &session_options, error);
     if (session == NULL || !write_pid(options->pidfile, error))
         return false;
-    /* GLib's thread for signals, which itself takes none, is started behind the fence. */
+    /* GLib's thread for signals, which itself takes none, is started behind the sandbox. */
     fl_snapshots_start(sources->snapshots, quit, session);
     close_fence(options, sources);
     for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
@@ -185,8 +185,8 @@ static int run_recover(const FlOptions *options)
         fl_fail_usage(&error, "--recover takes qmp:PATH or libvirt:DOMAIN: other sources leave "
                               "nothing behind");
     } else {
-        FlBackupOptions backup = fl_source_backup_options(options, spec);
-        if (fl_backup_recover(&backup, &report, &error)) {
+        FlSnapshotOptions backup = fl_source_snapshot_options(options, spec);
+        if (fl_snapshot_recover(&backup, &report, &error)) {
             fputs(report, stdout);
             return 0;
         }

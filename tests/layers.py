@@ -11,9 +11,9 @@ root = pathlib.Path(sys.argv[1])
 layers = re.findall(r"'(\w+)'",
                     re.search(r"foreach layer : (\[.*?\])", (root / "src/meson.build").read_text())[1])
 faults = []
-for path in sorted([*root.glob("src/*/*.c"), *root.glob("src/*/*.h"), *root.glob("include/*/*.h")]):
-    layer, text = path.parent.name, path.read_text()
+for path in sorted([*root.glob("src/*/**/*.[ch]"), *root.glob("include/*/**/*.h")]):
     name = path.relative_to(root)
+    layer, text = name.parts[1], path.read_text()
     if layer not in layers:
         faults.append(f"{name}: {layer}/ is not among the layers in src/meson.build")
         continue

@@ -94,13 +94,13 @@ void fl_disk_condemn(FlDisk *disk, const char *why);
  *
  * ASK is called in the loop each time that something has arrived; it must not block, nor call the
  * disk. It returns a number, never less than the last one. When the answer to a question that was
- * put after that is there, fl_disk_vouch() with this number, or a higher one, hands on all that has
- * a number up to it (GOOD), or fails it with -EIO. What waits for longer than the timeout of the
- * disk's options fails as well. Before the first read; without it nothing is held.
+ * put after that is there, fl_disk_confirm() with this number, or a higher one, hands on all that
+ * has a number up to it (GOOD), or fails it with -EIO. What waits for longer than the timeout of
+ * the disk's options fails as well. Before the first read; without it nothing is held.
  */
 typedef uint64_t (*FlDiskAsk)(void *opaque);
-void fl_disk_set_voucher(FlDisk *disk, FlDiskAsk ask, void *opaque);
-void fl_disk_vouch(FlDisk *disk, uint64_t number, bool good);
+void fl_disk_set_confirm(FlDisk *disk, FlDiskAsk ask, void *opaque);
+void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good);
 
 /* Closes the connections; what is asked waits until fl_disk_resume(). What a thread has under way
  * is cancelled, and its connection is closed as well when the disk is still. */

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "util/error.h"
-#include "util/fence.h"
+#include "util/sandbox.h"
 
 #include <gio/gio.h>
 #include <libnbd.h>
@@ -55,7 +55,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlEndpoint, fl_endpoint_unref)
 const char *fl_endpoint_label(const FlEndpoint *endpoint);
 
 /* Allows what connecting takes beside sockets: names that are looked up, keys, certificates. */
-void fl_endpoint_allow(const FlEndpoint *endpoint, FlFence *fence);
+void fl_endpoint_allow(const FlEndpoint *endpoint, FlSandbox *sandbox);
 
 /*
  * Errors of what follows are FL_ERROR_LOST where another try may find the server well.

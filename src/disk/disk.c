@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "disk/disk.h"
 
-#include "awkward.h"
+#include "blocksize.h"
 #include "conn.h"
-#include "voucher.h"
+#include "confirm.h"
 #include "waiters.h"
 #include "worker.h"
 
@@ -27,11 +27,11 @@ struct FlDisk {
     bool resting;         /* none stays open that has nothing to do */
     unsigned workers;
 
-    FlDiskMaps *maps;   /* NULL until loaded */
-    FlWitness *witness; /* bytes that were read */
-    FlVoucher *voucher; /* NULL: what arrives is handed on at once */
-    FlWaiters *waiters; /* for the maps */
-    gint64 loading;     /* since when (g_get_monotonic_time()); 0: not */
+    FlDiskMaps *maps;           /* NULL until loaded */
+    FlFingerprint *fingerprint; /* bytes that were read */
+    FlConfirm *confirm;         /* NULL: what arrives is handed on at once */
+    FlWaiters *waiters;         /* for the maps */
+    gint64 loading;             /* since when (g_get_monotonic_time()); 0: not */
 
     GPtrArray *conns;     /* of FlConn */
     unsigned conns_max;   /* lowered when the server refuses more */
@@ -58,7 +58,7 @@ FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOption
     disk->peer.options = *options;
     disk->cancel = g_cancellable_new();
     disk->waiters = fl_waiters_new();
-    disk->witness = fl_witness_new();
+    disk->fingerprint = fl_fingerprint_new();
     disk->conns = g_ptr_array_new();
     disk->conns_max = info->multi_conn ? options->connections : 1;
     disk->backoff = FL_BACKOFF_MIN;
@@ -80,8 +80,8 @@ void fl_disk_unref(FlDisk *disk)
     fl_export_info_free(disk->peer.info);
     g_object_unref(disk->cancel);
     fl_waiters_free(disk->waiters);
-    fl_witness_free(disk->witness);
-    fl_voucher_free(disk->voucher);
+    fl_fingerprint_free(disk->fingerprint);
+    fl_confirm_free(disk->confirm);
     g_ptr_array_unref(disk->conns);
     g_free(disk->failure);
     g_free(disk->condemned);
@@ -163,8 +163,8 @@ void fl_disk_fail(FlDisk *disk, const char *why)
     disk->failure = g_strdup(why);
     g_cancellable_cancel(disk->cancel);
     close_connections(disk, &left);
-    if (disk->voucher != NULL)
-        fl_voucher_give_up(disk->voucher, &left);
+    if (disk->confirm != NULL)
+        fl_confirm_give_up(disk->confirm, &left);
     doom(disk, &left);
     doom(disk, &disk->demand);
     doom(disk, &disk->ahead);
@@ -198,17 +198,17 @@ void fl_disk_condemn(FlDisk *disk, const char *why)
                     (GDestroyNotify)fl_disk_unref);
 }
 
-void fl_disk_set_voucher(FlDisk *disk, FlDiskAsk ask, void *opaque)
+void fl_disk_set_confirm(FlDisk *disk, FlDiskAsk ask, void *opaque)
 {
-    disk->voucher = fl_voucher_new(ask, opaque, disk->peer.options.timeout);
+    disk->confirm = fl_confirm_new(ask, opaque, disk->peer.options.timeout);
 }
 
-void fl_disk_vouch(FlDisk *disk, uint64_t number, bool good)
+void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good)
 {
     bool condemned = g_atomic_pointer_get(&disk->condemned) != NULL;
 
-    if (disk->voucher != NULL)
-        fl_voucher_end(disk->voucher, number, good && !condemned ? 0 : -EIO);
+    if (disk->confirm != NULL)
+        fl_confirm_end(disk->confirm, number, good && !condemned ? 0 : -EIO);
 }
 
 void fl_disk_suspend(FlDisk *disk)
@@ -263,12 +263,12 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     if (read->error == 0) {
         disk->stats.bytes_read += read->length;
         fl_rate_add(&disk->stats.rate, read->length, g_get_monotonic_time());
-        fl_witness_note(disk->witness, read, disk->peer.info);
+        fl_fingerprint_note(disk->fingerprint, read, disk->peer.info);
     } else {
         disk->stats.errors++;
     }
-    if (read->error == 0 && disk->voucher != NULL)
-        fl_voucher_hold(disk->voucher, read);
+    if (read->error == 0 && disk->confirm != NULL)
+        fl_confirm_hold(disk->confirm, read);
     else
         read->done(read, read->error == 0 ? 0 : -EIO);
     pump(disk);
@@ -430,7 +430,7 @@ static void start_connect(FlDisk *disk)
     disk->connecting = g_get_monotonic_time();
     start_watch(disk);
     disk->workers++;
-    fl_worker_connect(&disk->peer, disk->maps, disk->witness, disk->cancel, connect_done,
+    fl_worker_connect(&disk->peer, disk->maps, disk->fingerprint, disk->cancel, connect_done,
                       fl_disk_ref(disk));
 }
 
@@ -495,12 +495,12 @@ void fl_disk_rest(FlDisk *disk)
 
 void fl_disk_read(FlDisk *disk, FlRead *read)
 {
-    bool awkward = fl_read_is_awkward(read, disk->peer.info);
+    bool awkward = fl_read_is_unaligned(read, disk->peer.info);
 
     disk->resting = false;
     read->link = (GList){.data = read};
     read->since = g_get_monotonic_time();
-    if (disk->failure == NULL && awkward && fl_read_awkward(disk, read))
+    if (disk->failure == NULL && awkward && fl_read_unaligned(disk, read))
         return;
     if (disk->failure != NULL || awkward) {
         GQueue one = G_QUEUE_INIT;
@@ -543,8 +543,8 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
     loaded->disk = disk;
     loaded->maps = fl_worker_loaded(result, &error);
     loaded->read.done = take_maps;
-    if (loaded->maps != NULL && disk->voucher != NULL) {
-        fl_voucher_hold(disk->voucher, &loaded->read);
+    if (loaded->maps != NULL && disk->confirm != NULL) {
+        fl_confirm_hold(disk->confirm, &loaded->read);
         return;
     }
     if (error == NULL || disk->failure != NULL ||

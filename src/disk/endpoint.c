@@ -114,7 +114,7 @@ const char *fl_endpoint_label(const FlEndpoint *endpoint)
     return endpoint->label;
 }
 
-void fl_endpoint_allow(const FlEndpoint *endpoint, FlFence *fence)
+void fl_endpoint_allow(const FlEndpoint *endpoint, FlSandbox *sandbox)
 {
     g_autoptr(GUri) parsed =
         endpoint->uri != NULL ? g_uri_parse(endpoint->uri, G_URI_FLAGS_NONE, NULL) : NULL;
@@ -122,8 +122,8 @@ void fl_endpoint_allow(const FlEndpoint *endpoint, FlFence *fence)
     if (endpoint->uri == NULL)
         return;
     if (parsed == NULL || g_strcmp0(g_uri_get_host(parsed), "") != 0)
-        fl_fence_allow_names(fence);
-    fl_tls_allow(fence, endpoint->uri);
+        fl_sandbox_allow_names(sandbox);
+    fl_tls_allow(sandbox, endpoint->uri);
 }
 
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),

@@ -38,7 +38,7 @@ static GHashTable *parse_params(const GUri *uri)
     return query != NULL ? g_uri_parse_params(query, -1, "&", G_URI_PARAMS_NONE, NULL) : NULL;
 }
 
-void fl_tls_allow(FlFence *fence, const char *uri)
+void fl_tls_allow(FlSandbox *sandbox, const char *uri)
 {
     static const char *const files[] = {"tls-certificates", "tls-psk-file"};
     static const char *const usual[] = {".pki", ".config/pki"};
@@ -47,13 +47,13 @@ void fl_tls_allow(FlFence *fence, const char *uri)
 
     if (!g_str_has_prefix(uri, "nbds"))
         return;
-    fl_fence_allow_names(fence);
+    fl_sandbox_allow_names(sandbox);
     for (size_t i = 0; i < G_N_ELEMENTS(files); i++) {
         g_autofree char *home = g_build_filename(g_get_home_dir(), usual[i], NULL);
 
         if (params != NULL)
-            fl_fence_allow(fence, g_hash_table_lookup(params, files[i]), FL_FENCE_READ);
-        fl_fence_allow(fence, home, FL_FENCE_READ);
+            fl_sandbox_allow(sandbox, g_hash_table_lookup(params, files[i]), FL_SANDBOX_READ);
+        fl_sandbox_allow(sandbox, home, FL_SANDBOX_READ);
     }
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "util/error.h"
-#include "util/fence.h"
+#include "util/sandbox.h"
 
 #include <libnbd.h>
 
@@ -15,4 +15,4 @@
 bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error);
 
 /* Allows the keys and certificates of URI, if it asks for TLS. */
-void fl_tls_allow(FlFence *fence, const char *uri);
+void fl_tls_allow(FlSandbox *sandbox, const char *uri);

@@ -3,8 +3,8 @@
 
 typedef struct {
     const FlPeer *peer;
-    FlDiskMaps *maps;   /* NULL if they are not loaded */
-    FlWitness *witness; /* a copy */
+    FlDiskMaps *maps;           /* NULL if they are not loaded */
+    FlFingerprint *fingerprint; /* a copy */
 } Connect;
 
 static void connect_free(gpointer data)
@@ -12,7 +12,7 @@ static void connect_free(gpointer data)
     Connect *connect = data;
 
     fl_disk_maps_unref(connect->maps);
-    fl_witness_free(connect->witness);
+    fl_fingerprint_free(connect->fingerprint);
     g_free(connect);
 }
 
@@ -23,7 +23,7 @@ static bool is_same(struct nbd_handle *nbd, const Connect *connect, const FlWait
     if (nbd_get_size(nbd) != (int64_t)connect->peer->info->size)
         return fl_fail_changed(error, "its size has changed");
     return connect->maps == NULL || (fl_block_status_verify(nbd, connect->maps, wait, error) &&
-                                     fl_witness_check(connect->witness, nbd, wait, error));
+                                     fl_fingerprint_check(connect->fingerprint, nbd, wait, error));
 }
 
 /* Every connection is verified, not only those in place of a lost one: since the last was closed,
@@ -49,7 +49,7 @@ static void connect_worker(GTask *task, gpointer object, gpointer data, GCancell
     g_task_return_error(task, error);
 }
 
-void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlWitness *witness,
+void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
                        GCancellable *cancel, GAsyncReadyCallback done, gpointer opaque)
 {
     g_autoptr(GTask) task = g_task_new(NULL, cancel, done, opaque);
@@ -57,7 +57,7 @@ void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlWitness *wi
 
     connect->peer = peer;
     connect->maps = maps != NULL ? fl_disk_maps_ref(maps) : NULL;
-    connect->witness = fl_witness_copy(witness);
+    connect->fingerprint = fl_fingerprint_copy(fingerprint);
     g_task_set_task_data(task, connect, connect_free);
     g_task_run_in_thread(task, connect_worker);
 }

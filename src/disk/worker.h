@@ -8,7 +8,7 @@
 #pragma once
 
 #include "disk/disk.h"
-#include "witness.h"
+#include "fingerprint.h"
 
 /* The export that a worker deals with. */
 typedef struct {
@@ -25,7 +25,7 @@ typedef struct {
  * Opens a connection and sees that it leads to the disk that MAPS (NULL: not loaded yet) and
  * WITNESS tell of; else the error is FL_ERROR_CHANGED. Both are copied or counted here.
  */
-void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlWitness *witness,
+void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
                        GCancellable *cancel, GAsyncReadyCallback done, gpointer opaque);
 struct nbd_handle *fl_worker_connected(GAsyncResult *result, GError **error);
 

@@ -277,7 +277,7 @@ static bool see_to_chunk(FlMapBuilder *builder)
 }
 
 /* Sees that CHUNK has room for COUNT extents. */
-static bool see_to_room(FlMapBuilder *builder, Chunk *chunk, size_t count)
+static bool ensure_room(FlMapBuilder *builder, Chunk *chunk, size_t count)
 {
     size_t room = builder->chunks > 1 ? CHUNK : MIN(MAX(4, chunk->room * 2), CHUNK);
 
@@ -303,7 +303,7 @@ errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t typ
         return -ENOMEM;
     chunk = &map->chunks[(map->count - joins) / CHUNK];
     i = (map->count - joins) % CHUNK;
-    if (!see_to_room(builder, chunk, i + 1))
+    if (!ensure_room(builder, chunk, i + 1))
         return -ENOMEM;
     if (!chunk_fits(chunk, end, type)) {
         if (!chunk_widen(chunk, i + joins))

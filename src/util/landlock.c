@@ -55,14 +55,14 @@ int fl_landlock_new(void)
     return (int)syscall(SYS_landlock_create_ruleset, &ruleset, sizeof ruleset, 0);
 }
 
-void fl_landlock_allow(int ruleset, const char *path, FlFenceAccess access)
+void fl_landlock_allow(int ruleset, const char *path, FlSandboxAccess access)
 {
     int fd = open(path, O_PATH | O_CLOEXEC);
     struct landlock_path_beneath_attr rule = {
-        .allowed_access = (access & FL_FENCE_READ ? READ : 0) |
-                          (access & FL_FENCE_WRITE ? WRITE : 0) |
-                          (access & FL_FENCE_REMOVE ? REMOVE : 0) |
-                          (access & FL_FENCE_REMOVE_FOLDERS ? LANDLOCK_ACCESS_FS_REMOVE_DIR : 0),
+        .allowed_access = (access & FL_SANDBOX_READ ? READ : 0) |
+                          (access & FL_SANDBOX_WRITE ? WRITE : 0) |
+                          (access & FL_SANDBOX_REMOVE ? REMOVE : 0) |
+                          (access & FL_SANDBOX_REMOVE_FOLDERS ? LANDLOCK_ACCESS_FS_REMOVE_DIR : 0),
         .parent_fd = fd,
     };
     struct stat st;

@@ -60,7 +60,7 @@ class Rights(lib.TestCase):
             self.assert_errno(errno.EROFS, open, mount / "vm/disk.raw", "r+b")
 
     def assert_fenced(self, pid):
-        """In every thread: also in those that were there before the fence."""
+        """In every thread: also in those that were there before the sandbox."""
         kept = sum(1 << bit for bit in CAPABILITIES.values())
         if lib.SANITIZED:
             kept |= 1 << 19  # CAP_SYS_PTRACE, for LeakSanitizer

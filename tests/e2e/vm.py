@@ -13,7 +13,7 @@ import subprocess
 
 import lib
 
-TOOL = os.environ.get("BACKUP_TOOL", "build/tests/unit/backup-tool")
+TOOL = os.environ.get("BACKUP_TOOL", "build/tests/unit/snapshot-tool")
 QEMU = "qemu-system-x86_64"
 
 

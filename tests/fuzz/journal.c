@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The journal of a backup: the input is what is in its file. */
-#include "backup/journal.h"
+#include "snapshot/journal.h"
 #include "fuzz.h"
 
 #include <glib/gstdio.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a monitor or guest agent writes: JSON objects over a socket. */
-#include "backup/vm.h"
+#include "snapshot/qmp/vm.h"
 #include "fuzz.h"
 #include "qemu/channel.h"
 #include "qemu/json.h"

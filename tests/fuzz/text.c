@@ -2,7 +2,7 @@
 /* Names, sizes, URIs and command lines: the input is what a command line has, one word a line. */
 #include "disk/endpoint.h"
 #include "fuzz.h"
-#include "options.h"
+#include "app/options.h"
 #include "util/name.h"
 #include "util/size.h"
 

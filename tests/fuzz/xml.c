@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What libvirt says of a domain, its checkpoints and its backup: XML. */
-#include "backup/libvirt-xml.h"
+#include "snapshot/libvirt/xml.h"
 #include "fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

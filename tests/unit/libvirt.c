@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* libvirt's XML, and what is made of what it says. */
-#include "backup/libvirt-session.h"
+#include "snapshot/libvirt/session.h"
 
 #include <string.h>
 
@@ -128,7 +128,7 @@ static void test_confirm(void)
 typedef struct {
     FlDomain *domain;
     GPtrArray *checkpoints, *notes;
-    FlBackupOptions options;
+    FlSnapshotOptions options;
 } Plan;
 
 static void plan_init(Plan *plan)
@@ -138,7 +138,7 @@ static void plan_init(Plan *plan)
         ((FlDomainDisk *)domain_disk(plan->domain, i))->size = 4096;
     plan->checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
     plan->notes = g_ptr_array_new_with_free_func(g_free);
-    plan->options = (FlBackupOptions){.source = "libvirt:x"};
+    plan->options = (FlSnapshotOptions){.source = "libvirt:x"};
 }
 
 static void plan_clear(Plan *plan)

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Snapshots by QMP, among the files that take them.
+ *
+ * A disk's node stays where it is: a backup job with sync=none puts a filter above it that copies
+ * what the guest is about to overwrite into a scratch image, whose backing image is the disk; what
+ * is exported is the scratch image. Whatever we make in QEMU has a name that begins with
+ * FL_FLEECE_PREFIX, so that it is found by asking, with nothing remembered.
+ */
+#pragma once
+
+#include "snapshot/session.h"
+#include "snapshot/qmp/vm.h"
+#include "qemu/agent.h"
+#include "qemu/qmp.h"
+
+/* A VM has one NBD server and one daemon of ours at a time, so a number is all that tells disks
+ * apart: fleecefs-0-file, -overlay, -create, -job, -filter, -export. At most 31 bytes. */
+#define FL_FLEECE_PREFIX "fleecefs-"
+
+/* A bitmap to copy, frozen, onto the overlay. */
+typedef struct {
+    char *source; /* on the disk's node */
+    char *name;   /* on the overlay */
+    uint64_t granularity;
+} FlFleeceCopy;
+
+typedef struct {
+    FlSnapshotDisk disk; /* first */
+    guint index;
+    char *node; /* the disk's */
+    char *qdev; /* QOM path, may be NULL */
+    bool persistent;
+    GPtrArray *copies;   /* of FlFleeceCopy, as disk.bitmaps */
+    int scratch;         /* the file, without a name; -1 before PREPARE */
+    bool near_threshold; /* the file grew past what block-set-write-threshold was told */
+} FlFleeceDisk;
+
+typedef struct {
+    FlSnapshot backup; /* first */
+    FlQmp *qmp;
+    char *monitor, *scratch, *agent_path; /* absolute, for daemons change their directory */
+    FlJournal *journal;
+    char *socket;        /* path of the NBD server's socket; NULL if it is not ours */
+    FlAgent *agent;      /* from FREEZE to THAW */
+    gint64 frozen_since; /* g_get_monotonic_time() at FREEZE; 0 before */
+    uint64_t reserve;    /* bytes of the scratch file system that the guest cannot have */
+    unsigned events;     /* that came so far */
+    bool gone;           /* QEMU has ended, and everything in it with it */
+    bool left;           /* something that the journal tells of could not be ended */
+    /* Nodes whose restore point of this series could not be used any more and was removed: its id.
+     */
+    GHashTable *inconsistent;
+} FlFleece;
+
+/* "fleecefs-INDEX-PART". */
+char *fl_fleece_id(const FlFleeceDisk *disk, const char *part);
+/* The disk that ID belongs to, if it is its PART; else NULL. */
+FlFleeceDisk *fl_fleece_find(const FlFleece *session, const char *id, const char *part);
+
+/* Milliseconds that a command may take. */
+unsigned fl_fleece_timeout(const FlFleece *session);
+/* A node of ARRAY, which is taken over. */
+JsonNode *fl_fleece_array(JsonArray *array);
+/* fl_qmp_call() with an error that says what was being done: a sentence's subject, then ": ". */
+bool fl_fleece_do(FlFleece *session, const char *command, JsonNode *args, JsonNode **reply,
+                  GError **error, const char *format, ...) G_GNUC_PRINTF(6, 7);
+/*
+ * Waits until it is worth asking again for what an event would tell of: at once if one has come
+ * since SESSION->events was SEEN, which is to be read before asking. Fails when the connection is
+ * lost, and with the words given when DEADLINE (in the time of g_get_monotonic_time()) is over.
+ */
+bool fl_fleece_await(FlFleece *session, unsigned seen, gint64 deadline, GError **error,
+                     const char *format, ...) G_GNUC_PRINTF(5, 6);
+/* Makes sure of a connection, or of QEMU being gone. Fails if it runs and cannot be reached. */
+bool fl_fleece_reach(FlFleece *session, GError **error);
+
+/* claim.c */
+/* Opens the journal of this VM, the one of KEY unless another session left one, and keeps others
+ * out of the VM. */
+bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, GError **error);
+/* Lets others in, unless the journal has something that is left. */
+void fl_fleece_unclaim(FlFleece *session);
+
+/* plan.c. What to do with each of DISKS (of FlVmDisk) that is asked for; of FlFleeceDisk. NOTES (of
+ * char *) gets what a person should know. Pure. */
+GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *options,
+                          GHashTable *inconsistent, GPtrArray *notes, GError **error);
+/* The actions of the one transaction, an array for JSON. Needs restore_point of each disk. Pure. */
+JsonArray *fl_fleece_snapshot_actions(const GPtrArray *disks, const char *series);
+
+/* guest.c */
+bool fl_fleece_freeze(FlFleece *session, GError **error);
+bool fl_fleece_thaw(FlFleece *session, GError **error);
+
+/* scratch.c */
+bool fl_fleece_prepare(FlFleece *session, GError **error);
+/* Lets scratch files that come near their threshold grow further, or, if there is no room for that,
+ * loses the disk with the largest. */
+void fl_fleece_watch_room(FlFleece *session);
+/* Gives the space of the scratch file back; the descriptor stays. */
+void fl_fleece_empty_scratch(FlFleeceDisk *disk);
+void fl_fleece_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
+                           uint64_t *limit);
+
+/* export.c */
+/* Whether anyone listens on the socket at PATH. */
+bool fl_fleece_listens(const char *path);
+/* A path for the NBD server's socket; nothing is made. */
+char *fl_fleece_choose_socket(void);
+bool fl_fleece_serve(FlFleece *session, GError **error);
+bool fl_fleece_stop_server(FlFleece *session, GError **error);
+bool fl_fleece_export(FlFleece *session, GError **error);
+
+/* sweep.c */
+bool fl_fleece_sweep(FlFleece *session, GError **error);
+bool fl_fleece_let_go(FlFleece *session, GError **error);
+bool fl_fleece_roll_back(FlFleece *session, GError **error);
+bool fl_fleece_roll_forward(FlFleece *session, GError **error);
+
+/* watch.c */
+void fl_fleece_on_event(const char *event, JsonObject *data, void *session);
+bool fl_fleece_check_jobs(FlFleece *session, GError **error);
+void fl_fleece_wait(FlSnapshot *backup, int wake);
+bool fl_fleece_look(FlSnapshot *backup);

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "app/snapshots.h"
+
+#include <gio/gio.h>
+
+/* How long connections may take to close, and how often that is looked at. */
+#define STILL_SECONDS 5
+#define STILL_MS      10
+
+typedef struct {
+    FlSnapshotOptions options; /* the backup refers to them */
+    FlSnapshot *backup;
+    GPtrArray *disks; /* of Disk */
+    bool ended;       /* committed or aborted */
+} Snapshot;
+
+typedef struct {
+    const FlSnapshotDisk *disk;
+    FlExport *export;
+} Disk;
+
+struct FlSnapshots {
+    GPtrArray *snapshots; /* of Snapshot */
+    FlControl control;
+    void (*quit)(void *opaque);
+    void *opaque;
+    bool busy; /* a worker talks to a VM */
+};
+
+/* A command that a worker carries out. */
+typedef struct {
+    FlSnapshots *snapshots;
+    FlControlCall *call;
+    bool commit, force;
+    unsigned loading; /* disks whose maps are not there yet */
+    gint64 deadline;  /* for connections to be closed (g_get_monotonic_time()) */
+} Command;
+
+static void snapshot_free(gpointer data)
+{
+    Snapshot *snapshot = data;
+
+    fl_snapshot_free(snapshot->backup);
+    g_ptr_array_unref(snapshot->disks);
+    g_free(snapshot);
+}
+
+static void run_command(FlControlCall *call, bool commit, bool force, void *opaque);
+
+FlSnapshots *fl_snapshots_new(void)
+{
+    FlSnapshots *snapshots = g_new0(FlSnapshots, 1);
+
+    snapshots->snapshots = g_ptr_array_new_with_free_func(snapshot_free);
+    snapshots->control = (FlControl){.run = run_command, .opaque = snapshots};
+    return snapshots;
+}
+
+void fl_snapshots_free(FlSnapshots *snapshots)
+{
+    if (snapshots == NULL)
+        return;
+    g_ptr_array_unref(snapshots->snapshots);
+    g_free(snapshots);
+}
+
+bool fl_snapshots_is_empty(const FlSnapshots *snapshots)
+{
+    return snapshots->snapshots->len == 0;
+}
+
+const FlControl *fl_snapshots_control(const FlSnapshots *snapshots)
+{
+    return &snapshots->control;
+}
+
+FlSnapshot *fl_snapshots_begin(FlSnapshots *snapshots, const FlSnapshotOptions *options,
+                               GError **error)
+{
+    Snapshot *snapshot = g_new0(Snapshot, 1);
+
+    snapshot->options = *options;
+    snapshot->backup = fl_snapshot_begin(&snapshot->options, error);
+    if (snapshot->backup == NULL) {
+        g_free(snapshot);
+        return NULL;
+    }
+    snapshot->disks = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(snapshots->snapshots, snapshot);
+    return snapshot->backup;
+}
+
+static uint64_t ask(void *backup)
+{
+    return fl_snapshot_ask(backup);
+}
+
+/* Whether what arrives from DISK is held until the VM has vouched for it. An image that we serve
+ * stays as it is. */
+static bool needs_confirmation(const Snapshot *snapshot, const FlSnapshotDisk *disk)
+{
+    return fl_snapshot_can_ask(snapshot->backup) && disk->image == NULL;
+}
+
+void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, FlExport *export)
+{
+    Snapshot *last = snapshots->snapshots->pdata[snapshots->snapshots->len - 1];
+    Disk *added = g_new(Disk, 1);
+
+    *added = (Disk){.disk = disk, .export = export};
+    g_ptr_array_add(last->disks, added);
+    if (needs_confirmation(last, disk))
+        fl_disk_set_confirm(fl_export_disk(export), ask, last->backup);
+}
+
+void fl_snapshots_allow(const FlSnapshots *snapshots, FlSandbox *sandbox)
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++)
+        fl_snapshot_allow(((const Snapshot *)snapshots->snapshots->pdata[i])->backup, sandbox);
+}
+
+/* In the session's thread: what is read from now on must fail. */
+static void disk_lost(const FlSnapshotDisk *lost, const char *why, void *opaque)
+{
+    const Snapshot *snapshot = opaque;
+
+    for (guint i = 0; i < snapshot->disks->len; i++) {
+        const Disk *disk = snapshot->disks->pdata[i];
+        if (lost == NULL || lost == disk->disk)
+            fl_disk_condemn(fl_export_disk(disk->export), why);
+    }
+}
+
+/* From the session's thread to the loop. */
+typedef struct {
+    const Snapshot *snapshot;
+    uint64_t number;
+    bool known;
+} Answer;
+
+static gboolean take_answer(gpointer opaque)
+{
+    const Answer *answer = opaque;
+
+    if (!answer->known)
+        g_warning("%s does not answer: nobody knows whether what is read from its disks is what it "
+                  "should be, so reads fail until it does",
+                  answer->snapshot->options.source);
+    for (guint i = 0; i < answer->snapshot->disks->len; i++) {
+        const Disk *disk = answer->snapshot->disks->pdata[i];
+        fl_disk_confirm(fl_export_disk(disk->export), answer->number, answer->known);
+    }
+    return G_SOURCE_REMOVE;
+}
+
+static void answered(uint64_t number, bool known, void *opaque)
+{
+    Answer answer = {.snapshot = opaque, .number = number, .known = known};
+
+    g_idle_add_full(G_PRIORITY_HIGH, take_answer, g_memdup2(&answer, sizeof answer), g_free);
+}
+
+static const FlSnapshotWatcher watcher = {.lost = disk_lost, .answered = answered};
+
+void fl_snapshots_start(FlSnapshots *snapshots, void (*quit)(void *opaque), void *opaque)
+{
+    snapshots->quit = quit;
+    snapshots->opaque = opaque;
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        fl_snapshot_watch(snapshot->backup, &watcher, snapshot);
+    }
+}
+
+/* Calls FUNCTION for each disk of the snapshots that have not ended. */
+static void for_each_disk(const FlSnapshots *snapshots, void (*function)(FlDisk *disk))
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        for (guint j = 0; j < snapshot->disks->len && !snapshot->ended; j++)
+            function(fl_export_disk(((const Disk *)snapshot->disks->pdata[j])->export));
+    }
+}
+
+/* Whether all that has to be in a backup was read. */
+static bool is_covered(const Disk *disk, GError **error)
+{
+    const char *name = disk->disk->name;
+    FlCoverage coverage;
+
+    if (fl_disk_failure(fl_export_disk(disk->export)) != NULL)
+        return fl_fail(error, "disk %s has failed: %s; --abort, and back up again", name,
+                       fl_disk_failure(fl_export_disk(disk->export)));
+    if (fl_disk_maps(fl_export_disk(disk->export)) == NULL)
+        return fl_fail(error, "the maps of disk %s cannot be read; --abort, and back up again",
+                       name);
+    coverage = fl_export_coverage(disk->export, fl_export_origin(disk->export)->increment);
+    if (coverage.delivered < coverage.wanted)
+        return fl_fail(error,
+                       "%" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+                       " bytes of disk %s were not read; back them up first, or --commit --force",
+                       coverage.wanted - coverage.delivered, coverage.wanted, name);
+    return true;
+}
+
+static bool all_covered(const FlSnapshots *snapshots, GError **error)
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        for (guint j = 0; j < snapshot->disks->len; j++) {
+            if (!is_covered(snapshot->disks->pdata[j], error))
+                return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Commits or aborts all. An error of the code FL_ERROR_LEFT is one that something was left by; the
+ * first other error stops a commit, but not an abort.
+ */
+static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
+{
+    GError *first = NULL;
+
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        g_autoptr(GError) why = NULL;
+        bool ok;
+
+        if (snapshot->ended)
+            continue;
+        ok = commit ? fl_snapshot_commit(snapshot->backup, &why)
+                    : fl_snapshot_abort(snapshot->backup, &why);
+        snapshot->ended = ok || !commit || g_error_matches(why, FL_ERROR, FL_ERROR_LEFT);
+        if (!ok && first == NULL)
+            first = g_steal_pointer(&why);
+        if (!snapshot->ended)
+            break;
+    }
+    if (first == NULL)
+        return true;
+    g_propagate_error(error, first);
+    return false;
+}
+
+static void command_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
+{
+    Command *command = data;
+    GError *error = NULL;
+
+    if (end_all(command->snapshots, command->commit, &error))
+        g_task_return_boolean(task, TRUE);
+    else
+        g_task_return_error(task, error);
+}
+
+static void command_done(GObject *object, GAsyncResult *result, gpointer opaque)
+{
+    const Command *command = g_task_get_task_data(G_TASK(result));
+    FlSnapshots *snapshots = command->snapshots;
+    g_autoptr(GError) error = NULL;
+    bool ok = g_task_propagate_boolean(G_TASK(result), &error);
+    bool ended = true;
+
+    snapshots->busy = false;
+    for (guint i = 0; i < snapshots->snapshots->len; i++)
+        ended = ended && ((const Snapshot *)snapshots->snapshots->pdata[i])->ended;
+    if (!ok)
+        g_warning("%s: %s", command->commit ? "commit" : "abort", error->message);
+    fl_control_reply(command->call, ok ? 0 : fl_error_exit_status(error),
+                     ok ? NULL : error->message);
+    if (ended)
+        snapshots->quit(snapshots->opaque);
+    else
+        for_each_disk(snapshots, fl_disk_resume);
+}
+
+static bool are_still(const FlSnapshots *snapshots)
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        for (guint j = 0; j < snapshot->disks->len; j++) {
+            const Disk *disk = snapshot->disks->pdata[j];
+            if (!fl_disk_is_still(fl_export_disk(disk->export)))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* A thread that is opening a connection is waited for: QEMU (7.2) hangs for good, with the VM, when
+ * its NBD server is stopped while a client is still negotiating. */
+static gboolean run_when_still(gpointer opaque)
+{
+    Command *command = opaque;
+    g_autoptr(GTask) task = NULL;
+
+    if (!are_still(command->snapshots) && g_get_monotonic_time() < command->deadline)
+        return G_SOURCE_CONTINUE;
+    task = g_task_new(NULL, NULL, command_done, NULL);
+    g_task_set_task_data(task, command, g_free);
+    g_task_run_in_thread(task, command_worker);
+    return G_SOURCE_REMOVE;
+}
+
+static void start_command(Command *command)
+{
+    FlSnapshots *snapshots = command->snapshots;
+    g_autoptr(GError) error = NULL;
+
+    if (command->commit && !command->force && !all_covered(snapshots, &error)) {
+        snapshots->busy = false;
+        fl_control_reply(command->call, FL_ERROR_FAILED, error->message);
+        g_free(command);
+        return;
+    }
+    for_each_disk(snapshots, fl_disk_suspend);
+    command->deadline = g_get_monotonic_time() + STILL_SECONDS * G_USEC_PER_SEC;
+    if (run_when_still(command))
+        g_timeout_add(STILL_MS, run_when_still, command);
+}
+
+static void command_loaded(FlDisk *disk, errint_t result, void *opaque)
+{
+    Command *command = opaque;
+
+    if (--command->loading == 0)
+        start_command(command);
+}
+
+/* What was read can be compared with what should be only when the maps are there: nobody may have
+ * looked into a disk on which nothing has changed. */
+static void load_maps(Command *command)
+{
+    const GPtrArray *snapshots = command->snapshots->snapshots;
+
+    command->loading = 1;
+    for (guint i = 0; i < snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->pdata[i];
+        for (guint j = 0; j < snapshot->disks->len; j++) {
+            const Disk *disk = snapshot->disks->pdata[j];
+            command->loading++;
+            fl_disk_load(fl_export_disk(disk->export), command_loaded, command);
+        }
+    }
+    command_loaded(NULL, 0, command);
+}
+
+static void run_command(FlControlCall *call, bool commit, bool force, void *opaque)
+{
+    FlSnapshots *snapshots = opaque;
+    Command *command;
+
+    if (snapshots->busy) {
+        fl_control_reply(call, FL_ERROR_FAILED, "a commit or abort is under way");
+        return;
+    }
+    if (commit && fl_snapshots_is_empty(snapshots)) {
+        fl_control_reply(call, FL_ERROR_FAILED,
+                         "this mount took no snapshot: unmount it with fusermount3 -u");
+        return;
+    }
+    snapshots->busy = true;
+    command = g_new0(Command, 1);
+    command->snapshots = snapshots;
+    command->call = call;
+    command->commit = commit;
+    command->force = force;
+    if (commit && !force)
+        load_maps(command);
+    else
+        start_command(command);
+}
+
+bool fl_snapshots_end(FlSnapshots *snapshots, GError **error)
+{
+    if (snapshots == NULL)
+        return true;
+    while (snapshots->busy)
+        g_main_context_iteration(NULL, TRUE);
+    return end_all(snapshots, false, error);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "confirm.h"
+
+#include <errno.h>
+
+struct FlConfirm {
+    FlDiskAsk ask;
+    void *opaque;
+    gint64 timeout; /* microseconds */
+    GQueue held;    /* of FlRead, by their links, in the order in which they arrived */
+    guint source;   /* looks for those that wait for too long; 0 while nothing is held */
+};
+
+FlConfirm *fl_confirm_new(FlDiskAsk ask, void *opaque, unsigned timeout)
+{
+    FlConfirm *confirm = g_new0(FlConfirm, 1);
+
+    confirm->ask = ask;
+    confirm->opaque = opaque;
+    confirm->timeout = timeout * G_USEC_PER_SEC;
+    return confirm;
+}
+
+static void rest(FlConfirm *confirm)
+{
+    if (confirm->held.length == 0 && confirm->source != 0)
+        g_clear_handle_id(&confirm->source, g_source_remove);
+}
+
+void fl_confirm_free(FlConfirm *confirm)
+{
+    if (confirm == NULL)
+        return;
+    rest(confirm);
+    g_free(confirm);
+}
+
+static void end_first(FlConfirm *confirm, errint_t result)
+{
+    FlRead *read = g_queue_pop_head_link(&confirm->held)->data;
+
+    read->done(read, result);
+}
+
+static FlRead *first(const FlConfirm *confirm)
+{
+    return confirm->held.head != NULL ? confirm->held.head->data : NULL;
+}
+
+/* Once a second: whoever waits is told that it failed, also if nobody ever answers. */
+static gboolean expire(gpointer opaque)
+{
+    FlConfirm *confirm = opaque;
+    gint64 late = g_get_monotonic_time() - confirm->timeout;
+
+    while (first(confirm) != NULL && first(confirm)->since <= late)
+        end_first(confirm, -EIO);
+    if (confirm->held.length > 0)
+        return G_SOURCE_CONTINUE;
+    confirm->source = 0;
+    return G_SOURCE_REMOVE;
+}
+
+void fl_confirm_hold(FlConfirm *confirm, FlRead *read)
+{
+    read->link = (GList){.data = read};
+    read->since = g_get_monotonic_time();
+    read->number = confirm->ask(confirm->opaque);
+    g_queue_push_tail_link(&confirm->held, &read->link);
+    if (confirm->source == 0)
+        confirm->source = g_timeout_add_seconds(1, expire, confirm);
+}
+
+void fl_confirm_end(FlConfirm *confirm, uint64_t number, errint_t result)
+{
+    while (first(confirm) != NULL && first(confirm)->number <= number)
+        end_first(confirm, result);
+    rest(confirm);
+}
+
+void fl_confirm_give_up(FlConfirm *confirm, GQueue *left)
+{
+    for (GList *l; (l = g_queue_pop_head_link(&confirm->held)) != NULL;)
+        g_queue_push_tail_link(left, l);
+    rest(confirm);
+}

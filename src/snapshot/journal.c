@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "snapshot/journal.h"
+
+#include "qemu/json.h"
+#include "util/name.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#define JOURNAL_VERSION 1
+/* A clock that is set back by this many seconds is believed: a time far ahead would be worse. */
+#define CLOCK_STEP 60
+
+struct FlJournal {
+    char *directory, *path; /* of the journal */
+    int lock;
+    gint64 last_second;   /* G_MININT64 if there was none */
+    JsonObject *object;   /* what is written down; NULL if nothing */
+    FlJournalEntry entry; /* strings of object */
+};
+
+char *fl_state_directory(GError **error)
+{
+    const char *chosen = g_getenv("FLEECEFS_STATE_DIR");
+    g_autofree char *path = NULL;
+
+    if (chosen != NULL && *chosen != '\0')
+        path = g_canonicalize_filename(chosen, NULL);
+    else if (geteuid() == 0)
+        path = g_strdup("/var/lib/fleecefs");
+    else
+        path = g_build_filename(g_get_user_state_dir(), "fleecefs", NULL);
+
+    if (g_mkdir_with_parents(path, 0700) < 0) {
+        fl_fail(error, "state directory %s: %s; FLEECEFS_STATE_DIR names another", path,
+                g_strerror(errno));
+        return NULL;
+    }
+    return g_steal_pointer(&path);
+}
+
+static void set_object(FlJournal *journal, JsonObject *object)
+{
+    g_clear_pointer(&journal->object, json_object_unref);
+    journal->object = object;
+    journal->entry = (FlJournalEntry){
+        .source = fl_json_string(object, "source"),
+        .series = fl_json_string(object, "series"),
+        .agent = fl_json_string(object, "agent"),
+        .socket = fl_json_string(object, "socket"),
+        .failed = fl_json_string(object, "failed"),
+    };
+}
+
+static bool load(FlJournal *journal, GError **error)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(GError) failure = NULL;
+    g_autoptr(JsonObject) object = NULL;
+    gsize length;
+
+    if (!g_file_get_contents(journal->path, &text, &length, &failure)) {
+        if (g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_NOENT))
+            return true;
+        return fl_fail(error, "journal: %s", failure->message);
+    }
+    object = fl_json_parse(text, length, &failure);
+    if (object == NULL)
+        return fl_fail(error,
+                       "journal %s: %s; if the guest runs and nothing of ours is left in it, "
+                       "remove this file",
+                       journal->path, failure->message);
+    if (fl_json_int(object, "version") != JOURNAL_VERSION)
+        return fl_fail(error, "journal %s: it is not of this version of fleecefs", journal->path);
+    set_object(journal, g_steal_pointer(&object));
+    return true;
+}
+
+static gint64 read_second(int fd)
+{
+    char text[32] = "";
+    gint64 second;
+
+    if (pread(fd, text, sizeof text - 1, 0) > 0 &&
+        g_ascii_string_to_signed(g_strchomp(text), 10, 0, G_MAXINT64, &second, NULL))
+        return second;
+    return G_MININT64;
+}
+
+FlJournal *fl_journal_open(const char *directory, const char *key, GError **error)
+{
+    g_autoptr(FlJournal) journal = g_new0(FlJournal, 1);
+    g_autofree char *name = fl_name_encode(key);
+    g_autofree char *lock = g_strdup_printf("%s/%s.lock", directory, name);
+
+    journal->directory = g_strdup(directory);
+    journal->path = g_strdup_printf("%s/%s.journal", directory, name);
+    journal->lock = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (journal->lock < 0) {
+        fl_fail(error, "%s: %s; FLEECEFS_STATE_DIR names another directory", lock,
+                g_strerror(errno));
+        return NULL;
+    }
+    if (flock(journal->lock, LOCK_EX | LOCK_NB) < 0) {
+        fl_fail(error, "%s: another fleecefs has this VM; commit, abort or unmount it first", lock);
+        return NULL;
+    }
+    journal->last_second = read_second(journal->lock);
+    return load(journal, error) ? g_steal_pointer(&journal) : NULL;
+}
+
+void fl_journal_close(FlJournal *journal)
+{
+    if (journal == NULL)
+        return;
+    if (journal->lock >= 0)
+        close(journal->lock);
+    g_clear_pointer(&journal->object, json_object_unref);
+    g_free(journal->directory);
+    g_free(journal->path);
+    g_free(journal);
+}
+
+const FlJournalEntry *fl_journal_entry(const FlJournal *journal)
+{
+    return journal->object != NULL ? &journal->entry : NULL;
+}
+
+/* A rename survives a crash only when the directory was synchronised too. */
+static bool sync_directory(const FlJournal *journal, GError **error)
+{
+    int fd = open(journal->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool ok = fd >= 0 && fsync(fd) == 0;
+
+    if (!ok)
+        fl_fail(error, "state directory %s: %s", journal->directory, g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static void add_string(JsonObject *object, const char *name, const char *value)
+{
+    if (value != NULL)
+        json_object_set_string_member(object, name, value);
+}
+
+bool fl_journal_write(FlJournal *journal, const FlJournalEntry *entry, GError **error)
+{
+    JsonObject *object = json_object_new();
+    g_autoptr(JsonNode) node = NULL;
+    g_autofree char *text = NULL;
+    g_autoptr(GError) failure = NULL;
+
+    json_object_set_int_member(object, "version", JOURNAL_VERSION);
+    add_string(object, "source", entry->source);
+    add_string(object, "series", entry->series);
+    add_string(object, "agent", entry->agent);
+    add_string(object, "socket", entry->socket);
+    add_string(object, "failed", entry->failed);
+    node = json_node_init_object(json_node_alloc(), object);
+    text = json_to_string(node, TRUE);
+    set_object(journal, object);
+
+    if (!g_file_set_contents_full(journal->path, text, -1,
+                                  G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE,
+                                  0600, &failure))
+        return fl_fail(error, "journal: %s", failure->message);
+    return sync_directory(journal, error);
+}
+
+bool fl_journal_write_thawed(FlJournal *journal, GError **error)
+{
+    FlJournalEntry entry = journal->entry;
+
+    entry.agent = NULL;
+    return fl_journal_write(journal, &entry, error);
+}
+
+bool fl_journal_write_failed(FlJournal *journal, const char *point, GError **error)
+{
+    FlJournalEntry entry = journal->entry;
+
+    entry.failed = point;
+    return fl_journal_write(journal, &entry, error);
+}
+
+bool fl_journal_forget(FlJournal *journal, GError **error)
+{
+    set_object(journal, NULL);
+    if (g_unlink(journal->path) < 0 && errno != ENOENT)
+        return fl_fail(error, "journal %s: %s", journal->path, g_strerror(errno));
+    return true;
+}
+
+gint64 fl_journal_second(const FlJournal *journal, gint64 now)
+{
+    bool near = now <= journal->last_second && journal->last_second - now < CLOCK_STEP;
+
+    return near ? journal->last_second + 1 : now;
+}
+
+void fl_journal_saw_second(FlJournal *journal, gint64 second, gint64 now)
+{
+    if (second > journal->last_second && second < now + CLOCK_STEP)
+        journal->last_second = second;
+}
+
+bool fl_journal_set_second(FlJournal *journal, gint64 second, GError **error)
+{
+    char text[32];
+    int length = g_snprintf(text, sizeof text, "%" G_GINT64_FORMAT "\n", second);
+
+    journal->last_second = second;
+    if (ftruncate(journal->lock, 0) < 0 || pwrite(journal->lock, text, (size_t)length, 0) != length)
+        return fl_fail(error, "state directory %s: cannot write: %s", journal->directory,
+                       g_strerror(errno));
+    return true;
+}

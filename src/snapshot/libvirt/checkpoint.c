@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Checkpoints: libvirt's metadata, and a bitmap of that name on each disk. All bitmaps record all
+ * the time, so one may go without a word to the others, also from between those of other tools.
+ */
+#include "snapshot/libvirt/session.h"
+
+#include "snapshot/point.h"
+
+#include <libvirt/virterror.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The XML of CHECKPOINT, which it frees; NULL if it is NULL. */
+static char *take_xml(virDomainCheckpointPtr checkpoint, unsigned flags)
+{
+    char *xml = NULL;
+
+    if (checkpoint != NULL) {
+        xml = virDomainCheckpointGetXMLDesc(checkpoint, flags);
+        virDomainCheckpointFree(checkpoint);
+    }
+    return xml;
+}
+
+/* Of those that are still there when they are looked at. */
+static bool ask_checkpoints(FlLibvirtCall *call)
+{
+    virDomainCheckpointPtr *handles = NULL;
+    int n = virDomainListAllCheckpoints(call->domain, &handles, 0);
+
+    call->strings = g_ptr_array_new_with_free_func(g_free);
+    for (int i = 0; i < n; i++) {
+        char *xml = take_xml(handles[i], VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN);
+        if (xml != NULL)
+            g_ptr_array_add(call->strings, g_strdup(xml));
+        else if (virGetLastErrorCode() != VIR_ERR_NO_DOMAIN_CHECKPOINT)
+            n = -1;
+        free(xml);
+    }
+    free(handles);
+    return n >= 0;
+}
+
+GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error)
+{
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_checkpoints, NULL, NULL);
+    g_autoptr(GPtrArray) array = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
+    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+
+    if (!fl_libvirt_ask(session, call)) {
+        fl_libvirt_fail(error, call, "checkpoints");
+        return NULL;
+    }
+    for (guint i = 0; i < call->strings->len; i++) {
+        FlCheckpoint *checkpoint = fl_checkpoint_parse(call->strings->pdata[i], error);
+        if (checkpoint == NULL)
+            return NULL;
+        checkpoint->pending =
+            checkpoint->pending ||
+            (checkpoint->ours && entry != NULL && g_strcmp0(entry->failed, checkpoint->name) == 0);
+        g_ptr_array_add(array, checkpoint);
+    }
+    return g_steal_pointer(&array);
+}
+
+/* TEXT: the name, NUMBER: flags. */
+static bool ask_delete(FlLibvirtCall *call)
+{
+    virDomainCheckpointPtr checkpoint =
+        virDomainCheckpointLookupByName(call->domain, call->text, 0);
+    bool ok = checkpoint != NULL && virDomainCheckpointDelete(checkpoint, call->number) == 0;
+
+    if (checkpoint != NULL)
+        virDomainCheckpointFree(checkpoint);
+    return ok || virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_CHECKPOINT;
+}
+
+static bool delete_checkpoint(FlLibvirtSession *session, const char *name, GError **error)
+{
+    g_autoptr(FlLibvirtCall) whole = fl_libvirt_call_new(ask_delete, name, NULL);
+    g_autoptr(FlLibvirtCall) metadata = fl_libvirt_call_new(ask_delete, name, NULL);
+
+    metadata->number = VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
+    if (fl_libvirt_ask(session, whole))
+        return true;
+    /* A bitmap that QEMU did not get to store cannot be removed, nor need be. */
+    return (!whole->silent &&
+            (whole->code == VIR_ERR_INTERNAL_ERROR ||
+             whole->code == VIR_ERR_CHECKPOINT_INCONSISTENT) &&
+            fl_libvirt_ask(session, metadata)) ||
+           fl_libvirt_fail(error, whole, "checkpoint %s", name);
+}
+
+/* Whether CHECKPOINTS has a newer one that is committed of the series of CHECKPOINT. */
+static bool is_superseded(const FlCheckpoint *checkpoint, const GPtrArray *checkpoints)
+{
+    g_autoptr(FlPoint) point = fl_point_parse(checkpoint->name);
+
+    for (guint i = 0; i < checkpoints->len; i++) {
+        const FlCheckpoint *other = g_ptr_array_index(checkpoints, i);
+        g_autoptr(FlPoint) p = other->ours && !other->pending ? fl_point_parse(other->name) : NULL;
+
+        if (p != NULL && g_str_equal(p->series, point->series) && strcmp(p->id, point->id) > 0)
+            return true;
+    }
+    return false;
+}
+
+bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error)
+{
+    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    g_autoptr(GPtrArray) checkpoints = NULL;
+    int active;
+    bool ok = true;
+
+    session->doubtful = entry != NULL && entry->failed != NULL;
+    /* It has been told that libvirtd is away. */
+    if (session->left && session->domain == NULL)
+        return true;
+    active = fl_libvirt_active(session, error);
+    if (active < 0)
+        return false;
+    if (active == 0) {
+        /* libvirt deletes none then; the next session that finds the VM running does. */
+        return !session->running || session->point == NULL ||
+               fl_fail(error, "the VM has ended; the new checkpoint goes when a backup of it is "
+                              "next begun");
+    }
+    checkpoints = fl_libvirt_checkpoints(session, error);
+    if (checkpoints == NULL)
+        return false;
+    for (guint i = 0; i < checkpoints->len; i++) {
+        const FlCheckpoint *checkpoint = g_ptr_array_index(checkpoints, i);
+        const char *what = checkpoint->pending ? "was not committed" : "has a successor";
+
+        if (!checkpoint->ours || (!checkpoint->pending && !is_superseded(checkpoint, checkpoints)))
+            continue;
+        if (delete_checkpoint(session, checkpoint->name, ok ? error : NULL))
+            fl_snapshot_report(&session->backup, "deleted checkpoint %s, which %s",
+                               checkpoint->name, what);
+        else
+            ok = false;
+    }
+    session->doubtful = session->doubtful && !ok;
+    return ok;
+}
+
+static bool ask_description(FlLibvirtCall *call)
+{
+    return fl_libvirt_call_take(
+        call, take_xml(virDomainCheckpointLookupByName(call->domain, call->text, 0),
+                       VIR_DOMAIN_CHECKPOINT_XML_SECURE));
+}
+
+static bool ask_redefine(FlLibvirtCall *call)
+{
+    virDomainCheckpointPtr checkpoint = virDomainCheckpointCreateXML(
+        call->domain, call->text, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
+
+    if (checkpoint != NULL)
+        virDomainCheckpointFree(checkpoint);
+    return checkpoint != NULL;
+}
+
+/* Changes the description of the new checkpoint: the one step that makes the commit. */
+static bool confirm(FlLibvirtSession *session, GError **error)
+{
+    g_autoptr(FlLibvirtCall) description =
+        fl_libvirt_call_new(ask_description, session->point, NULL);
+    g_autoptr(FlLibvirtCall) redefine = NULL;
+    g_autofree char *confirmed = NULL;
+
+    if (!fl_libvirt_ask(session, description))
+        return fl_libvirt_fail(error, description, "checkpoint %s", session->point);
+    confirmed = fl_checkpoint_confirm_xml(description->string, error);
+    if (confirmed == NULL)
+        return false;
+    redefine = fl_libvirt_call_new(ask_redefine, confirmed, NULL);
+    return fl_libvirt_ask(session, redefine) ||
+           fl_libvirt_fail(error, redefine, "checkpoint %s", session->point);
+}
+
+bool fl_libvirt_roll_forward(FlLibvirtSession *session, GError **error)
+{
+    if (session->point == NULL)
+        return true;
+    if (!confirm(session, error)) {
+        /* It may be made for all that, or yet be; who was told that it was not relies on it. */
+        g_prefix_error(error, "the commit failed, and counts as an abort: ");
+        fl_journal_write_failed(session->journal, session->point, NULL);
+        return false;
+    }
+    /* It is committed. Older ones that stay for now cost no more than their space. */
+    fl_libvirt_roll_back(session, &session->late);
+    return true;
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The guest's filesystems: frozen for the call that takes the snapshot, and thawed whatever
+ * happens, also by a thread that waits for the time that the guest may stay frozen. */
+#include "snapshot/libvirt/session.h"
+
+/* Seconds: a thaw waits for the freeze before it. */
+#define THAW_TIMEOUT 15
+
+static bool ask_time(FlLibvirtCall *call)
+{
+    long long seconds;
+    unsigned nanoseconds;
+
+    return virDomainGetTime(call->domain, &seconds, &nanoseconds, 0) == 0;
+}
+
+/* The value of both: filesystems. */
+static bool ask_freeze(FlLibvirtCall *call)
+{
+    return (call->value = virDomainFSFreeze(call->domain, NULL, 0, 0)) >= 0;
+}
+
+static bool ask_thaw(FlLibvirtCall *call)
+{
+    return (call->value = virDomainFSThaw(call->domain, NULL, 0, 0)) >= 0;
+}
+
+/* NUMBER: seconds, or one of libvirt's values. */
+static bool ask_agent_timeout(FlLibvirtCall *call)
+{
+    return virDomainAgentSetResponseTimeout(call->domain, (int)call->number, 0) == 0;
+}
+
+static void set_agent_timeout(FlLibvirtSession *session, int seconds)
+{
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_agent_timeout, NULL, NULL);
+
+    call->number = (unsigned)seconds;
+    fl_libvirt_ask(session, call);
+}
+
+static unsigned freeze_limit(const FlLibvirtSession *session)
+{
+    return fl_snapshot_freeze_limit(session->backup.options);
+}
+
+static gpointer watchdog(gpointer data)
+{
+    FlLibvirtSession *session = data;
+    gint64 end = session->frozen_since + (gint64)freeze_limit(session) * 1000;
+
+    g_mutex_lock(&session->lock);
+    while (!session->thawing && g_cond_wait_until(&session->cond, &session->lock, end))
+        continue;
+    session->timed_out = !session->thawing;
+    g_mutex_unlock(&session->lock);
+    if (session->timed_out)
+        fl_libvirt_call_run(session->thaw, 2 * THAW_TIMEOUT * 1000);
+    return NULL;
+}
+
+static void start_watchdog(FlLibvirtSession *session)
+{
+    /* The session may connect again meanwhile: what the watchdog asks is its own. */
+    session->thaw = fl_libvirt_call_new(ask_thaw, NULL, NULL);
+    virDomainRef(session->domain);
+    session->thaw->domain = session->domain;
+    session->watchdog = g_thread_new("fleecefs-thaw", watchdog, session);
+}
+
+/* Whether the watchdog had nothing to do. */
+static bool stop_watchdog(FlLibvirtSession *session)
+{
+    if (session->watchdog == NULL)
+        return true;
+    g_mutex_lock(&session->lock);
+    session->thawing = true;
+    g_cond_signal(&session->cond);
+    g_mutex_unlock(&session->lock);
+    g_thread_join(g_steal_pointer(&session->watchdog));
+    g_clear_pointer(&session->thaw, fl_libvirt_call_unref);
+    return !session->timed_out;
+}
+
+/* Nothing was frozen. Returns false. */
+static bool not_frozen(FlLibvirtSession *session)
+{
+    fl_journal_write_thawed(session->journal, NULL); /* only spares a thaw */
+    return false;
+}
+
+/* An agent that answers is asked to freeze; one that does not has frozen nothing. */
+static bool freeze(FlLibvirtSession *session, GError **error)
+{
+    g_autoptr(FlLibvirtCall) time = fl_libvirt_call_new(ask_time, NULL, NULL);
+    g_autoptr(FlLibvirtCall) freeze = fl_libvirt_call_new(ask_freeze, NULL, NULL);
+
+    if (fl_libvirt_state(session) != FL_LIBVIRT_RUNS) {
+        fl_fail(error, "the guest is paused and cannot be frozen; resume it with: virsh resume, or "
+                       "-o agent_optional goes on without");
+        return not_frozen(session);
+    }
+    time->extra = freeze->extra = freeze_limit(session);
+    if (!fl_libvirt_ask_once(session, time)) {
+        fl_libvirt_fail(error, time,
+                        "the guest's agent does not answer (-o agent_optional goes on without)");
+        return not_frozen(session);
+    }
+    session->frozen_since = g_get_monotonic_time();
+    if (!fl_libvirt_ask_once(session, freeze))
+        return fl_libvirt_fail(error, freeze, "the guest cannot be frozen");
+    session->frozen = (int)freeze->value;
+    return true;
+}
+
+bool fl_libvirt_freeze(FlLibvirtSession *session, GError **error)
+{
+    const FlSnapshotOptions *options = session->backup.options;
+    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    g_autoptr(GError) failure = NULL;
+
+    if (entry == NULL || entry->agent == NULL)
+        return true;
+    set_agent_timeout(session, (int)(freeze_limit(session) / 1000));
+    if (freeze(session, &failure)) {
+        start_watchdog(session);
+        return true;
+    }
+    if (!options->agent_optional) {
+        g_propagate_error(error, g_steal_pointer(&failure));
+        return false;
+    }
+    fl_snapshot_note(&session->backup, "the snapshot is like after a power cut: %s",
+                     failure->message);
+    return fl_libvirt_thaw(session, error);
+}
+
+/* Whether the freeze lasted: Windows ends one by itself, the watchdog any. */
+static bool check_lasted(FlLibvirtSession *session, bool lasted, GError **error)
+{
+    static const char what[] = "the guest did not stay frozen until the snapshot was taken";
+
+    if (lasted)
+        return true;
+    if (!session->backup.options->agent_optional)
+        return fl_fail(error, "%s", what);
+    fl_snapshot_note(&session->backup, "%s, which is like after a power cut", what);
+    return true;
+}
+
+bool fl_libvirt_thaw(FlLibvirtSession *session, GError **error)
+{
+    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    bool ours = session->frozen_since != 0;
+    bool lasted = stop_watchdog(session);
+    g_autoptr(FlLibvirtCall) thaw = fl_libvirt_call_new(ask_thaw, NULL, NULL);
+    bool thawed;
+
+    if (entry == NULL || entry->agent == NULL)
+        return true;
+    /* A guest that was started since is not frozen. */
+    if (!ours && fl_libvirt_active(session, NULL) == 0)
+        return fl_journal_write_thawed(session->journal, error);
+
+    set_agent_timeout(session, THAW_TIMEOUT);
+    thaw->extra = THAW_TIMEOUT * 1000;
+    thawed = fl_libvirt_ask(session, thaw);
+    if (!thawed) {
+        session->left = true;
+        fl_libvirt_fail(error, thaw, "the guest may still be frozen, --recover thaws it");
+    }
+    set_agent_timeout(session, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
+    if (!thawed)
+        return false;
+
+    if (!ours)
+        fl_snapshot_report(&session->backup, "thawed the guest");
+    else
+        session->backup.times.frozen =
+            (uint64_t)(g_get_monotonic_time() - session->frozen_since) * 1000;
+    session->frozen_since = 0;
+    lasted = lasted && (thaw->value > 0 || thaw->repeated || session->frozen <= 0);
+    lasted = session->backup.state != FL_STATE_THAWING || check_lasted(session, lasted, error);
+    return fl_journal_write_thawed(session->journal, lasted ? error : NULL) && lasted;
+}

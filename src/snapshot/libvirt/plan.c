@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What is done with each disk, as a function of what libvirt says about it. */
+#include "snapshot/libvirt/session.h"
+
+#include "snapshot/point.h"
+
+#include <string.h>
+
+static void free_disk(gpointer data)
+{
+    FlLibvirtDisk *disk = data;
+
+    fl_snapshot_disk_clear(&disk->disk);
+    g_free(disk->checkpoint);
+    g_free(disk);
+}
+
+/* Why DISK cannot be backed up; NULL if it can. */
+static const char *obstacle(const FlDomainDisk *disk, bool running)
+{
+    if (!g_str_equal(disk->device, "disk"))
+        return disk->device;
+    if (disk->empty)
+        return "empty";
+    if (disk->read_only)
+        return "read-only";
+    if (!running && disk->path == NULL)
+        return "not a file";
+    return NULL;
+}
+
+/* The checkpoint that increments are relative to: the one asked for, or the last committed one of
+ * SERIES; NULL if there is none. Ids sort by time. */
+static const FlCheckpoint *find_base(const GPtrArray *checkpoints, const FlSnapshotOptions *options)
+{
+    const char *series = fl_snapshot_series(options);
+    const FlCheckpoint *last = NULL;
+
+    for (guint i = 0; i < checkpoints->len; i++) {
+        const FlCheckpoint *checkpoint = g_ptr_array_index(checkpoints, i);
+        g_autoptr(FlPoint) point = NULL;
+
+        if (options->since != NULL) {
+            if (g_str_equal(checkpoint->name, options->since))
+                return checkpoint;
+            continue;
+        }
+        if (!checkpoint->ours || checkpoint->pending)
+            continue;
+        point = fl_point_parse(checkpoint->name);
+        if (g_str_equal(point->series, series) &&
+            (last == NULL || strcmp(checkpoint->name, last->name) > 0))
+            last = checkpoint;
+    }
+    return last;
+}
+
+static bool check_since(const FlCheckpoint *base, const GPtrArray *checkpoints, const char *since,
+                        GError **error)
+{
+    g_autoptr(GString) known = g_string_new(NULL);
+
+    if (since == NULL || base != NULL)
+        return true;
+    for (guint i = 0; i < checkpoints->len; i++) {
+        const FlCheckpoint *checkpoint = g_ptr_array_index(checkpoints, i);
+        g_string_append_printf(known, "%s%s", i > 0 ? ", " : "", checkpoint->name);
+    }
+    return fl_fail(error, "there is no checkpoint '%s'; there are: %s", since,
+                   known->len > 0 ? known->str : "none");
+}
+
+void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason)
+{
+    g_free(disk->disk.reason);
+    disk->disk.reason = reason;
+    g_clear_pointer(&disk->disk.base, g_free);
+    g_clear_pointer(&disk->checkpoint, g_free);
+    g_ptr_array_set_size(disk->disk.bitmaps, 0);
+}
+
+static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base, const char *series,
+                             bool running)
+{
+    g_autoptr(FlPoint) point = base->ours ? fl_point_parse(base->name) : NULL;
+    FlSnapshotBitmap *bitmap = fl_snapshot_bitmap_new(series, 0);
+
+    disk->checkpoint = g_strdup(base->name);
+    disk->disk.base = g_strdup(point != NULL ? point->id : base->name);
+    if (!running) {
+        g_free(bitmap->context);
+        bitmap->context = g_strconcat("qemu:dirty-bitmap:", base->name, NULL);
+    }
+    g_ptr_array_add(disk->disk.bitmaps, bitmap);
+}
+
+static void choose_mode(FlLibvirtDisk *disk, const FlDomainDisk *vm, const FlCheckpoint *base,
+                        const FlSnapshotOptions *options, bool running)
+{
+    const char *series = fl_snapshot_series(options);
+    const uint64_t *size = base != NULL ? g_hash_table_lookup(base->disks, vm->target) : NULL;
+    char *reason = NULL;
+
+    if (options->full)
+        reason = g_strdup("a full backup was asked for");
+    else if (g_strcmp0(vm->format, "qcow2") != 0)
+        reason = g_strdup_printf("its image (format %s) has no place for restore points",
+                                 vm->format != NULL ? vm->format : "unknown");
+    else if (base == NULL)
+        reason = g_strdup_printf("there is no restore point of series '%s'", series);
+    else if (size == NULL)
+        reason = g_strdup_printf("the disk was not in checkpoint %s", base->name);
+    else if (*size != 0 && *size != vm->size)
+        reason = g_strdup_printf(
+            "the disk's size changed since checkpoint %s, to %" G_GUINT64_FORMAT " bytes",
+            base->name, vm->size);
+    if (reason != NULL)
+        fl_libvirt_make_full(disk, reason);
+    else
+        make_incremental(disk, base, series, running);
+}
+
+static FlLibvirtDisk *plan_disk(const FlDomainDisk *vm, const FlCheckpoint *base,
+                                const FlSnapshotOptions *options, bool running)
+{
+    FlLibvirtDisk *disk = g_new0(FlLibvirtDisk, 1);
+
+    disk->disk.name = g_strdup(vm->target);
+    disk->disk.export_name = g_strdup(vm->target);
+    disk->disk.size = vm->size;
+    disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_snapshot_bitmap_free);
+    disk->point = running && g_strcmp0(vm->format, "qcow2") == 0;
+    if (!running) {
+        disk->disk.image = g_strdup(vm->path);
+        disk->disk.image_format = g_strdup(vm->format);
+    }
+    choose_mode(disk, vm, base, options, running);
+    return disk;
+}
+
+/* Each name that was given must be a disk that can be backed up. */
+static bool check_names(const FlDomain *domain, const FlSnapshotOptions *options, bool running,
+                        GError **error)
+{
+    for (const char *const *name = options->disks; name != NULL && *name != NULL; name++) {
+        g_autoptr(GString) known = g_string_new(NULL);
+        const FlDomainDisk *found = NULL;
+
+        for (guint i = 0; i < domain->disks->len; i++) {
+            const FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
+            if (g_str_equal(disk->target, *name))
+                found = disk;
+            if (obstacle(disk, running) == NULL)
+                g_string_append_printf(known, "%s%s", known->len > 0 ? ", " : "", disk->target);
+        }
+        if (found == NULL)
+            return fl_fail(error, "there is no disk '%s'; there are: %s", *name, known->str);
+        if (obstacle(found, running) != NULL)
+            return fl_fail(error, "disk %s cannot be backed up: it is %s; copy its image instead",
+                           *name, obstacle(found, running));
+    }
+    return true;
+}
+
+GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints, bool running,
+                           bool disconnect_kills, const FlSnapshotOptions *options,
+                           GPtrArray *notes, GError **error)
+{
+    g_autoptr(GPtrArray) plan = g_ptr_array_new_with_free_func(free_disk);
+    g_autoptr(GString) left_out = g_string_new(NULL);
+    const FlCheckpoint *base = find_base(checkpoints, options);
+
+    if (!check_since(base, checkpoints, options->since, error) ||
+        !check_names(domain, options, running, error))
+        return NULL;
+    for (guint i = 0; i < domain->disks->len; i++) {
+        const FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
+        const char *why = obstacle(disk, running);
+
+        if (options->disks != NULL && !g_strv_contains(options->disks, disk->target))
+            continue;
+        if (why != NULL) {
+            g_string_append_printf(left_out, "%s%s (%s)", left_out->len > 0 ? ", " : "",
+                                   disk->target, why);
+            continue;
+        }
+        if (running && disk->iothread && disconnect_kills) {
+            fl_fail(error,
+                    "disk %s runs in an iothread, and this QEMU may abort when an NBD client "
+                    "leaves such a disk; 8.2.3, 9.0 and newer do not; leave the disk out "
+                    "(-o disk=) or take its iothread away",
+                    disk->target);
+            return NULL;
+        }
+        g_ptr_array_add(plan, plan_disk(disk, base, options, running));
+    }
+    if (left_out->len > 0)
+        g_ptr_array_add(notes, g_strdup_printf("left out: %s", left_out->str));
+    if (plan->len == 0) {
+        fl_fail(error, "this VM has no disk that can be backed up");
+        return NULL;
+    }
+    return g_steal_pointer(&plan);
+}

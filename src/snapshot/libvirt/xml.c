@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "snapshot/libvirt/xml.h"
+
+#include "snapshot/point.h"
+
+#include <string.h>
+
+/*
+ * A checkpoint's description is ours to use: "fleecefs pending vda=1048576 vdb=2097152", then
+ * "fleecefs committed ...": the sizes are those that the disks had.
+ */
+#define PENDING   "fleecefs pending"
+#define COMMITTED "fleecefs committed"
+
+/* The path of an element by the names of those around it, "domain/devices/disk". */
+typedef struct {
+    GString *path;
+    GString *text; /* in the element */
+    void *object;
+    void (*start)(void *object, const char *path, const char **names, const char **values);
+    void (*end)(void *object, const char *path, const char *text);
+} Reader;
+
+static void start_element(GMarkupParseContext *context, const char *name, const char **names,
+                          const char **values, gpointer data, GError **error)
+{
+    Reader *reader = data;
+
+    if (reader->path->len > 0)
+        g_string_append_c(reader->path, '/');
+    g_string_append(reader->path, name);
+    g_string_truncate(reader->text, 0);
+    reader->start(reader->object, reader->path->str, names, values);
+}
+
+static void end_element(GMarkupParseContext *context, const char *name, gpointer data,
+                        GError **error)
+{
+    Reader *reader = data;
+    gsize length = strlen(name);
+
+    if (reader->end != NULL)
+        reader->end(reader->object, reader->path->str, reader->text->str);
+    g_string_truncate(reader->text, 0);
+    g_string_truncate(reader->path,
+                      reader->path->len > length ? reader->path->len - length - 1 : 0);
+}
+
+static void add_text(GMarkupParseContext *context, const char *text, gsize length, gpointer data,
+                     GError **error)
+{
+    g_string_append_len(((Reader *)data)->text, text, (gssize)length);
+}
+
+static bool read_xml(Reader *reader, const char *xml, GError **error)
+{
+    static const GMarkupParser parser = {
+        .start_element = start_element, .end_element = end_element, .text = add_text};
+    g_autoptr(GMarkupParseContext) context =
+        g_markup_parse_context_new(&parser, G_MARKUP_TREAT_CDATA_AS_TEXT, reader, NULL);
+    g_autoptr(GError) failure = NULL;
+    bool ok;
+
+    reader->path = g_string_new(NULL);
+    reader->text = g_string_new(NULL);
+    ok = g_markup_parse_context_parse(context, xml, -1, &failure) &&
+         g_markup_parse_context_end_parse(context, &failure);
+    g_string_free(reader->path, TRUE);
+    g_string_free(reader->text, TRUE);
+    return ok || fl_fail(error, "libvirt sent XML that cannot be read: %s", failure->message);
+}
+
+/* The value of attribute NAME, or NULL. */
+static const char *attribute(const char **names, const char **values, const char *name)
+{
+    for (; *names != NULL; names++, values++) {
+        if (g_str_equal(*names, name))
+            return *values;
+    }
+    return NULL;
+}
+
+static void set_string(char **string, const char *value)
+{
+    if (*string == NULL)
+        *string = g_strdup(value);
+}
+
+/* Domains */
+
+static void free_domain_disk(gpointer data)
+{
+    FlDomainDisk *disk = data;
+
+    g_free(disk->target);
+    g_free(disk->device);
+    g_free(disk->format);
+    g_free(disk->path);
+    g_free(disk);
+}
+
+static void start_disk_part(FlDomainDisk *disk, const char *part, const char **names,
+                            const char **values)
+{
+    if (g_str_equal(part, "target")) {
+        set_string(&disk->target, attribute(names, values, "dev"));
+        disk->scsi = g_strcmp0(attribute(names, values, "bus"), "scsi") == 0;
+    } else if (g_str_equal(part, "driver")) {
+        set_string(&disk->format, attribute(names, values, "type"));
+        disk->iothread = disk->iothread || attribute(names, values, "iothread") != NULL;
+    } else if (g_str_equal(part, "source")) {
+        disk->empty = false;
+        set_string(&disk->path, attribute(names, values, "file"));
+        set_string(&disk->path, attribute(names, values, "dev"));
+    } else if (g_str_has_prefix(part, "driver/iothreads")) {
+        disk->iothread = true;
+    } else if (g_str_equal(part, "readonly")) {
+        disk->read_only = true;
+    }
+}
+
+static void start_domain_part(void *object, const char *path, const char **names,
+                              const char **values)
+{
+    static const char disk_path[] = "domain/devices/disk";
+    FlDomain *domain = object;
+    const char *device = attribute(names, values, "device");
+
+    if (g_str_equal(path, disk_path)) {
+        FlDomainDisk *disk = g_new0(FlDomainDisk, 1);
+        disk->device = g_strdup(device != NULL ? device : "disk");
+        disk->empty = true;
+        g_ptr_array_add(domain->disks, disk);
+    } else if (g_str_has_prefix(path, disk_path) && path[strlen(disk_path)] == '/') {
+        start_disk_part(g_ptr_array_index(domain->disks, domain->disks->len - 1),
+                        path + strlen(disk_path) + 1, names, values);
+    } else if (g_str_equal(path, "domain/devices/controller/driver")) {
+        domain->scsi_iothread =
+            domain->scsi_iothread || attribute(names, values, "iothread") != NULL;
+    } else if (g_str_equal(path, "domain/devices/channel/target")) {
+        domain->agent =
+            domain->agent ||
+            (g_strcmp0(attribute(names, values, "name"), "org.qemu.guest_agent.0") == 0 &&
+             g_strcmp0(attribute(names, values, "state"), "connected") == 0);
+    }
+}
+
+/* "+64055:+107", of the security model that is users and groups. */
+static void end_domain_part(void *object, const char *path, const char *text)
+{
+    FlDomain *domain = object;
+    g_auto(GStrv) ids = NULL;
+
+    if (!g_str_equal(path, "domain/seclabel/label"))
+        return;
+    ids = g_strsplit(text, ":", 2);
+    if (g_strv_length(ids) != 2 || ids[0][0] != '+' || ids[1][0] != '+' ||
+        !g_ascii_string_to_signed(ids[0] + 1, 10, 0, G_MAXUINT32 - 1, &domain->user, NULL) ||
+        !g_ascii_string_to_signed(ids[1] + 1, 10, 0, G_MAXUINT32 - 1, &domain->group, NULL))
+        return;
+}
+
+FlDomain *fl_domain_parse(const char *xml, GError **error)
+{
+    g_autoptr(FlDomain) domain = g_new0(FlDomain, 1);
+    Reader reader = {.object = domain, .start = start_domain_part, .end = end_domain_part};
+
+    domain->disks = g_ptr_array_new_with_free_func(free_domain_disk);
+    domain->user = domain->group = -1;
+    if (!read_xml(&reader, xml, error))
+        return NULL;
+    for (guint i = domain->disks->len; i-- > 0;) {
+        FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
+        disk->iothread = disk->iothread || (disk->scsi && domain->scsi_iothread);
+        if (disk->target == NULL)
+            g_ptr_array_remove_index(domain->disks, i);
+    }
+    return g_steal_pointer(&domain);
+}
+
+void fl_domain_free(FlDomain *domain)
+{
+    if (domain == NULL)
+        return;
+    g_ptr_array_unref(domain->disks);
+    g_free(domain);
+}
+
+/* Checkpoints */
+
+static void add_size(FlCheckpoint *checkpoint, const char *target, uint64_t size)
+{
+    uint64_t *value = g_new(uint64_t, 1);
+
+    *value = size;
+    g_hash_table_insert(checkpoint->disks, g_strdup(target), value);
+}
+
+static void start_checkpoint_part(void *object, const char *path, const char **names,
+                                  const char **values)
+{
+    FlCheckpoint *checkpoint = object;
+    const char *target = attribute(names, values, "name");
+
+    if (g_str_equal(path, "domaincheckpoint/disks/disk") && target != NULL &&
+        g_strcmp0(attribute(names, values, "checkpoint"), "bitmap") == 0 &&
+        !g_hash_table_contains(checkpoint->disks, target))
+        add_size(checkpoint, target, 0);
+}
+
+static void read_description(FlCheckpoint *checkpoint, const char *text)
+{
+    g_auto(GStrv) words = g_strsplit(text, " ", -1);
+
+    checkpoint->pending = g_str_has_prefix(text, PENDING);
+    checkpoint->ours = checkpoint->pending || g_str_has_prefix(text, COMMITTED);
+    for (char **word = words; checkpoint->ours && *word != NULL; word++) {
+        char *equals = strchr(*word, '=');
+        guint64 size;
+
+        if (equals == NULL ||
+            !g_ascii_string_to_unsigned(equals + 1, 10, 0, INT64_MAX, &size, NULL))
+            continue;
+        *equals = '\0';
+        add_size(checkpoint, *word, size);
+    }
+}
+
+static void end_checkpoint_part(void *object, const char *path, const char *text)
+{
+    FlCheckpoint *checkpoint = object;
+
+    if (g_str_equal(path, "domaincheckpoint/name"))
+        set_string(&checkpoint->name, text);
+    else if (g_str_equal(path, "domaincheckpoint/description"))
+        read_description(checkpoint, text);
+}
+
+FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error)
+{
+    g_autoptr(FlCheckpoint) checkpoint = g_new0(FlCheckpoint, 1);
+    Reader reader = {
+        .object = checkpoint, .start = start_checkpoint_part, .end = end_checkpoint_part};
+    g_autoptr(FlPoint) point = NULL;
+
+    checkpoint->disks = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    if (!read_xml(&reader, xml, error))
+        return NULL;
+    if (checkpoint->name == NULL) {
+        fl_fail(error, "libvirt sent a checkpoint that has no name");
+        return NULL;
+    }
+    point = fl_point_parse(checkpoint->name);
+    checkpoint->ours = checkpoint->ours && point != NULL && !point->pending;
+    checkpoint->pending = checkpoint->pending && checkpoint->ours;
+    return g_steal_pointer(&checkpoint);
+}
+
+void fl_checkpoint_free(FlCheckpoint *checkpoint)
+{
+    if (checkpoint == NULL)
+        return;
+    g_free(checkpoint->name);
+    g_hash_table_unref(checkpoint->disks);
+    g_free(checkpoint);
+}
+
+char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name)
+{
+    g_autoptr(GString) description = g_string_new(PENDING);
+    g_autoptr(GString) disks = g_string_new(NULL);
+    g_autofree char *head = NULL;
+
+    for (const FlDomainPart *part = parts; part < parts + n; part++) {
+        g_autofree char *disk = g_markup_printf_escaped(
+            "<disk name='%s' checkpoint='%s'/>", part->target, part->point ? "bitmap" : "no");
+        g_string_append(disks, disk);
+        if (part->point)
+            g_string_append_printf(description, " %s=%" G_GUINT64_FORMAT, part->target, part->size);
+    }
+    head = g_markup_printf_escaped("<name>%s</name><description>%s</description>", name,
+                                   description->str);
+    return g_strdup_printf("<domaincheckpoint>%s<disks>%s</disks></domaincheckpoint>", head,
+                           disks->str);
+}
+
+char *fl_checkpoint_confirm_xml(const char *xml, GError **error)
+{
+    static const char pending[] = "<description>" PENDING;
+    /* The checkpoint's own description comes before that of the domain in it. */
+    const char *found = strstr(xml, pending);
+
+    if (found == NULL) {
+        fl_fail(error, "libvirt has changed the checkpoint's description");
+        return NULL;
+    }
+    return g_strdup_printf("%.*s<description>" COMMITTED "%s", (int)(found - xml), xml,
+                           found + strlen(pending));
+}
+
+/* Backups */
+
+static void free_export(gpointer data)
+{
+    FlDomainExport *export = data;
+
+    g_free(export->target);
+    g_free(export->export_name);
+    g_free(export->bitmap);
+    g_free(export);
+}
+
+static void start_backup_part(void *object, const char *path, const char **names,
+                              const char **values)
+{
+    FlDomainBackup *backup = object;
+
+    if (g_str_equal(path, "domainbackup")) {
+        set_string(&backup->mode, attribute(names, values, "mode"));
+    } else if (g_str_equal(path, "domainbackup/server")) {
+        set_string(&backup->socket, attribute(names, values, "socket"));
+    } else if (g_str_equal(path, "domainbackup/disks/disk/scratch") ||
+               g_str_equal(path, "domainbackup/disks/disk/target")) {
+        set_string(&backup->file, attribute(names, values, "file"));
+        set_string(&backup->file, attribute(names, values, "dev"));
+    } else if (g_str_equal(path, "domainbackup/disks/disk") &&
+               attribute(names, values, "name") != NULL &&
+               g_strcmp0(attribute(names, values, "backup"), "yes") == 0) {
+        FlDomainExport *export = g_new(FlDomainExport, 1);
+
+        export->target = g_strdup(attribute(names, values, "name"));
+        export->export_name = g_strdup(attribute(names, values, "exportname"));
+        export->bitmap = g_strdup(attribute(names, values, "exportbitmap"));
+        g_ptr_array_add(backup->disks, export);
+    }
+}
+
+FlDomainBackup *fl_domain_backup_parse(const char *xml, GError **error)
+{
+    g_autoptr(FlDomainBackup) backup = g_new0(FlDomainBackup, 1);
+    Reader reader = {.object = backup, .start = start_backup_part};
+
+    backup->disks = g_ptr_array_new_with_free_func(free_export);
+    if (!read_xml(&reader, xml, error))
+        return NULL;
+    set_string(&backup->mode, "push");
+    return g_steal_pointer(&backup);
+}
+
+void fl_domain_backup_free(FlDomainBackup *backup)
+{
+    if (backup == NULL)
+        return;
+    g_free(backup->mode);
+    g_free(backup->socket);
+    g_free(backup->file);
+    g_ptr_array_unref(backup->disks);
+    g_free(backup);
+}
+
+static void add_backup_disk(GString *xml, const FlDomainPart *part, const char *directory)
+{
+    g_autofree char *text = NULL;
+
+    if (part->export_name == NULL)
+        text = g_markup_printf_escaped("<disk name='%s' backup='no'/>", part->target);
+    else if (part->checkpoint == NULL)
+        text = g_markup_printf_escaped(
+            "<disk name='%s' backup='yes' type='file' backupmode='full' exportname='%s'>"
+            "<scratch file='%s/%s'/></disk>",
+            part->target, part->export_name, directory, part->target);
+    else
+        text = g_markup_printf_escaped(
+            "<disk name='%s' backup='yes' type='file' backupmode='incremental' incremental='%s' "
+            "exportname='%s' exportbitmap='%s'><scratch file='%s/%s'/></disk>",
+            part->target, part->checkpoint, part->export_name, part->bitmap, directory,
+            part->target);
+    g_string_append(xml, text);
+}
+
+char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const char *socket,
+                           const char *directory)
+{
+    g_autoptr(GString) disks = g_string_new(NULL);
+    g_autofree char *server =
+        g_markup_printf_escaped("<server transport='unix' socket='%s'/>", socket);
+
+    for (gsize i = 0; i < n; i++)
+        add_backup_disk(disks, &parts[i], directory);
+    return g_strdup_printf("<domainbackup mode='pull'>%s<disks>%s</disks></domainbackup>", server,
+                           disks->str);
+}

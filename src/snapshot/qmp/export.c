@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The NBD server in the VM and its exports.
+ *
+ * The server gets a listening socket from us, so QEMU needs no right to the place where it is;
+ * nobody else can reach it, for its directory is ours alone. Its path is in the journal: whoever
+ * recovers tries whether anyone still listens there, which QMP does not tell.
+ */
+#include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define FD_NAME FL_FLEECE_PREFIX "nbd"
+
+char *fl_fleece_choose_socket(void)
+{
+    const char *runtime = g_getenv("XDG_RUNTIME_DIR");
+    bool fits = runtime != NULL && g_path_is_absolute(runtime) && strlen(runtime) < 60 &&
+                g_access(runtime, W_OK) == 0;
+
+    return g_strdup_printf("%s/fleecefs-%08x%08x/nbd", fits ? runtime : "/tmp", g_random_int(),
+                           g_random_int());
+}
+
+static int unix_socket(const char *path, struct sockaddr_un *address)
+{
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (g_strlcpy(address->sun_path, path, sizeof address->sun_path) >= sizeof address->sun_path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+static int listen_at(const char *path, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+    struct sockaddr_un address;
+    int fd = -1;
+
+    if (g_mkdir(directory, 0700) == 0) {
+        fd = unix_socket(path, &address);
+        if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
+            listen(fd, 128) == 0)
+            return fd;
+    }
+    fl_fail(error, "%s: %s", path, g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+static bool start_server(FlFleece *session, int fd, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    /* It is private to one mount, so nothing is gained by a limit, which newer QEMUs have. */
+    const gint64 max_connections = 0;
+    JsonNode *address =
+        fl_qmp_args('s', "type", "fd", 'n', "data", fl_qmp_args('s', "str", FD_NAME, 0), 0);
+
+    if (!fl_qmp_call_fd(session->qmp, "getfd", fl_qmp_args('s', "fdname", FD_NAME, 0), fd, NULL,
+                        error)) {
+        json_node_unref(address);
+        g_prefix_error(error, "NBD server: cannot pass its socket: ");
+        return false;
+    }
+    if (fl_qmp_call(session->qmp, "nbd-server-start",
+                    fl_qmp_args('n', "addr", address, 'i', "max-connections", max_connections, 0),
+                    NULL, &failure))
+        return true;
+    if (strstr(failure->message, "already running") != NULL)
+        return fl_fail(error,
+                       "an NBD server runs in this VM already; stop it (nbd-server-stop), or "
+                       "say with -o nbd=URI where it listens");
+    g_propagate_prefixed_error(error, g_steal_pointer(&failure), "NBD server: ");
+    return false;
+}
+
+bool fl_fleece_serve(FlFleece *session, GError **error)
+{
+    bool ok;
+    int fd;
+
+    if (session->socket == NULL)
+        return true;
+    fd = listen_at(session->socket, error);
+    if (fd < 0)
+        return false;
+    ok = start_server(session, fd, error);
+    close(fd);
+    if (!ok)
+        return false;
+    session->backup.socket = open(session->socket, O_PATH | O_CLOEXEC);
+    return session->backup.socket >= 0 ||
+           fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
+}
+
+bool fl_fleece_listens(const char *path)
+{
+    struct sockaddr_un address;
+    int node = open(path, O_PATH | O_CLOEXEC);
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", node);
+    int fd = node >= 0 ? unix_socket(link, &address) : -1;
+    /* A full backlog (EAGAIN) is somebody too. */
+    bool found = fd >= 0 &&
+                 (connect(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno == EAGAIN);
+
+    if (node >= 0)
+        close(node);
+    if (fd >= 0)
+        close(fd);
+    return found;
+}
+
+/*
+ * Whether the server at PATH answers, and has taken leave of whoever came before: QEMU (7.2) hangs
+ * for good, with the VM, when its NBD server is stopped while a client is negotiating. The end of
+ * the stream is the last that it does for a client that goes.
+ */
+static bool wait_for_eof(const char *path, GError **error)
+{
+    enum { PATIENCE_MS = 10000 };
+    struct sockaddr_un address;
+    struct pollfd wait = {.fd = unix_socket(path, &address), .events = POLLIN};
+    char greeting[64];
+    ssize_t got = -1;
+
+    if (wait.fd >= 0 && connect(wait.fd, (struct sockaddr *)&address, sizeof address) == 0 &&
+        shutdown(wait.fd, SHUT_WR) == 0) {
+        while (poll(&wait, 1, PATIENCE_MS) > 0 &&
+               (got = read(wait.fd, greeting, sizeof greeting)) > 0)
+            ;
+    }
+    if (wait.fd >= 0)
+        close(wait.fd);
+    return got == 0 || fl_fail(error, "NBD server: it does not answer at %s", path);
+}
+
+/* The server is stopped before its socket goes, and only if it is the one that listens there. */
+bool fl_fleece_stop_server(FlFleece *session, GError **error)
+{
+    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    g_autofree char *path = NULL;
+    g_autofree char *directory = NULL;
+
+    if (entry == NULL || entry->socket == NULL)
+        return true;
+    path = g_strdup(entry->socket);
+    directory = g_path_get_dirname(path);
+
+    if (!session->gone) {
+        /* Passed but not used: then what listens is only waiting to be. */
+        fl_qmp_call(session->qmp, "closefd", fl_qmp_args('s', "fdname", FD_NAME, 0), NULL, NULL);
+        if (fl_fleece_listens(path)) {
+            if (!wait_for_eof(path, error) ||
+                !fl_fleece_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
+                return false;
+            fl_snapshot_report(&session->backup, "stopped the NBD server");
+        }
+    }
+    g_unlink(path);
+    g_rmdir(directory);
+    return true;
+}
+
+static bool add_export(FlFleece *session, FlFleeceDisk *disk, GError **error)
+{
+    g_autofree char *id = fl_fleece_id(disk, "export");
+    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
+    g_autoptr(GError) failure = NULL;
+    JsonArray *bitmaps = json_array_new();
+
+    for (guint i = 0; i < disk->copies->len; i++) {
+        const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
+        json_array_add_string_element(bitmaps, copy->name);
+    }
+    if (fl_fleece_do(session, "block-export-add",
+                     fl_qmp_args('s', "type", "nbd", 's', "id", id, 's', "node-name", overlay, 's',
+                                 "name", disk->disk.export_name, 'b', "writable", false, 'b',
+                                 "allocation-depth", true, 'n', "bitmaps", fl_fleece_array(bitmaps),
+                                 0),
+                     NULL, &failure, "disk %s: export", disk->disk.name))
+        return true;
+    if (strstr(failure->message, "not running") != NULL)
+        return fl_fail(error, "there is no NBD server in this VM: leave -o nbd= out, and one is "
+                              "started");
+    g_propagate_error(error, g_steal_pointer(&failure));
+    return false;
+}
+
+bool fl_fleece_export(FlFleece *session, GError **error)
+{
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        if (!add_export(session, g_ptr_array_index(session->backup.disks, i), error))
+            return false;
+    }
+    return true;
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What is done with each disk, as a function of what QEMU says about it. */
+#include "snapshot/point.h"
+#include "snapshot/qmp/fleece.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* A marker only has to be there: the coarser, the smaller. */
+#define MARKER_GRANULARITY (G_GINT64_CONSTANT(1) << 30)
+
+static void free_copy(gpointer data)
+{
+    FlFleeceCopy *copy = data;
+
+    g_free(copy->source);
+    g_free(copy->name);
+    g_free(copy);
+}
+
+static void free_disk(gpointer data)
+{
+    FlFleeceDisk *disk = data;
+
+    fl_snapshot_disk_clear(&disk->disk);
+    if (disk->scratch >= 0)
+        close(disk->scratch);
+    g_free(disk->node);
+    g_free(disk->qdev);
+    g_ptr_array_unref(disk->copies);
+    g_free(disk);
+}
+
+static void add_copy(FlFleeceDisk *disk, const FlVmBitmap *bitmap, const char *name)
+{
+    FlFleeceCopy *copy = g_new(FlFleeceCopy, 1);
+
+    copy->source = g_strdup(bitmap->name);
+    copy->name = g_strdup(name);
+    copy->granularity = bitmap->granularity;
+    g_ptr_array_add(disk->copies, copy);
+    g_ptr_array_add(disk->disk.bitmaps, fl_snapshot_bitmap_new(name, bitmap->granularity));
+}
+
+/* The last restore point of SERIES, or NULL. Ids sort by time. */
+static const FlVmBitmap *last_point(const FlVmDisk *vm, const char *series, FlPoint **point)
+{
+    const FlVmBitmap *last = NULL;
+
+    for (guint i = 0; i < vm->bitmaps->len; i++) {
+        const FlVmBitmap *bitmap = g_ptr_array_index(vm->bitmaps, i);
+        g_autoptr(FlPoint) p = fl_point_parse(bitmap->name);
+
+        if (p == NULL || p->pending || bitmap->inconsistent || !g_str_equal(p->series, series))
+            continue;
+        if (last == NULL || strcmp(p->id, (*point)->id) > 0) {
+            last = bitmap;
+            fl_point_free(*point);
+            *point = g_steal_pointer(&p);
+        }
+    }
+    return last;
+}
+
+/* Chooses the base of the increment, or says why there is none. */
+static bool choose_base(FlFleeceDisk *disk, const FlVmDisk *vm, const FlSnapshotOptions *options,
+                        const char *inconsistent, GError **error)
+{
+    const char *series = fl_snapshot_series(options);
+    g_autoptr(FlPoint) point = NULL;
+    const FlVmBitmap *base = last_point(vm, series, &point);
+
+    if (options->full) {
+        disk->disk.reason = g_strdup("a full backup was asked for");
+    } else if (base == NULL && inconsistent != NULL) {
+        disk->disk.reason = g_strdup_printf(
+            "QEMU did not end cleanly, so restore point %s is lost (it has been removed)",
+            inconsistent);
+    } else if (base == NULL && !vm->persistent) {
+        disk->disk.reason = g_strdup_printf(
+            "there is no restore point of series '%s'; those of this disk (format %s) are in "
+            "memory only and end with QEMU",
+            series, vm->driver);
+    } else if (base == NULL) {
+        disk->disk.reason = g_strdup_printf("there is no restore point of series '%s'", series);
+    } else if (point->size != vm->size) {
+        disk->disk.reason = g_strdup_printf(
+            "the disk's size changed since restore point %s, to %" G_GUINT64_FORMAT " bytes",
+            point->id, vm->size);
+    } else if (base->busy) {
+        return fl_fail(error,
+                       "disk %s: its bitmap %s is in use by another operation; end that first",
+                       vm->name, base->name);
+    } else {
+        disk->disk.base = g_strdup(point->id);
+        add_copy(disk, base, series);
+    }
+    return true;
+}
+
+/* Copies of the bitmaps that are not ours. */
+static void add_users_bitmaps(FlFleeceDisk *disk, const FlVmDisk *vm, const char *series,
+                              GPtrArray *notes)
+{
+    for (guint i = 0; i < vm->bitmaps->len; i++) {
+        const FlVmBitmap *bitmap = g_ptr_array_index(vm->bitmaps, i);
+        g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
+        const char *why = NULL;
+
+        if (point != NULL)
+            continue;
+        if (bitmap->inconsistent)
+            why = "is inconsistent: QEMU did not end cleanly";
+        else if (bitmap->busy)
+            why = "is in use by another operation";
+        else if (g_str_equal(bitmap->name, series))
+            why = "has the name of the series";
+        if (why == NULL)
+            add_copy(disk, bitmap, bitmap->name);
+        else
+            g_ptr_array_add(notes, g_strdup_printf("disk %s: bitmap '%s' is left out: it %s",
+                                                   vm->name, bitmap->name, why));
+    }
+}
+
+static FlFleeceDisk *plan_disk(const FlVmDisk *vm, guint index, const FlSnapshotOptions *options,
+                               const char *inconsistent, GPtrArray *notes, GError **error)
+{
+    FlFleeceDisk *disk = g_new0(FlFleeceDisk, 1);
+
+    disk->index = index;
+    disk->node = g_strdup(vm->node);
+    disk->qdev = g_strdup(vm->qdev);
+    disk->persistent = vm->persistent;
+    disk->copies = g_ptr_array_new_with_free_func(free_copy);
+    disk->scratch = -1;
+    disk->disk.name = g_strdup(vm->name);
+    /* Many may be on a server that others use too, and the address may be of the wrong one. */
+    disk->disk.export_name = options->nbd == NULL ? g_strdup(vm->name)
+                                                  : g_strdup_printf(FL_FLEECE_PREFIX "%08x-%s",
+                                                                    g_random_int(), vm->name);
+    disk->disk.size = vm->size;
+    disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_snapshot_bitmap_free);
+    if (!choose_base(disk, vm, options, inconsistent, error)) {
+        free_disk(disk);
+        return NULL;
+    }
+    add_users_bitmaps(disk, vm, fl_snapshot_series(options), notes);
+    return disk;
+}
+
+static bool is_named(const FlVmDisk *disk, const char *name)
+{
+    return g_str_equal(disk->name, name) || g_str_equal(disk->node, name);
+}
+
+static bool is_asked_for(const FlVmDisk *disk, const FlSnapshotOptions *options)
+{
+    if (options->disks == NULL)
+        return disk->writable;
+    for (const char *const *name = options->disks; *name != NULL; name++) {
+        if (is_named(disk, *name))
+            return true;
+    }
+    return false;
+}
+
+/* Each name that was given must be a disk that can be backed up. */
+static bool check_names(const GPtrArray *disks, const FlSnapshotOptions *options, GError **error)
+{
+    for (const char *const *name = options->disks; name != NULL && *name != NULL; name++) {
+        g_autoptr(GString) known = g_string_new(NULL);
+        const FlVmDisk *found = NULL;
+
+        for (guint i = 0; i < disks->len; i++) {
+            const FlVmDisk *disk = g_ptr_array_index(disks, i);
+            if (is_named(disk, *name))
+                found = disk;
+            if (disk->writable)
+                g_string_append_printf(known, "%s%s", known->len > 0 ? ", " : "", disk->name);
+        }
+        if (found == NULL)
+            return fl_fail(error, "there is no disk '%s'; there are: %s", *name, known->str);
+        if (!found->writable)
+            return fl_fail(
+                error, "disk %s is read-only, removable or empty: copy its image instead", *name);
+    }
+    return true;
+}
+
+GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *options,
+                          GHashTable *inconsistent, GPtrArray *notes, GError **error)
+{
+    g_autoptr(GPtrArray) plan = g_ptr_array_new_with_free_func(free_disk);
+    g_autoptr(GHashTable) nodes = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autoptr(GHashTable) names = g_hash_table_new(g_str_hash, g_str_equal);
+
+    if (!check_names(disks, options, error))
+        return NULL;
+    for (guint i = 0; i < disks->len; i++) {
+        const FlVmDisk *vm = g_ptr_array_index(disks, i);
+        const char *lost = g_hash_table_lookup(inconsistent, vm->node);
+        FlFleeceDisk *disk;
+
+        /* Two devices may share a node. */
+        if (!is_asked_for(vm, options) || !g_hash_table_add(nodes, vm->node))
+            continue;
+        if (vm->has_job) {
+            fl_fail(error, "disk %s: a block job (%s) has it; end that first", vm->name,
+                    vm->driver);
+            return NULL;
+        }
+        if (!g_hash_table_add(names, vm->name)) {
+            fl_fail(error, "two disks are called '%s'; give their nodes names", vm->name);
+            return NULL;
+        }
+        disk = plan_disk(vm, plan->len, options, lost, notes, error);
+        if (disk == NULL)
+            return NULL;
+        g_ptr_array_add(plan, disk);
+    }
+    if (plan->len == 0) {
+        fl_fail(error, "this VM has no writable disk");
+        return NULL;
+    }
+    return g_steal_pointer(&plan);
+}
+
+static void add_action(JsonArray *actions, const char *type, JsonNode *data)
+{
+    json_array_add_element(actions, fl_qmp_args('s', "type", type, 'n', "data", data, 0));
+}
+
+static JsonNode *merge_args(const char *overlay, const FlFleeceDisk *disk, const FlFleeceCopy *copy)
+{
+    JsonArray *sources = json_array_new();
+
+    json_array_add_element(sources,
+                           fl_qmp_args('s', "node", disk->node, 's', "name", copy->source, 0));
+    return fl_qmp_args('s', "node", overlay, 's', "target", copy->name, 'n', "bitmaps",
+                       fl_fleece_array(sources), 0);
+}
+
+static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
+{
+    g_autofree char *point = fl_point_bitmap(series, disk->disk.restore_point);
+    g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
+    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
+    g_autofree char *job = fl_fleece_id(disk, "job");
+    g_autofree char *filter = fl_fleece_id(disk, "filter");
+
+    add_action(actions, "block-dirty-bitmap-add",
+               fl_qmp_args('s', "node", disk->node, 's', "name", point, 'b', "persistent",
+                           disk->persistent, 0));
+    add_action(actions, "block-dirty-bitmap-add",
+               fl_qmp_args('s', "node", disk->node, 's', "name", marker, 'b', "persistent",
+                           disk->persistent, 'b', "disabled", true, 'i', "granularity",
+                           MARKER_GRANULARITY, 0));
+    for (guint i = 0; i < disk->copies->len; i++) {
+        const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
+        add_action(actions, "block-dirty-bitmap-add",
+                   fl_qmp_args('s', "node", overlay, 's', "name", copy->name, 'b', "persistent",
+                               false, 'b', "disabled", true, 'i', "granularity",
+                               (gint64)copy->granularity, 0));
+        add_action(actions, "block-dirty-bitmap-merge", merge_args(overlay, disk, copy));
+    }
+    /*
+     * A job that ends must stay to be seen: its export would go on, with live data. For the same
+     * reason a write that cannot be copied fails (the default of on-cbw-error): break-snapshot lets
+     * it pass and fails reads through snapshot-access alone, not those of the overlay.
+     */
+    add_action(actions, "blockdev-backup",
+               fl_qmp_args('s', "job-id", job, 's', "device", disk->node, 's', "target", overlay,
+                           's', "sync", "none", 'b', "auto-dismiss", false, 's', "filter-node-name",
+                           filter, 0));
+}
+
+JsonArray *fl_fleece_snapshot_actions(const GPtrArray *disks, const char *series)
+{
+    JsonArray *actions = json_array_new();
+
+    for (guint i = 0; i < disks->len; i++)
+        add_disk(actions, g_ptr_array_index(disks, i), series);
+    return actions;
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Scratch images: what the guest overwrites, as it was.
+ *
+ * The files have no name: they are made with O_TMPFILE and passed to QEMU, which so needs no right
+ * to our directory, and the kernel frees them when QEMU and we have closed them, however we end.
+ */
+#include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB (UINT64_C(1) << 20)
+
+static const char *directory(const FlFleece *session)
+{
+    return session->scratch;
+}
+
+static int make_file(const FlFleece *session, GError **error)
+{
+    g_autofree char *name = NULL;
+    int fd = open(directory(session), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    if (fd >= 0)
+        return fd;
+    if (errno == EOPNOTSUPP || errno == EISDIR) { /* NFS, FUSE */
+        name = g_build_filename(directory(session), "fleecefs-scratch-XXXXXX", NULL);
+        fd = g_mkstemp_full(name, O_RDWR | O_CLOEXEC, 0600);
+        if (fd >= 0 && g_unlink(name) == 0)
+            return fd;
+    }
+    fl_fail(error, "scratch directory %s: cannot make a file: %s; -o scratch=DIR names another",
+            directory(session), g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* Gives the file of DISK to QEMU as a node, and starts to make an image of it. */
+static bool start_image(FlFleece *session, FlFleeceDisk *disk, GError **error)
+{
+    g_autofree char *file = fl_fleece_id(disk, "file");
+    g_autofree char *create = fl_fleece_id(disk, "create");
+    g_autofree char *path = NULL;
+    g_autoptr(JsonNode) reply = NULL;
+    gint64 set;
+
+    disk->scratch = make_file(session, error);
+    if (disk->scratch < 0)
+        return false;
+    if (!fl_qmp_call_fd(session->qmp, "add-fd", fl_qmp_args('s', "opaque", file, 0), disk->scratch,
+                        &reply, error)) {
+        g_prefix_error(error, "disk %s: cannot pass the scratch file: ", disk->disk.name);
+        return false;
+    }
+    set = fl_json_int(fl_json_as_object(reply), "fdset-id");
+    path = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, set);
+    if (!fl_fleece_do(session, "blockdev-add",
+                      fl_qmp_args('s', "driver", "file", 's', "node-name", file, 's', "filename",
+                                  path, 's', "discard", "unmap", 0),
+                      NULL, error, "disk %s: scratch file", disk->disk.name))
+        return false;
+    /* The node has a descriptor of its own now; QEMU drops the set when that is closed. */
+    return fl_fleece_do(session, "remove-fd", fl_qmp_args('i', "fdset-id", set, 0), NULL, error,
+                        "disk %s: scratch file", disk->disk.name) &&
+           fl_fleece_do(session, "blockdev-create",
+                        fl_qmp_args('s', "job-id", create, 'n', "options",
+                                    fl_qmp_args('s', "driver", "qcow2", 's', "file", file, 'i',
+                                                "size", (gint64)disk->disk.size, 0),
+                                    0),
+                        NULL, error, "disk %s: scratch image", disk->disk.name);
+}
+
+/* Whether every job that makes an image has ended well. */
+static bool images_done(FlFleece *session, bool *done, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *jobs;
+
+    if (!fl_fleece_do(session, "query-jobs", NULL, &reply, error, "scratch images"))
+        return false;
+    jobs = fl_json_as_array(reply);
+    *done = true;
+    for (guint i = 0; i < fl_json_length(jobs); i++) {
+        JsonObject *job = fl_json_element(jobs, i);
+        const char *id = fl_json_string(job, "id");
+        const char *failure = fl_json_string(job, "error");
+        FlFleeceDisk *disk = fl_fleece_find(session, id, "create");
+
+        if (disk == NULL)
+            continue;
+        if (failure != NULL)
+            return fl_fail(error, "disk %s: scratch image: %s", disk->disk.name, failure);
+        if (g_strcmp0(fl_json_string(job, "status"), "concluded") != 0)
+            *done = false;
+        else if (!fl_fleece_do(session, "job-dismiss", fl_qmp_args('s', "id", id, 0), NULL, error,
+                               "disk %s: scratch image", disk->disk.name))
+            return false;
+    }
+    return true;
+}
+
+static bool wait_for_images(FlFleece *session, GError **error)
+{
+    gint64 deadline = g_get_monotonic_time() + 1000 * (gint64)fl_fleece_timeout(session);
+
+    for (;;) {
+        unsigned seen = session->events;
+        bool done;
+
+        if (!images_done(session, &done, error))
+            return false;
+        if (done)
+            return true;
+        if (!fl_fleece_await(session, seen, deadline, error,
+                             "scratch images: QEMU does not get them done"))
+            return false;
+    }
+}
+
+/* Lets the file grow by half of its share of the room, and no further without a word. */
+static bool set_threshold(FlFleece *session, FlFleeceDisk *disk, uint64_t room, GError **error)
+{
+    g_autofree char *file = fl_fleece_id(disk, "file");
+    uint64_t share = (room - session->reserve) / session->backup.disks->len / 2;
+    struct stat st;
+
+    if (fstat(disk->scratch, &st) < 0)
+        return fl_fail(error, "disk %s: scratch file: %s", disk->disk.name, g_strerror(errno));
+    return fl_fleece_do(session, "block-set-write-threshold",
+                        fl_qmp_args('s', "node-name", file, 'i', "write-threshold",
+                                    (gint64)((uint64_t)st.st_size + MAX(share, MIB / 2)), 0),
+                        NULL, error, "disk %s: scratch file", disk->disk.name);
+}
+
+static bool add_overlay(FlFleece *session, FlFleeceDisk *disk, GError **error)
+{
+    g_autofree char *file = fl_fleece_id(disk, "file");
+    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
+    uint64_t room = 0;
+
+    return fl_fleece_do(session, "blockdev-add",
+                        fl_qmp_args('s', "driver", "qcow2", 's', "node-name", overlay, 's', "file",
+                                    file, 's', "backing", disk->node, 's', "discard", "unmap", 0),
+                        NULL, error, "disk %s: scratch image", disk->disk.name) &&
+           fl_snapshot_free_room(directory(session), &room, error) &&
+           set_threshold(session, disk, MAX(room, session->reserve), error);
+}
+
+bool fl_fleece_prepare(FlFleece *session, GError **error)
+{
+    GPtrArray *disks = session->backup.disks;
+
+    for (guint i = 0; i < disks->len; i++) {
+        if (!start_image(session, g_ptr_array_index(disks, i), error))
+            return false;
+    }
+    if (!wait_for_images(session, error))
+        return false;
+    for (guint i = 0; i < disks->len; i++) {
+        if (!add_overlay(session, g_ptr_array_index(disks, i), error))
+            return false;
+    }
+    return true;
+}
+
+static uint64_t scratch_bytes(const FlFleeceDisk *disk)
+{
+    struct stat st;
+
+    return disk->scratch >= 0 && fstat(disk->scratch, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+/* The disk that giving up frees the most. */
+static FlFleeceDisk *largest(const FlFleece *session)
+{
+    FlFleeceDisk *found = NULL;
+
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (disk->disk.lost == NULL &&
+            (found == NULL || scratch_bytes(disk) > scratch_bytes(found)))
+            found = disk;
+    }
+    return found;
+}
+
+void fl_fleece_watch_room(FlFleece *session)
+{
+    uint64_t room = 0;
+    FlFleeceDisk *worst;
+
+    if (!fl_snapshot_free_room(directory(session), &room, NULL))
+        return;
+    if (room <= session->reserve) {
+        worst = largest(session);
+        if (worst != NULL)
+            fl_snapshot_lose(&worst->disk,
+                             "the scratch directory %s is full: the guest has overwritten too much",
+                             directory(session));
+        return;
+    }
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (disk->near_threshold && disk->disk.lost == NULL)
+            set_threshold(session, disk, room, NULL);
+        disk->near_threshold = false;
+    }
+}
+
+void fl_fleece_empty_scratch(FlFleeceDisk *disk)
+{
+    /* QEMU may keep its descriptor for longer than its node, so closing ours would not do. */
+    if (disk->scratch >= 0 && ftruncate(disk->scratch, 0) < 0)
+        g_debug("scratch file: %s", g_strerror(errno));
+}
+
+void fl_fleece_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
+                           uint64_t *limit)
+{
+    const FlFleece *session = (const FlFleece *)backup;
+    uint64_t room = 0;
+
+    *used = scratch_bytes((const FlFleeceDisk *)disk);
+    *limit = *used;
+    if (fl_snapshot_free_room(directory(session), &room, NULL) && room > session->reserve)
+        *limit += room - session->reserve;
+}

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Ending what is ours in a VM. It is found by asking QEMU for names, never by remembering, so the
+ * end of a session, the undoing of half a beginning and the recovery after a crash are one and the
+ * same, and doing it twice does no harm.
+ */
+#include "snapshot/point.h"
+#include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
+
+#include <string.h>
+
+/* An export ends when its clients have been cut off, a job when its I/O has: milliseconds. */
+#define END_TIMEOUT 5000
+/* The guest's writes must not wait for long when its snapshot is given up. */
+#define LET_GO_TIMEOUT 2000
+
+typedef struct {
+    FlFleece *session;
+    const char *prefix;         /* of what is to end */
+    unsigned timeout;           /* milliseconds for each kind of thing */
+    guint exports, jobs, nodes; /* ended */
+} Sweep;
+
+/* What ends some time after it was told to. */
+typedef struct {
+    const char *query, *name;
+    /* Tells OBJECT of the reply to the query, called ID, to end, FIRST or again. */
+    void (*end)(Sweep *sweep, JsonObject *object, const char *id, bool first);
+    const char *advice; /* if it does not */
+} Kind;
+
+static void end_export(Sweep *sweep, JsonObject *object, const char *id, bool first)
+{
+    /* Refused for one that is ending already. */
+    if (first)
+        fl_qmp_call(sweep->session->qmp, "block-export-del",
+                    fl_qmp_args('s', "id", id, 's', "mode", "hard", 0), NULL, NULL);
+    sweep->exports += first;
+}
+
+static void end_job(Sweep *sweep, JsonObject *object, const char *id, bool first)
+{
+    const char *status = fl_json_string(object, "status");
+    const char *command = NULL;
+
+    if (g_strcmp0(status, "concluded") == 0)
+        command = "job-dismiss";
+    else if (g_strcmp0(status, "aborting") != 0 && g_strcmp0(status, "null") != 0)
+        command = "job-cancel";
+    /* A job may have gone on since it was asked for; the next round sees. */
+    if (command != NULL)
+        fl_qmp_call(sweep->session->qmp, command, fl_qmp_args('s', "id", id, 0), NULL, NULL);
+    sweep->jobs += first;
+}
+
+static const Kind exports = {"query-block-exports", "export", end_export,
+                             "a client of it is stuck; end that one"};
+static const Kind jobs = {"query-jobs", "job", end_job, "does the disk's storage answer?"};
+
+/* Ends all of KIND that are ours. */
+static bool end_all(Sweep *sweep, const Kind *kind, GError **error)
+{
+    gint64 end = g_get_monotonic_time() + (gint64)sweep->timeout * 1000;
+
+    for (bool first = true;; first = false) {
+        unsigned seen = sweep->session->events;
+        g_autoptr(JsonNode) reply = NULL;
+        const char *last = NULL;
+        JsonArray *array;
+
+        if (!fl_fleece_do(sweep->session, kind->query, NULL, &reply, error, "%ss", kind->name))
+            return false;
+        array = fl_json_as_array(reply);
+        for (guint i = 0; i < fl_json_length(array); i++) {
+            JsonObject *object = fl_json_element(array, i);
+            const char *id = fl_json_string(object, "id");
+
+            if (id == NULL || !g_str_has_prefix(id, sweep->prefix))
+                continue;
+            kind->end(sweep, object, id, first);
+            last = id;
+        }
+        if (last == NULL)
+            return true;
+        if (!fl_fleece_await(sweep->session, seen, end, error, "%s %s does not end: %s", kind->name,
+                             last, kind->advice))
+            return false;
+    }
+}
+
+static bool query_nodes(FlFleece *session, JsonNode **reply, GError **error)
+{
+    return fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0),
+                        reply, error, "nodes");
+}
+
+/* Overlays first: they hold their files. */
+static bool end_nodes(Sweep *sweep, GError **error)
+{
+    static const char *const parts[] = {"-overlay", "-file"};
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *nodes;
+
+    if (!query_nodes(sweep->session, &reply, error))
+        return false;
+    nodes = fl_json_as_array(reply);
+    for (size_t p = 0; p < G_N_ELEMENTS(parts); p++) {
+        for (guint i = 0; i < fl_json_length(nodes); i++) {
+            const char *name = fl_json_string(fl_json_element(nodes, i), "node-name");
+
+            if (name == NULL || !g_str_has_prefix(name, sweep->prefix) ||
+                !g_str_has_suffix(name, parts[p]))
+                continue;
+            if (!fl_fleece_do(sweep->session, "blockdev-del",
+                              fl_qmp_args('s', "node-name", name, 0), NULL, error, "node %s", name))
+                return false;
+            sweep->nodes++;
+        }
+    }
+    return true;
+}
+
+/* Sets of descriptors whose file never became a node. */
+static bool end_fdsets(const Sweep *sweep, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *sets;
+
+    if (!fl_fleece_do(sweep->session, "query-fdsets", NULL, &reply, error, "files"))
+        return false;
+    sets = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(sets); i++) {
+        JsonObject *set = fl_json_element(sets, i);
+        JsonArray *fds = fl_json_array(set, "fds");
+        const char *opaque =
+            fl_json_length(fds) > 0 ? fl_json_string(fl_json_element(fds, 0), "opaque") : NULL;
+
+        /* Refused for one that is going already. */
+        if (opaque != NULL && g_str_has_prefix(opaque, sweep->prefix))
+            fl_qmp_call(sweep->session->qmp, "remove-fd",
+                        fl_qmp_args('i', "fdset-id", fl_json_int(set, "fdset-id"), 0), NULL, NULL);
+    }
+    return true;
+}
+
+/* A guest that was stopped because the scratch was full can go on: its write is tried again. */
+static bool resume_guest(FlFleece *session, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+
+    if (!fl_fleece_do(session, "query-status", NULL, &reply, error, "guest"))
+        return false;
+    if (g_strcmp0(fl_json_string(fl_json_as_object(reply), "status"), "io-error") != 0)
+        return true;
+    fl_snapshot_report(&session->backup, "the guest goes on, which was stopped for want of space");
+    return fl_fleece_do(session, "cont", NULL, NULL, error, "guest");
+}
+
+/*
+ * An export that does not end is no reason to keep the job: its clients are cut off already, and a
+ * job that stays would stop the guest in the end.
+ */
+static bool run(Sweep *sweep, GError **error)
+{
+    bool ok;
+
+    ok = end_all(sweep, &exports, error);
+    ok = end_all(sweep, &jobs, ok ? error : NULL) && ok;
+    ok = end_nodes(sweep, ok ? error : NULL) && ok;
+    ok = end_fdsets(sweep, ok ? error : NULL) && ok;
+    if (sweep->jobs > 0)
+        ok = resume_guest(sweep->session, ok ? error : NULL) && ok;
+    return ok;
+}
+
+bool fl_fleece_sweep(FlFleece *session, GError **error)
+{
+    Sweep sweep = {.session = session, .prefix = FL_FLEECE_PREFIX, .timeout = END_TIMEOUT};
+    bool ok;
+
+    if (!fl_fleece_reach(session, error)) {
+        session->left = true;
+        return false;
+    }
+    if (session->gone)
+        return fl_fleece_stop_server(session, error);
+
+    ok = run(&sweep, error);
+    if (sweep.exports + sweep.jobs + sweep.nodes > 0)
+        fl_snapshot_report(&session->backup, "ended %u exports, %u jobs and %u nodes",
+                           sweep.exports, sweep.jobs, sweep.nodes);
+    /* Stopping the server while an export is stuck would stop all of QEMU. */
+    ok = ok && fl_fleece_stop_server(session, error);
+    for (guint i = 0; session->backup.disks != NULL && i < session->backup.disks->len; i++)
+        fl_fleece_empty_scratch(g_ptr_array_index(session->backup.disks, i));
+    session->left = session->left || !ok;
+    return ok;
+}
+
+bool fl_fleece_let_go(FlFleece *session, GError **error)
+{
+    bool ok = true;
+
+    if (!fl_fleece_reach(session, error) || session->gone)
+        return session->gone;
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        g_autofree char *prefix = fl_fleece_id(disk, "");
+        Sweep sweep = {.session = session, .prefix = prefix, .timeout = LET_GO_TIMEOUT};
+
+        if (disk->disk.lost == NULL)
+            continue;
+        ok = run(&sweep, ok ? error : NULL) && ok;
+        fl_fleece_empty_scratch(disk);
+    }
+    return ok;
+}
+
+static bool remove_bitmap(FlFleece *session, const char *node, const char *name, GError **error)
+{
+    return fl_fleece_do(session, "block-dirty-bitmap-remove",
+                        fl_qmp_args('s', "node", node, 's', "name", name, 0), NULL, error,
+                        "bitmap %s of %s", name, node);
+}
+
+/* Whether one of BITMAPS is the marker of POINT. */
+static bool is_pending(JsonArray *bitmaps, const FlPoint *point)
+{
+    g_autofree char *marker = fl_point_marker(point->series, point->id);
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        if (g_strcmp0(fl_json_string(fl_json_element(bitmaps, i), "name"), marker) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The points of NODE that were never committed or can never be used again; then, MARKERS, what
+ * marks them: a point without its marker would count as committed. */
+static bool roll_back_node(FlFleece *session, const char *node, JsonArray *bitmaps, bool markers,
+                           GError **error)
+{
+    bool ok = true;
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        JsonObject *bitmap = fl_json_element(bitmaps, i);
+        const char *name = fl_json_string(bitmap, "name");
+        bool inconsistent = fl_json_bool(bitmap, "inconsistent");
+        g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
+
+        if (point == NULL || point->pending != markers)
+            continue;
+        if (!markers && !inconsistent && !is_pending(bitmaps, point))
+            continue;
+        if (!remove_bitmap(session, node, name, ok ? error : NULL)) {
+            ok = false;
+            continue;
+        }
+        if (!markers)
+            fl_snapshot_report(&session->backup, "removed restore point %s of %s, which was %s",
+                               name, node, inconsistent ? "inconsistent" : "not committed");
+        if (!markers && inconsistent &&
+            g_str_equal(point->series, fl_snapshot_series(session->backup.options)))
+            g_hash_table_insert(session->inconsistent, g_strdup(node), g_strdup(point->id));
+    }
+    return ok;
+}
+
+bool fl_fleece_roll_back(FlFleece *session, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *nodes;
+    bool ok = true;
+
+    if (!fl_fleece_reach(session, error))
+        return false;
+    if (session->gone)
+        return fl_fail(error, "QEMU has ended; the new restore points, if it saved them, go when a "
+                              "backup of this VM is next begun");
+    if (!query_nodes(session, &reply, error))
+        return false;
+    nodes = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *object = fl_json_element(nodes, i);
+        const char *node = fl_json_string(object, "node-name");
+        JsonArray *bitmaps = fl_json_array(object, "dirty-bitmaps");
+
+        if (node == NULL)
+            continue;
+        if (!roll_back_node(session, node, bitmaps, false, ok ? error : NULL) ||
+            !roll_back_node(session, node, bitmaps, true, ok ? error : NULL))
+            ok = false;
+    }
+    return ok;
+}
+
+/* Adds to ACTIONS what a commit removes of the BITMAPS of DISK: all of the series but the new
+ * point, which must be there. */
+static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonArray *bitmaps,
+                         const char *series, GError **error)
+{
+    g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
+    bool found = false;
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
+        g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
+
+        if (point == NULL || !g_str_equal(point->series, series))
+            continue;
+        if (g_str_equal(name, keep)) {
+            found = true;
+            continue;
+        }
+        json_array_add_element(
+            actions, fl_qmp_args('s', "type", "block-dirty-bitmap-remove", 'n', "data",
+                                 fl_qmp_args('s', "node", disk->node, 's', "name", name, 0), 0));
+    }
+    return found ||
+           fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
+}
+
+bool fl_fleece_roll_forward(FlFleece *session, GError **error)
+{
+    const char *series = fl_snapshot_series(session->backup.options);
+    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(GHashTable) found = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autoptr(JsonArray) actions = json_array_new();
+    JsonArray *nodes;
+
+    if (!query_nodes(session, &reply, error))
+        return false;
+    nodes = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *object = fl_json_element(nodes, i);
+        const char *node = fl_json_string(object, "node-name");
+        if (node != NULL)
+            g_hash_table_insert(found, (gpointer)node, fl_json_array(object, "dirty-bitmaps"));
+    }
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (!add_removals(actions, disk, g_hash_table_lookup(found, disk->node), series, error))
+            return false;
+    }
+    return fl_fleece_do(session, "transaction",
+                        fl_qmp_args('n', "actions", fl_fleece_array(g_steal_pointer(&actions)), 0),
+                        NULL, error, "restore points");
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What may go wrong with a snapshot while it is read. */
+#include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+/* Milliseconds between looks at the room for scratch, which others may take too. */
+#define ROOM_INTERVAL 1000
+
+static bool is_over(const char *status)
+{
+    return g_strcmp0(status, "aborting") == 0 || g_strcmp0(status, "concluded") == 0 ||
+           g_strcmp0(status, "null") == 0;
+}
+
+/* The device at PATH is gone. */
+static void lose_device(FlFleece *session, const char *path)
+{
+    size_t length = path != NULL ? strlen(path) : 0;
+
+    for (guint i = 0; length > 0 && i < session->backup.disks->len; i++) {
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (disk->qdev != NULL && strncmp(disk->qdev, path, length) == 0 &&
+            (disk->qdev[length] == '\0' || disk->qdev[length] == '/'))
+            fl_snapshot_lose(&disk->disk, "it was unplugged");
+    }
+}
+
+/* QEMU docs/interop/qemu-qmp-ref. The end of QEMU itself is told by its closing the connection. */
+void fl_fleece_on_event(const char *event, JsonObject *data, void *opaque)
+{
+    FlFleece *session = opaque;
+    FlFleeceDisk *disk;
+
+    session->events++;
+    if (session->backup.disks == NULL)
+        return;
+    if (g_str_equal(event, "JOB_STATUS_CHANGE")) {
+        disk = fl_fleece_find(session, fl_json_string(data, "id"), "job");
+        if (disk != NULL && is_over(fl_json_string(data, "status")))
+            fl_snapshot_lose(&disk->disk, "its backup job in QEMU has ended");
+    } else if (g_str_equal(event, "BLOCK_EXPORT_DELETED")) {
+        disk = fl_fleece_find(session, fl_json_string(data, "id"), "export");
+        if (disk != NULL)
+            fl_snapshot_lose(&disk->disk, "its export was removed");
+    } else if (g_str_equal(event, "DEVICE_DELETED")) {
+        lose_device(session, fl_json_string(data, "path"));
+    } else if (g_str_equal(event, "BLOCK_WRITE_THRESHOLD")) {
+        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "file");
+        if (disk != NULL)
+            disk->near_threshold = true;
+    } else if (g_str_equal(event, "BLOCK_IO_ERROR") && fl_json_bool(data, "nospace")) {
+        /* It is the guest's write that failed, and the guest may stand still because of it. */
+        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "filter");
+        if (disk != NULL)
+            fl_snapshot_lose(&disk->disk,
+                             "there was no space for a write of the guest: the scratch "
+                             "directory, or what the disk itself is on, is full");
+    }
+}
+
+/* Loses each disk whose job does not run. */
+static bool look_at_jobs(FlFleece *session, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(GHashTable) alive = g_hash_table_new(NULL, NULL);
+    JsonArray *jobs;
+
+    if (!fl_fleece_do(session, "query-jobs", NULL, &reply, error, "jobs"))
+        return false;
+    jobs = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(jobs); i++) {
+        JsonObject *job = fl_json_element(jobs, i);
+        FlFleeceDisk *disk = fl_fleece_find(session, fl_json_string(job, "id"), "job");
+        const char *failure = fl_json_string(job, "error");
+
+        if (disk == NULL)
+            continue;
+        if (is_over(fl_json_string(job, "status")) || failure != NULL)
+            fl_snapshot_lose(&disk->disk, "its backup job in QEMU has ended: %s",
+                             failure != NULL ? failure : "nobody says why");
+        else
+            g_hash_table_add(alive, disk);
+    }
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        if (!g_hash_table_contains(alive, disk))
+            fl_snapshot_lose(&disk->disk, "its backup job in QEMU is gone");
+    }
+    return true;
+}
+
+bool fl_fleece_check_jobs(FlFleece *session, GError **error)
+{
+    if (!fl_fleece_reach(session, error))
+        return false;
+    if (session->gone)
+        fl_snapshot_lose_all(&session->backup, "QEMU has ended");
+    else if (!look_at_jobs(session, error))
+        return false;
+    return fl_snapshot_none_lost(&session->backup, error);
+}
+
+/* A monitor may close and QEMU go on: only then was anything missed. */
+static void dispatch(FlFleece *session)
+{
+    g_autoptr(GError) failure = NULL;
+
+    if (session->gone || (session->qmp != NULL && fl_qmp_dispatch(session->qmp, 0, NULL)))
+        return;
+    if (!fl_fleece_reach(session, &failure))
+        fl_snapshot_lose_all(&session->backup, failure->message);
+    else if (session->gone)
+        fl_snapshot_lose_all(&session->backup, "QEMU has ended");
+    else
+        look_at_jobs(session, NULL);
+}
+
+void fl_fleece_wait(FlSnapshot *backup, int wake)
+{
+    FlFleece *session = (FlFleece *)backup;
+
+    while (!fl_snapshot_newly_lost(backup)) {
+        struct pollfd fds[] = {
+            {.fd = wake, .events = POLLIN},
+            {.fd = session->qmp == NULL ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
+        };
+
+        if (poll(fds, G_N_ELEMENTS(fds), session->gone ? -1 : ROOM_INTERVAL) < 0 && errno != EINTR)
+            return;
+        if (fds[0].revents != 0)
+            return;
+        dispatch(session);
+        if (!session->gone)
+            fl_fleece_watch_room(session);
+    }
+}
+
+bool fl_fleece_look(FlSnapshot *backup)
+{
+    FlFleece *session = (FlFleece *)backup;
+
+    dispatch(session);
+    return session->gone || look_at_jobs(session, NULL);
+}

@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "config.h"
+
+#include "snapshot/session.h"
+
+#include "snapshot/point.h"
+
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+static const struct {
+    const char *prefix;
+    const FlSnapshotOps *ops;
+} ways[] = {
+    {"qmp:", &fl_fleece_backup_ops},
+#ifdef HAVE_LIBVIRT
+    {"libvirt:", &fl_libvirt_backup_ops},
+#endif
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+void fl_snapshot_init(FlSnapshot *backup, const FlSnapshotOps *ops,
+                      const FlSnapshotOptions *options)
+{
+    backup->ops = ops;
+    backup->options = options;
+    backup->state = FL_STATE_IDLE;
+    backup->notes = g_ptr_array_new_with_free_func(g_free);
+    backup->report = g_ptr_array_new_with_free_func(g_free);
+    backup->socket = -1;
+    backup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    g_assert(backup->wake >= 0);
+    g_mutex_init(&backup->lock);
+}
+
+void fl_snapshot_clear(FlSnapshot *backup)
+{
+    g_clear_pointer(&backup->disks, g_ptr_array_unref);
+    g_ptr_array_unref(backup->notes);
+    g_ptr_array_unref(backup->report);
+    if (backup->socket >= 0)
+        close(backup->socket);
+    close(backup->wake);
+    g_mutex_clear(&backup->lock);
+}
+
+void fl_snapshot_note(FlSnapshot *backup, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(backup->notes, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+void fl_snapshot_report(FlSnapshot *backup, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(backup->report, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+void fl_snapshot_lose(FlSnapshotDisk *disk, const char *format, ...)
+{
+    va_list args;
+
+    if (disk->lost != NULL)
+        return;
+    va_start(args, format);
+    disk->lost = g_strdup_vprintf(format, args);
+    va_end(args);
+}
+
+void fl_snapshot_lose_all(FlSnapshot *backup, const char *why)
+{
+    for (guint i = 0; i < backup->disks->len; i++)
+        fl_snapshot_lose(g_ptr_array_index(backup->disks, i), "%s", why);
+}
+
+bool fl_snapshot_newly_lost(const FlSnapshot *backup)
+{
+    for (guint i = 0; i < backup->disks->len; i++) {
+        const FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
+        if (disk->lost != NULL && !disk->told)
+            return true;
+    }
+    return false;
+}
+
+bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error)
+{
+    for (guint i = 0; i < backup->disks->len; i++) {
+        const FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
+        if (disk->lost != NULL)
+            return fl_fail(error, "cannot commit: the snapshot of disk %s is lost: %s", disk->name,
+                           disk->lost);
+    }
+    return true;
+}
+
+gint64 fl_snapshot_set_time(FlSnapshot *backup, const FlJournal *journal)
+{
+    struct timespec now;
+    gint64 second;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    second = fl_journal_second(journal, now.tv_sec);
+    backup->time = second == now.tv_sec ? now : (struct timespec){.tv_sec = second};
+    return second;
+}
+
+FlSnapshotBitmap *fl_snapshot_bitmap_new(const char *name, uint64_t granularity)
+{
+    FlSnapshotBitmap *bitmap = g_new(FlSnapshotBitmap, 1);
+
+    bitmap->name = g_strdup(name);
+    bitmap->context = g_strconcat("qemu:dirty-bitmap:", name, NULL);
+    bitmap->granularity = granularity;
+    return bitmap;
+}
+
+void fl_snapshot_bitmap_free(gpointer data)
+{
+    FlSnapshotBitmap *bitmap = data;
+
+    g_free(bitmap->name);
+    g_free(bitmap->context);
+    g_free(bitmap);
+}
+
+void fl_snapshot_disk_clear(FlSnapshotDisk *disk)
+{
+    g_free(disk->name);
+    g_free(disk->export_name);
+    g_free(disk->image);
+    g_free(disk->image_format);
+    g_ptr_array_unref(disk->bitmaps);
+    g_free(disk->restore_point);
+    g_free(disk->base);
+    g_free(disk->reason);
+    g_free(disk->lost);
+}
+
+/* Keeps the first error; the rest are told in its message. */
+static void add_error(GError **error, GError *more)
+{
+    if (*error == NULL) {
+        *error = more;
+        return;
+    }
+    g_prefix_error(&more, "%s; ", (*error)->message);
+    g_free((*error)->message);
+    (*error)->message = g_strdup(more->message);
+    g_error_free(more);
+}
+
+static FlEvent run_step(FlSnapshot *backup, const FlStep *step, GError **error)
+{
+    FlEvent event = FL_EVENT_DONE;
+
+    for (int i = 0; i < FL_STEP_ACTIONS && step->actions[i] != FL_ACTION_NONE; i++) {
+        GError *failure = NULL;
+        uint64_t start = now_ns();
+        bool ok = backup->ops->run(backup, step->actions[i], &failure);
+
+        if (step->actions[i] == FL_ACTION_SNAPSHOT)
+            backup->times.held = now_ns() - start;
+        if (ok)
+            continue;
+        add_error(error, failure);
+        event = FL_EVENT_FAILED;
+        if (!step->all)
+            break;
+    }
+    return event;
+}
+
+/* Takes EVENT and what follows from it, until nothing does. ERROR gets all that went wrong. */
+static void drive(FlSnapshot *backup, FlEvent event, GError **error)
+{
+    const FlStep *step;
+
+    do {
+        step = fl_machine_step(backup->state, event);
+        g_assert(step != NULL);
+        backup->state = step->state;
+        event = run_step(backup, step, error);
+    } while (step->actions[0] != FL_ACTION_NONE);
+}
+
+static FlSnapshot *open_source(const FlSnapshotOptions *options, GError **error)
+{
+    if (!fl_series_check(fl_snapshot_series(options), error))
+        return NULL;
+    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
+        if (g_str_has_prefix(options->source, ways[i].prefix))
+            return ways[i].ops->open(options, error);
+    }
+#ifdef HAVE_LIBVIRT
+    fl_fail_usage(error, "%s: not the name of a VM (qmp:PATH, libvirt:DOMAIN)", options->source);
+#else
+    fl_fail_usage(error, "%s: not the name of a VM (qmp:PATH; built without libvirt)",
+                  options->source);
+#endif
+    return NULL;
+}
+
+/* Puts the source before an error that does not begin with it. */
+static void name_source(FlSnapshot *backup, GError *failure, GError **error)
+{
+    if (!g_str_has_prefix(failure->message, backup->options->source))
+        g_prefix_error(&failure, "%s: ", backup->options->source);
+    g_propagate_error(error, failure);
+}
+
+FlSnapshot *fl_snapshot_begin(const FlSnapshotOptions *options, GError **error)
+{
+    uint64_t start = now_ns();
+    g_autoptr(FlSnapshot) backup = open_source(options, error);
+    GError *failure = NULL;
+
+    if (backup == NULL)
+        return NULL;
+    drive(backup, FL_EVENT_BEGIN, &failure);
+    if (failure != NULL) {
+        name_source(backup, failure, error);
+        return NULL;
+    }
+    backup->times.begin = now_ns() - start;
+    return g_steal_pointer(&backup);
+}
+
+bool fl_snapshot_recover(const FlSnapshotOptions *options, char **report, GError **error)
+{
+    g_autoptr(FlSnapshot) backup = open_source(options, error);
+    GError *failure = NULL;
+
+    if (backup == NULL)
+        return false;
+    drive(backup, FL_EVENT_RECOVER, &failure);
+    if (failure != NULL) {
+        failure->domain = FL_ERROR;
+        failure->code = FL_ERROR_LEFT;
+        name_source(backup, failure, error);
+        return false;
+    }
+    g_ptr_array_add(backup->report, NULL);
+    *report = g_strjoinv("\n", (char **)backup->report->pdata);
+    return true;
+}
+
+/* Tells the caller of each disk that is newly lost; whether there was any. */
+static bool tell_lost(FlSnapshot *backup)
+{
+    bool any = false;
+
+    for (guint i = 0; i < backup->disks->len; i++) {
+        FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
+
+        if (disk->lost == NULL || disk->told)
+            continue;
+        disk->told = any = true;
+        backup->watcher->lost(disk, disk->lost, backup->opaque);
+    }
+    return any;
+}
+
+/* Whether to go on; ASKED gets the number of the last question. */
+static bool woken(FlSnapshot *backup, uint64_t *asked)
+{
+    eventfd_t value;
+    bool stop;
+
+    eventfd_read(backup->wake, &value);
+    g_mutex_lock(&backup->lock);
+    stop = backup->stop;
+    *asked = backup->asked;
+    g_mutex_unlock(&backup->lock);
+    return !stop;
+}
+
+static gpointer watch(gpointer data)
+{
+    FlSnapshot *backup = data;
+    uint64_t asked;
+
+    while (woken(backup, &asked)) {
+        bool any = asked > backup->answered;
+        bool known = any && backup->ops->look(backup);
+        bool lost = tell_lost(backup);
+        g_autoptr(GError) ignored = NULL;
+
+        if (any)
+            backup->watcher->answered(asked, known, backup->opaque);
+        backup->answered = asked;
+        /* What cannot be ended now is ended by commit or abort, which tell of it. */
+        if (lost)
+            drive(backup, FL_EVENT_LOST, &ignored);
+        else
+            backup->ops->wait(backup, backup->wake);
+    }
+    return NULL;
+}
+
+static void set_stop(FlSnapshot *backup, bool stop)
+{
+    g_mutex_lock(&backup->lock);
+    backup->stop = stop;
+    g_mutex_unlock(&backup->lock);
+    eventfd_write(backup->wake, 1);
+}
+
+static void start_watch(FlSnapshot *backup)
+{
+    set_stop(backup, false);
+    backup->thread = g_thread_new("fleecefs-vm", watch, backup);
+}
+
+static void stop_watch(FlSnapshot *backup)
+{
+    if (backup->thread == NULL)
+        return;
+    set_stop(backup, true);
+    g_thread_join(g_steal_pointer(&backup->thread));
+}
+
+void fl_snapshot_watch(FlSnapshot *backup, const FlSnapshotWatcher *watcher, void *opaque)
+{
+    backup->watcher = watcher;
+    backup->opaque = opaque;
+    start_watch(backup);
+}
+
+uint64_t fl_snapshot_ask(FlSnapshot *backup)
+{
+    uint64_t number;
+
+    g_mutex_lock(&backup->lock);
+    number = ++backup->asked;
+    g_mutex_unlock(&backup->lock);
+    eventfd_write(backup->wake, 1);
+    return number;
+}
+
+bool fl_snapshot_can_ask(const FlSnapshot *backup)
+{
+    return backup->ops->look != NULL;
+}
+
+/* Takes EVENT to one of the last states; FL_ERROR_LEFT if it came there with something left. */
+static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **error)
+{
+    GError *failure = NULL;
+
+    stop_watch(backup);
+    if (backup->state == wanted)
+        return true;
+    if (fl_machine_step(backup->state, event) == NULL)
+        return fl_fail(error, "%s: the snapshot has ended already", backup->options->source);
+    drive(backup, event, &failure);
+    if (backup->state == FL_STATE_HELD && backup->watcher != NULL)
+        start_watch(backup);
+    /* Who waits for this to return may begin anew while this process is still ending. */
+    if (fl_machine_is_last(backup->state))
+        backup->ops->release(backup);
+    if (failure == NULL)
+        return true;
+
+    failure->domain = FL_ERROR;
+    failure->code = backup->state == wanted ? FL_ERROR_LEFT : FL_ERROR_FAILED;
+    /* A commit that failed when the exports were gone is an abort. */
+    if (fl_machine_is_last(backup->state) && backup->state != wanted && backup->watcher != NULL)
+        backup->watcher->lost(NULL, failure->message, backup->opaque);
+    name_source(backup, failure, error);
+    return false;
+}
+
+bool fl_snapshot_commit(FlSnapshot *backup, GError **error)
+{
+    return end(backup, FL_EVENT_COMMIT, FL_STATE_COMMITTED, error);
+}
+
+bool fl_snapshot_abort(FlSnapshot *backup, GError **error)
+{
+    return end(backup, FL_EVENT_ABORT, FL_STATE_ABORTED, error);
+}
+
+void fl_snapshot_free(FlSnapshot *backup)
+{
+    if (backup == NULL)
+        return;
+    stop_watch(backup);
+    backup->ops->close(backup);
+}
+
+const GPtrArray *fl_snapshot_disks(const FlSnapshot *backup)
+{
+    return backup->disks;
+}
+
+int fl_snapshot_socket(const FlSnapshot *backup)
+{
+    return backup->socket;
+}
+
+void fl_snapshot_allow(const FlSnapshot *backup, FlSandbox *sandbox)
+{
+    g_autofree char *state = fl_state_directory(NULL);
+    g_autofree char *descriptor = g_strdup_printf("/proc/self/fd/%d", backup->socket);
+    g_autofree char *socket = g_file_read_link(descriptor, NULL);
+    g_autofree char *directory = socket != NULL ? g_path_get_dirname(socket) : NULL;
+    g_autofree char *parent = directory != NULL ? g_path_get_dirname(directory) : NULL;
+
+    fl_sandbox_allow(sandbox, state, FL_SANDBOX_READ | FL_SANDBOX_WRITE | FL_SANDBOX_REMOVE);
+    /* The socket's own folder, which goes with it. */
+    fl_sandbox_allow(sandbox, directory, FL_SANDBOX_REMOVE);
+    fl_sandbox_allow(sandbox, parent, FL_SANDBOX_REMOVE_FOLDERS);
+    if (backup->ops->allow != NULL)
+        backup->ops->allow(sandbox);
+}
+
+struct timespec fl_snapshot_time(const FlSnapshot *backup)
+{
+    return backup->time;
+}
+
+FlSnapshotTimes fl_snapshot_times(const FlSnapshot *backup)
+{
+    return backup->times;
+}
+
+const GPtrArray *fl_snapshot_notes(const FlSnapshot *backup)
+{
+    return backup->notes;
+}
+
+void fl_snapshot_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
+                             uint64_t *limit)
+{
+    backup->ops->scratch_use(backup, disk, used, limit);
+}

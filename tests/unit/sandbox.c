@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The sandbox, around a process of its own for each test: what is refused, in every thread. */
+#include "util/sandbox.h"
+
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <linux/landlock.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER and CAP_KILL; CAP_SYS_PTRACE for LeakSanitizer.
+ */
+#ifdef SANITIZED
+#define KEPT UINT64_C(0x8002e)
+#else
+#define KEPT UINT64_C(0x2e)
+#endif
+
+/* The test is in threads that were there before the sandbox and that come after it. */
+typedef struct {
+    void (*probe)(const char *folder);
+    const char *folder;
+    int closed[2]; /* a pipe at whose end the sandbox is closed */
+} Probe;
+
+static void *run_probe(void *opaque)
+{
+    const Probe *probe = opaque;
+    char byte;
+
+    while (read(probe->closed[0], &byte, 1) < 0 && errno == EINTR)
+        ;
+    probe->probe(probe->folder);
+    return NULL;
+}
+
+/* Runs PROBE behind a sandbox, in a process of its own; its g_assert()s are the test. */
+static void behind_fence(void (*probe)(const char *folder))
+{
+    g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);
+    g_autofree char *open_folder = g_build_filename(folder, "open", NULL);
+    Probe shared = {.probe = probe, .folder = folder};
+    int status;
+    pid_t child;
+
+    g_assert_no_errno(g_mkdir(open_folder, 0700));
+    child = fork();
+    if (child == 0) {
+        FlSandbox *sandbox = fl_sandbox_new();
+        pthread_t threads[2];
+
+        g_assert_no_errno(pipe(shared.closed));
+        for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++)
+            pthread_create(&threads[i], NULL, run_probe, &shared);
+        fl_sandbox_allow(sandbox, open_folder,
+                         FL_SANDBOX_READ | FL_SANDBOX_WRITE | FL_SANDBOX_REMOVE);
+        fl_sandbox_close(sandbox);
+        close(shared.closed[1]);
+        for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++)
+            pthread_join(threads[i], NULL);
+        pthread_create(&threads[0], NULL, run_probe, &shared);
+        pthread_join(threads[0], NULL);
+        probe(folder);
+        _exit(0);
+    }
+    g_assert_cmpint(waitpid(child, &status, 0), ==, child);
+    g_assert_cmpint(status, ==, 0);
+    g_assert_no_errno(g_rmdir(open_folder));
+    g_assert_no_errno(g_rmdir(folder));
+}
+
+static void assert_fails(long result)
+{
+    g_assert_cmpint(result, ==, -1);
+    g_assert_true(errno == EPERM || errno == EACCES || errno == ENOSYS);
+}
+
+static void probe_rights(const char *folder)
+{
+    g_autofree char *status = NULL;
+    guint64 capabilities;
+
+    g_assert_cmpint(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), ==, 1);
+    g_assert_true(g_file_get_contents("/proc/thread-self/status", &status, NULL, NULL));
+    capabilities = g_ascii_strtoull(strstr(status, "CapPrm:") + strlen("CapPrm:"), NULL, 16);
+    g_assert_cmphex(capabilities & ~KEPT, ==, 0);
+    assert_fails(umount2("/proc", MNT_DETACH));
+    assert_fails(unshare(CLONE_NEWNS));
+}
+
+static void probe_syscalls(const char *folder)
+{
+    static const long forbidden[] = {SYS_execve,   SYS_execveat,          SYS_ptrace,
+                                     SYS_bpf,      SYS_perf_event_open,   SYS_process_vm_writev,
+                                     SYS_keyctl,   SYS_init_module,       SYS_kexec_load,
+                                     SYS_mount,    SYS_open_by_handle_at, SYS_io_uring_setup,
+                                     SYS_setns,    SYS_userfaultfd,       SYS_personality,
+                                     SYS_listen,   SYS_accept4,           SYS_setuid,
+                                     SYS_mknodat,  SYS_symlinkat,         SYS_chroot,
+                                     SYS_setresuid};
+    static const int families[] = {AF_PACKET, AF_ALG, AF_BLUETOOTH};
+
+    g_assert_cmpint(prctl(PR_GET_SECCOMP, 0, 0, 0, 0), ==, 2);
+    for (unsigned i = 0; i < G_N_ELEMENTS(forbidden); i++) {
+        g_assert_cmpint(syscall(forbidden[i], 0, 0, 0, 0, 0, 0), ==, -1);
+        g_assert_cmpint(errno, ==, ENOSYS);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(families); i++)
+        assert_fails(socket(families[i], SOCK_RAW, 0));
+    assert_fails(fork());
+    /* What a daemon does all the time. */
+    g_assert_cmpint(socket(AF_INET, SOCK_STREAM, 0), >=, 0);
+    g_assert_cmpint(kill(getpid(), 0), ==, 0);
+}
+
+static void probe_files(const char *folder)
+{
+    g_autofree char *closed = g_build_filename(folder, "file", NULL);
+    g_autofree char *name = g_strdup_printf("%s/open/%ld", folder, syscall(SYS_gettid));
+    int fd;
+
+    assert_fails(open("/etc/passwd", O_RDONLY));
+    assert_fails(open(closed, O_WRONLY | O_CREAT, 0600));
+    assert_fails(open("/dev/urandom", O_WRONLY));
+    g_assert_cmpint(open("/dev/urandom", O_RDONLY), >=, 0);
+    g_assert_cmpint(open("/proc/self/statm", O_RDONLY), >=, 0);
+    fd = open(name, O_WRONLY | O_CREAT, 0600);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_no_errno(ftruncate(fd, 10));
+    g_assert_no_errno(unlink(name));
+}
+
+static void test_rights(void)
+{
+    behind_fence(probe_rights);
+}
+
+static void test_syscalls(void)
+{
+#if defined HAVE_SECCOMP && !defined SANITIZED
+    behind_fence(probe_syscalls);
+#else
+    (void)probe_syscalls;
+    g_test_skip("no filter in this build");
+#endif
+}
+
+static void test_files(void)
+{
+#ifdef SANITIZED
+    (void)probe_files;
+    g_test_skip("not in a build with sanitizers");
+#else
+    if (syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) < 1)
+        g_test_skip("the kernel has no Landlock");
+    else
+        behind_fence(probe_files);
+#endif
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/sandbox/rights", test_rights);
+    g_test_add_func("/sandbox/syscalls", test_syscalls);
+    g_test_add_func("/sandbox/files", test_files);
+    return g_test_run();
+}

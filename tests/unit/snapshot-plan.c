@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What is made of QEMU's answers: disks, bases, refusals, the transaction. */
+#include "snapshot/point.h"
+#include "snapshot/qmp/fleece.h"
+
+#include <string.h>
+
+/* A disk of 1 MiB as query-block tells it. */
+#define DISK(device, node, driver, more, bitmaps)                                                  \
+    "{\"device\": \"" device "\", \"removable\": false, "                                          \
+    "\"qdev\": \"/machine/peripheral/d/virtio-backend\", \"inserted\": {\"node-name\": \"" node    \
+    "\", \"drv\": \"" driver "\", \"ro\": false, " more                                            \
+    "\"image\": {\"virtual-size\": 1048576}, \"dirty-bitmaps\": [" bitmaps "]}}"
+#define BITMAP(name, more)                                                                         \
+    "{\"name\": \"" name "\", \"granularity\": 65536, \"busy\": false, " more "\"count\": 0}"
+
+static GPtrArray *parse(const char *text)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) node = json_from_string(text, &error);
+
+    g_assert_no_error(error);
+    return fl_vm_parse_disks(node);
+}
+
+typedef struct {
+    GPtrArray *disks, *notes;
+    GError *error;
+} Plan;
+
+static void plan(Plan *p, const char *text, const FlSnapshotOptions *options, const char *lost_node)
+{
+    g_autoptr(GPtrArray) vm = parse(text);
+    g_autoptr(GHashTable) lost = g_hash_table_new(g_str_hash, g_str_equal);
+
+    if (lost_node != NULL)
+        g_hash_table_insert(lost, (gpointer)lost_node, (gpointer) "20200101T000000Z-100000");
+    *p = (Plan){.notes = g_ptr_array_new_with_free_func(g_free)};
+    p->disks = fl_fleece_plan(vm, options, lost, p->notes, &p->error);
+    g_assert_true((p->disks == NULL) == (p->error != NULL));
+}
+
+static void clear(Plan *p)
+{
+    g_clear_pointer(&p->disks, g_ptr_array_unref);
+    g_clear_pointer(&p->notes, g_ptr_array_unref);
+    g_clear_error(&p->error);
+}
+
+static const FlSnapshotDisk *only(const Plan *p)
+{
+    g_assert_no_error(p->error);
+    g_assert_cmpuint(p->disks->len, ==, 1);
+    return g_ptr_array_index(p->disks, 0);
+}
+
+static void assert_refused(const char *text, const FlSnapshotOptions *options, const char *words)
+{
+    Plan p;
+
+    plan(&p, text, options, NULL);
+    g_assert_nonnull(p.error);
+    if (strstr(p.error->message, words) == NULL)
+        g_error("'%s' is not in '%s'", words, p.error->message);
+    clear(&p);
+}
+
+static void test_points(void)
+{
+    g_autofree char *id = fl_point_id(1795232219, 1048576);
+    g_autofree char *name = fl_point_bitmap("a.b", id);
+    g_autofree char *marker = fl_point_marker("a.b", id);
+    g_autoptr(FlPoint) point = fl_point_parse(name);
+    g_autoptr(FlPoint) pending = fl_point_parse(marker);
+    static const char *const others[] = {
+        "", "fleecefs", "fleecefs.", "fleecefs.a", "fleecefs.a.", "fleecefs..id", "Fleecefs.a.id"};
+
+    g_assert_cmpstr(name, ==, "fleecefs.a.b.20261121T033659Z-100000");
+    g_assert_cmpstr(point->series, ==, "a.b");
+    g_assert_cmpstr(point->id, ==, id);
+    g_assert_cmpuint(point->size, ==, 1048576);
+    g_assert_cmpint(point->seconds, ==, 1795232219);
+    g_assert_false(point->pending);
+    g_assert_true(pending->pending);
+    g_assert_cmpstr(pending->id, ==, id);
+    for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
+        g_assert_null(fl_point_parse(others[i]));
+}
+
+static void test_series(void)
+{
+    static const char *const bad[] = {"", ".a", "-a", "a/b", "a b", "\n", "\xc3\xa4"};
+    g_autofree char *longest = g_strnfill(100, 'a');
+    g_autofree char *longer = g_strnfill(101, 'a');
+
+    g_assert_true(fl_series_check("last", NULL));
+    g_assert_true(fl_series_check("a.b_c-9", NULL));
+    g_assert_true(fl_series_check(longest, NULL));
+    g_assert_false(fl_series_check(longer, NULL));
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++)
+        g_assert_false(fl_series_check(bad[i], NULL));
+}
+
+static void test_names(void)
+{
+    g_autoptr(GPtrArray) disks = parse(
+        "[" DISK("", "vda", "raw", "", "") "," DISK("drive0", "#block1", "raw", "", "") "," DISK(
+            "", "#block2", "raw", "", "") ", {\"device\": \"empty\"}, 7]");
+
+    g_assert_cmpuint(disks->len, ==, 3);
+    g_assert_cmpstr(((FlVmDisk *)disks->pdata[0])->name, ==, "vda");
+    g_assert_cmpstr(((FlVmDisk *)disks->pdata[1])->name, ==, "drive0");
+    g_assert_cmpstr(((FlVmDisk *)disks->pdata[2])->name, ==, "d");
+}
+
+static void test_base(void)
+{
+    FlSnapshotOptions options = {.source = "qmp:x"};
+    Plan p;
+
+    /* The newest of the series, of those that count. */
+    plan(
+        &p,
+        "[" DISK(
+            "", "vda", "qcow2", "",
+            BITMAP("fleecefs.last.20260101T000000Z-100000", "") "," BITMAP(
+                "fleecefs.last.20260301T000000Z-100000",
+                "") "," BITMAP("fleecefs.last.20260401T000000Z-100000",
+                               "\"inconsistent\": true, ") "," BITMAP("fleecefs.lasts."
+                                                                      "20260501T000000Z-100000",
+                                                                      "") "," BITMAP("fleecefs-"
+                                                                                     "pending.last."
+                                                                                     "20260601T0000"
+                                                                                     "00Z-100000",
+                                                                                     "") "," BITMAP("fleecefs.last.20260201T000000Z-100000",
+                                                                                                    "")) "]",
+        &options, NULL);
+    g_assert_cmpstr(only(&p)->base, ==, "20260301T000000Z-100000");
+    g_assert_null(only(&p)->reason);
+    g_assert_cmpuint(only(&p)->bitmaps->len, ==, 1);
+    g_assert_cmpstr(((FlSnapshotBitmap *)only(&p)->bitmaps->pdata[0])->context, ==,
+                    "qemu:dirty-bitmap:last");
+    clear(&p);
+}
+
+static void test_full(void)
+{
+    static const char with[] =
+        "[" DISK("", "vda", "qcow2", "", BITMAP("fleecefs.last.20260101T000000Z-100000", "")) "]";
+    static const char resized[] =
+        "[" DISK("", "vda", "qcow2", "", BITMAP("fleecefs.last.20260101T000000Z-80000", "")) "]";
+    static const char none[] = "[" DISK("", "vda", "qcow2", "", "") "]";
+    static const char raw[] = "[" DISK("", "vda", "raw", "", "") "]";
+    const struct {
+        const char *text;
+        FlSnapshotOptions options;
+        const char *lost, *words;
+    } cases[] = {
+        {with, {.full = true}, NULL, "asked for"},
+        {with, {.series = "other"}, NULL, "no restore point of series 'other'"},
+        {resized, {0}, NULL, "size changed"},
+        {none, {0}, NULL, "no restore point of series 'last'"},
+        {none, {0}, "vda", "QEMU did not end cleanly"},
+        {raw, {0}, NULL, "in memory only"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        Plan p;
+        plan(&p, cases[i].text, &cases[i].options, cases[i].lost);
+        g_assert_null(only(&p)->base);
+        g_assert_nonnull(strstr(only(&p)->reason, cases[i].words));
+        g_assert_cmpuint(only(&p)->bitmaps->len, ==, 0);
+        clear(&p);
+    }
+}
+
+static void test_users_bitmaps(void)
+{
+    FlSnapshotOptions options = {.source = "qmp:x"};
+    Plan p;
+
+    plan(&p,
+         "[" DISK(
+             "", "vda", "qcow2", "",
+             BITMAP("mine", "") "," BITMAP("last", "") "," BITMAP(
+                 "broken",
+                 "\"inconsistent\": true, ") "," BITMAP("fleecefs.other.20260101T000000Z-100000",
+                                                        "")) "]",
+         &options, NULL);
+    g_assert_cmpuint(only(&p)->bitmaps->len, ==, 1);
+    g_assert_cmpstr(((FlSnapshotBitmap *)only(&p)->bitmaps->pdata[0])->name, ==, "mine");
+    g_assert_cmpuint(p.notes->len, ==, 2);
+    clear(&p);
+}
+
+static void test_refusals(void)
+{
+    static const char *const sda[] = {"sda", NULL}, *const vda[] = {"vda", NULL};
+    FlSnapshotOptions plain = {0}, other = {.disks = sda}, this = {.disks = vda};
+
+    assert_refused("[]", &plain, "no writable disk");
+    assert_refused("{}", &plain, "no writable disk");
+    assert_refused("[" DISK("", "vda", "raw", "", "") "]", &other, "there are: vda");
+    assert_refused("[" DISK("", "vda", "mirror_top", "", "") "]", &plain, "block job");
+    assert_refused("[{\"device\": \"vda\", \"inserted\": {\"node-name\": \"n\", \"ro\": true, "
+                   "\"image\": {\"virtual-size\": 512}}}]",
+                   &this, "there is no disk 'vda'");
+    assert_refused("[" DISK("vda", "#a", "raw", "", "") "," DISK("", "vda", "raw", "", "") "]",
+                   &plain, "two disks are called 'vda'");
+    assert_refused("[" DISK("", "vda", "raw", "",
+                            "{\"name\": \"fleecefs.last.20260101T000000Z-100000\", \"busy\": "
+                            "true, \"granularity\": 65536}") "]",
+                   &plain, "in use by another operation");
+}
+
+static void test_transaction(void)
+{
+    FlSnapshotOptions options = {.source = "qmp:x"};
+    g_autoptr(JsonNode) node = NULL;
+    g_autofree char *text = NULL;
+    Plan p;
+
+    plan(&p,
+         "[" DISK("", "vda", "qcow2", "", BITMAP("fleecefs.last.20260101T000000Z-100000", "")) "]",
+         &options, NULL);
+    ((FlSnapshotDisk *)p.disks->pdata[0])->restore_point = g_strdup("NEW");
+    node = fl_fleece_array(fl_fleece_snapshot_actions(p.disks, "last"));
+    text = json_to_string(node, FALSE);
+    g_assert_cmpstr(
+        text, ==,
+        "[{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
+        "\"fleecefs.last.NEW\",\"persistent\":true}},"
+        "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
+        "\"fleecefs-pending.last.NEW\",\"persistent\":true,\"disabled\":true,\"granularity\":"
+        "1073741824}},"
+        "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"fleecefs-0-overlay\",\"name\":"
+        "\"last\",\"persistent\":false,\"disabled\":true,\"granularity\":65536}},"
+        "{\"type\":\"block-dirty-bitmap-merge\",\"data\":{\"node\":\"fleecefs-0-overlay\","
+        "\"target\":\"last\",\"bitmaps\":[{\"node\":\"vda\",\"name\":"
+        "\"fleecefs.last.20260101T000000Z-100000\"}]}},"
+        "{\"type\":\"blockdev-backup\",\"data\":{\"job-id\":\"fleecefs-0-job\",\"device\":\"vda\","
+        "\"target\":\"fleecefs-0-overlay\",\"sync\":\"none\",\"auto-dismiss\":false,"
+        "\"filter-node-name\":\"fleecefs-0-filter\"}}]");
+    clear(&p);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/backup/points", test_points);
+    g_test_add_func("/backup/series", test_series);
+    g_test_add_func("/backup/plan/names", test_names);
+    g_test_add_func("/backup/plan/base", test_base);
+    g_test_add_func("/backup/plan/full", test_full);
+    g_test_add_func("/backup/plan/users-bitmaps", test_users_bitmaps);
+    g_test_add_func("/backup/plan/refusals", test_refusals);
+    g_test_add_func("/backup/plan/transaction", test_transaction);
+    return g_test_run();
+}
