@@ -92,14 +92,16 @@ class Disk:
 
 
 class Vm:
-    """A QEMU with DISKS; `qmp` is the test's monitor, `monitor` the path of another."""
+    """A QEMU with DISKS; `qmp` is the test's monitor, `monitor` the path of another. All VMs
+    of a test have one state directory."""
 
     def __init__(self, test, disks, arguments=()):
         lib.require(QEMU, "nbdcopy", "nbdinfo")
         self.test, self.disks = test, {d.name: d for d in disks}
         self.arguments = list(arguments)
         self.monitor = test.path("qmp")
-        self.state = test.mkdir("state")
+        self.state = os.path.join(test.dir, "state")
+        os.makedirs(self.state, exist_ok=True)
         self.output = test.path("qemu.log")
         self.start()
 
@@ -144,6 +146,16 @@ class Vm:
     def quit(self):
         self.qmp("quit")
         self.process.wait(lib.PATIENCE)
+
+    def migrate(self, target):
+        """Moves the guest to TARGET, another VM with the same disks that waits for it."""
+        path = self.test.path("migration")
+        target.qmp("migrate-incoming", uri=f"unix:{path}")
+        self.qmp("migrate-set-capabilities",
+                 capabilities=[{"capability": "events", "state": True}])
+        self.qmp("migrate", uri=f"unix:{path}")
+        self.qmp.wait("MIGRATION", status="completed")
+        target.qmp.wait("RESUME")
 
     def io(self, name, command):
         """qemu-io COMMAND as the device of disk NAME."""

@@ -234,6 +234,37 @@ static void test_plan_options(void)
     plan_clear(&plan);
 }
 
+static void test_owner(void)
+{
+    static const struct {
+        int state, reason;
+    } away[] =
+        {
+            {VIR_DOMAIN_SHUTOFF, VIR_DOMAIN_SHUTOFF_MIGRATED},
+            {VIR_DOMAIN_RUNNING, VIR_DOMAIN_RUNNING_POSTCOPY},
+            {VIR_DOMAIN_RUNNING, VIR_DOMAIN_RUNNING_POSTCOPY_FAILED},
+            {VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION},
+            {VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_POSTCOPY},
+            {VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_POSTCOPY_FAILED},
+            {VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_SAVE},
+            {VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_STARTING_UP},
+        },
+      here[] = {
+          {VIR_DOMAIN_SHUTOFF, VIR_DOMAIN_SHUTOFF_SHUTDOWN},
+          {VIR_DOMAIN_SHUTOFF, VIR_DOMAIN_SHUTOFF_SAVED},
+          {VIR_DOMAIN_RUNNING, VIR_DOMAIN_RUNNING_MIGRATED},
+          {VIR_DOMAIN_RUNNING, VIR_DOMAIN_RUNNING_BOOTED},
+          {VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_USER},
+          {VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_IOERROR},
+          {VIR_DOMAIN_PMSUSPENDED, 0},
+      };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(away); i++)
+        g_assert_nonnull(fl_libvirt_disowned(away[i].state, away[i].reason));
+    for (size_t i = 0; i < G_N_ELEMENTS(here); i++)
+        g_assert_null(fl_libvirt_disowned(here[i].state, here[i].reason));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -243,5 +274,6 @@ int main(int argc, char **argv)
     g_test_add_func("/libvirt/confirm", test_confirm);
     g_test_add_func("/libvirt/plan", test_plan);
     g_test_add_func("/libvirt/plan-options", test_plan_options);
+    g_test_add_func("/libvirt/owner", test_owner);
     return g_test_run();
 }

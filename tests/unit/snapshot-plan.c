@@ -244,6 +244,45 @@ static void test_transaction(void)
     clear(&p);
 }
 
+/* In doubt the disks are another QEMU's. */
+static void test_owner(void)
+{
+    static const char *const away[] = {"postmigrate", "finish-migrate", "inmigrate", "save-vm",
+                                       "restore-vm",  "colo",           "unheard-of", NULL};
+    static const char *const here[] = {"running",        "paused",   "prelaunch",      "suspended",
+                                       "io-error",       "watchdog", "guest-panicked", "shutdown",
+                                       "internal-error", "debug",    NULL};
+    static const char *const moving[] = {"setup",          "cancelling",       "active",
+                                         "postcopy-active", "postcopy-paused", "postcopy-recover",
+                                         "colo",           "pre-switchover",   "device",
+                                         "wait-unplug",    "unheard-of",       NULL};
+    static const char *const still[] = {"none", "completed", "failed", "cancelled", NULL, NULL};
+
+    for (const char *const *state = away; *state != NULL; state++) {
+        g_autofree char *why = fl_vm_disowned(*state, "completed", false);
+        g_assert_nonnull(why);
+    }
+    for (const char *const *state = here; *state != NULL; state++)
+        g_assert_null(fl_vm_disowned(*state, "completed", false));
+    for (const char *const *status = moving; *status != NULL; status++) {
+        g_autofree char *why = fl_vm_migrating(*status);
+        g_assert_nonnull(strstr(why, *status));
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(still); i++)
+        g_assert_null(fl_vm_migrating(still[i]));
+    g_assert_null(fl_vm_disowned("running", "completed", true));
+    g_assert_null(fl_vm_disowned("paused", "cancelled", true));
+    g_assert_null(fl_vm_disowned("paused", NULL, true));
+    for (const char *const *state = &here[1]; state < &here[3]; state++) {
+        g_autofree char *why = fl_vm_disowned(*state, "completed", true);
+        g_assert_nonnull(strstr(why, "resume it first"));
+    }
+    {
+        g_autofree char *why = fl_vm_disowned(NULL, NULL, false);
+        g_assert_nonnull(why);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -255,5 +294,6 @@ int main(int argc, char **argv)
     g_test_add_func("/backup/plan/users-bitmaps", test_users_bitmaps);
     g_test_add_func("/backup/plan/refusals", test_refusals);
     g_test_add_func("/backup/plan/transaction", test_transaction);
+    g_test_add_func("/backup/plan/owner", test_owner);
     return g_test_run();
 }

@@ -42,6 +42,7 @@ typedef struct {
     uint64_t reserve; /* bytes of the scratch file system that the guest cannot have */
     uint64_t total;   /* what the jobs of all disks amount to; 0 before EXPORT */
     bool left;        /* something that the journal tells of could not be ended */
+    bool refused;     /* the last sweep, because another QEMU has the disks */
     bool doubtful;    /* the journal tells of a point that failed, and it may be there still */
     GError *late;     /* what could not be done once the commit was made */
 
@@ -72,6 +73,13 @@ bool fl_libvirt_fail(GError **error, const FlLibvirtCall *call, const char *form
 /* 1, 0, or -1 with an error. */
 int fl_libvirt_active(FlLibvirtSession *session, GError **error);
 char *fl_libvirt_domain_xml(FlLibvirtSession *session, GError **error);
+
+/* owner.c */
+/* Why the images of a domain in STATE (virDomainState), for REASON, may be those of another QEMU;
+ * NULL if they are not. Pure. */
+const char *fl_libvirt_disowned(int state, int reason);
+/* Fails if so, or with JOBS, if another job of libvirt is in progress. */
+bool fl_libvirt_check_owner(FlLibvirtSession *session, bool jobs, GError **error);
 
 /* libvirt-plan.c: what is done with each disk of DOMAIN, from what libvirt says. CHECKPOINTS are of
  * FlCheckpoint; DISCONNECT_KILLS is said of this QEMU (see backup/vm.h). Of FlLibvirtDisk. Pure. */

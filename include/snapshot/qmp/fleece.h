@@ -48,6 +48,8 @@ typedef struct {
     unsigned events;     /* that came so far */
     bool gone;           /* QEMU has ended, and everything in it with it */
     bool left;           /* something that the journal tells of could not be ended */
+    bool refused;        /* the last sweep, because another QEMU has the disks */
+    bool stirred;        /* an event says that this may have begun */
     /* Nodes whose restore point of this series could not be used any more and was removed: its id.
      */
     GHashTable *inconsistent;
@@ -81,6 +83,15 @@ bool fl_fleece_reach(FlFleece *session, GError **error);
 bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, GError **error);
 /* Lets others in, unless the journal has something that is left. */
 void fl_fleece_unclaim(FlFleece *session);
+
+/* owner.c: whether another QEMU has the images, or may soon have. */
+/* WHY gets the reason, or NULL if they are this one's. MIGRATING: a migration that is in progress
+ * is none, while QEMU has them still. False if QEMU does not answer. */
+bool fl_fleece_ask_owner(FlFleece *session, bool migrating, char **why, GError **error);
+/* The same as an error. */
+bool fl_fleece_check_owner(FlFleece *session, bool migrating, GError **error);
+/* Loses all disks if so. */
+void fl_fleece_watch_owner(FlFleece *session);
 
 /* plan.c. What to do with each of DISKS (of FlVmDisk) that is asked for; of FlFleeceDisk. NOTES (of
  * char *) gets what a person should know. Pure. */

@@ -49,3 +49,9 @@ GPtrArray *fl_vm_parse_disks(JsonNode *reply);
  */
 bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *qdev, bool *kills,
                             GError **error);
+
+/* owner.c: why the images of a QEMU in run state STATE are not its own, with what query-migrate and
+ * the capability late-block-activate say; NULL if they are. Pure. */
+char *fl_vm_disowned(const char *state, const char *migration, bool late_activation);
+/* Why it may soon lose them: a migration is in progress. NULL if none is. Pure. */
+char *fl_vm_migrating(const char *migration);

@@ -73,6 +73,8 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
         g_prefix_error(error, "%s: ", options->source);
         return NULL;
     }
+    if (!fl_libvirt_check_owner(session, false, error))
+        return NULL;
     directory = fl_state_directory(error);
     if (directory == NULL)
         return NULL;
@@ -205,10 +207,36 @@ static bool forget(FlLibvirtSession *session, GError **error)
     return ok;
 }
 
+/* Whether ACTION may be carried out, on disks that must be those of this QEMU. */
+static bool may_run(FlLibvirtSession *session, FlAction action, GError **error)
+{
+    bool ends = action == FL_ACTION_SWEEP || action == FL_ACTION_ROLL_BACK;
+    bool jobs = action == FL_ACTION_ROLL_BACK || action == FL_ACTION_ROLL_FORWARD;
+
+    if (!ends && !jobs && action != FL_ACTION_INSPECT && action != FL_ACTION_SNAPSHOT)
+        return true;
+    if (fl_libvirt_check_owner(session, jobs, error))
+        return true;
+    if (ends) {
+        session->left = true;
+        g_prefix_error(error, "nothing was written to the disks, and what is left of this session "
+                              "goes with the next one, or with fleecefs --recover: ");
+    }
+    return false;
+}
+
 static bool run(FlSnapshot *backup, FlAction action, GError **error)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
+    bool allowed;
 
+    /* It follows a sweep that has told why. */
+    if (session->refused && action == FL_ACTION_ROLL_BACK)
+        return true;
+    allowed = may_run(session, action, error);
+    session->refused = !allowed && action == FL_ACTION_SWEEP;
+    if (!allowed)
+        return false;
     switch (action) {
     case FL_ACTION_NONE:
     case FL_ACTION_PREPARE: /* libvirt makes the scratch files */

@@ -159,6 +159,8 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
                     : "; does QEMU run, with -qmp unix:PATH,server=on,wait=off?");
         return NULL;
     }
+    if (!fl_fleece_check_owner(session, true, error))
+        return NULL;
     directory = fl_state_directory(error);
     if (directory == NULL)
         return NULL;
@@ -257,10 +259,45 @@ static bool journal(FlFleece *session, GError **error)
     return fl_journal_write(session->journal, &entry, error);
 }
 
+/*
+ * Whether ACTION may be carried out, on disks that must be this QEMU's: a migration may have begun
+ * since it was last asked. What ends without a write to an image may end while one is in progress.
+ */
+static bool may_run(FlFleece *session, FlAction action, GError **error)
+{
+    bool ends = action == FL_ACTION_SWEEP || action == FL_ACTION_ROLL_BACK;
+    bool migrating = action == FL_ACTION_SWEEP || action == FL_ACTION_LET_GO;
+    g_autoptr(GError) failure = NULL;
+
+    if (action == FL_ACTION_THAW || action == FL_ACTION_FORGET || action == FL_ACTION_JOURNAL)
+        return true;
+    /* The action itself tells of a QEMU that is gone or silent. */
+    if (session->gone || session->qmp == NULL ||
+        fl_fleece_check_owner(session, migrating, &failure) ||
+        !fl_qmp_dispatch(session->qmp, 0, NULL))
+        return true;
+    if (ends) {
+        session->left = true;
+        g_prefix_error(&failure,
+                       "nothing was written to the disks, and what is left of this session in QEMU "
+                       "and in their bitmaps goes with the next one, or with fleecefs --recover: ");
+    }
+    g_propagate_error(error, g_steal_pointer(&failure));
+    return false;
+}
+
 static bool run(FlSnapshot *backup, FlAction action, GError **error)
 {
     FlFleece *session = (FlFleece *)backup;
+    bool allowed;
 
+    /* It follows a sweep that has told why. */
+    if (session->refused && action == FL_ACTION_ROLL_BACK)
+        return true;
+    allowed = may_run(session, action, error);
+    session->refused = !allowed && action == FL_ACTION_SWEEP;
+    if (!allowed)
+        return false;
     switch (action) {
     case FL_ACTION_NONE:
         break;

@@ -46,6 +46,8 @@ void fl_fleece_on_event(const char *event, JsonObject *data, void *opaque)
         disk = fl_fleece_find(session, fl_json_string(data, "id"), "export");
         if (disk != NULL)
             fl_snapshot_lose(&disk->disk, "its export was removed");
+    } else if (g_str_equal(event, "STOP") || g_str_equal(event, "MIGRATION")) {
+        session->stirred = true;
     } else if (g_str_equal(event, "DEVICE_DELETED")) {
         lose_device(session, fl_json_string(data, "path"));
     } else if (g_str_equal(event, "BLOCK_WRITE_THRESHOLD")) {
@@ -62,15 +64,20 @@ void fl_fleece_on_event(const char *event, JsonObject *data, void *opaque)
     }
 }
 
-/* Loses each disk whose job does not run. */
+/* Loses all disks if QEMU has given their images away, and each disk whose job does not run. */
 static bool look_at_jobs(FlFleece *session, GError **error)
 {
-    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(JsonNode) reply = NULL, status = NULL;
     g_autoptr(GHashTable) alive = g_hash_table_new(NULL, NULL);
+    g_autofree char *disowned = NULL;
     JsonArray *jobs;
 
-    if (!fl_fleece_do(session, "query-jobs", NULL, &reply, error, "jobs"))
+    if (!fl_fleece_do(session, "query-jobs", NULL, &reply, error, "jobs") ||
+        !fl_fleece_do(session, "query-status", NULL, &status, error, "run state"))
         return false;
+    disowned = fl_vm_disowned(fl_json_string(fl_json_as_object(status), "status"), NULL, false);
+    if (disowned != NULL)
+        fl_snapshot_lose_all(&session->backup, disowned);
     jobs = fl_json_as_array(reply);
     for (guint i = 0; i < fl_json_length(jobs); i++) {
         JsonObject *job = fl_json_element(jobs, i);
@@ -134,8 +141,10 @@ void fl_fleece_wait(FlSnapshot *backup, int wake)
         if (fds[0].revents != 0)
             return;
         dispatch(session);
-        if (!session->gone)
-            fl_fleece_watch_room(session);
+        if (session->gone)
+            continue;
+        fl_fleece_watch_room(session);
+        fl_fleece_watch_owner(session);
     }
 }
 

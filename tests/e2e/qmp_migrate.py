@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Migrations: a QEMU that has given its images away, or does not have them yet, is left alone."""
+import hashlib
+import os
+import socket
+
+import lib
+from vm import Disk, Vm
+
+
+# Their guest is one, with so much memory that a migration takes its time where it is told to.
+GUEST = ["-uuid", "6b2c0f3e-59a4-4f0e-9a53-0e6a1f1c7b11", "-m", "512"]
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+class Migrate(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.disks = [Disk(self, "vda", lib.MIB * 4), Disk(self, "vdb", lib.MIB, kind="raw")]
+        self.source = Vm(self, self.disks, GUEST)
+        self.images = [d.image for d in self.disks]
+
+    def fleecefs(self, vm, *args):
+        return lib.attempt(*lib.FLEECEFS, *args, env=vm.environment())
+
+    def mounted(self, vm):
+        return self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                          options=["-o", f"scratch={self.dir},timeout=20"])
+
+    def read(self, mount, name):
+        with open(mount / f"{name}/disk.raw", "rb") as f:
+            return f.read()
+
+    def back_up(self, vm):
+        """A committed backup of all disks, which are as their models say."""
+        mount = self.mounted(vm)
+        for disk in self.disks:
+            self.assertTrue(self.read(mount, disk.name) == bytes(disk.model), disk.name)
+        info = {d.name: mount.json(f"{d.name}/info.json") for d in self.disks}
+        done = self.fleecefs(vm, "--commit", mount.point)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return info
+
+    def refused(self, vm, says):
+        """Neither a mount nor --recover changes a byte of the images."""
+        before = [digest(i) for i in self.images]
+        point = self.mkdir("point")
+        for args in (["-o", f"scratch={self.dir}", "qmp:" + vm.monitor, point],
+                     ["--recover", "qmp:" + vm.monitor]):
+            done = self.fleecefs(vm, *args)
+            self.assertEqual((done.returncode, done.stdout), (1, ""), done.stderr)
+            self.assertRegex(done.stderr, f"^fleecefs: [^\n]*{says}[^\n]*\n$")
+        os.rmdir(point)
+        self.assertEqual([digest(i) for i in self.images], before)
+
+    def target(self):
+        return Vm(self, self.disks, [*GUEST, "-incoming", "defer"])
+
+    def check_image(self):
+        """What the images hold when no VM has them."""
+        for disk in self.disks:
+            plain = self.path("plain")
+            if disk.kind == "qcow2":
+                lib.run("qemu-img", "check", disk.image)
+            lib.run("qemu-img", "convert", "-f", disk.format, "-O", "raw", disk.image, plain)
+            with open(plain, "rb") as f:
+                self.assertTrue(f.read() == bytes(disk.model), disk.name)
+
+    def test_before_and_after(self):
+        """The chain goes on at the target; the source is refused in whatever state it is."""
+        self.source.write("vda", 0, lib.MIB, 1)
+        first = self.back_up(self.source)
+        target = self.target()
+        self.refused(target, "waits for a migration")
+        self.source.write("vda", 65536, 65536, 2)
+        self.source.migrate(target)
+        self.refused(self.source, "was migrated away .run state postmigrate.*where it runs now")
+        target.write("vda", lib.MIB * 2, 65536, 3)
+        self.refused(self.source, "was migrated away")
+        second = self.back_up(target)
+        self.assertEqual((second["vda"]["mode"], second["vda"]["base"]),
+                         ("incremental", first["vda"]["restore_point"]))
+        self.source.quit()
+        target.write("vda", lib.MIB * 3, 65536, 4)
+        third = self.back_up(target)
+        self.assertEqual(third["vda"]["base"], second["vda"]["restore_point"])
+        target.quit()
+        self.check_image()
+
+    def test_taken_back(self):
+        """A source that goes on after all has its images again."""
+        first = self.back_up(self.source)
+        self.source.qmp("migrate-set-capabilities",
+                        capabilities=[{"capability": "events", "state": True}])
+        self.source.qmp("migrate", uri="exec:cat >/dev/null")
+        self.source.qmp.wait("MIGRATION", status="completed")
+        self.refused(self.source, "was migrated away")
+        self.source.qmp("cont")
+        self.source.write("vda", lib.MIB, 65536, 5)
+        second = self.back_up(self.source)
+        self.assertEqual((second["vda"]["mode"], second["vda"]["base"]),
+                         ("incremental", first["vda"]["restore_point"]))
+
+    def test_resumed_late(self):
+        """A target that is told to take its images when it is resumed, and is not yet."""
+        self.source.qmp("stop")
+        target = self.target()
+        for vm in self.source, target:
+            vm.qmp("migrate-set-capabilities",
+                   capabilities=[{"capability": "late-block-activate", "state": True}])
+        target.qmp("migrate-set-capabilities",
+                   capabilities=[{"capability": "events", "state": True}])
+        path = self.path("migration")
+        target.qmp("migrate-incoming", uri=f"unix:{path}")
+        self.source.qmp("migrate", uri=f"unix:{path}")
+        target.qmp.wait("MIGRATION", status="completed")
+        self.refused(target, "not been resumed since")
+        target.qmp("cont")
+        self.back_up(target)
+        self.refused(self.source, "was migrated away")
+
+    def begin_slow(self, vm):
+        """A migration that lasts until it is cancelled: nobody reads what it sends."""
+        path = self.path("migration")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+        self.defer(listener.close)
+        vm.qmp("migrate-set-capabilities",
+               capabilities=[{"capability": "events", "state": True}])
+        vm.qmp("migrate", uri=f"unix:{path}")
+        vm.qmp.wait("MIGRATION", status="active")
+
+    def test_under_way(self):
+        vm = self.source
+        first = self.back_up(vm)
+        self.begin_slow(vm)
+        before = [digest(i) for i in self.images]
+        done = self.fleecefs(vm, "-o", f"scratch={self.dir}", "qmp:" + vm.monitor,
+                             self.mkdir("point"))
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, "is being migrated .active.: when that is over")
+        self.assertEqual([digest(i) for i in self.images], before)
+        vm.qmp("migrate_cancel")
+        vm.qmp.wait("MIGRATION", status="cancelled")
+        vm.write("vda", lib.MIB, 65536, 6)
+        self.assertEqual(self.back_up(vm)["vda"]["base"], first["vda"]["restore_point"])
+
+    def test_during_a_session(self):
+        """It ends the session: reads fail, a commit is refused, and the next backup has it all."""
+        vm = self.source
+        first = self.back_up(vm)
+        vm.write("vda", lib.MIB, 65536, 7)
+        mount = self.mounted(vm)
+        self.begin_slow(vm)
+        # Its jobs, which would keep the migration from its end, go by themselves.
+        vm.qmp.wait("BLOCK_EXPORT_DELETED")
+        with self.assertRaises(OSError):
+            self.read(mount, "vda")
+        for force in ([], ["--force"]):
+            done = self.fleecefs(vm, "--commit", *force, mount.point)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, "is being migrated|has failed")
+        vm.qmp("migrate_cancel")
+        vm.qmp.wait("MIGRATION", status="cancelled")
+        done = self.fleecefs(vm, "--abort", mount.point)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(vm.leftovers(), [])
+        self.assertEqual(self.back_up(vm)["vda"]["base"], first["vda"]["restore_point"])
+
+    def test_away_during_a_session(self):
+        """What the session made in the disks is put back where the VM runs then, not before."""
+        vm = self.source
+        first = self.back_up(vm)
+        vm.write("vda", lib.MIB, 65536, 8)
+        target = self.target()
+        mount = self.mounted(vm)
+        vm.qmp("migrate-set-capabilities",
+               capabilities=[{"capability": "events", "state": True}])
+        vm.qmp("migrate-set-parameters", max_bandwidth=1)
+        path = self.path("migration")
+        target.qmp("migrate-incoming", uri=f"unix:{path}")
+        vm.qmp("migrate", uri=f"unix:{path}")
+        for _ in self.disks:
+            vm.qmp.wait("BLOCK_EXPORT_DELETED")
+        vm.qmp("migrate-set-parameters", max_bandwidth=1 << 30)
+        vm.qmp.wait("MIGRATION", status="completed")
+        target.qmp.wait("RESUME")
+        target.write("vda", lib.MIB * 2, 65536, 9)
+        target.qmp("human-monitor-command",
+                   command_line='qemu-io -d /machine/peripheral/dev-vda/virtio-backend "flush"')
+        before = [digest(i) for i in self.images]
+        for how in (["--commit", "--force"], ["--abort"]):
+            done = self.fleecefs(vm, *how, mount.point)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertRegex(done.stderr, "migrated away")
+            self.assertEqual([digest(i) for i in self.images], before)
+        vm.quit()
+        second = self.back_up(target)
+        self.assertEqual((second["vda"]["mode"], second["vda"]["base"]),
+                         ("incremental", first["vda"]["restore_point"]))
+        self.assertEqual(target.leftovers(), [])
+        target.quit()
+        self.check_image()
+
+
+if __name__ == "__main__":
+    lib.main()
