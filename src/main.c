@@ -61,11 +61,8 @@ static void on_ready(void *background)
 static void close_fence(const FlOptions *options, const FlSources *sources)
 {
     FlSandbox *sandbox = fl_sandbox_new();
-    g_autofree char *pid_folder =
-        options->pidfile != NULL ? g_path_get_dirname(options->pidfile) : NULL;
 
     fl_sources_allow(sources, sandbox);
-    fl_sandbox_allow(sandbox, pid_folder, FL_SANDBOX_REMOVE);
     fl_sandbox_close(sandbox);
 }
 
@@ -88,6 +85,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .uid = options->uid,
         .gid = options->gid,
         .debug = options->debug,
+        .pidfile = options->pidfile,
         .control = fl_snapshots_control(sources->snapshots),
     };
     g_autoptr(FlSession) session = NULL;
@@ -119,7 +117,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         signal(end_signals[i], SIG_IGN);
     }
     if (options->pidfile != NULL)
-        unlink(options->pidfile);
+        fl_session_remove_pidfile(session);
     return ok;
 }
 

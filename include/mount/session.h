@@ -10,6 +10,7 @@
 
 #include "mount/control.h"
 #include "mount/tree.h"
+#include "util/keeper.h"
 
 typedef struct {
     const char *mountpoint;
@@ -18,6 +19,8 @@ typedef struct {
     uid_t uid;           /* who owns all files */
     gid_t gid;
     bool debug;
+    const char *pidfile; /* as in FlKeeperSpec, as is SOCKETS; NULL: none */
+    char **sockets;
     const FlControl *control; /* outlives the session; NULL: there is nothing to command */
 } FlSessionOptions;
 
@@ -25,6 +28,8 @@ typedef struct FlSession FlSession;
 
 /* Mounts TREE, which is not taken over. */
 FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error);
+/* Removes the pid file. */
+void fl_session_remove_pidfile(FlSession *session);
 /* Unmounts unless that was done from outside. Requests that are under way may still be answered. */
 void fl_session_unmount(FlSession *session);
 /* Unmounts as well. No request is under way any more. NULL is fine. */

@@ -2,7 +2,7 @@
 #include "mount/session.h"
 
 #include "ops.h"
-#include "unmounter.h"
+#include "util/keeper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +25,8 @@ struct FlSession {
     struct fuse_buf buf; /* one request; grows as libfuse needs it */
     GMainLoop *loop;
     GSource *source;
-    FlUnmounter *unmounter;
+    FlMountpoint *mountpoint;
+    FlKeeper *keeper;
     bool mounted;
     int readahead; /* the kernel's setting, to be written; -1: it is not, or was */
 };
@@ -49,20 +50,14 @@ static gboolean fuse_check(GSource *source)
 
 /*
  * What lets the kernel ask for more than 128 KiB at once: each request costs both sides a good
- * deal. Root may do that; who may not keeps what there is. The device number is what the kernel
- * knows without asking us.
+ * deal. Root may do that; unprivileged mounts keep the kernel's default.
  */
-static int open_readahead(const char *mountpoint)
+static int open_readahead(const FlMountpoint *mountpoint)
 {
-    g_autofree char *path = NULL;
-    struct statx st;
-    int fd;
+    g_autofree char *path =
+        g_strdup_printf("/sys/class/bdi/%s/read_ahead_kb", fl_mountpoint_device(mountpoint));
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
 
-    if (statx(AT_FDCWD, mountpoint, AT_STATX_DONT_SYNC, 0, &st) != 0)
-        return -1;
-    path =
-        g_strdup_printf("/sys/class/bdi/%u:%u/read_ahead_kb", st.stx_dev_major, st.stx_dev_minor);
-    fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         g_debug("the kernel's readahead stays as it is: %s", g_strerror(errno));
     return fd;
@@ -155,6 +150,16 @@ static void add_options(struct fuse_args *args, const FlSessionOptions *options)
     }
 }
 
+static FlKeeper *start_keeper(const FlSession *session, const FlSessionOptions *options,
+                              GError **error)
+{
+    FlKeeperSpec spec = {.mountpoint = session->mountpoint,
+                         .pidfile = options->pidfile,
+                         .sockets = options->sockets};
+
+    return fl_keeper_start(&spec, error);
+}
+
 FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error)
 {
     g_autoptr(FlSession) session = g_new0(FlSession, 1);
@@ -179,10 +184,13 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
         return NULL;
     }
     session->mounted = true;
-    session->unmounter = fl_unmounter_new(options->mountpoint, error);
-    if (session->unmounter == NULL)
+    session->mountpoint = fl_mountpoint_new(options->mountpoint, error);
+    if (session->mountpoint == NULL)
         return NULL;
-    session->readahead = open_readahead(options->mountpoint);
+    session->keeper = start_keeper(session, options, error);
+    if (session->keeper == NULL)
+        return NULL;
+    session->readahead = open_readahead(session->mountpoint);
 
     fd = fuse_session_fd(session->fuse);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
@@ -216,7 +224,7 @@ static void unmount(FlSession *session)
     struct pollfd fd = {.fd = fuse_session_fd(session->fuse)};
     int pipe_fds[2];
 
-    if (session->unmounter == NULL || (poll(&fd, 1, 0) == 1 && (fd.revents & POLLERR)) ||
+    if (session->keeper == NULL || (poll(&fd, 1, 0) == 1 && (fd.revents & POLLERR)) ||
         pipe2(pipe_fds, O_CLOEXEC) < 0)
         return;
     /* libfuse, which has something to free yet, takes a descriptor in error for a mount that is
@@ -224,7 +232,15 @@ static void unmount(FlSession *session)
     close(pipe_fds[0]);
     dup3(pipe_fds[1], fd.fd, O_CLOEXEC);
     close(pipe_fds[1]);
-    fl_unmounter_run(session->unmounter);
+    if (!fl_keeper_unmount(session->keeper))
+        g_warning(
+            "the mount is not at its mount point any more, or cannot be unmounted: it is left "
+            "without its daemon; find it in /proc/self/mounts, and umount -l it");
+}
+
+void fl_session_remove_pidfile(FlSession *session)
+{
+    fl_keeper_remove_pidfile(session->keeper);
 }
 
 void fl_session_unmount(FlSession *session)
@@ -249,7 +265,8 @@ void fl_session_free(FlSession *session)
     fl_ops_free(session->ops);
     g_clear_pointer(&session->loop, g_main_loop_unref);
     free(session->buf.mem);
-    fl_unmounter_free(session->unmounter);
+    fl_keeper_free(session->keeper);
+    fl_mountpoint_free(session->mountpoint);
     if (session->readahead >= 0)
         close(session->readahead);
     g_free(session);

@@ -121,6 +121,53 @@ class Life(lib.TestCase):
                 self.assertEqual(lib.is_mounted(mount.point), killed)
                 lib.attempt("umount", mount.point)
 
+    def move_away(self, mount, parent):
+        """Renames PARENT of the mount point and puts a link to another mount in its place."""
+        victim = self.mkdir("victim")
+        lib.run("mount", "-t", "tmpfs", "tmpfs", victim)
+        self.defer(lib.attempt, "umount", "-l", victim)
+        os.rename(parent, parent + ".moved")
+        os.mkdir(parent)
+        os.symlink(victim, mount.point)
+        return victim, os.path.join(parent + ".moved", os.path.basename(mount.point))
+
+    def test_only_its_own_mount_is_unmounted(self):
+        """The mount, not what its path leads to by now: who owns a parent can move it away."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to mount something else")
+        parent = self.mkdir("parent")
+        os.mkdir(parent + "/mnt")
+        mount = self.mount(self.image, point=parent + "/mnt")
+        victim, moved = self.move_away(mount, parent)
+        self.defer(lib.attempt, "umount", "-l", moved)
+        self.assertTrue(lib.is_mounted(moved))
+        os.kill(mount.pid, signal.SIGTERM)
+        mount.check_gone()
+        self.assertTrue(lib.is_mounted(victim), "unmounted something else")
+        self.assertFalse(lib.is_mounted(moved), "its own mount is left")
+
+    def test_what_was_mounted_over_it_stays(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to mount something else")
+        mount = self.mount(self.image)
+        lib.run("mount", "-t", "tmpfs", "tmpfs", mount.point)
+        os.kill(mount.pid, signal.SIGTERM)
+        for pidfd in mount.processes.values():
+            lib.wait_gone(pidfd, "a process of the mount")
+        lib.run("mountpoint", "-q", mount.point)
+        lib.run("umount", mount.point)
+        lib.attempt("umount", "-l", mount.point)
+
+    def test_a_pid_file_of_somebody_else_stays(self):
+        mount = self.mount(self.image)
+        with open(mount.pidfile, "w") as f:
+            f.write("1\n")
+        os.kill(mount.pid, signal.SIGTERM)
+        for pidfd in mount.processes.values():
+            lib.wait_gone(pidfd, "a process of the mount")
+        with open(mount.pidfile) as f:
+            self.assertEqual(f.read(), "1\n")
+
     @staticmethod
     def names(pid, path):
         """Whether the command line of process PID has PATH."""
