@@ -47,10 +47,11 @@ struct FlRead {
     /* Private to disk/. */
     GList link;
     struct FlConn *conn;
-    int error;       /* what the server said */
-    size_t arrived;  /* bytes of the reply */
-    gint64 since;    /* when it was asked for, or, if it is held, answered */
-    uint64_t number; /* of the question about it, if it is held */
+    struct FlPread *pread; /* what libnbd has of it; NULL: nothing */
+    int error;             /* what the server said */
+    unsigned faults;       /* replies that were against the protocol */
+    gint64 since;          /* when it was asked for, or, if it is held, answered */
+    uint64_t number;       /* of the question about it, if it is held */
 };
 
 /* Takes over INFO. */

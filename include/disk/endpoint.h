@@ -71,7 +71,7 @@ GPtrArray *fl_endpoint_export(FlEndpoint *endpoint, const char *name, const FlWa
 
 /*
  * A connection in transmission phase to EXPORT with CONTEXTS (NULL-terminated, may be NULL)
- * negotiated as far as the server has them. Free it with nbd_close().
+ * negotiated as far as the server has them. Free it with fl_nbd_close().
  */
 struct nbd_handle *fl_endpoint_open(FlEndpoint *endpoint, const char *export,
                                     const char *const *contexts, const FlWait *wait,
@@ -81,3 +81,5 @@ struct nbd_handle *fl_endpoint_open(FlEndpoint *endpoint, const char *export,
  * rest is made of. */
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
                  void *opaque, const FlWait *wait, GError **error);
+/* Says good-bye, as far as that goes without waiting, and closes the connection. NULL is fine. */
+void fl_nbd_close(struct nbd_handle *nbd);

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "conn.h"
 
+#include "pread.h"
+
 #include <errno.h>
 
 /* Answers that are taken in one turn of the loop. */
 #define TURN_BYTES (256u << 10)
+/* Replies to one read that are against the protocol, each on a connection of its own. */
+#define FAULTS_MAX 2
 
 typedef struct {
     GSource source;
@@ -20,35 +24,34 @@ struct FlConn {
     GIOCondition events;
     GQueue under_way; /* of FlRead, by their links */
     GQueue answered;  /* answered inside libnbd, not told yet */
-    bool sending;     /* inside nbd_aio_pread() */
+    bool wrong;       /* the server broke the protocol */
     uint64_t bytes;   /* of what is under way */
     gint64 last_sign;
     bool telling; /* what is answered meanwhile is told without another turn of the loop */
 };
 
 /* Called inside libnbd: only notes the answer, since the owner may want to call libnbd. */
-static int read_done(void *opaque, int *error)
+static void read_done(void *opaque, int error)
 {
     FlRead *read = opaque;
     FlConn *conn = read->conn;
 
-    read->error = *error == 0 && read->arrived != read->length ? EPROTO : *error;
+    read->error = error;
     g_queue_unlink(&conn->under_way, &read->link);
     g_queue_push_tail_link(&conn->answered, &read->link);
     conn->bytes -= read->length;
-    /* A command that fails while it is being sent is still looked at by libnbd (1.14) for its
-     * return value. The connection is dead then, and the command goes with it. */
-    return !conn->sending;
+    if (error != FL_PREAD_WRONG)
+        return;
+    conn->wrong = true;
+    if (++read->faults >= FAULTS_MAX)
+        read->error = EPROTO;
 }
 
-/* Called inside libnbd for each part of a reply. libnbd lets a server leave some out, and what was
- * not sent is whatever the buffer held before. */
-static int chunk_arrived(void *opaque, const void *buf, size_t length, uint64_t offset,
-                         unsigned status, int *error)
+/* Lets go of what libnbd has of READ. */
+static void let_go(FlRead *read)
 {
-    if (status == LIBNBD_READ_DATA || status == LIBNBD_READ_HOLE)
-        ((FlRead *)opaque)->arrived += length;
-    return 0;
+    fl_pread_abandon(read->pread);
+    read->pread = NULL;
 }
 
 /* libnbd is asked what it waits for before every poll, because any call may have changed it. */
@@ -83,7 +86,15 @@ static bool is_dead(const FlConn *conn)
 /* A server that is shutting down says so in answers: they are asked again elsewhere. */
 static bool is_lost(const FlConn *conn, int error)
 {
-    return error != 0 && (error == ESHUTDOWN || error == ENOTCONN || is_dead(conn));
+    return error == FL_PREAD_WRONG || error == ESHUTDOWN || error == ENOTCONN ||
+           (error != 0 && error != EPROTO && is_dead(conn));
+}
+
+static const char *why_lost(const FlConn *conn, bool dead)
+{
+    return conn->wrong ? "a reply did not bring exactly the bytes that were asked for"
+           : dead      ? "the connection was lost"
+                       : "the server is shutting down";
 }
 
 /* Tells the owner what was answered. CONN may be gone afterwards. */
@@ -97,6 +108,7 @@ static void tell(FlConn *conn)
     for (GList *l; (l = g_queue_pop_head_link(&conn->answered)) != NULL;) {
         FlRead *read = l->data;
 
+        let_go(read);
         if (is_lost(conn, read->error))
             g_queue_push_tail_link(&left, l);
         else
@@ -104,10 +116,8 @@ static void tell(FlConn *conn)
     }
     conn->telling = false;
     dead = is_dead(conn);
-    if (dead || left.length > 0)
-        conn->ops->lost(conn, &left,
-                        dead ? "the connection was lost" : "the server is shutting down",
-                        conn->opaque);
+    if (dead || conn->wrong || left.length > 0)
+        conn->ops->lost(conn, &left, why_lost(conn, dead), conn->opaque);
 }
 
 static gboolean conn_dispatch(GSource *source, GSourceFunc callback, gpointer data)
@@ -162,10 +172,13 @@ void fl_conn_free(FlConn *conn, GQueue *left)
 {
     g_source_destroy(conn->source);
     g_source_unref(conn->source);
+    /* Nothing is noted any more: nbd_close() may call what is under way done. */
+    for (GList *l = conn->under_way.head; l != NULL; l = l->next)
+        let_go(l->data);
+    for (GList *l = conn->answered.head; l != NULL; l = l->next)
+        let_go(l->data);
     /* First, so that no buffer is written any more when its owner hears of it. */
-    if (nbd_aio_is_ready(conn->nbd))
-        nbd_aio_disconnect(conn->nbd, 0);
-    nbd_close(conn->nbd);
+    fl_nbd_close(conn->nbd);
     for (GList *l; (l = g_queue_pop_head_link(&conn->answered)) != NULL;)
         g_queue_push_tail_link(left, l);
     for (GList *l; (l = g_queue_pop_head_link(&conn->under_way)) != NULL;)
@@ -175,25 +188,14 @@ void fl_conn_free(FlConn *conn, GQueue *left)
 
 void fl_conn_read(FlConn *conn, FlRead *read)
 {
-    nbd_completion_callback done = {.callback = read_done, .user_data = read};
-    nbd_chunk_callback chunk = {.callback = chunk_arrived, .user_data = read};
-    int64_t sent;
-
     if (conn->under_way.length == 0)
         conn->last_sign = g_get_monotonic_time();
     read->conn = conn;
     read->error = 0;
-    read->arrived = 0;
     g_queue_push_tail_link(&conn->under_way, &read->link);
     conn->bytes += read->length;
-    conn->sending = true;
-    sent =
-        nbd_aio_pread_structured(conn->nbd, read->buf, read->length, read->offset, chunk, done, 0);
-    conn->sending = false;
-    if (sent < 0) {
-        int error = nbd_get_errno() != 0 ? nbd_get_errno() : EIO;
-        read_done(read, &error);
-    }
+    read->pread =
+        fl_pread_start(conn->nbd, read->buf, read->length, read->offset, read_done, read);
     /* libnbd may have answered at once, when it found the connection dead. */
     if (conn->answered.length > 0 && !conn->telling)
         g_source_set_ready_time(conn->source, 0);

@@ -410,8 +410,7 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
     disk->workers--;
     disk->connecting = 0;
     if (disk->failure != NULL || disk->suspended) {
-        if (nbd != NULL)
-            nbd_close(nbd);
+        fl_nbd_close(nbd);
         return;
     }
     if (nbd == NULL) {
@@ -499,6 +498,8 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
 
     disk->resting = false;
     read->link = (GList){.data = read};
+    read->pread = NULL;
+    read->faults = 0;
     read->since = g_get_monotonic_time();
     if (disk->failure == NULL && awkward && fl_read_unaligned(disk, read))
         return;

@@ -154,6 +154,17 @@ bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, vo
     return true;
 }
 
+void fl_nbd_close(struct nbd_handle *nbd)
+{
+    if (nbd == NULL)
+        return;
+    if (nbd_aio_is_negotiating(nbd))
+        nbd_aio_opt_abort(nbd);
+    else if (nbd_aio_is_ready(nbd))
+        nbd_aio_disconnect(nbd, 0);
+    nbd_close(nbd);
+}
+
 static bool is_connected(struct nbd_handle *nbd, void *opaque)
 {
     return nbd_aio_is_negotiating(nbd) || nbd_aio_is_ready(nbd);
@@ -204,14 +215,38 @@ static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured
     return NULL;
 }
 
-/* An option under way: what its completion leaves behind. */
+/* An option under way: what its completion leaves behind. It belongs to libnbd as well, for as long
+ * as that may call back. */
 typedef struct {
+    gatomicrefcount refs;
     bool done;
-    int error; /* errno, 0 for success */
-    GPtrArray *strings;
+    int error;          /* errno, 0 for success */
+    GPtrArray *strings; /* NULL: it is not of a kind that lists */
     unsigned limit;
     bool over; /* there were more strings than that */
 } Option;
+
+static Option *option_new(unsigned limit)
+{
+    Option *option = g_new0(Option, 1);
+
+    g_atomic_ref_count_init(&option->refs);
+    option->limit = limit;
+    option->strings = limit > 0 ? g_ptr_array_new_with_free_func(g_free) : NULL;
+    return option;
+}
+
+static void option_unref(void *opaque)
+{
+    Option *option = opaque;
+
+    if (!g_atomic_ref_count_dec(&option->refs))
+        return;
+    if (option->strings != NULL)
+        g_ptr_array_unref(option->strings);
+    g_free(option);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Option, option_unref)
 
 static int option_done(void *opaque, int *error)
 {
@@ -261,16 +296,18 @@ static bool option_wait(struct nbd_handle *nbd, int started, Option *option, con
 
 static nbd_completion_callback completion(Option *option)
 {
-    return (nbd_completion_callback){.callback = option_done, .user_data = option};
+    g_atomic_ref_count_inc(&option->refs);
+    return (nbd_completion_callback){
+        .callback = option_done, .user_data = option, .free = option_unref};
 }
 
 static bool option_go(struct nbd_handle *nbd, const FlWait *wait, GError **error)
 {
-    Option option = {0};
+    g_autoptr(Option) option = option_new(0);
 
     if (nbd_aio_is_ready(nbd))
         return true;
-    return option_wait(nbd, nbd_aio_opt_go(nbd, completion(&option)), &option, wait, error);
+    return option_wait(nbd, nbd_aio_opt_go(nbd, completion(option)), option, wait, error);
 }
 
 /* The names that the server lists; NULL where it does not list any. False with an error if they are
@@ -278,15 +315,16 @@ static bool option_go(struct nbd_handle *nbd, const FlWait *wait, GError **error
 static bool list_names(struct nbd_handle *nbd, const FlWait *wait, GPtrArray **names_out,
                        GError **error)
 {
-    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
-    Option option = {.strings = names, .limit = FL_EXPORTS_MAX};
-    nbd_list_callback list = {.callback = list_export, .user_data = &option};
+    g_autoptr(Option) option = option_new(FL_EXPORTS_MAX);
+    nbd_list_callback list = {.callback = list_export, .user_data = option, .free = option_unref};
 
-    if (nbd_aio_is_negotiating(nbd) &&
-        option_wait(nbd, nbd_aio_opt_list(nbd, list, completion(&option)), &option, wait, NULL) &&
-        names->len > 0)
-        *names_out = g_steal_pointer(&names);
-    return !option.over || fl_fail(error, "the server has more than %u exports", FL_EXPORTS_MAX);
+    if (!nbd_aio_is_negotiating(nbd))
+        return true;
+    g_atomic_ref_count_inc(&option->refs);
+    if (option_wait(nbd, nbd_aio_opt_list(nbd, list, completion(option)), option, wait, NULL) &&
+        option->strings->len > 0)
+        *names_out = g_ptr_array_ref(option->strings);
+    return !option->over || fl_fail(error, "the server has more than %u exports", FL_EXPORTS_MAX);
 }
 
 static uint32_t block_size(struct nbd_handle *nbd, int which, uint32_t fallback)
@@ -327,16 +365,17 @@ static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const Fl
                               GError **error)
 {
     g_autoptr(FlExportInfo) info = NULL;
-    Option asked = {0};
-    Option listed = {.limit = FL_CONTEXTS_MAX};
-    nbd_context_callback list = {.callback = list_context, .user_data = &listed};
+    g_autoptr(Option) asked = option_new(0);
+    g_autoptr(Option) listed = option_new(FL_CONTEXTS_MAX);
+    nbd_context_callback list = {
+        .callback = list_context, .user_data = listed, .free = option_unref};
 
     if (nbd_set_export_name(nbd, name) < 0) {
         fl_fail(error, "export \"%s\": %s", name, nbd_get_error());
         return NULL;
     }
-    if (!option_wait(nbd, nbd_aio_opt_info(nbd, completion(&asked)), &asked, wait, error)) {
-        if (asked.done && asked.error != ENOENT)
+    if (!option_wait(nbd, nbd_aio_opt_info(nbd, completion(asked)), asked, wait, error)) {
+        if (asked->done && asked->error != ENOENT)
             g_clear_error(error);
         return NULL;
     }
@@ -344,12 +383,16 @@ static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const Fl
     if (info == NULL)
         return NULL;
 
-    /* Refused by servers without structured replies: the disk then has no maps. */
-    listed.strings = info->contexts;
-    if (!option_wait(nbd, nbd_aio_opt_list_meta_context(nbd, list, completion(&listed)), &listed,
-                     wait, NULL))
-        g_ptr_array_set_size(info->contexts, 0);
-    if (listed.over) {
+    /* Without structured replies no server gives a context, though some list them. */
+    if (nbd_get_structured_replies_negotiated(nbd) <= 0)
+        return g_steal_pointer(&info);
+    g_atomic_ref_count_inc(&listed->refs);
+    if (option_wait(nbd, nbd_aio_opt_list_meta_context(nbd, list, completion(listed)), listed,
+                    wait, NULL)) {
+        g_ptr_array_unref(info->contexts);
+        info->contexts = g_ptr_array_ref(listed->strings);
+    }
+    if (listed->over) {
         fl_fail(error, "export \"%s\" has more than %u meta contexts", name, FL_CONTEXTS_MAX);
         return NULL;
     }
@@ -371,8 +414,7 @@ static FlExportInfo *enter_info(FlEndpoint *endpoint, const char *name, const Fl
         if (nbd_can_meta_context(nbd, *c) > 0)
             g_ptr_array_add(info->contexts, g_strdup(*c));
     }
-    nbd_shutdown(nbd, 0);
-    nbd_close(nbd);
+    fl_nbd_close(nbd);
     return info;
 }
 
@@ -453,9 +495,7 @@ GPtrArray *fl_endpoint_export(FlEndpoint *endpoint, const char *name, const FlWa
         name = named != NULL && *named != '\0' ? named : NULL;
     }
     ok = find_exports(endpoint, nbd, name, exports, wait, error);
-    if (nbd_aio_is_negotiating(nbd))
-        nbd_aio_opt_abort(nbd);
-    nbd_close(nbd);
+    fl_nbd_close(nbd);
     return ok ? g_steal_pointer(&exports) : NULL;
 }
 

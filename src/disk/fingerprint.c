@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fingerprint.h"
 
+#include "pread.h"
+
 #include <string.h>
 
 #define WITNESSES 8
 #define BYTES     4096u
-#define SLOT      (64u << 10) /* the largest block size that a server may ask for */
 
 typedef struct {
     uint64_t offset;
@@ -53,61 +54,36 @@ void fl_fingerprint_note(FlFingerprint *fingerprint, const FlRead *read, const F
     checksum(kept->checksum, read->buf, kept->length);
 }
 
-typedef struct {
-    unsigned waiting;
-    bool sending; /* inside nbd_aio_pread() */
-    int error;
-} Reads;
-
-static int read_done(void *opaque, int *error)
+static bool is_same(const FlFingerprint *fingerprint, FlPread *const *preads)
 {
-    Reads *reads = opaque;
-
-    reads->waiting--;
-    if (*error != 0)
-        reads->error = *error;
-    /* What fails while it is being sent must not be freed yet: see read_done() in conn.c. */
-    return !reads->sending;
-}
-
-static bool all_done(struct nbd_handle *nbd, void *opaque)
-{
-    return ((const Reads *)opaque)->waiting == 0;
-}
-
-bool fl_fingerprint_check(const FlFingerprint *fingerprint, struct nbd_handle *nbd,
-                          const FlWait *wait, GError **error)
-{
-    Reads reads = {0};
-    nbd_completion_callback done = {.callback = read_done, .user_data = &reads};
-    g_autofree char *buf = g_try_malloc0(WITNESSES * SLOT);
-    bool same = true;
-
-    if (buf == NULL)
-        return fl_fail_lost(error, "there is no memory to look at it");
-    for (unsigned i = 0; i < WITNESSES; i++) {
-        const Witness *kept = &fingerprint->kept[i];
-
-        if (kept->length == 0)
-            continue;
-        reads.waiting++;
-        reads.sending = true;
-        if (nbd_aio_pread(nbd, buf + i * SLOT, kept->length, kept->offset, done, 0) < 0)
-            return fl_fail_lost(error, "%s", nbd_get_error());
-        reads.sending = false;
-    }
-    if (!fl_nbd_wait(nbd, all_done, &reads, wait, error))
-        return false;
-    if (reads.error != 0)
-        return fl_fail_lost(error, "it cannot be read: %s", g_strerror(reads.error));
     for (unsigned i = 0; i < WITNESSES; i++) {
         const Witness *kept = &fingerprint->kept[i];
         char now[41];
 
         if (kept->length == 0)
             continue;
-        checksum(now, buf + i * SLOT, kept->length);
-        same = same && strcmp(now, kept->checksum) == 0;
+        checksum(now, fl_pread_bytes(preads[i]), kept->length);
+        if (strcmp(now, kept->checksum) != 0)
+            return false;
     }
+    return true;
+}
+
+bool fl_fingerprint_check(const FlFingerprint *fingerprint, struct nbd_handle *nbd,
+                          const FlWait *wait, GError **error)
+{
+    FlSpan spans[WITNESSES];
+    FlPread *preads[WITNESSES];
+    bool same;
+
+    for (unsigned i = 0; i < WITNESSES; i++) {
+        const Witness *kept = &fingerprint->kept[i];
+        spans[i] = (FlSpan){.start = kept->offset, .end = kept->offset + kept->length};
+    }
+    if (!fl_pread_spans(nbd, spans, WITNESSES, preads, wait, error))
+        return false;
+    same = is_same(fingerprint, preads);
+    for (unsigned i = 0; i < WITNESSES; i++)
+        fl_pread_abandon(preads[i]);
     return same || fl_fail_changed(error, "bytes that were read have changed");
 }

@@ -41,11 +41,10 @@ static void connect_worker(GTask *task, gpointer object, gpointer data, GCancell
     wait.deadline = g_get_monotonic_time() + wait.seconds * G_USEC_PER_SEC;
     nbd = fl_endpoint_open(peer->endpoint, peer->info->name, contexts, &wait, &error);
     if (nbd != NULL && is_same(nbd, connect, &wait, &error)) {
-        g_task_return_pointer(task, nbd, (GDestroyNotify)nbd_close);
+        g_task_return_pointer(task, nbd, (GDestroyNotify)fl_nbd_close);
         return;
     }
-    if (nbd != NULL)
-        nbd_close(nbd);
+    fl_nbd_close(nbd);
     g_task_return_error(task, error);
 }
 

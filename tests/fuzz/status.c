@@ -3,7 +3,7 @@
 #include "fuzz.h"
 
 /* The replies are taken in by static functions, which libnbd would call. */
-#include "../../src/disk/blockstatus.c" // NOLINT
+#include "../../src/disk/walk.c" // NOLINT
 
 static uint32_t take(const uint8_t **data, size_t *size)
 {
@@ -34,11 +34,14 @@ static void check_map(FlMapBuilder *builder, uint64_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const contexts[] = {ALLOCATION, BITMAP_PREFIX "b", NULL};
+    static const char *const contexts[] = {"base:allocation", "qemu:dirty-bitmap:b", NULL};
     uint64_t disk_size = ((uint64_t)take(&data, &size) << 32 | take(&data, &size)) >> 1;
     FlMapBuilder *builders[] = {fl_map_builder_new(), fl_map_builder_new()};
-    Walk walk = {
-        .contexts = contexts, .ncontexts = 2, .disk_size = disk_size, .block = 1, .nsegments = 1};
+    Walk walk = {.contexts = (char **)contexts,
+                 .ncontexts = 2,
+                 .disk_size = disk_size,
+                 .block = 1,
+                 .nsegments = 1};
     Segment segment = {.walk = &walk, .end = disk_size, .builders = builders};
     int error = 0;
 

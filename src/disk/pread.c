@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "pread.h"
+
+#include "reply.h"
+
+#include <errno.h>
+
+struct FlPread {
+    gatomicrefcount refs; /* of who asked, and of libnbd for each callback */
+    FlPreadDone done;     /* NULL: it was called, or nobody wants to hear */
+    void *opaque;
+    uint64_t length, offset;
+    FlReply reply;
+    bool sending; /* inside nbd_aio_pread_structured() */
+    char bytes[]; /* none, if those who asked have a buffer */
+};
+
+static void pread_unref(void *opaque)
+{
+    FlPread *pread = opaque;
+
+    if (!g_atomic_ref_count_dec(&pread->refs))
+        return;
+    fl_reply_clear(&pread->reply);
+    g_free(pread);
+}
+
+static void tell(FlPread *pread, int error)
+{
+    FlPreadDone done = pread->done;
+
+    pread->done = NULL;
+    if (done != NULL)
+        done(pread->opaque, error);
+}
+
+static int chunk_arrived(void *opaque, const void *buf, size_t length, uint64_t offset,
+                         unsigned status, int *error)
+{
+    if (status == LIBNBD_READ_DATA || status == LIBNBD_READ_HOLE)
+        fl_reply_add(&((FlPread *)opaque)->reply, offset, length);
+    return 0;
+}
+
+static int command_done(void *opaque, int *error)
+{
+    FlPread *pread = opaque;
+    /* EPROTO is libnbd's own word: NBD has no number for it. */
+    bool wrong = *error == EPROTO ||
+                 (*error == 0 && !fl_reply_is(&pread->reply, pread->offset, pread->length));
+    /* A command that fails while it is being sent is still looked at by libnbd (1.14) for its
+     * return value. The connection is dead then, and the command goes with it. */
+    bool retire = !pread->sending;
+
+    tell(pread, wrong ? FL_PREAD_WRONG : *error);
+    return retire;
+}
+
+FlPread *fl_pread_start(struct nbd_handle *nbd, void *buf, uint64_t length, uint64_t offset,
+                        FlPreadDone done, void *opaque)
+{
+    FlPread *pread = g_malloc0(sizeof *pread + (buf == NULL ? length : 0));
+    nbd_chunk_callback chunk = {
+        .callback = chunk_arrived, .user_data = pread, .free = pread_unref};
+    nbd_completion_callback completion = {
+        .callback = command_done, .user_data = pread, .free = pread_unref};
+
+    g_atomic_ref_count_init(&pread->refs);
+    g_atomic_ref_count_inc(&pread->refs);
+    g_atomic_ref_count_inc(&pread->refs);
+    pread->done = done;
+    pread->opaque = opaque;
+    pread->length = length;
+    pread->offset = offset;
+    pread->sending = true;
+    if (nbd_aio_pread_structured(nbd, buf != NULL ? buf : pread->bytes, length, offset, chunk,
+                                 completion, 0) < 0)
+        tell(pread, nbd_get_errno() != 0 ? nbd_get_errno() : EIO);
+    pread->sending = false;
+    return pread;
+}
+
+const void *fl_pread_bytes(const FlPread *pread)
+{
+    return pread->bytes;
+}
+
+void fl_pread_abandon(FlPread *pread)
+{
+    if (pread == NULL)
+        return;
+    pread->done = NULL;
+    pread_unref(pread);
+}
+
+/* Reads that are waited for. */
+typedef struct {
+    unsigned waiting;
+    int error;
+} Reads;
+
+static void count_down(void *opaque, int error)
+{
+    Reads *reads = opaque;
+
+    reads->waiting--;
+    if (error != 0)
+        reads->error = error;
+}
+
+static bool all_done(struct nbd_handle *nbd, void *opaque)
+{
+    return ((const Reads *)opaque)->waiting == 0;
+}
+
+bool fl_pread_spans(struct nbd_handle *nbd, const FlSpan *spans, unsigned n, FlPread **preads,
+                    const FlWait *wait, GError **error)
+{
+    Reads reads = {0};
+    bool ok;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t length = spans[i].end - spans[i].start;
+
+        reads.waiting += length > 0;
+        preads[i] = length > 0 ? fl_pread_start(nbd, NULL, length, spans[i].start, count_down,
+                                                &reads)
+                               : NULL;
+    }
+    ok = fl_nbd_wait(nbd, all_done, &reads, wait, error);
+    if (ok && reads.error == FL_PREAD_WRONG)
+        ok = fl_fail_lost(error, "a reply did not bring exactly the bytes that were asked for");
+    else if (ok && reads.error != 0)
+        ok = fl_fail_lost(error, "it cannot be read: %s", g_strerror(reads.error));
+    for (unsigned i = 0; i < n && !ok; i++)
+        g_clear_pointer(&preads[i], fl_pread_abandon);
+    return ok;
+}

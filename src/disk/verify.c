@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "disk/blockstatus.h"
+#include "pread.h"
+#include "util/size.h"
+#include "walk.h"
+
+#include <string.h>
+
+#define ALLOCATION "base:allocation"
+#define SAMPLES    16
+#define ZEROS      4096u
+
+/*
+ * Whether one map of a disk may say NOW where it said KNOWN before. What is allocated is no matter
+ * of the disk's bytes: what a fleecing server copies before it is written is data from then on, and
+ * a range of a file that was preallocated and never written is data for as long as the page cache
+ * of the server's host has it.
+ */
+static bool is_type_kept(bool allocation, uint32_t known, uint32_t now)
+{
+    return known == now || allocation;
+}
+
+/* Whether PART, a map of the disk from START on, says what MAP says there. Of base:allocation, ZERO
+ * becomes the first range that was known to be zero and may be none any more, if there is one. */
+static bool agrees(const FlMap *map, const FlMap *part, uint64_t start, bool allocation,
+                   FlSpan *zero)
+{
+    for (size_t i = 0; i < fl_map_count(part); i++) {
+        FlExtent now = fl_map_get(part, i), known;
+        size_t index = fl_map_find(map, start + now.start);
+
+        do {
+            known = fl_map_get(map, index++);
+            if (!is_type_kept(allocation, known.type, now.type))
+                return false;
+            if (allocation && zero->end == 0 && (known.type & ~now.type & FL_ALLOC_ZERO) != 0)
+                *zero = (FlSpan){.start = MAX(known.start, start + now.start),
+                                 .end = MIN(known.end, start + now.end)};
+        } while (known.end < start + now.end);
+    }
+    return true;
+}
+
+/* The blocks of RANGE that are read of it; none if it does not hold a whole one. */
+static FlSpan first_blocks(FlSpan range, uint32_t block)
+{
+    uint64_t start = fl_div_up(range.start, block) * block;
+    uint64_t end = range.end / block * block;
+
+    if (range.end == 0 || start >= end)
+        return (FlSpan){0};
+    return (FlSpan){.start = start, .end = MIN(end, start + MAX(ZEROS, block))};
+}
+
+/* Whether the first bytes of RANGES, which were known to be zero, are so. */
+static bool are_zero(struct nbd_handle *nbd, const FlSpan ranges[SAMPLES], const FlWait *wait,
+                     GError **error)
+{
+    uint32_t block = (uint32_t)CLAMP(nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM), 1, 1 << 16);
+    FlSpan spans[SAMPLES];
+    FlPread *preads[SAMPLES];
+    bool zero = true;
+
+    for (guint i = 0; i < SAMPLES; i++)
+        spans[i] = first_blocks(ranges[i], block);
+    if (!fl_pread_spans(nbd, spans, SAMPLES, preads, wait, error))
+        return false;
+    for (guint i = 0; i < SAMPLES; i++) {
+        uint64_t length = spans[i].end - spans[i].start;
+        const char *bytes = length > 0 ? fl_pread_bytes(preads[i]) : NULL;
+
+        zero = zero && (length == 0 || (*bytes == 0 && memcmp(bytes, bytes + 1, length - 1) == 0));
+        fl_pread_abandon(preads[i]);
+    }
+    return zero || fl_fail_changed(error, "bytes where its map says zero have changed");
+}
+
+bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, const FlWait *wait,
+                            GError **error)
+{
+    g_autofree const char **contexts = fl_disk_maps_contexts(maps);
+    g_autofree const FlMap **known = NULL;
+    FlSpan ranges[SAMPLES], zeros[SAMPLES] = {0};
+    FlMapBuilder **builders;
+    const char *changed = NULL;
+    size_t bytes = 0;
+    guint n = 0;
+    bool refused;
+
+    for (guint i = 0; contexts[i] != NULL; i++) {
+        if (nbd_can_meta_context(nbd, contexts[i]) > 0)
+            contexts[n++] = contexts[i];
+        else if (!g_str_equal(contexts[i], ALLOCATION))
+            return fl_fail_changed(error, "the meta context %s has gone", contexts[i]);
+    }
+    contexts[n] = NULL;
+    known = g_new0(const FlMap *, n);
+    for (guint i = 0; i < n; i++)
+        known[i] = fl_disk_maps_find(maps, contexts[i]);
+    if (n == 0 || fl_map_size(known[0]) == 0)
+        return true;
+    for (guint i = 0; i < SAMPLES; i++) {
+        const FlMap *map = known[i % n];
+        FlExtent e = fl_map_get(map, fl_map_count(map) * i / SAMPLES);
+        ranges[i] =
+            (FlSpan){.start = e.start, .end = MIN(e.end, e.start + FL_WALK_REQUEST_MAX)};
+    }
+    builders = fl_walk(nbd, contexts, ranges, SAMPLES, &bytes, &refused, wait, error);
+    if (builders == NULL) {
+        /* An error may pass; the next connection will tell. */
+        if (refused && error != NULL)
+            (*error)->code = FL_ERROR_LOST;
+        return false;
+    }
+    for (guint i = 0; i < SAMPLES * n; i++) {
+        g_autoptr(FlMap) part = fl_map_builder_finish(builders[i]);
+        if (!agrees(known[i % n], part, ranges[i / n].start,
+                    g_str_equal(contexts[i % n], ALLOCATION), &zeros[i / n]))
+            changed = contexts[i % n];
+    }
+    g_free(builders);
+    if (changed != NULL)
+        return fl_fail_changed(error, "its map %s has changed", changed);
+    return are_zero(nbd, zeros, wait, error);
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "walk.h"
+
+#include "config.h"
+#include "disk/blockstatus.h"
+#include "util/size.h"
+
+#include <errno.h>
+
+/* A reply that moves on by less than so many bytes, without a new extent, is a crumb: a server that
+ * sends nothing else would never come to an end. */
+#define CRUMB_BYTES (UINT64_C(64) << 10)
+#define CRUMBS_MAX  (32u << 10)
+
+typedef struct Walk Walk;
+
+/* A range walked by one request after another. */
+typedef struct {
+    Walk *walk;
+    uint64_t start, end;
+    uint64_t at;             /* what every context is known up to */
+    FlMapBuilder **builders; /* by context */
+    bool busy;
+    bool grew; /* the reply that is coming in brought a new extent */
+} Segment;
+
+/* libnbd calls the callbacks of a request that is under way also from nbd_close(), or never, by
+ * version; so it has a share in the walk for each of them. */
+struct Walk {
+    gatomicrefcount refs;
+    bool abandoned; /* nobody wants to know any more */
+    char **contexts;
+    guint ncontexts;
+    uint64_t disk_size;
+    uint32_t block; /* the server's minimum: requests are rounded out to it */
+    Segment *segments;
+    guint nsegments;
+    FlMapBuilder **builders; /* by segment and then by context */
+    bool sending;      /* inside nbd_aio_block_status() */
+    size_t bytes;      /* of memory, for all maps of the export so far */
+    unsigned crumbs;   /* replies that told next to nothing */
+    int error;         /* the server's errno, once a request was refused */
+    const char *wrong; /* what is wrong with the server's replies; NULL: nothing yet */
+};
+
+static const char no_memory[] = "there is no memory for the map";
+
+static void walk_unref(Walk *walk)
+{
+    if (!g_atomic_ref_count_dec(&walk->refs))
+        return;
+    for (size_t i = 0; walk->builders != NULL && i < (size_t)walk->nsegments * walk->ncontexts; i++)
+        fl_map_builder_free(walk->builders[i]);
+    g_free(walk->builders);
+    g_free(walk->segments);
+    g_strfreev(walk->contexts);
+    g_free(walk);
+}
+
+static void segment_release(void *opaque)
+{
+    walk_unref(((Segment *)opaque)->walk);
+}
+
+static int context_index(const Walk *walk, const char *context)
+{
+    for (guint i = 0; i < walk->ncontexts; i++) {
+        if (g_str_equal(walk->contexts[i], context))
+            return (int)i;
+    }
+    return -1;
+}
+
+/* One range of a reply: what is known already is skipped, what goes past the segment is cut. */
+static void take_range(Segment *segment, int context, uint64_t start, uint64_t length,
+                       uint64_t flags)
+{
+    Walk *walk = segment->walk;
+    FlMapBuilder *builder = segment->builders[context];
+    size_t count = fl_map_builder_count(builder), bytes = fl_map_builder_bytes(builder);
+    uint64_t known = segment->start + fl_map_builder_size(builder);
+    uint64_t end = length > segment->end - start ? segment->end : start + length;
+
+    if (walk->wrong != NULL || end <= known)
+        return;
+    if (flags > UINT32_MAX)
+        walk->wrong = "a meta context uses flags of more than 32 bits";
+    else if (fl_map_builder_add(builder, end - known, (uint32_t)flags) < 0)
+        walk->wrong = no_memory;
+    segment->grew = segment->grew || fl_map_builder_count(builder) > count;
+    walk->bytes += fl_map_builder_bytes(builder) - bytes;
+    if (walk->bytes > FL_MAPS_MAX)
+        walk->wrong = "the maps have too many extents";
+}
+
+#ifdef HAVE_NBD_BLOCK_STATUS_64
+static int take_extents(void *opaque, const char *context, uint64_t offset, nbd_extent *entries,
+                        size_t count, int *error)
+{
+    Segment *segment = opaque;
+    int index = segment->walk->abandoned ? -1 : context_index(segment->walk, context);
+
+    for (size_t i = 0; i < count && index >= 0 && offset < segment->end; i++) {
+        take_range(segment, index, offset, entries[i].length, entries[i].flags);
+        offset =
+            entries[i].length > segment->end - offset ? segment->end : offset + entries[i].length;
+    }
+    return 0;
+}
+#else
+static int take_extents(void *opaque, const char *context, uint64_t offset, uint32_t *entries,
+                        size_t count, int *error)
+{
+    Segment *segment = opaque;
+    int index = segment->walk->abandoned ? -1 : context_index(segment->walk, context);
+
+    for (size_t i = 0; i + 1 < count && index >= 0 && offset < segment->end; i += 2) {
+        take_range(segment, index, offset, entries[i], entries[i + 1]);
+        offset = entries[i] > segment->end - offset ? segment->end : offset + entries[i];
+    }
+    return 0;
+}
+#endif
+
+static int request_done(void *opaque, int *error)
+{
+    Segment *segment = opaque;
+    Walk *walk = segment->walk;
+    uint64_t known = segment->end;
+    /* What fails while it is being sent must not be freed yet: see command_done() in pread.c. */
+    bool retire = !walk->sending;
+
+    if (walk->abandoned || !segment->busy)
+        return retire;
+    segment->busy = false;
+    for (guint i = 0; i < walk->ncontexts; i++)
+        known = MIN(known, segment->start + fl_map_builder_size(segment->builders[i]));
+    /* libnbd (1.16 on) cuts an extent at the end of the disk as we do, and then calls the whole
+     * reply wrong: EPROTO is its own word, NBD has no number for it. */
+    if (*error != 0 && (*error != EPROTO || known == segment->at)) {
+        walk->error = *error;
+        return retire;
+    }
+    if (walk->wrong == NULL && known == segment->at)
+        walk->wrong = "a block status reply tells nothing";
+    if (!segment->grew && known < segment->end && known - segment->at < CRUMB_BYTES &&
+        ++walk->crumbs > CRUMBS_MAX)
+        walk->wrong = "its block status replies tell next to nothing";
+    segment->at = known;
+    return retire;
+}
+
+static bool start_request(struct nbd_handle *nbd, Segment *segment, GError **error)
+{
+    uint32_t block = segment->walk->block;
+    uint64_t from = segment->at / block * block;
+    uint64_t to = MIN(fl_div_up(segment->end, block) * block, segment->walk->disk_size);
+    uint64_t length = MIN(to - from, FL_WALK_REQUEST_MAX);
+    nbd_completion_callback done = {
+        .callback = request_done, .user_data = segment, .free = segment_release};
+    int64_t sent;
+
+    g_atomic_ref_count_inc(&segment->walk->refs);
+    g_atomic_ref_count_inc(&segment->walk->refs);
+    segment->busy = segment->walk->sending = true;
+    segment->grew = false;
+#ifdef HAVE_NBD_BLOCK_STATUS_64
+    nbd_extent64_callback extents = {
+        .callback = take_extents, .user_data = segment, .free = segment_release};
+    sent = nbd_aio_block_status_64(nbd, length, from, extents, done, 0);
+#else
+    nbd_extent_callback extents = {
+        .callback = take_extents, .user_data = segment, .free = segment_release};
+    sent = nbd_aio_block_status(nbd, length, from, extents, done, 0);
+#endif
+    segment->walk->sending = false;
+    if (sent >= 0)
+        return true;
+    segment->busy = false;
+    return fl_fail_lost(error, "%s", nbd_get_error());
+}
+
+static bool none_busy(struct nbd_handle *nbd, void *opaque)
+{
+    const Walk *walk = opaque;
+
+    for (guint i = 0; i < walk->nsegments; i++) {
+        if (walk->segments[i].busy)
+            return false;
+    }
+    return true;
+}
+
+/* True as soon as a segment needs its next request, or nothing is left to wait for. */
+static bool one_idle(struct nbd_handle *nbd, void *opaque)
+{
+    const Walk *walk = opaque;
+
+    if (walk->error != 0 || walk->wrong != NULL)
+        return true;
+    for (guint i = 0; i < walk->nsegments; i++) {
+        if (!walk->segments[i].busy && walk->segments[i].at < walk->segments[i].end)
+            return true;
+    }
+    return none_busy(nbd, opaque);
+}
+
+/* Whether ERROR is the end of the connection and not an answer. */
+static bool is_gone(struct nbd_handle *nbd, int error)
+{
+    return error == ESHUTDOWN || error == ENOTCONN || nbd_aio_is_dead(nbd) ||
+           nbd_aio_is_closed(nbd);
+}
+
+static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GError **error)
+{
+    bool ok = true;
+
+    for (;;) {
+        bool started = false;
+
+        for (guint i = 0; i < walk->nsegments && ok; i++) {
+            Segment *segment = &walk->segments[i];
+            if (segment->busy || segment->at >= segment->end)
+                continue;
+            ok = start_request(nbd, segment, error);
+            started = true;
+        }
+        if (!ok || (!started && none_busy(nbd, walk)))
+            break;
+        if (!fl_nbd_wait(nbd, one_idle, walk, wait, error))
+            return false;
+        if (walk->error != 0 || walk->wrong != NULL) {
+            ok = walk->wrong != NULL ? fl_fail(error, "%s", walk->wrong)
+                 : is_gone(nbd, walk->error)
+                     ? fl_fail_lost(error, "the server closed the connection")
+                     : fl_fail(error, "%s", g_strerror(walk->error));
+            break;
+        }
+    }
+    return ok;
+}
+
+FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, const FlSpan *spans,
+                       guint n, size_t *bytes, bool *refused, const FlWait *wait, GError **error)
+{
+    Walk *walk = g_new0(Walk, 1);
+    FlMapBuilder **builders = NULL;
+    size_t nbuilders;
+
+    g_atomic_ref_count_init(&walk->refs);
+    walk->contexts = g_strdupv((char **)contexts);
+    walk->ncontexts = g_strv_length(walk->contexts);
+    walk->disk_size = (uint64_t)nbd_get_size(nbd);
+    walk->block = (uint32_t)CLAMP(nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM), 1, 1 << 16);
+    walk->nsegments = n;
+    walk->bytes = *bytes;
+    walk->segments = g_new0(Segment, n);
+    nbuilders = (size_t)n * walk->ncontexts;
+    walk->builders = g_new(FlMapBuilder *, nbuilders);
+    for (size_t i = 0; i < nbuilders; i++)
+        walk->builders[i] = fl_map_builder_new();
+    for (guint i = 0; i < n; i++) {
+        Segment *segment = &walk->segments[i];
+        segment->walk = walk;
+        segment->start = segment->at = spans[i].start;
+        segment->end = spans[i].end;
+        segment->builders = walk->builders + (size_t)i * walk->ncontexts;
+    }
+
+    *refused = false;
+    if (run_walk(nbd, walk, wait, error)) {
+        builders = g_steal_pointer(&walk->builders);
+        *bytes = walk->bytes;
+    } else {
+        *refused = walk->error != 0 && walk->wrong == NULL && !is_gone(nbd, walk->error);
+    }
+    walk->abandoned = true;
+    walk_unref(walk);
+    return builders;
+}

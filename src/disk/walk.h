@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Walking ranges of a disk by block status, with a request for each under way. Private to disk/.
+ *
+ * What a server replies is checked here: see disk/blockstatus.h. Blocks; for workers.
+ */
+#pragma once
+
+#include "disk/endpoint.h"
+#include "map/map.h"
+
+/* A request names at most 2^32-1 bytes; kept to a multiple of every block size. */
+#define FL_WALK_REQUEST_MAX (UINT64_C(2) << 30)
+
+/* The range [start, end) of the disk. */
+typedef struct {
+    uint64_t start, end;
+} FlSpan;
+
+/*
+ * Walks N ranges for all CONTEXTS, which NBD has negotiated. The builders that are returned hold
+ * what was told of each range, by range and then by context; NULL with an error. BYTES is what the
+ * maps of the export take, and is kept. REFUSED tells a server that replied with an error from all
+ * other failures. After a failure NBD can only be closed.
+ */
+FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, const FlSpan *spans,
+                       guint n, size_t *bytes, bool *refused, const FlWait *wait, GError **error);
