@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The clusters of a qcow2 image, by docs/interop/qcow2 of QEMU.
+
+qemu-img needs a process for each question and a level of nesting for each increment: a chain of
+thousands needs neither here. All that is read is checked against the file's own size.
+"""
+import array
+import os
+import struct
+import sys
+from typing import NamedTuple
+
+MAGIC = 0x514649fb
+DIRTY, CORRUPT, DATA_FILE = 1, 2, 4  # incompatible features that are spoken of here
+OFFSET = 0x00fffffffffffe00
+COMPRESSED, ZERO = 1 << 62, 1
+
+
+class Damaged(Exception):
+    """The image is not what it should be."""
+
+
+class Header(NamedTuple):
+    version: int
+    cluster: int
+    size: int
+    encrypted: bool
+    backed: bool
+    incompatible: int
+    l1_size: int
+    l1_offset: int
+
+    @property
+    def plain(self):
+        """Whether extents() can read it."""
+        return not self.encrypted and not self.incompatible
+
+
+def read_exactly(fd, offset, length):
+    data = os.pread(fd, length, offset)
+    if len(data) != length:
+        raise Damaged("it is cut off")
+    return data
+
+
+def read_header(fd):
+    fields = struct.unpack(">IIQIIQIIQ", read_exactly(fd, 0, 48))
+    magic, version, backing, _, bits, size, crypt, l1_size, l1_offset = fields
+    if magic != MAGIC or version not in (2, 3):
+        raise Damaged("it is no qcow2")
+    if not 9 <= bits <= 21 or l1_size > 4 << 20 or size >= 1 << 63:
+        raise Damaged("its header makes no sense")
+    incompatible = struct.unpack(">Q", read_exactly(fd, 72, 8))[0] if version == 3 else 0
+    return Header(version, 1 << bits, size, crypt != 0, backing != 0, incompatible, l1_size,
+                  l1_offset)
+
+
+def read_table(fd, offset, entries):
+    table = array.array("Q", read_exactly(fd, offset, entries * 8))
+    if sys.byteorder == "little":
+        table.byteswap()
+    return table
+
+
+def extents(fd, header):
+    """What is allocated, in order: (start on the disk, length, place in the file or None: zeros).
+
+    Raises Damaged where QEMU would; returns None instead of an extent where something is compressed.
+    """
+    end, cluster = os.fstat(fd).st_size, header.cluster
+    per_table = cluster // 8
+    start = length = place = 0
+    for i, l1 in enumerate(read_table(fd, header.l1_offset, header.l1_size)):
+        if not l1 & OFFSET:
+            continue
+        for j, entry in enumerate(read_table(fd, l1 & OFFSET, per_table)):
+            if not entry & (OFFSET | ZERO | COMPRESSED):
+                continue
+            if entry & COMPRESSED:
+                yield None
+                return
+            at = None if entry & ZERO else entry & OFFSET
+            disk = (i * per_table + j) * cluster
+            if disk >= header.size:
+                break
+            if at is not None and (at % cluster or at + cluster > end):
+                raise Damaged("it is cut off")
+            # Goes on where the one before ends, on the disk and in the file.
+            if length and disk == start + length and \
+                    (at is place is None or None not in (at, place) and at == place + length):
+                length += cluster
+                continue
+            if length:
+                yield start, length, place
+            start, length, place = disk, cluster, at
+    if length:
+        yield start, min(length, header.size - start), place

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is stored below a folder: which VMs, disks and generations, and what is based on what.
+
+Identity and order come from what was recorded, never from clocks: an increment belongs on the image
+whose restore point is its base and whose disk_id is its own, wherever that lies and whatever it is
+called. A generation has a number, higher than that of any before it at the same destination. Where
+these were not recorded, by older versions or by hand, folder names and bases have to do.
+
+Nothing that is read here is trusted: whoever can write to a repository would otherwise read the files
+of the host that restores.
+"""
+import collections
+import dataclasses
+import json
+import os
+import stat
+
+PREFIX = "user.fleecefs."
+VM_FILE = "vm.json"  # beside the disks' folders
+JSON_MAX = 64 << 20
+SIZE_MAX = (1 << 63) - 1
+NO_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+class Refused(Exception):
+    """Nothing was restored."""
+
+
+class Damaged(Exception):
+    """A file is not what it should be."""
+
+
+def open_regular(path):
+    """A descriptor of a regular file, which is no symbolic link."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Damaged("it is a symbolic link" if os.path.islink(path) else
+                      f"cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Damaged("it is no regular file")
+    return fd
+
+
+def parse_json(data):
+    """The object that DATA, bytes, is."""
+    try:
+        said = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"it is no JSON: {str(error)[:80]}") from None
+    if not isinstance(said, dict):
+        raise Damaged("it is no JSON object")
+    return said
+
+
+def read_json(path):
+    with open(open_regular(path), "rb") as f:
+        if os.fstat(f.fileno()).st_size > JSON_MAX:
+            raise Damaged("it is too large")
+        return parse_json(f.read(JSON_MAX))
+
+
+def member(said, name, kind, default):
+    """said[name], which must be of type KIND if it is there."""
+    value = said.get(name, default)
+    if not isinstance(value, (kind, type(default))) or isinstance(value, bool):
+        raise Damaged(f"its '{name}' is odd")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Vm:
+    """Whose disk it is, as far as that was recorded."""
+    uuid: str = ""
+    source: str = ""
+    name: str = ""
+
+    def __bool__(self):
+        return bool(self.uuid or self.source)
+
+    def is_same(self, other):
+        """By UUID where both have one: sockets move, and two VMs can have one name."""
+        if self.uuid and other.uuid:
+            return self.uuid == other.uuid
+        return self.source == other.source
+
+    def __str__(self):
+        return ", ".join(filter(None, (self.name, self.uuid and f"UUID {self.uuid}", self.source)))
+
+
+def vm_of(said):
+    """The Vm that vm.json or info.json tells of."""
+    vm = member(said, "vm", dict, {})
+    uuid = member(vm, "uuid", str, "").lower()
+    return Vm("" if uuid == NO_UUID else uuid, member(vm, "source", str, ""),
+              member(said, "called", str, "") or member(vm, "name", str, ""))
+
+
+@dataclasses.dataclass(eq=False)
+class Image:
+    """A full backup or an increment of one disk."""
+    path: str
+    home: str  # what is there in several forms has one home
+    disk: str  # the name of its folder
+    size: int
+    time: str
+    point: str  # its restore point; "" if nothing can be based on it
+    base: str  # what it is relative to; "" if it is full
+    disk_id: str = ""
+    vm: Vm = Vm()
+    generation: str = ""  # its name
+    number: int = -1  # of the generation; -1: none was recorded
+    bases: tuple = ()  # the images that it can lie on, once Stored has found them
+
+    @property
+    def form(self):
+        return self.path.rpartition(".")[2]
+
+    @property
+    def map(self):
+        return self.path.removesuffix("raw") + "ddrescue"
+
+
+def attributes(path):
+    return {name.removeprefix(PREFIX): os.getxattr(path, name, follow_symlinks=False).decode()
+            for name in os.listxattr(path, follow_symlinks=False) if name.startswith(PREFIX)}
+
+
+class Stored:
+    """All images below a folder.
+
+    `images` are in order, the oldest first. `damaged` are (path, why) of files that should be parts
+    of it and cannot be read; `unknown` of those that look like disks and belong to nothing.
+    """
+
+    def __init__(self, top):
+        if not os.path.isdir(top):
+            raise Refused(f"{top} is not there" if not os.path.lexists(top) else
+                          f"{top} is not a folder")
+        self.top = os.path.abspath(top)
+        self.images, self.damaged, self.unknown = [], [], []
+        self._files = {}  # JSON files by path
+        for folder, folders, names in os.walk(self.top, onerror=self._unreadable):
+            # What is being made is hidden.
+            self.unknown += [(os.path.join(folder, f), "a symbolic link") for f in folders
+                             if os.path.islink(os.path.join(folder, f))]
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            for name in names:
+                if name.endswith((".qcow2", ".raw")) and not name.startswith("."):
+                    self._add(os.path.join(folder, name))
+        self._find_vms()
+        self._find_bases()
+        self._sort()
+
+    def _unreadable(self, error):
+        self.damaged.append((error.filename, f"cannot be read: {error.strerror}"))
+
+    def _add(self, path):
+        try:
+            image = self._read_image(path)
+            if isinstance(image, Image):
+                self.images.append(image)
+            else:
+                self.unknown.append((path, image))
+        except (Damaged, OSError, ValueError) as why:
+            self.damaged.append((path, str(why)))
+
+    def _json(self, path):
+        """What a JSON file says; {} if there is none. It is read once, and complained of each time."""
+        if path not in self._files:
+            try:
+                self._files[path] = read_json(path) if os.path.lexists(path) else {}
+            except Damaged as why:
+                self._files[path] = Damaged(f"{os.path.relpath(path, self.top)}: {why}")
+        if isinstance(self._files[path], Damaged):
+            raise self._files[path]
+        return self._files[path]
+
+    def _read_image(self, path):
+        """What the file at PATH says it is; a word if it is no backup, or an increment since a bitmap
+        of somebody else's, which belongs to no chain."""
+        os.close(open_regular(path))
+        folder, file = os.path.split(path)
+        dirty = os.path.basename(folder) == "dirty"
+        home = os.path.dirname(folder) if dirty else folder
+        said, vm_said = {}, {}
+        if dirty or file.startswith("disk."):
+            said = self._json(os.path.join(home, "info.json"))
+            vm_said = self._json(os.path.join(os.path.dirname(home), VM_FILE))
+        if said:
+            size, disk = member(said, "size", int, -1), os.path.basename(home)
+            contexts = [c for c in member(said, "contexts", list, []) if isinstance(c, dict)]
+            if dirty and not any("base" in c and c.get("bitmap") == os.path.splitext(file)[0]
+                                 for c in contexts):
+                return "since a bitmap of somebody else's"
+        else:
+            said = attributes(path)
+            if "disk_size" not in said:
+                return "not known: neither info.json nor extended attributes tell of it"
+            size, disk = int(said["disk_size"]), os.path.basename(folder)
+            dirty = said.get("context", "").startswith("qemu:dirty-bitmap:")
+            home = os.path.splitext(path)[0]
+        if not 0 <= size <= SIZE_MAX:
+            raise Damaged("the size of its disk is odd")
+        base = member(said, "base", str, "") if dirty else ""
+        if dirty and not base:
+            return "an increment whose base is not known"
+        return Image(
+            path, home, disk, size, member(said, "point_in_time", str, ""),
+            member(said, "restore_point", str, ""), base, member(said, "disk_id", str, ""),
+            vm_of(vm_said) or vm_of(said),
+            member(vm_said, "generation", str, "") or member(said, "snapshot", str, "")
+            or os.path.basename(os.path.dirname(home)),
+            member(vm_said, "number", int, -1))
+
+    def _find_vms(self):
+        """Gives each image one object for its VM, which may have been recorded in part or not at all:
+        then it is that of what lies beside it, or of that folder."""
+        known = []
+        for vm in sorted({i.vm for i in self.images if i.vm}, key=lambda v: (not v.uuid, str(v))):
+            if not any(vm.is_same(k) for k in known):
+                known.append(vm)
+        one = {}
+        for vm in {i.vm for i in self.images if i.vm}:
+            same = [k for k in known if vm.is_same(k)]
+            one[vm] = same[0] if len(same) == 1 else vm
+        beside = collections.defaultdict(set)
+        for image in self.images:
+            if image.vm:
+                image.vm = one[image.vm]
+                beside[_folder_of_vm(image)].add(image.vm)
+        for image in self.images:
+            if not image.vm:
+                folder = _folder_of_vm(image)
+                there = beside.get(folder, ())
+                image.vm = next(iter(there)) if len(there) == 1 else \
+                    Vm(source=folder, name=os.path.basename(folder))
+
+    def _find_bases(self):
+        by_id, by_name = collections.defaultdict(list), collections.defaultdict(list)
+        for image in self.images:
+            if image.point:
+                by_id[image.point, image.disk_id].append(image)
+                by_name[image.point, image.vm, image.disk].append(image)
+        for image in self.images:
+            if image.base:
+                found = image.disk_id and by_id.get((image.base, image.disk_id))
+                # By name where no identity was recorded of one of them.
+                found = found or [b for b in by_name.get((image.base, image.vm, image.disk), ())
+                                  if not (b.disk_id and image.disk_id)]
+                # Of one home a full backup comes first, and a qcow2, which needs no map.
+                image.bases = tuple(sorted(found, key=lambda b: (b.base, b.form)))
+
+    def _sort(self):
+        """By numbers; what has none comes after its base, and else goes by its time."""
+        keys = {}
+        for image in self.images:
+            line = [image]
+            while line[-1].bases and line[-1].bases[0] not in keys and len(line) <= len(self.images):
+                line.append(line[-1].bases[0])
+            for step in reversed(line):
+                key = (step.number, step.time, 0)
+                if step.bases and step.bases[0] in keys:
+                    number, time, depth = keys[step.bases[0]]
+                    key = max(key[:2], (number, time)) + (depth + 1,)
+                keys[step] = key
+        self.images.sort(key=lambda i: (*keys[i], i.base, i.form, i.path))
+        self.keys = keys
+
+    def vms(self):
+        return sorted({i.vm for i in self.images}, key=str)
+
+    def chain(self, image):
+        """The full backup that IMAGE is based on, then all increments up to it."""
+        chain, seen = [image], {image}
+        while chain[-1].base:
+            base = self.base_of(chain[-1])
+            if base in seen:
+                raise Refused(f"{chain[-1].path} is based on itself")
+            seen.add(base)
+            chain.append(base)
+        return chain[::-1]
+
+    def base_of(self, image):
+        """The image that an increment is relative to."""
+        if not image.bases:
+            raise Refused(f"{image.path} needs restore point {image.base}, which is not there")
+        if len({b.home for b in image.bases}) > 1:
+            raise Refused(f"several files are restore point {image.base} of {image.disk}: "
+                          + ", ".join(b.path for b in image.bases))
+        if image.bases[0].size != image.size:
+            raise Refused(f"{image.path} and {image.bases[0].path} are of disks of different sizes")
+        return image.bases[0]
+
+    def faults(self):
+        """Of each image, why it cannot be restored, or None: in time linear in their number."""
+        faults = {}
+        for image in self.images:
+            line = [image]
+            try:
+                while line[-1].base and line[-1] not in faults and len(line) <= len(self.images):
+                    line.append(self.base_of(line[-1]))
+                fault = faults.get(line[-1])
+                if len(line) > len(self.images):
+                    fault = f"{image.path} is based on itself"
+            except Refused as why:
+                fault = str(why)
+            for step in line:
+                faults.setdefault(step, fault)
+        return faults
+
+
+def _folder_of_vm(image):
+    """The folder that the generation's folder lies in."""
+    return os.path.dirname(os.path.dirname(image.home))

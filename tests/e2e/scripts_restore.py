@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+"""contrib/fleecefs-restore on stored backups that are made up here: whose disk it takes, in which
+order, how far it trusts what it reads, and how long chains may be."""
+import datetime
+import json
+import os
+import shutil
+
+import lib
+from disks import qemu_io
+from vm import Disk, Vm
+
+RESTORE = f"{lib.TOP}/contrib/fleecefs-restore"
+SIZE = lib.MIB
+WEB = {"uuid": "11111111-2222-3333-4444-555555555555", "name": "web", "source": "qmp:/run/web/qmp"}
+DB = {"uuid": "99999999-2222-3333-4444-555555555555", "name": "db", "source": "qmp:/run/db/qmp"}
+
+
+def point(number):
+    return f"20261121T{number:06}Z-{number:016x}"
+
+
+class Restore(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.to = self.mkdir("backups")
+
+    def store(self, folder, byte, at, form="qcow2", base=None, number=None, **said):
+        """A disk in FOLDER/DISK, full or an increment, whose cluster AT holds BYTE."""
+        home = f"{self.to}/{folder}"
+        os.makedirs(home + ("/dirty" if base else ""))
+        path = f"{home}/{'dirty/last' if base else 'disk'}.{form}"
+        image = path if form == "qcow2" else self.path("image")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", image, SIZE)
+        qemu_io(image, [f"write -P {byte} {at * 65536} 64k"])
+        if form == "raw":
+            lib.run("qemu-img", "convert", "-O", "raw", image, path)
+            if base:
+                with open(path[:-3] + "ddrescue", "w") as f:
+                    start, end = at * 65536, (at + 1) * 65536
+                    f.write(f"0x0 + 1\n0x0 {start:#x} ?\n{start:#x} 0x10000 +\n"
+                            f"{end:#x} {SIZE - end:#x} ?\n")
+        contexts = [{"bitmap": "last", "base": base}] if base else []
+        info = {"size": SIZE, "contexts": contexts, "point_in_time": "2026-11-21T06:30:00Z",
+                **({"base": base} if base else {}), **said}
+        with open(home + "/info.json", "w") as f:
+            json.dump(info, f)
+        if number is not None:
+            with open(f"{home}/../vm.json", "w") as f:
+                json.dump({"vm": said.get("vm"), "number": number,
+                           "generation": os.path.basename(os.path.dirname(home))}, f)
+        return path
+
+    def restore(self, *options, folder=None, status=0, says="."):
+        """What it restores."""
+        out = self.path("restored")
+        done = lib.attempt(RESTORE, "-O", "raw", *options, folder or self.to, out)
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertRegex(done.stderr, says)
+        if status:
+            self.assertNotIn("Traceback", done.stderr)
+            self.assertEqual(done.stderr.count("\n") - done.stderr.count(f"  {self.to}"), 1)
+            self.assertFalse(os.path.exists(out))
+            return None
+        with open(out, "rb") as f:
+            return f.read()
+
+    def list(self, *options, status=0):
+        done = lib.attempt(RESTORE, "--list", *options, self.to)
+        self.assertEqual((done.returncode, done.stderr), (status, ""))
+        return done.stdout
+
+    @staticmethod
+    def disk(**bytes_at):
+        """A disk by its clusters: c3=7 is 64 KiB of 7 in the third one."""
+        data = bytearray(SIZE)
+        for name, byte in bytes_at.items():
+            data[int(name[1:]) * 65536:(int(name[1:]) + 1) * 65536] = bytes([byte]) * 65536
+        return bytes(data)
+
+    def test_several_vms(self):
+        for number, vm in enumerate((WEB, DB)):
+            self.store(f"{vm['name']}/{point(number)}/vda", number + 1, 0, vm=vm,
+                       restore_point=point(number), disk_id=f"d{number}")
+        self.restore("-d", "vda", status=1, says="several VMs.*--vm: db.*web")
+        self.restore("--vm", "mail", status=1, says="no VM mail, but: db, .*; web, ")
+        self.assertTrue(self.restore("--vm", "web") == self.disk(c0=1))
+        self.assertTrue(self.restore("--vm", DB["uuid"]) == self.disk(c0=2))
+        self.assertTrue(self.restore(folder=self.to + "/web") == self.disk(c0=1))
+        # Recorded by no older version: each folder is another's.
+        for number, name in enumerate(("old", "older")):
+            self.store(f"{name}/{point(number)}/vda", number + 3, 0, restore_point="p")
+        self.restore(status=1, says="several VMs.*; old, .*; older, .*; web")
+        self.assertTrue(self.restore("--vm", "older") == self.disk(c0=4))
+
+    def test_vm_that_was_partly_recorded(self):
+        """An older version recorded nothing, and QEMU had no UUID at first: it is one VM."""
+        self.store("web/a/vda", 1, 0, restore_point="a")
+        self.store("web/b/vda", 2, 1, base="a", restore_point="b", vm={"source": WEB["source"]})
+        self.store("web/c/vda", 3, 2, base="b", restore_point="c", vm=WEB)
+        self.assertTrue(self.restore() == self.disk(c0=1, c1=2, c2=3))
+
+    def test_disks_trade_places(self):
+        """An increment follows its disk, whatever its folder is called."""
+        for disk, byte in (("vda", 1), ("vdb", 2)):
+            self.store(f"a/{disk}", byte, 0, restore_point="a", disk_id=f"id{byte}", number=0, vm=WEB)
+        for disk, byte, old in (("vda", 4, 2), ("vdb", 3, 1)):
+            self.store(f"b/{disk}", byte, 1, base="a", restore_point="b", disk_id=f"id{old}",
+                       number=1, vm=WEB)
+        self.assertTrue(self.restore("-d", "vda") == self.disk(c0=2, c1=4))
+        self.assertTrue(self.restore("-d", "vdb") == self.disk(c0=1, c1=3))
+        self.assertTrue(self.restore("-d", "vda", "--at", "a") == self.disk(c0=1))
+        self.assertTrue(self.restore("-d", "id1") == self.disk(c0=1, c1=3))
+
+    def test_disk_with_a_new_name(self):
+        self.store("a/vda", 1, 0, restore_point="a", disk_id="d", number=0, vm=WEB)
+        self.store("b/root", 2, 1, base="a", restore_point="b", disk_id="d", number=1, vm=WEB)
+        self.assertTrue(self.restore("-d", "root") == self.disk(c0=1, c1=2))
+        self.restore("-d", "vda", status=1, says="vda is not in the newest generation, b, which has "
+                                                 "root; --at a has its last")
+        self.assertTrue(self.restore("-d", "vda", "--at", "a") == self.disk(c0=1))
+
+    def test_another_disk_of_the_same_name(self):
+        """Of the same second and size, too: what is not its base is not taken for it."""
+        self.store("a/vda", 1, 0, restore_point="a", disk_id="one")
+        self.store("b/vda", 2, 1, base="a", restore_point="b", disk_id="two")
+        self.restore(status=1, says="needs restore point a, which is not there")
+
+    def test_order(self):
+        """By numbers and bases: clocks go wrong."""
+        self.store("a/vda", 1, 0, restore_point="a", number=0, vm=WEB,
+                   point_in_time="2027-11-21T06:30:00Z")
+        self.store("b/vda", 2, 1, base="a", restore_point="b", number=1, vm=WEB,
+                   point_in_time="2026-01-01T06:30:00Z")
+        self.store("c/vda", 3, 2, base="b", restore_point="c", number=2, vm=WEB,
+                   point_in_time="2025-01-01T06:30:00Z")
+        self.assertTrue(self.restore() == self.disk(c0=1, c1=2, c2=3))
+        self.store("d/vda", 9, 0, restore_point="d", number=3, vm=WEB,
+                   point_in_time="2024-01-01T06:30:00Z")
+        self.assertTrue(self.restore() == self.disk(c0=9))
+        self.assertEqual([line.split("/")[-3] for line in self.list().replace("/dirty", "").split()
+                          if line.startswith(self.to)], ["a", "b", "c", "d"])
+        for name in ("a", "b", "c"):
+            os.unlink(f"{self.to}/{name}/vm.json")
+        shutil.rmtree(self.to + "/d")
+        self.assertTrue(self.restore() == self.disk(c0=1, c1=2, c2=3))
+
+    def test_times(self):
+        noon = datetime.datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
+        for number, days in enumerate((3, 2, 1)):
+            taken = (noon - datetime.timedelta(days=days)).astimezone(datetime.timezone.utc)
+            self.store(f"{point(number)}/vda", number + 1, 0, restore_point=point(number),
+                       number=number, vm=WEB, point_in_time=taken.strftime("%Y-%m-%dT%H:%M:%S.5Z"))
+        day = (noon - datetime.timedelta(days=2)).strftime("%Y-%m-%d")
+        weekday = (noon - datetime.timedelta(days=3)).strftime("%A")
+        for at, byte in (("yesterday", 3), ("2 days ago", 2), (day, 2), (day + " 12:00", 2),
+                         (day + " 11:59", 1), (day + "T11:59:59", 1), (weekday, 1), ("now", 3),
+                         (point(1)[:16], None), (point(1), 2)):
+            if byte is not None:
+                self.assertTrue(self.restore("--at", at) == self.disk(c0=byte), at)
+        self.restore("--at", "4 days ago", status=1, says="no such backup")
+        self.restore("--at", "2026-13-45", status=1, says="no such backup")
+        self.restore("--at", "sometime", status=1, says="no such backup")
+
+    def test_nothing_there(self):
+        for folder, says in ((self.to, "holds no backup"), (self.to + "/nosuch", "is not there"),
+                             (RESTORE, "is not a folder")):
+            done = lib.attempt(RESTORE, "--list", folder)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertRegex(done.stderr, f"\\Afleecefs-restore: \\S+ {says}\n\\Z")
+            self.restore(folder=folder, status=1, says=says)
+
+    def test_what_is_unknown_is_listed(self):
+        full = self.store("a/vda", 1, 0, restore_point="a")
+        shutil.copy(full, self.to + "/a/moved.qcow2")
+        os.symlink("/etc", self.to + "/link")
+        said = self.list()
+        self.assertRegex(said, "unknown  .*/a/moved.qcow2  not known: neither")
+        self.assertRegex(said, "unknown  .*/link  a symbolic link")
+        listed = json.loads(self.list("--json"))
+        self.assertEqual([len(listed[k]) for k in ("images", "damaged", "unknown")], [1, 0, 2])
+        self.assertTrue(self.restore() == self.disk(c0=1))
+
+    def test_host_files_stay_out(self):
+        secret = self.path("secret")
+        with open(secret, "wb") as f:
+            f.write(b"TOPSECRET-HOSTFILE" * 4096)
+            f.truncate(SIZE)
+        path = self.store("a/vda", 1, 0, restore_point="a")
+        outside = self.path("outside")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                f"data_file={outside},data_file_raw=on", path, SIZE)
+        shutil.copy(secret, outside)
+        self.restore(status=1, says="takes its data from another file")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, path, SIZE)
+        self.restore(status=1, says="has a backing file")
+        # An increment may name one: it is not what is read.
+        self.store("b/vda", 2, 1, base="a", restore_point="b")
+        lib.run("qemu-img", "rebase", "-u", "-F", "raw", "-b", secret,
+                self.to + "/b/vda/dirty/last.qcow2")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", path, SIZE)
+        self.assertTrue(self.restore() == self.disk(c1=2))
+        shutil.rmtree(self.to + "/b")
+        os.unlink(path)
+        for name in ("disk.raw", "disk.qcow2"):
+            os.symlink(secret, f"{self.to}/a/vda/{name}")
+            self.restore(status=1, says="symbolic link")
+            self.restore("--at", "a", status=1, says="no such backup")
+            os.unlink(f"{self.to}/a/vda/{name}")
+        os.mkfifo(self.to + "/a/vda/disk.raw")
+        self.restore(status=1, says="no regular file")
+        os.unlink(self.to + "/a/vda/disk.raw")
+        # A raw disk that looks like a qcow2 is the raw disk.
+        shutil.copy(secret, self.to + "/a/vda/disk.raw")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret,
+                self.to + "/a/vda/disk.raw", SIZE)
+        os.truncate(self.to + "/a/vda/disk.raw", SIZE)
+        self.assertTrue(self.restore().startswith(b"QFI\xfb"))
+
+    def test_odd_json(self):
+        self.store("a/vda", 1, 0, restore_point="a")
+        good = '{"size": 1048576, "contexts": [], "point_in_time": "", "restore_point": "a"}'
+        for text in ("", "[]", "null", "[" * 200000, '{"size": "x"}', '{"size": -1}', '{"size": true}',
+                     '{"size": 1e400}', '{"size": 99999999999999999999999}', "\xff", '{"a": NaN,',
+                     '{"size": 1048576, "contexts": {}}', '{"size": 1048576, "restore_point": []}',
+                     '{"size": 1048576, "vm": 5}', '{"size": 1048576, "vm": {"uuid": []}}'):
+            with open(self.to + "/a/vda/info.json", "w", encoding="latin-1") as f:
+                f.write(text)
+            self.restore(status=1, says="is damaged: |of a disk of")
+            self.assertNotIn("Traceback", lib.attempt(RESTORE, "--list", self.to).stderr)
+        with open(self.to + "/a/vda/info.json", "w") as f:
+            f.write(good.replace('""', r'"\u001b]0;pwned\u0007\u202e2026"'))
+        self.assertIn(r"\x1b]0;pwned\x07\u202e2026  vda  a  ", self.list())
+        os.unlink(self.to + "/a/vda/info.json")
+        os.symlink("/etc/passwd", self.to + "/a/vda/info.json")
+        self.restore(status=1, says="symbolic link")
+
+    def test_odd_maps(self):
+        self.store("a/vda", 1, 0, restore_point="a")
+        self.store("b/vda", 2, 1, form="raw", base="a", restore_point="b")
+        self.assertTrue(self.restore() == self.disk(c0=1, c1=2))
+        path = self.to + "/b/vda/dirty/last.ddrescue"
+        for text in ("", "0x0 + 1\n", "0x0 + 1\n0x0 0x100000\n", "0x0 + 1\n0x0 0x200000 +\n",
+                     "0x0 + 1\n0x0 -0x10 +\n0x0 0x100000 +\n", "0x0 + 1\n0x10 0x100000 +\n",
+                     "0x0 + 1\n0x0 0xfffffffffffffffffffffffffff +\n", "\xff" * 100):
+            with open(path, "w", encoding="latin-1") as f:
+                f.write(text)
+            self.restore(status=1, says="last.ddrescue is damaged")
+        os.unlink(path)
+        os.symlink("/etc/passwd", path)
+        self.restore(status=1, says="last.ddrescue is damaged: it is a symbolic link")
+
+    def test_image_of_a_running_vm(self):
+        self.store("a/vda", 1, 0, restore_point="a")
+        vm = Vm(self, [Disk(self, "vda", size=SIZE)])
+        image = vm.disks["vda"].image
+        before = os.stat(image)
+        done = lib.attempt(RESTORE, "--force", self.to, image)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, "vda.qcow2 is in use: a VM runs with it")
+        self.assertEqual(os.stat(image).st_ino, before.st_ino)
+        vm.kill()
+        lib.run(RESTORE, "--force", self.to, image)
+        lib.run("qemu-img", "compare", image, self.to + "/a/vda/disk.qcow2")
+        done = lib.attempt(RESTORE, "--force", self.to, self.to + "/a/vda/disk.qcow2")
+        self.assertRegex(done.stderr, "is a part of the backup")
+        self.assertEqual(done.returncode, 1)
+
+    def test_long_chain(self):
+        """Longer than Python and QEMU can nest; a compressed increment and raw ones among them."""
+        length, expected = 1100, {"c0": 1}
+        self.store("0/vda", 1, 0, restore_point="0")
+        model = self.store("model/vda", 2, 1, base="x", restore_point="y")
+        zero = self.path("zero")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", zero, SIZE)
+        qemu_io(zero, ["write -z 65536 64k", "write -P 5 131072 64k"])
+        compressed = self.path("compressed")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", compressed, SIZE)
+        qemu_io(compressed, ["write -c -P 6 262144 64k"])
+        odd = {300: (zero, {"c1": 0, "c2": 5}), 900: (compressed, {"c4": 6})}
+        for number in range(1, length):
+            path, changes = odd.get(number, (model, {"c1": 2}))
+            if number in (length // 2, length - 1):
+                changes = {"c3": number % 251}
+                self.store(f"{number}/vda", number % 251, 3, form="raw", base=str(number - 1),
+                           restore_point=str(number))
+            else:
+                home = f"{self.to}/{number}/vda"
+                os.makedirs(home + "/dirty")
+                shutil.copy(path, home + "/dirty/last.qcow2")
+                with open(home + "/info.json", "w") as f:
+                    json.dump({"size": SIZE, "contexts": [{"bitmap": "last", "base": "x"}],
+                               "base": str(number - 1), "restore_point": str(number)}, f)
+            expected.update(changes)
+        shutil.rmtree(self.to + "/model")
+        self.assertTrue(self.restore() == self.disk(**expected))
+        self.assertEqual(self.list().count("\n"), length)
+        self.assertTrue(self.restore("--at", "300") == self.disk(c0=1, c1=0, c2=5))
+        shutil.rmtree(self.to + "/0")
+        self.assertEqual(self.list(status=1).count("BROKEN"), length - 1)
+        self.restore(status=1, says="which is not there")
+
+    def test_circle(self):
+        for name, base in (("a", "c"), ("b", "a"), ("c", "b")):
+            self.store(f"{name}/vda", 1, 0, base=base, restore_point=name)
+        self.restore("--at", "a", status=1, says="based on itself")
+        self.assertEqual(self.list(status=1).count("BROKEN"), 3)
+
+
+if __name__ == "__main__":
+    lib.main()
