@@ -21,8 +21,17 @@ typedef struct FlServer FlServer;
 typedef struct {
     char *name;
     uint64_t granularity; /* bytes; 0 if not known */
+    uint64_t count;       /* bytes that are dirty in the image itself, whole granules */
     bool inconsistent;    /* was in use when its writer died: not served */
+    bool torn;            /* parts of it are in images of different sizes: not served */
+    const char *node;     /* private to the image: where all parts are merged; NULL: there are none
+                             but the image's own */
 } FlBitmapInfo;
+
+static inline bool fl_bitmap_info_is_whole(const FlBitmapInfo *bitmap)
+{
+    return !bitmap->inconsistent && !bitmap->torn;
+}
 
 /* What is known of an image beyond what NBD tells. */
 typedef struct {

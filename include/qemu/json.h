@@ -108,3 +108,12 @@ static inline JsonObject *fl_json_as_object(JsonNode *node)
 {
     return node != NULL && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 }
+
+/* A node of ARRAY, which is taken over. */
+static inline JsonNode *fl_json_array_node(JsonArray *array)
+{
+    JsonNode *node = json_node_new(JSON_NODE_ARRAY);
+
+    json_node_take_array(node, array);
+    return node;
+}

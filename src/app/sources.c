@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/sources.h"
 
+#include "app/image-point.h"
+
 #include "util/size.h"
 
 #include <string.h>
@@ -60,17 +62,33 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
         const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
         g_autofree char *context = g_strconcat("qemu:dirty-bitmap:", bitmap->name, NULL);
 
-        if (bitmap->inconsistent) {
+        if (bitmap->torn) {
+            g_warning("bitmap \"%s\" of %s is in images of different sizes: the disk was resized "
+                      "after an external snapshot; it is not served, take a full backup",
+                      bitmap->name, opening->spec->text);
+        } else if (bitmap->inconsistent) {
             g_warning("bitmap \"%s\" of %s is inconsistent, because its last writer was killed: it "
                       "is not served, take a full backup",
                       bitmap->name, opening->spec->text);
             g_ptr_array_add(origin->inconsistent, g_strdup(bitmap->name));
-        } else {
+        } else if (!fl_image_point_is_note(bitmap->name)) {
             g_ptr_array_add(origin->bitmaps,
                             fl_bitmap_new(context, bitmap->name, bitmap->granularity));
         }
     }
+    fl_image_point_choose(origin, image, export->size, opening->sources->options->series);
     return origin;
+}
+
+/* Bitmaps that are notes of ours are none for people. */
+static void forget_notes(FlExportInfo *info)
+{
+    for (guint i = info->contexts->len; i-- > 0;) {
+        const char *context = info->contexts->pdata[i];
+        if (g_str_has_prefix(context, "qemu:dirty-bitmap:") &&
+            fl_image_point_is_note(context + strlen("qemu:dirty-bitmap:")))
+            g_ptr_array_remove_index(info->contexts, i);
+    }
 }
 
 /* Takes over INFO and ORIGIN. The export belongs to the tree. */
@@ -125,6 +143,8 @@ static bool add_exports(Opening *opening, GError **error)
             FlOrigin *origin = make_origin(opening, info);
 
             forget_huge_maps(opening, info, origin);
+            if (opening->image != NULL)
+                forget_notes(info);
             if (add_export(opening, info, origin, &opening->sources->options->disk, error) == NULL)
                 return false;
             continue;
@@ -187,7 +207,7 @@ static bool has_bitmap(const FlImageInfo *image, const FlSnapshotBitmap *bitmap)
         const FlBitmapInfo *info = image->bitmaps->pdata[i];
         g_autofree char *context = g_strconcat("qemu:dirty-bitmap:", info->name, NULL);
 
-        if (g_str_equal(bitmap->context, context) && !info->inconsistent)
+        if (g_str_equal(bitmap->context, context) && fl_bitmap_info_is_whole(info))
             return true;
     }
     return image == NULL;
@@ -199,8 +219,8 @@ static void make_full(FlOrigin *origin)
     origin->mode = g_strdup("full");
     g_free(origin->reason);
     origin->reason =
-        g_strdup_printf("restore point %s is missing in the image or inconsistent: the "
-                        "VM did not end cleanly, or the image was replaced",
+        g_strdup_printf("restore point %s is missing in the image or inconsistent: the VM did not "
+                        "end cleanly, or the image was replaced, or resized after a snapshot",
                         origin->base);
     g_clear_pointer(&origin->base, g_free);
 }

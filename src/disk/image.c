@@ -151,7 +151,7 @@ static bool add_image_node(const FlImage *image, FlQmp *qmp, GError **error)
                                  "filename", image->path, 0);
 
     return fl_qmp_call(qmp, "blockdev-add",
-                       fl_qmp_args('s', "driver", image->info.format, 's', "node-name", "image",
+                       fl_qmp_args('s', "driver", image->info.format, 's', "node-name", FL_IMAGE_NODE,
                                    'b', "read-only", true, 'n', "file", file, 0),
                        NULL, error);
 }
@@ -167,69 +167,32 @@ static bool add_guard_node(FlQmp *qmp, GError **error)
 
     return fl_qmp_call(qmp, "blockdev-add",
                        fl_qmp_args('s', "driver", "blkdebug", 's', "node-name", "guard", 's',
-                                   "image", "image", 'n', "unshare-child-perms",
+                                   "image", FL_IMAGE_NODE, 'n', "unshare-child-perms",
                                    string_array(unshared, G_N_ELEMENTS(unshared)), 0),
                        NULL, error);
 }
 
-static int compare_bitmaps(gconstpointer a, gconstpointer b)
-{
-    const FlBitmapInfo *const *x = a, *const *y = b;
-
-    return strcmp((*x)->name, (*y)->name);
-}
-
-static void add_bitmaps(GPtrArray *bitmaps, JsonArray *found)
-{
-    for (guint i = 0; i < fl_json_length(found); i++) {
-        JsonObject *object = fl_json_element(found, i);
-        const char *name = fl_json_string(object, "name");
-        FlBitmapInfo *bitmap;
-
-        if (name == NULL) /* QEMU's own */
-            continue;
-        bitmap = g_new0(FlBitmapInfo, 1);
-        bitmap->name = g_strdup(name);
-        bitmap->granularity = (uint64_t)fl_json_int(object, "granularity");
-        bitmap->inconsistent = fl_json_bool(object, "inconsistent");
-        g_ptr_array_add(bitmaps, bitmap);
-    }
-    g_ptr_array_sort(bitmaps, compare_bitmaps);
-}
-
-static bool list_bitmaps(FlImage *image, FlQmp *qmp, GError **error)
-{
-    g_autoptr(JsonNode) reply = NULL;
-    JsonArray *nodes;
-
-    if (!fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), &reply,
-                     error))
-        return false;
-    nodes = fl_json_as_array(reply);
-    for (guint i = 0; i < fl_json_length(nodes); i++) {
-        JsonObject *node = fl_json_element(nodes, i);
-
-        if (g_strcmp0(fl_json_string(node, "node-name"), "image") == 0)
-            add_bitmaps(image->info.bitmaps, fl_json_array(node, "dirty-bitmaps"));
-    }
-    return true;
-}
-
 static bool add_export(const FlImage *image, FlQmp *qmp, GError **error)
 {
-    g_autoptr(GPtrArray) served = g_ptr_array_new();
+    JsonArray *served = json_array_new();
 
     for (guint i = 0; i < image->info.bitmaps->len; i++) {
         const FlBitmapInfo *bitmap = image->info.bitmaps->pdata[i];
-        if (!bitmap->inconsistent)
-            g_ptr_array_add(served, bitmap->name);
+        if (!fl_bitmap_info_is_whole(bitmap))
+            continue;
+        /* QEMU before 7.1 takes names alone, of the image's own bitmaps. */
+        if (bitmap->node == NULL)
+            json_array_add_string_element(served, bitmap->name);
+        else
+            json_array_add_element(
+                served, fl_qmp_args('s', "node", bitmap->node, 's', "name", bitmap->name, 0));
     }
-    return fl_qmp_call(
-        qmp, "block-export-add",
-        fl_qmp_args('s', "type", "nbd", 's', "id", "export", 's', "node-name", "image", 's', "name",
-                    image->info.name, 'b', "allocation-depth", true, 'n', "bitmaps",
-                    string_array((const char *const *)served->pdata, served->len), 0),
-        NULL, error);
+    return fl_qmp_call(qmp, "block-export-add",
+                       fl_qmp_args('s', "type", "nbd", 's', "id", "export", 's', "node-name",
+                                   FL_IMAGE_NODE, 's', "name", image->info.name, 'b',
+                                   "allocation-depth", true, 'n', "bitmaps",
+                                   fl_json_array_node(served), 0),
+                       NULL, error);
 }
 
 bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error)
@@ -237,7 +200,7 @@ bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error)
     g_autoptr(GError) failure = NULL;
 
     if (add_image_node(image, qmp, &failure) && add_guard_node(qmp, &failure) &&
-        list_bitmaps(image, qmp, &failure) && add_export(image, qmp, &failure))
+        fl_image_find_bitmaps(image, qmp, &failure) && add_export(image, qmp, &failure))
         return true;
     return fail_image(image, failure->message, error);
 }

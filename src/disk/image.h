@@ -14,6 +14,9 @@
 #include "disk/server.h"
 #include "qemu/qmp.h"
 
+/* The image's node in the storage daemon. */
+#define FL_IMAGE_NODE "image"
+
 typedef struct {
     FlImageInfo info;
     char *path; /* absolute */
@@ -30,7 +33,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlImage, fl_image_free)
 
 /*
  * Opens IMAGE and its backing chain in the storage daemon behind QMP and adds it to its NBD server
- * as the export info.name, with all consistent bitmaps of the image itself (not those of its
- * backing files). Fills in info.bitmaps.
+ * as the export info.name, with all consistent bitmaps of the image. Fills in info.bitmaps.
  */
 bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error);
+
+/* image-bitmaps.c. Fills in info.bitmaps: those of the image, with what there is of them in the
+ * images below it. */
+bool fl_image_find_bitmaps(FlImage *image, FlQmp *qmp, GError **error);

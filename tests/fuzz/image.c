@@ -4,6 +4,7 @@
 
 /* Static functions take it in, between calls of programs. */
 #include "../../src/disk/image.c" // NOLINT
+#include "../../src/disk/image-bitmaps.c" // NOLINT
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Restore points in an image file, which is that of a VM that is shut off: what was written since
+ * the last backup goes on with its chain, as an increment on the point that the bitmap belongs to.
+ * Pure.
+ */
+#pragma once
+
+#include "disk/server.h"
+#include "mount/export.h"
+
+/* Whether the bitmap called NAME says something of restore points, and nothing of the disk. */
+bool fl_image_point_is_note(const char *name);
+/* Makes ORIGIN, of an IMAGE of SIZE bytes, an increment if the image has the restore point of a
+ * committed backup of SERIES (NULL: "last"). */
+void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t size,
+                           const char *series);

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "app/image-point.h"
+
+#include "snapshot/point.h"
+
+#include <string.h>
+
+bool fl_image_point_is_note(const char *name)
+{
+    g_autoptr(FlPoint) point = fl_point_parse(name);
+
+    return point != NULL && point->pending;
+}
+
+static const FlBitmapInfo *find(const FlImageInfo *image, const char *name)
+{
+    for (guint i = 0; i < image->bitmaps->len; i++) {
+        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
+        if (g_str_equal(bitmap->name, name))
+            return bitmap;
+    }
+    return NULL;
+}
+
+/* Whether BITMAP, whose name is POINT, says all that was written to a disk of SIZE bytes since a
+ * backup of SERIES. */
+static bool is_base(const FlImageInfo *image, const FlBitmapInfo *bitmap, const FlPoint *point,
+                    uint64_t size, const char *series)
+{
+    g_autofree char *marker = fl_point_marker(point->series, point->id);
+
+    return !point->pending && g_str_equal(point->series, series) &&
+           fl_bitmap_info_is_whole(bitmap) && find(image, marker) == NULL &&
+           (point->size == 0 || point->size == size);
+}
+
+void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t size,
+                           const char *series)
+{
+    for (guint i = 0; i < image->bitmaps->len; i++) {
+        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
+        g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
+
+        if (point == NULL ||
+            !is_base(image, bitmap, point, size, series != NULL ? series : "last") ||
+            (origin->base != NULL && strcmp(point->id, origin->base) <= 0))
+            continue;
+        g_free(origin->base);
+        origin->base = g_strdup(point->id);
+        g_free(origin->increment);
+        origin->increment = g_strconcat("qemu:dirty-bitmap:", bitmap->name, NULL);
+    }
+    if (origin->base != NULL)
+        origin->mode = g_strdup("incremental");
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The bitmaps of an image and of what it is based on.
+ *
+ * An external snapshot puts an empty image on top of the disk. libvirt starts a bitmap in it for
+ * each one of the image below, with the same name, and leaves that one there: each of them has a
+ * part of what was written. So bitmaps of one name in images that follow on one another, from the
+ * top down, are one bitmap.
+ */
+#include "image.h"
+
+#include "qemu/json.h"
+
+#include <string.h>
+
+#define UNION_NODE "union"
+
+static int compare_bitmaps(gconstpointer a, gconstpointer b)
+{
+    const FlBitmapInfo *const *x = a, *const *y = b;
+
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static void add_bitmaps(GPtrArray *bitmaps, JsonArray *found)
+{
+    for (guint i = 0; i < fl_json_length(found); i++) {
+        JsonObject *object = fl_json_element(found, i);
+        const char *name = fl_json_string(object, "name");
+        FlBitmapInfo *bitmap;
+
+        if (name == NULL) /* QEMU's own */
+            continue;
+        bitmap = g_new0(FlBitmapInfo, 1);
+        bitmap->name = g_strdup(name);
+        bitmap->granularity = (uint64_t)fl_json_int(object, "granularity");
+        bitmap->count = (uint64_t)fl_json_int(object, "count");
+        bitmap->inconsistent = fl_json_bool(object, "inconsistent");
+        g_ptr_array_add(bitmaps, bitmap);
+    }
+    g_ptr_array_sort(bitmaps, compare_bitmaps);
+}
+
+static JsonObject *find_bitmap(JsonObject *node, const char *name)
+{
+    JsonArray *bitmaps = node != NULL ? fl_json_array(node, "dirty-bitmaps") : NULL;
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        JsonObject *bitmap = fl_json_element(bitmaps, i);
+        if (g_strcmp0(fl_json_string(bitmap, "name"), name) == 0)
+            return bitmap;
+    }
+    return NULL;
+}
+
+/* The image of NODES that has DEPTH others below it, of those that can have bitmaps: this daemon
+ * has one chain only. */
+static JsonObject *node_of_depth(JsonArray *nodes, gint64 depth)
+{
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *node = fl_json_element(nodes, i);
+        if (fl_json_int(node, "backing_file_depth") == depth &&
+            g_strcmp0(fl_json_string(node, "drv"), "qcow2") == 0)
+            return node;
+    }
+    return NULL;
+}
+
+static void add_source(JsonArray *sources, const char *node, const char *name)
+{
+    json_array_add_element(sources, fl_qmp_args('s', "node", node, 's', "name", name, 0));
+}
+
+/* What is to be merged, from TOP down; NULL if BITMAP is in that image alone. */
+static JsonArray *find_parts(JsonArray *nodes, JsonObject *top, FlBitmapInfo *bitmap)
+{
+    g_autoptr(JsonArray) parts = json_array_new();
+
+    add_source(parts, FL_IMAGE_NODE, bitmap->name);
+    for (gint64 depth = fl_json_int(top, "backing_file_depth") - 1; depth >= 0; depth--) {
+        JsonObject *node = node_of_depth(nodes, depth);
+        JsonObject *part = find_bitmap(node, bitmap->name);
+
+        if (part == NULL)
+            break;
+        bitmap->inconsistent = bitmap->inconsistent || fl_json_bool(part, "inconsistent");
+        add_source(parts, fl_json_string(node, "node-name"), bitmap->name);
+    }
+    return json_array_get_length(parts) > 1 && !bitmap->inconsistent ? g_steal_pointer(&parts)
+                                                                     : NULL;
+}
+
+/* A node of the image's size without data, for bitmaps: those of an image that is opened read-only
+ * cannot be changed. */
+static bool add_union_node(FlQmp *qmp, JsonObject *top, GError **error)
+{
+    gint64 size = fl_json_int(fl_json_object(top, "image"), "virtual-size");
+
+    return fl_qmp_call(qmp, "blockdev-add",
+                       fl_qmp_args('s', "driver", "null-co", 's', "node-name", UNION_NODE, 'i',
+                                   "size", size, 'b', "read-zeroes", true, 0),
+                       NULL, error);
+}
+
+static bool merge(FlQmp *qmp, FlBitmapInfo *bitmap, JsonArray *parts, GError **error)
+{
+    JsonNode *sources = fl_json_array_node(parts);
+
+    bitmap->node = UNION_NODE;
+    return fl_qmp_call(qmp, "block-dirty-bitmap-add",
+                       fl_qmp_args('s', "node", UNION_NODE, 's', "name", bitmap->name, 'i',
+                                   "granularity", (gint64)bitmap->granularity, 'b', "disabled",
+                                   true, 0),
+                       NULL, error) &&
+           fl_qmp_call(qmp, "block-dirty-bitmap-merge",
+                       fl_qmp_args('s', "node", UNION_NODE, 's', "target", bitmap->name, 'n',
+                                   "bitmaps", sources, 0),
+                       NULL, error);
+}
+
+static bool join_parts(GPtrArray *bitmaps, JsonArray *nodes, JsonObject *top, FlQmp *qmp,
+                       GError **error)
+{
+    bool added = false;
+
+    for (guint i = 0; i < bitmaps->len; i++) {
+        FlBitmapInfo *bitmap = bitmaps->pdata[i];
+        g_autoptr(JsonArray) parts = find_parts(nodes, top, bitmap);
+        g_autoptr(GError) failure = NULL;
+
+        if (parts == NULL)
+            continue;
+        if (!added && !add_union_node(qmp, top, error))
+            return false;
+        added = true;
+        /* An image that was made larger than the one below has no such union. */
+        if (!merge(qmp, bitmap, g_steal_pointer(&parts), &failure)) {
+            g_debug("bitmap %s: %s", bitmap->name, failure->message);
+            bitmap->torn = true;
+        }
+    }
+    return true;
+}
+
+/* Whether an image below has a bitmap whose name is that of one of BITMAPS. */
+static bool has_parts(const GPtrArray *bitmaps, JsonArray *nodes)
+{
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *node = fl_json_element(nodes, i);
+        if (g_strcmp0(fl_json_string(node, "node-name"), FL_IMAGE_NODE) == 0)
+            continue;
+        for (guint j = 0; j < bitmaps->len; j++) {
+            if (find_bitmap(node, ((const FlBitmapInfo *)bitmaps->pdata[j])->name) != NULL)
+                return true;
+        }
+    }
+    return false;
+}
+
+static JsonObject *find_node(JsonArray *nodes, const char *name)
+{
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *node = fl_json_element(nodes, i);
+        if (g_strcmp0(fl_json_string(node, "node-name"), name) == 0)
+            return node;
+    }
+    return NULL;
+}
+
+/* QEMU tells depths only together with a description, of each image, of all images below it. */
+static JsonArray *query_nodes(FlQmp *qmp, bool with_depth, JsonNode **reply, GError **error)
+{
+    if (!fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args('b', "flat", !with_depth, 0),
+                     reply, error))
+        return NULL;
+    if (fl_json_as_array(*reply) == NULL)
+        fl_fail(error, "the storage daemon does not list its nodes");
+    return fl_json_as_array(*reply);
+}
+
+bool fl_image_find_bitmaps(FlImage *image, FlQmp *qmp, GError **error)
+{
+    GPtrArray *bitmaps = image->info.bitmaps;
+    g_autoptr(JsonNode) flat = NULL, deep = NULL;
+    JsonArray *nodes = query_nodes(qmp, false, &flat, error);
+
+    if (nodes == NULL)
+        return false;
+    add_bitmaps(bitmaps, fl_json_array(find_node(nodes, FL_IMAGE_NODE), "dirty-bitmaps"));
+    if (!has_parts(bitmaps, nodes))
+        return true;
+    nodes = query_nodes(qmp, true, &deep, error);
+    return nodes != NULL &&
+           join_parts(bitmaps, nodes, find_node(nodes, FL_IMAGE_NODE), qmp, error);
+}

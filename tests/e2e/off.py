@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Images of VMs that are shut off: their restore points go on with the chain of the backups."""
+import json
+import os
+
+import disks
+import lib
+from qmp_mount import Chain
+from vm import Disk, Vm
+
+KIB = lib.KIB
+
+
+class Off(lib.TestCase):
+    def back_up(self, vm, chain, *options):
+        """A committed backup of the running VM, checked and kept."""
+        mount = self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                           options=["-o", f"scratch={self.dir}", *options])
+        backup = chain.copy(mount)
+        chain.check(backup, bytes(vm.disks[chain.name].model))
+        chain.keep(backup)
+        info = mount.json(f"{chain.name}/info.json")
+        self.assertEqual(self.fleecefs("--commit", mount.point).returncode, 0)
+        mount.check_gone()
+        return info
+
+    def test_increment_of_an_image(self):
+        """What was written since the last backup of the running VM is an increment on it."""
+        vm = Vm(self, [Disk(self, "vda", lib.MIB)])
+        chain = Chain(self, "vda")
+        vm.write("vda", 0, 512 * KIB, 1)
+        point = self.back_up(vm, chain)["restore_point"]
+        vm.write("vda", 256 * KIB, 64 * KIB, 2)
+        vm.quit()
+        model = bytes(vm.disks["vda"].model)
+        bitmap = f"fleecefs.last.{point}"
+        image = "vda=" + vm.disks["vda"].image
+        with self.mount(image) as mount:
+            folder = f"vda/{os.listdir(mount / 'vda')[0]}"
+            info = mount.json(f"{folder}/info.json")
+            self.assertEqual((info["mode"], info["base"]), ("incremental", point))
+            self.assertNotIn("restore_point", info)
+            self.assertEqual([(c["bitmap"], c["base"]) for c in info["contexts"] if "base" in c],
+                             [(bitmap, point)])
+            self.assertEqual(sorted({f.rpartition(".")[0] for f in os.listdir(mount / f"{folder}/dirty")}),
+                             [bitmap])
+            increment = self.path("increment")
+            lib.run("cp", mount / f"{folder}/dirty/{bitmap}.qcow2", increment)
+        lib.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", chain.images[-1], increment)
+        self.assertEqual(disks.raw_bytes(increment, self.path("raw")), model)
+        with self.mount(image, options=["--series=week"]) as mount:
+            info = mount.json(f"{folder}/info.json")
+            self.assertNotIn("mode", info)
+            self.assertNotIn("base", info)
+
+    def test_point_that_was_not_committed(self):
+        vm = Vm(self, [Disk(self, "vda", lib.MIB)])
+        vm.write("vda", 0, 512 * KIB, 1)
+        snapshot = vm.begin()
+        vm.quit()
+        snapshot.kill()
+        with self.mount(vm.disks["vda"].image) as mount:
+            self.assertNotIn("base", mount.json(mount.folders()[0] + "/info.json"))
+
+    def layers(self, size=lib.MIB, top_size=lib.MIB):
+        """An image with bitmaps, and another on top that goes on with one of them."""
+        base, top = self.path("base.qcow2"), self.path("top.qcow2")
+        disks.create(base, size, ["both", "below"])
+        disks.qemu_io(base, [f"write -q -P 1 0 {64 * KIB}"])
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top,
+                top_size)
+        for bitmap in ("both", "above"):
+            disks.add_bitmap(top, bitmap)
+        disks.qemu_io(top, [f"write -q -P 2 {512 * KIB} {64 * KIB}"])
+        return top
+
+    def bitmaps(self, image):
+        """The bitmaps that a mount of IMAGE shows, with their dirty ranges, and what it said."""
+        with self.mount(image) as mount:
+            folder = mount / (mount.folders()[0] + "/dirty")
+            found = {}
+            for name in os.listdir(folder):
+                if name.endswith(".json"):
+                    with open(f"{folder}/{name}") as f:
+                        found[name.removesuffix(".json")] = [
+                            (e["start"], e["length"]) for e in json.load(f) if e["dirty"]]
+            return found, mount.output()
+
+    def test_bitmaps_of_a_chain(self):
+        """Parts in images that follow on one another are one bitmap."""
+        top = self.layers()
+        first, second = (0, 64 * KIB), (512 * KIB, 64 * KIB)
+        self.assertEqual(self.bitmaps(top), ({"both": [first, second], "above": [second]}, ""))
+        # An image between that has no part ends the chain.
+        between = disks.create(self.path("between.qcow2"), backing=top)
+        last = disks.create(self.path("last.qcow2"), backing=between, bitmaps=["both"])
+        disks.qemu_io(last, [f"write -q -P 3 {256 * KIB} {64 * KIB}"])
+        self.assertEqual(self.bitmaps(last), ({"both": [(256 * KIB, 64 * KIB)]}, ""))
+
+    def test_chain_of_different_sizes(self):
+        """A bitmap whose parts do not fit one another is not served."""
+        found, said = self.bitmaps(self.layers(top_size=2 * lib.MIB))
+        self.assertEqual(found, {"above": [(512 * KIB, 64 * KIB)]})
+        self.assertRegex(said, 'bitmap "both" of .* the disk was resized after an external snapshot')
+
+
+if __name__ == "__main__":
+    lib.main()
