@@ -56,9 +56,11 @@ class Off(lib.TestCase):
     def test_point_that_was_not_committed(self):
         vm = Vm(self, [Disk(self, "vda", lib.MIB)])
         vm.write("vda", 0, 512 * KIB, 1)
-        snapshot = vm.begin()
+        mount = self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                           options=["-o", f"scratch={self.dir}"])
         vm.quit()
-        snapshot.kill()
+        mount.kill()
+        self.assertIn("fleecefs.last.", lib.run("qemu-img", "info", vm.disks["vda"].image))
         with self.mount(vm.disks["vda"].image) as mount:
             self.assertNotIn("base", mount.json(mount.folders()[0] + "/info.json"))
 
