@@ -58,12 +58,26 @@ static void on_ready(void *background)
 }
 
 /* Once mounted, and before anybody is told so. */
-static void close_fence(const FlOptions *options, const FlSources *sources)
+static bool close_sandbox(const FlOptions *options, FlSandbox *sandbox, FlStatus *status,
+                          GError **error)
 {
-    FlSandbox *sandbox = fl_sandbox_new();
+    g_auto(GStrv) missing = NULL;
 
-    fl_sources_allow(sources, sandbox);
-    fl_sandbox_close(sandbox);
+    /* Connected to while it can be. */
+    if (!options->foreground)
+        fl_log_open_syslog();
+    if (options->sandbox == FL_SANDBOX_MODE_OFF)
+        return true;
+    missing = fl_sandbox_close(sandbox);
+    if (*missing == NULL)
+        return true;
+    status->sandbox_missing = g_strjoinv("; ", missing);
+    if (options->sandbox == FL_SANDBOX_MODE_REQUIRE)
+        return fl_fail(error, "the sandbox cannot be closed, as -o sandbox=require wants: %s",
+                       status->sandbox_missing);
+    g_warning("the sandbox is not closed: %s (-o sandbox=require would refuse)",
+              status->sandbox_missing);
+    return true;
 }
 
 /* Serves the tree until it is unmounted. */
@@ -75,6 +89,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .cache = sources->cache,
         .options = &options->view,
         .mountpoint = options->mountpoint,
+        .sandbox = options->sandbox != FL_SANDBOX_MODE_OFF,
         .since = {.tv_sec = g_get_real_time() / G_USEC_PER_SEC},
     };
     g_autofree char *label = fl_sources_label(options);
@@ -88,10 +103,13 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .pidfile = options->pidfile,
         .control = fl_snapshots_control(sources->snapshots),
     };
+    g_autoptr(FlSandbox) sandbox = fl_sandbox_new();
     g_autoptr(FlSession) session = NULL;
     guint sources_ids[G_N_ELEMENTS(end_signals)];
     bool ok;
 
+    fl_sources_allow(sources, sandbox);
+    session_options.sockets = fl_sandbox_sockets(sandbox);
     fl_status_add(&status);
     fl_metrics_add(&status);
     session = fl_session_new(sources->tree, &session_options, error);
@@ -99,7 +117,8 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         return false;
     /* GLib's thread for signals, which itself takes none, is started behind the sandbox. */
     fl_snapshots_start(sources->snapshots, quit, session);
-    close_fence(options, sources);
+    if (!close_sandbox(options, sandbox, &status, error))
+        return false;
     for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
         sources_ids[i] = g_unix_signal_add(end_signals[i], on_signal, session);
     mask_end_signals(SIG_UNBLOCK);

@@ -17,6 +17,12 @@ typedef enum {
     FL_COMMAND_RECOVER,
 } FlCommand;
 
+typedef enum {
+    FL_SANDBOX_MODE_ON, /* as far as it goes */
+    FL_SANDBOX_MODE_REQUIRE,
+    FL_SANDBOX_MODE_OFF,
+} FlSandboxMode;
+
 /* [NAME=]SOURCE or [NAME=][ SERVER ARGS... ] */
 typedef struct {
     char *name;  /* NULL: none was given */
@@ -32,6 +38,7 @@ typedef struct {
     char *pidfile; /* absolute; NULL: none */
     uid_t uid;
     gid_t gid;
+    FlSandboxMode sandbox;
     FlDiskOptions disk;
     FlViewOptions view;
     char *format; /* of image files, as QEMU calls it; NULL: found by their contents */

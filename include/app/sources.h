@@ -2,6 +2,7 @@
 /* Sources: from what the command line names to exports in the tree. */
 #pragma once
 
+#include "disk/endpoint.h"
 #include "disk/server.h"
 #include "mount/tree.h"
 #include "app/options.h"
@@ -12,7 +13,8 @@ typedef struct {
     const FlOptions *options;
     FlTree *tree;
     FlCache *cache;
-    GPtrArray *servers; /* of FlServer: those that we started */
+    GPtrArray *servers;   /* of FlServer: those that we started */
+    GPtrArray *endpoints; /* of FlEndpoint: what disks may connect to again */
     FlSnapshots *snapshots;
     FlDiskOptions snapshot_disk; /* of disks of snapshots */
 } FlSources;

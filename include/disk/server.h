@@ -11,6 +11,7 @@
 #pragma once
 
 #include "util/error.h"
+#include "util/sandbox.h"
 
 #include <stdint.h>
 #include <time.h>
@@ -71,6 +72,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlServer, fl_server_free)
 int fl_server_socket(const FlServer *server);
 /* The server's process id. */
 int fl_server_pid(const FlServer *server);
+/* Allows what ending the server takes, and notes if its own sandbox is not closed. */
+void fl_server_allow(const FlServer *server, FlSandbox *sandbox);
 /* NULL for a command. Belongs to SERVER. */
 const FlImageInfo *fl_server_image(const FlServer *server);
 

@@ -21,8 +21,8 @@ typedef struct {
     bool (*look)(FlSnapshot *backup);
     void (*scratch_use)(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
                         uint64_t *limit);
-    /* Allows what talking to the VM takes beside sockets. May be NULL. */
-    void (*allow)(FlSandbox *sandbox);
+    /* Allows what talking to the VM still takes, and putting it in order. */
+    void (*allow)(const FlSnapshot *backup, FlSandbox *sandbox);
     /* Leaves the VM to others: connections and locks end. Only close follows. */
     void (*release)(FlSnapshot *backup);
     void (*close)(FlSnapshot *backup); /* frees BACKUP */

@@ -15,6 +15,8 @@
  */
 void fl_log_init(GLogLevelFlags level);
 
+/* Connects to syslog(3), for later: the sandbox lets nobody make a Unix socket. */
+void fl_log_open_syslog(void);
 /* From now on they go to syslog(3), which is the journal where systemd runs: there is no stderr in
  * the background. */
 void fl_log_to_syslog(void);

@@ -183,6 +183,19 @@ static bool set_gid(FlOptions *options, const char *value, GError **error)
     return parse_id(value, &options->gid, error);
 }
 
+static bool set_sandbox(FlOptions *options, const char *value, GError **error)
+{
+    static const char *const modes[] = {"on", "require", "off"};
+
+    for (guint i = 0; i < G_N_ELEMENTS(modes); i++) {
+        if (g_str_equal(value, modes[i])) {
+            options->sandbox = (FlSandboxMode)i;
+            return true;
+        }
+    }
+    return fl_fail_usage(error, "option sandbox: '%s' is none of on, require and off", value);
+}
+
 static const Setting settings[] = {
     {"connections", "N", "NBD connections per export, at most (4)", set_connections},
     {"cache", "SIZE", "memory for data read ahead (64M)", set_cache},
@@ -203,6 +216,7 @@ static const Setting settings[] = {
      set_freeze_timeout},
     {"scratch", "DIR", "keeps what the guest overwrites (/var/tmp)", set_scratch},
     {"nbd", "URI", "an NBD server that runs in the VM already", set_nbd},
+    {"sandbox", "HOW", "require: or do not mount; off (on)", set_sandbox},
     {"uid", "N", "owner of all files (who mounts)", set_uid},
     {"gid", "N", "group of all files (who mounts)", set_gid},
 };

@@ -32,6 +32,13 @@ static bool is_nbd_uri(const char *text)
            (text[3] == ':' || text[3] == '+' || text[3] == 's');
 }
 
+/* Hands over OPENING's endpoint, if it has one, to the sources. */
+static void keep_endpoint(Opening *opening)
+{
+    if (opening->endpoint != NULL)
+        g_ptr_array_add(opening->sources->endpoints, g_steal_pointer(&opening->endpoint));
+}
+
 static const char *source_name(const FlSourceSpec *spec, const FlEndpoint *endpoint)
 {
     return spec->name != NULL ? spec->name : fl_endpoint_label(endpoint);
@@ -284,7 +291,7 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError
         return NULL;
     g_ptr_array_add(sources->servers, server);
     opening->image = fl_server_image(server);
-    fl_endpoint_unref(opening->endpoint);
+    keep_endpoint(opening);
     opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text);
     return fl_endpoint_exports(opening->endpoint, &wait, error);
 }
@@ -364,7 +371,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
         if (several)
             opening.folder = spec->text;
         ok = open_snapshot(&opening, error);
-        fl_endpoint_unref(opening.endpoint);
+        keep_endpoint(&opening);
         return ok;
     }
     if (spec->argv != NULL) {
@@ -379,7 +386,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
     if (several)
         opening.folder = fl_endpoint_label(opening.endpoint);
     ok = add_exports(&opening, error);
-    fl_endpoint_unref(opening.endpoint);
+    keep_endpoint(&opening);
     return ok;
 }
 
@@ -391,6 +398,7 @@ void fl_sources_init(FlSources *sources, const FlOptions *options)
     sources->snapshots = fl_snapshots_new();
     sources->snapshot_disk = options->disk;
     sources->snapshot_disk.keep_open = true;
+    sources->endpoints = g_ptr_array_new_with_free_func((GDestroyNotify)fl_endpoint_unref);
     sources->servers = g_ptr_array_new_with_free_func((GDestroyNotify)fl_server_free);
 }
 
@@ -419,16 +427,10 @@ bool fl_sources_close(FlSources *sources, GError **error)
 
 void fl_sources_allow(const FlSources *sources, FlSandbox *sandbox)
 {
-    const FlOptions *options = sources->options;
-
-    for (guint i = 0; i < options->sources->len; i++) {
-        const FlSourceSpec *spec = options->sources->pdata[i];
-        const char *uri = spec->text != NULL && is_nbd_uri(spec->text) ? spec->text : options->nbd;
-        g_autoptr(FlEndpoint) endpoint = uri != NULL ? fl_endpoint_new_uri(uri) : NULL;
-
-        if (endpoint != NULL)
-            fl_endpoint_allow(endpoint, sandbox);
-    }
+    for (guint i = 0; i < sources->endpoints->len; i++)
+        fl_endpoint_allow(sources->endpoints->pdata[i], sandbox);
+    for (guint i = 0; i < sources->servers->len; i++)
+        fl_server_allow(sources->servers->pdata[i], sandbox);
     fl_snapshots_allow(sources->snapshots, sandbox);
 }
 
@@ -437,6 +439,7 @@ void fl_sources_clear(FlSources *sources)
     fl_snapshots_free(sources->snapshots);
     fl_tree_free(sources->tree);
     fl_cache_free(sources->cache);
+    g_ptr_array_unref(sources->endpoints);
     g_ptr_array_unref(sources->servers);
 }
 

@@ -2,16 +2,20 @@
 #include "disk/endpoint.h"
 
 #include "tls.h"
+#include "util/keeper.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 struct FlEndpoint {
     gatomicrefcount refs;
-    char *uri;  /* NULL for a socket */
-    int socket; /* -1 for a URI */
+    char *uri;    /* NULL for a socket */
+    int socket;   /* -1 for a URI */
+    char *path;   /* of a Unix socket that we connect ourselves; NULL for other URIs */
+    char *chosen; /* the export that the URI names, once it was connected to; atomic */
     char *label;
 };
 
@@ -71,6 +75,19 @@ static char *with_absolute_paths(const char *uri)
     return g_regex_replace_literal(relative, uri, -1, 0, prefix, 0, NULL);
 }
 
+/* Of a URI without TLS, which is all that there is to connecting to it. */
+static char *path_of_uri(const char *uri)
+{
+    g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
+    g_autoptr(GHashTable) params = NULL;
+
+    if (parsed == NULL || !g_str_equal(g_uri_get_scheme(parsed), "nbd+unix") ||
+        g_uri_get_query(parsed) == NULL)
+        return NULL;
+    params = g_uri_parse_params(g_uri_get_query(parsed), -1, "&", G_URI_PARAMS_NONE, NULL);
+    return params != NULL ? g_strdup(g_hash_table_lookup(params, "socket")) : NULL;
+}
+
 FlEndpoint *fl_endpoint_new_uri(const char *uri)
 {
     FlEndpoint *endpoint = g_new0(FlEndpoint, 1);
@@ -78,6 +95,7 @@ FlEndpoint *fl_endpoint_new_uri(const char *uri)
     g_atomic_ref_count_init(&endpoint->refs);
     endpoint->uri = with_absolute_paths(uri);
     endpoint->socket = -1;
+    endpoint->path = path_of_uri(endpoint->uri);
     endpoint->label = label_of_uri(endpoint->uri);
     return endpoint;
 }
@@ -88,6 +106,7 @@ FlEndpoint *fl_endpoint_new_socket(int fd, const char *label)
 
     g_atomic_ref_count_init(&endpoint->refs);
     endpoint->socket = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    endpoint->path = g_strdup_printf("/proc/self/fd/%d", endpoint->socket);
     endpoint->label = g_strdup(label);
     return endpoint;
 }
@@ -105,6 +124,8 @@ void fl_endpoint_unref(FlEndpoint *endpoint)
     if (endpoint->socket >= 0)
         close(endpoint->socket);
     g_free(endpoint->uri);
+    g_free(endpoint->path);
+    free(endpoint->chosen); /* of libnbd */
     g_free(endpoint->label);
     g_free(endpoint);
 }
@@ -119,8 +140,12 @@ void fl_endpoint_allow(const FlEndpoint *endpoint, FlSandbox *sandbox)
     g_autoptr(GUri) parsed =
         endpoint->uri != NULL ? g_uri_parse(endpoint->uri, G_URI_FLAGS_NONE, NULL) : NULL;
 
-    if (endpoint->uri == NULL)
+    if (endpoint->path != NULL) {
+        fl_sandbox_allow_socket(sandbox, endpoint->path);
         return;
+    }
+    if (g_str_has_prefix(endpoint->uri, "nbds+unix:"))
+        fl_sandbox_allow_sockets(sandbox);
     if (parsed == NULL || g_strcmp0(g_uri_get_host(parsed), "") != 0)
         fl_sandbox_allow_names(sandbox);
     fl_tls_allow(sandbox, endpoint->uri);
@@ -171,6 +196,36 @@ static bool is_connected(struct nbd_handle *nbd, void *opaque)
 }
 
 /*
+ * The first time libnbd connects to a URI, and tells what it makes of it. Later the socket is
+ * connected by fl_unix_connect(), since the sandbox may leave us no other way.
+ */
+static int start_connecting(FlEndpoint *endpoint, struct nbd_handle *nbd, const char **why)
+{
+    char *chosen = g_atomic_pointer_get(&endpoint->chosen);
+    int r, fd;
+
+    if (endpoint->path == NULL || (endpoint->uri != NULL && chosen == NULL)) {
+        r = nbd_aio_connect_uri(nbd, endpoint->uri);
+        *why = r < 0 ? nbd_get_error() : NULL;
+        chosen = r == 0 ? nbd_get_export_name(nbd) : NULL;
+        if (chosen != NULL &&
+            !g_atomic_pointer_compare_and_exchange(&endpoint->chosen, NULL, chosen))
+            free(chosen);
+        return r;
+    }
+    fd = fl_unix_connect(endpoint->path);
+    if (fd < 0) {
+        *why = g_strerror(errno);
+        return -1;
+    }
+    if (chosen != NULL)
+        nbd_set_export_name(nbd, chosen);
+    r = nbd_aio_connect_socket(nbd, fd);
+    *why = r < 0 ? nbd_get_error() : NULL;
+    return r;
+}
+
+/*
  * Connects up to the point where an export is chosen; an old server is past it already. Only block
  * status needs STRUCTURED replies. A read is cheaper by a simple reply: two calls to receive it
  * instead of four, and QEMU does not look for holes that the map has told of.
@@ -179,6 +234,7 @@ static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured
                                            const FlWait *wait, GError **error)
 {
     struct nbd_handle *nbd = nbd_create();
+    const char *why = NULL;
     int r;
 
     if (nbd == NULL) {
@@ -198,14 +254,9 @@ static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured
         return NULL;
     }
 
-    if (endpoint->uri != NULL) {
-        r = nbd_aio_connect_uri(nbd, endpoint->uri);
-    } else {
-        g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", endpoint->socket);
-        r = nbd_aio_connect_unix(nbd, path);
-    }
+    r = start_connecting(endpoint, nbd, &why);
     if (r < 0) {
-        fl_fail_lost(error, "cannot connect to %s: %s", endpoint->label, nbd_get_error());
+        fl_fail_lost(error, "cannot connect to %s: %s", endpoint->label, why);
     } else if (fl_nbd_wait(nbd, is_connected, NULL, wait, error)) {
         return nbd;
     } else {

@@ -206,6 +206,11 @@ int fl_server_pid(const FlServer *server)
     return fl_process_pid(server->process);
 }
 
+void fl_server_allow(const FlServer *server, FlSandbox *sandbox)
+{
+    fl_sandbox_allow_signals(sandbox, fl_process_pid(server->process));
+}
+
 const FlImageInfo *fl_server_image(const FlServer *server)
 {
     return server->image != NULL ? &server->image->info : NULL;

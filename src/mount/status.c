@@ -122,6 +122,11 @@ static GBytes *make_status(void *opaque)
     fl_json_add_int(json, "pid", getpid());
     fl_json_add_string(json, "mountpoint", status->mountpoint);
     fl_json_add_string(json, "since", since);
+    fl_json_add_string(json, "sandbox",
+                       !status->sandbox                  ? "off"
+                       : status->sandbox_missing != NULL ? "open"
+                                                         : "closed");
+    fl_json_add_string(json, "sandbox_missing", status->sandbox_missing);
     fl_json_add_int(json, "cache_bytes", (gint64)fl_cache_used(status->cache));
     fl_json_add_int(json, "cache_limit", (gint64)status->options->cache);
     fl_json_add_int(json, "file_descriptors", count_entries("/proc/self/fd"));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "qemu/channel.h"
 
+#include "util/keeper.h"
 #include "util/deadline.h"
 
 #include <errno.h>
@@ -34,32 +35,16 @@ static FlChannel *new_channel(GSocket *socket, const char *name)
 
 FlChannel *fl_channel_connect(const char *path, const char *name, GError **error)
 {
-    g_autoptr(GSocket) socket = NULL;
-    g_autoptr(GSocketAddress) address = NULL;
-    g_autoptr(GError) failure = NULL;
-    g_autofree char *link = NULL;
-    int fd = open(path, O_PATH | O_CLOEXEC);
-    bool ok;
+    int fd = fl_unix_connect(path);
 
-    if (fd < 0) {
-        fl_fail(error, "%s: cannot connect: %s", name, g_strerror(errno));
-        return NULL;
-    }
-    link = g_strdup_printf("/proc/self/fd/%d", fd);
-    address = g_unix_socket_address_new(link);
-    socket = g_socket_new(G_SOCKET_FAMILY_UNIX, G_SOCKET_TYPE_STREAM, G_SOCKET_PROTOCOL_DEFAULT,
-                          &failure);
-    ok = socket != NULL && g_socket_connect(socket, address, NULL, &failure);
-    close(fd);
-    if (ok)
-        return new_channel(g_steal_pointer(&socket), name);
-
-    if (g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED))
+    if (fd >= 0)
+        return fl_channel_new_fd(fd, name, error);
+    if (errno == ECONNREFUSED)
         fl_fail(error, "%s: cannot connect: nobody listens there", name);
-    else if (g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK))
+    else if (errno == EAGAIN)
         fl_fail(error, "%s: cannot connect: too many clients wait for it already", name);
     else
-        fl_fail(error, "%s: cannot connect: %s", name, failure->message);
+        fl_fail(error, "%s: cannot connect: %s", name, g_strerror(errno));
     return NULL;
 }
 

@@ -425,8 +425,7 @@ void fl_snapshot_allow(const FlSnapshot *backup, FlSandbox *sandbox)
     /* The socket's own folder, which goes with it. */
     fl_sandbox_allow(sandbox, directory, FL_SANDBOX_REMOVE);
     fl_sandbox_allow(sandbox, parent, FL_SANDBOX_REMOVE_FOLDERS);
-    if (backup->ops->allow != NULL)
-        backup->ops->allow(sandbox);
+    backup->ops->allow(backup, sandbox);
 }
 
 struct timespec fl_snapshot_time(const FlSnapshot *backup)

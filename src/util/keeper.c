@@ -32,7 +32,8 @@ typedef struct {
     char *pid_name, *pid_text;
     struct sockaddr_un *addresses;
     unsigned n_addresses;
-    GArray *kept; /* of int: descriptors that it needs, in ascending order */
+    GArray *nodes; /* of int: sockets that were opened for it */
+    GArray *kept;  /* of int: descriptors that it needs, in ascending order */
 } Life;
 
 struct FlKeeper {
@@ -239,11 +240,21 @@ static void add_address(Life *life, const char *path)
     struct sockaddr_un *address = &life->addresses[life->n_addresses++];
 
     address->sun_family = AF_UNIX;
-    /* One that is too long cannot be connected to: left empty, it is refused. */
-    if (strlen(path) < sizeof address->sun_path)
-        strcpy(address->sun_path, path);
-    if (g_str_has_prefix(path, "/proc/self/fd/"))
+    if (g_str_has_prefix(path, "/proc/self/fd/")) {
         keep(life, atoi(path + strlen("/proc/self/fd/")));
+        strcpy(address->sun_path, path);
+    } else if (strlen(path) < sizeof address->sun_path) {
+        strcpy(address->sun_path, path);
+    } else {
+        /* Too long for an address: the socket that is there now. */
+        int node = open(path, O_PATH | O_CLOEXEC);
+
+        g_snprintf(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d", node);
+        if (node >= 0) {
+            keep(life, node);
+            g_array_append_val(life->nodes, node);
+        }
+    }
 }
 
 static void prepare(Life *life, const FlKeeperSpec *spec, int channel)
@@ -251,6 +262,7 @@ static void prepare(Life *life, const FlKeeperSpec *spec, int channel)
     guint n = spec->sockets != NULL ? g_strv_length(spec->sockets) : 0;
 
     life->kept = g_array_new(FALSE, FALSE, sizeof(int));
+    life->nodes = g_array_new(FALSE, FALSE, sizeof(int));
     life->channel = channel;
     life->mountpoint = spec->mountpoint;
     life->fusermount = g_find_program_in_path("fusermount3");
@@ -283,6 +295,9 @@ static void clear_life(Life *life)
     g_free(life->pid_name);
     g_free(life->pid_text);
     g_free(life->addresses);
+    for (guint i = 0; i < life->nodes->len; i++)
+        close(g_array_index(life->nodes, int, i));
+    g_array_unref(life->nodes);
     g_array_unref(life->kept);
 }
 
@@ -398,20 +413,23 @@ void fl_keeper_free(FlKeeper *keeper)
 static int connect_directly(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd, saved;
+    int node = open(path, O_PATH | O_CLOEXEC), fd = -1, saved;
 
-    if (strlen(path) >= sizeof address.sun_path) {
-        errno = ENAMETOOLONG;
+    if (node < 0)
         return -1;
-    }
-    strcpy(address.sun_path, path);
+    /* Through the descriptor, since sun_path is too short for some paths. */
+    g_snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", node);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof address) == 0)
-        return fd;
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) != 0) {
+        saved = errno;
+        close(fd);
+        errno = saved;
+        fd = -1;
+    }
     saved = errno;
-    close(fd);
+    close(node);
     errno = saved;
-    return -1;
+    return fd;
 }
 
 int fl_unix_connect(const char *path)

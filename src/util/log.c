@@ -46,8 +46,12 @@ void fl_log_init(GLogLevelFlags level)
     g_log_set_writer_func(write_log, NULL, NULL);
 }
 
+void fl_log_open_syslog(void)
+{
+    openlog("fleecefs", LOG_PID | LOG_NDELAY, LOG_DAEMON);
+}
+
 void fl_log_to_syslog(void)
 {
-    openlog("fleecefs", LOG_PID, LOG_DAEMON);
     g_atomic_int_set(&where.syslog, TRUE);
 }

@@ -9,7 +9,10 @@
 #include <glib.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 /* By name: libseccomp knows the numbers of each machine, and what it does not know is left out. */
 static const char *const allowed[] = {
@@ -54,7 +57,6 @@ static const char *const allowed[] = {
     "sched_getattr",
     "sched_getparam",
     "sched_getscheduler",
-    "sched_setattr",
     "sched_yield",
     "set_robust_list",
     "set_thread_area",
@@ -70,27 +72,20 @@ static const char *const allowed[] = {
     "timerfd_settime",
     "timerfd_settime64",
     "times",
-    /* Signals, also to the servers that are to end */
+    /* Signals; kill(2) and tgkill(2) are below */
     "alarm",
-    "kill",
     "pause",
-    "pidfd_open",
-    "pidfd_send_signal",
     "restart_syscall",
     "rt_sigaction",
     "rt_sigpending",
     "rt_sigprocmask",
-    "rt_sigqueueinfo",
     "rt_sigreturn",
     "rt_sigsuspend",
     "rt_sigtimedwait",
-    "rt_tgsigqueueinfo",
     "sigaltstack",
     "signalfd",
     "signalfd4",
     "sigreturn",
-    "tgkill",
-    "tkill",
     "wait4",
     "waitid",
     "waitpid",
@@ -118,7 +113,6 @@ static const char *const allowed[] = {
     "gettid",
     "getuid",
     "getuid32",
-    "prlimit64",
     "setsid",
     "sysinfo",
     "ugetrlimit",
@@ -143,7 +137,6 @@ static const char *const allowed[] = {
     "inotify_add_watch",
     "inotify_init1",
     "inotify_rm_watch",
-    "ioctl",
     "pipe",
     "pipe2",
     "poll",
@@ -178,8 +171,6 @@ static const char *const allowed[] = {
     "fadvise64_64",
     "fallocate",
     "fchdir",
-    "fchmod",
-    "fchmodat",
     "fdatasync",
     "fgetxattr",
     "flock",
@@ -219,11 +210,8 @@ static const char *const allowed[] = {
     "statfs64",
     "statx",
     "sync_file_range",
-    "truncate",
-    "truncate64",
     "unlink",
     "unlinkat",
-    "utimensat",
     /* Sockets of ours; nobody connects to us */
     "bind",
     "connect",
@@ -241,50 +229,87 @@ static const char *const allowed[] = {
     "sendto",
     "setsockopt",
     "shutdown",
-    "socketpair",
 };
 
-/* Kinds of sockets: NBD servers and monitors, and what getaddrinfo(3) asks the kernel. */
-static const int families[] = {AF_UNIX, AF_INET, AF_INET6, AF_VSOCK, AF_NETLINK};
+/* Kinds of sockets: NBD servers, and what getaddrinfo(3) asks the kernel. */
+static const int families[] = {AF_INET, AF_INET6, AF_VSOCK, AF_NETLINK};
 
-static bool allow_all(scmp_filter_ctx filter)
+/* No TIOCSTI, which types on the user's terminal, and nothing that devices do. */
+static const unsigned long requests[] = {FIONREAD,   FIONBIO,      FIOCLEX,     FIONCLEX,   TCGETS,
+                                         TIOCGWINSZ, SIOCGIFINDEX, SIOCGIFNAME, SIOCGIFCONF};
+
+typedef struct {
+    scmp_filter_ctx filter;
+    bool failed;
+} Rules;
+
+static void add(Rules *rules, int number)
 {
-    int r = 0;
-
-    for (size_t i = 0; i < G_N_ELEMENTS(allowed) && r == 0; i++) {
-        int number = seccomp_syscall_resolve_name(allowed[i]);
-        if (number != __NR_SCMP_ERROR)
-            r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
-    }
-    for (size_t i = 0; i < G_N_ELEMENTS(families) && r == 0; i++)
-        r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
-    /* Threads, but no processes. clone3(2) hides which it is, and C libraries do without. */
-    if (r == 0)
-        r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-                             SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
-    return r == 0;
+    if (number != __NR_SCMP_ERROR && !rules->failed)
+        rules->failed = seccomp_rule_add(rules->filter, SCMP_ACT_ALLOW, number, 0) != 0;
 }
 
-bool fl_syscalls_filter(void)
+/* With an argument of 32 bits, of which registers may hold more. */
+static void add_if(Rules *rules, int number, unsigned argument, unsigned value)
 {
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
-    bool ok;
+    struct scmp_arg_cmp compare = {
+        .arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = UINT32_MAX, .datum_b = value};
 
-    if (filter == NULL)
+    if (!rules->failed)
+        rules->failed =
+            seccomp_rule_add_array(rules->filter, SCMP_ACT_ALLOW, number, 1, &compare) != 0;
+}
+
+static void add_all(Rules *rules, const FlSyscalls *syscalls)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(allowed); i++)
+        add(rules, seccomp_syscall_resolve_name(allowed[i]));
+    for (size_t i = 0; i < G_N_ELEMENTS(families); i++)
+        add_if(rules, SCMP_SYS(socket), 0, (unsigned)families[i]);
+    for (size_t i = 0; i < G_N_ELEMENTS(requests); i++)
+        add_if(rules, SCMP_SYS(ioctl), 1, (unsigned)requests[i]);
+    if (syscalls->unix_sockets) {
+        add_if(rules, SCMP_SYS(socket), 0, AF_UNIX);
+        add(rules, SCMP_SYS(socketpair));
+    }
+    /* Ourselves, and the servers that are to end. */
+    add_if(rules, SCMP_SYS(kill), 0, (unsigned)getpid());
+    add_if(rules, SCMP_SYS(tgkill), 0, (unsigned)getpid());
+    for (size_t i = 0; i < syscalls->n_groups; i++)
+        add_if(rules, SCMP_SYS(kill), 0, (unsigned)-syscalls->groups[i]);
+    add_if(rules, SCMP_SYS(prlimit64), 0, 0);
+    add_if(rules, SCMP_SYS(sched_setattr), 0, 0);
+}
+
+/* Threads, but no processes. clone3(2) hides which it is, and C libraries do without. */
+static void add_threads(Rules *rules)
+{
+    if (!rules->failed)
+        rules->failed =
+            seccomp_rule_add(rules->filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+                             SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD)) != 0;
+}
+
+bool fl_syscalls_filter(const FlSyscalls *syscalls)
+{
+    Rules rules = {.filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS))};
+
+    if (rules.filter == NULL)
         return false;
-    ok = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1) == 0 && allow_all(filter);
+    rules.failed = seccomp_attr_set(rules.filter, SCMP_FLTATR_CTL_TSYNC, 1) != 0;
+    add_all(&rules, syscalls);
+    add_threads(&rules);
     /* Or each call, and on old kernels each access to memory, would be slower than it has to be. */
-    seccomp_attr_set(filter, SCMP_FLTATR_CTL_SSB, 1);
-    seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-    ok = ok && seccomp_load(filter) == 0;
-    seccomp_release(filter);
-    return ok;
+    seccomp_attr_set(rules.filter, SCMP_FLTATR_CTL_SSB, 1);
+    seccomp_attr_set(rules.filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
+    rules.failed = rules.failed || seccomp_load(rules.filter) != 0;
+    seccomp_release(rules.filter);
+    return !rules.failed;
 }
 
 #else
 
-bool fl_syscalls_filter(void)
+bool fl_syscalls_filter(const FlSyscalls *syscalls)
 {
     return false;
 }

@@ -3,10 +3,19 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* What differs from mount to mount. */
+typedef struct {
+    bool unix_sockets;   /* they may be made and connected */
+    const pid_t *groups; /* process groups that may be sent signals */
+    size_t n_groups;
+} FlSyscalls;
 
 /*
  * Leaves all threads the calls that a daemon without children is made of; the others are answered
  * as if the kernel did not have them (ENOSYS), for which libraries are prepared. The caller has
  * given up new privileges. False if that cannot be had, here or at all.
  */
-bool fl_syscalls_filter(void);
+bool fl_syscalls_filter(const FlSyscalls *syscalls);

@@ -273,12 +273,16 @@ static bool run(FlSnapshot *backup, FlAction action, GError **error)
 
 /* For another connection, should libvirtd be started anew: what its client library reads, and where
  * a user's own libvirtd has its locks. */
-static void allow(FlSandbox *sandbox)
+static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
 {
     g_autofree char *config = g_build_filename(g_get_user_config_dir(), "libvirt", NULL);
     g_autofree char *runtime = g_build_filename(g_get_user_runtime_dir(), "libvirt", NULL);
 
     fl_sandbox_allow_names(sandbox);
+    fl_sandbox_allow_sockets(sandbox);
+    fl_sandbox_allow(sandbox, "/etc/libvirt/libvirt.conf", FL_SANDBOX_READ);
+    fl_sandbox_allow(sandbox, "/etc/pki/libvirt", FL_SANDBOX_READ);
+    fl_sandbox_allow(sandbox, "/etc/pki/CA", FL_SANDBOX_READ);
     fl_sandbox_allow(sandbox, config, FL_SANDBOX_READ);
     fl_sandbox_allow(sandbox, runtime, FL_SANDBOX_READ | FL_SANDBOX_WRITE);
 }

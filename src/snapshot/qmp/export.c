@@ -8,6 +8,7 @@
  */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
+#include "util/keeper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -106,19 +107,13 @@ bool fl_fleece_serve(FlFleece *session, GError **error)
 
 bool fl_fleece_listens(const char *path)
 {
-    struct sockaddr_un address;
-    int node = open(path, O_PATH | O_CLOEXEC);
-    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", node);
-    int fd = node >= 0 ? unix_socket(link, &address) : -1;
-    /* A full backlog (EAGAIN) is somebody too. */
-    bool found = fd >= 0 &&
-                 (connect(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno == EAGAIN);
+    int fd = fl_unix_connect(path);
 
-    if (node >= 0)
-        close(node);
-    if (fd >= 0)
-        close(fd);
-    return found;
+    /* A full backlog (EAGAIN) is somebody too; so, perhaps, is what cannot be asked. */
+    if (fd < 0)
+        return errno != ECONNREFUSED && errno != ENOENT && errno != ENOTDIR;
+    close(fd);
+    return true;
 }
 
 /*
@@ -129,13 +124,11 @@ bool fl_fleece_listens(const char *path)
 static bool wait_for_eof(const char *path, GError **error)
 {
     enum { PATIENCE_MS = 10000 };
-    struct sockaddr_un address;
-    struct pollfd wait = {.fd = unix_socket(path, &address), .events = POLLIN};
+    struct pollfd wait = {.fd = fl_unix_connect(path), .events = POLLIN};
     char greeting[64];
     ssize_t got = -1;
 
-    if (wait.fd >= 0 && connect(wait.fd, (struct sockaddr *)&address, sizeof address) == 0 &&
-        shutdown(wait.fd, SHUT_WR) == 0) {
+    if (wait.fd >= 0 && shutdown(wait.fd, SHUT_WR) == 0) {
         while (poll(&wait, 1, PATIENCE_MS) > 0 &&
                (got = read(wait.fd, greeting, sizeof greeting)) > 0)
             ;

@@ -333,12 +333,24 @@ static bool run(FlSnapshot *backup, FlAction action, GError **error)
     g_assert_not_reached();
 }
 
+/* To connect anew to a monitor that was lost, and to see that the NBD server has no client any more
+ * before it is stopped. */
+static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
+{
+    const FlFleece *session = (const FlFleece *)backup;
+
+    fl_sandbox_allow_socket(sandbox, session->monitor);
+    if (session->socket != NULL)
+        fl_sandbox_allow_socket(sandbox, session->socket);
+}
+
 const FlSnapshotOps fl_fleece_backup_ops = {
     .open = open_session,
     .run = run,
     .wait = fl_fleece_wait,
     .look = fl_fleece_look,
     .scratch_use = fl_fleece_scratch_use,
+    .allow = allow,
     .release = release,
     .close = close_session,
 };
