@@ -81,11 +81,17 @@ const char *fl_libvirt_disowned(int state, int reason);
 /* Fails if so, or with JOBS, if another job of libvirt is in progress. */
 bool fl_libvirt_check_owner(FlLibvirtSession *session, bool jobs, GError **error);
 
+/* images.c: what has to be known of the images of the disks that are wanted: sizes, paths of
+ * volumes, whether they have a place for bitmaps. */
+bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error);
+
 /* libvirt-plan.c: what is done with each disk of DOMAIN, from what libvirt says. CHECKPOINTS are of
  * FlCheckpoint; DISCONNECT_KILLS is said of this QEMU (see backup/vm.h). Of FlLibvirtDisk. Pure. */
 GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints, bool running,
                            bool disconnect_kills, const FlSnapshotOptions *options,
                            GPtrArray *notes, GError **error);
+/* Whether the plan has DISK. */
+bool fl_libvirt_is_wanted(const FlDomainDisk *disk, bool running, const FlSnapshotOptions *options);
 /* Makes the backup of DISK a full one. Takes REASON. */
 void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason);
 

@@ -14,7 +14,13 @@ typedef struct {
     char *device; /* "disk", "cdrom", "floppy", "lun" */
     char *format; /* of the image: "qcow2"; may be NULL */
     char *path;   /* of the image, a file or block device; NULL if it is another thing */
+    char *pool, *volume; /* of libvirt's storage, that the image is; NULL if it is not one. PATH is
+                            for the caller to fill in then. */
     bool empty, read_only;
+    bool shareable;  /* with other VMs, which may write to it */
+    bool vhost_user; /* another process has it, and QEMU no block node of it */
+    bool slice;      /* it is a part of the image only */
+    bool no_bitmaps; /* the image has no place for bitmaps; for the caller to fill in */
     bool iothread; /* it runs in one */
     uint64_t size; /* bytes; for the caller to fill in */
 

@@ -24,9 +24,29 @@ static const char *obstacle(const FlDomainDisk *disk, bool running)
         return "empty";
     if (disk->read_only)
         return "read-only";
+    if (disk->vhost_user)
+        return "a vhost-user disk, which another process has";
+    if (!running && disk->slice)
+        return "a slice of a file, and the VM is shut off";
     if (!running && disk->path == NULL)
-        return "not a file";
+        return "not a file, and the VM is shut off";
     return NULL;
+}
+
+static bool is_asked_for(const FlDomainDisk *disk, const FlSnapshotOptions *options)
+{
+    return options->disks == NULL || g_strv_contains(options->disks, disk->target);
+}
+
+bool fl_libvirt_is_wanted(const FlDomainDisk *disk, bool running, const FlSnapshotOptions *options)
+{
+    return obstacle(disk, running) == NULL && is_asked_for(disk, options);
+}
+
+/* Whether bitmaps of the disk's image outlive QEMU. */
+static bool has_place(const FlDomainDisk *disk)
+{
+    return g_strcmp0(disk->format, "qcow2") == 0 && !disk->no_bitmaps;
 }
 
 /* The checkpoint that increments are relative to: the one asked for, or the last committed one of
@@ -101,9 +121,14 @@ static void choose_mode(FlLibvirtDisk *disk, const FlDomainDisk *vm, const FlChe
     const uint64_t *size = base != NULL ? g_hash_table_lookup(base->disks, vm->target) : NULL;
     char *reason = NULL;
 
-    if (options->full)
+    if (vm->shareable)
+        reason = g_strdup("it is shared with other VMs, whose writes no bitmap has");
+    else if (options->full)
         reason = g_strdup("a full backup was asked for");
-    else if (g_strcmp0(vm->format, "qcow2") != 0)
+    else if (vm->no_bitmaps)
+        reason = g_strdup("its image (qcow2 of compat=0.10) has no place for restore points; "
+                          "qemu-img amend -o compat=1.1 makes one while the VM is shut off");
+    else if (!has_place(vm))
         reason = g_strdup_printf("its image (format %s) has no place for restore points",
                                  vm->format != NULL ? vm->format : "unknown");
     else if (base == NULL)
@@ -129,7 +154,7 @@ static FlLibvirtDisk *plan_disk(const FlDomainDisk *vm, const FlCheckpoint *base
     disk->disk.export_name = g_strdup(vm->target);
     disk->disk.size = vm->size;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_snapshot_bitmap_free);
-    disk->point = running && g_strcmp0(vm->format, "qcow2") == 0;
+    disk->point = running && has_place(vm) && !vm->shareable;
     if (!running) {
         disk->disk.image = g_strdup(vm->path);
         disk->disk.image_format = g_strdup(vm->format);
@@ -162,6 +187,18 @@ static bool check_names(const FlDomain *domain, const FlSnapshotOptions *options
     return true;
 }
 
+/* Who names a disk that is shared gets what can be had of it. */
+static bool check_shared(const FlDomainDisk *disk, const FlSnapshotOptions *options,
+                         GPtrArray *notes, GError **error)
+{
+    if (!disk->shareable)
+        return true;
+    if (options->disks == NULL)
+        return fl_fail(error, FL_SNAPSHOT_SHARED_REFUSED, disk->target, "<shareable/>");
+    g_ptr_array_add(notes, g_strdup_printf(FL_SNAPSHOT_SHARED_NOTE, disk->target));
+    return true;
+}
+
 GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints, bool running,
                            bool disconnect_kills, const FlSnapshotOptions *options,
                            GPtrArray *notes, GError **error)
@@ -177,13 +214,15 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
         const FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
         const char *why = obstacle(disk, running);
 
-        if (options->disks != NULL && !g_strv_contains(options->disks, disk->target))
+        if (!is_asked_for(disk, options))
             continue;
         if (why != NULL) {
             g_string_append_printf(left_out, "%s%s (%s)", left_out->len > 0 ? ", " : "",
                                    disk->target, why);
             continue;
         }
+        if (!check_shared(disk, options, notes, error))
+            return NULL;
         if (running && disk->iothread && disconnect_kills) {
             fl_fail(error,
                     "disk %s runs in an iothread, and this QEMU may abort when an NBD client "

@@ -83,30 +83,6 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
 }
 
-static bool ask_size(FlLibvirtCall *call)
-{
-    virDomainBlockInfo info = {0};
-    bool ok = virDomainGetBlockInfo(call->domain, call->text, &info, 0) == 0;
-
-    call->value = (int64_t)MIN(info.capacity, INT64_MAX);
-    return ok;
-}
-
-static bool add_sizes(FlLibvirtSession *session, GError **error)
-{
-    for (guint i = 0; i < session->description->disks->len; i++) {
-        FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
-        g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_size, disk->target, NULL);
-
-        if (!g_str_equal(disk->device, "disk") || disk->empty)
-            continue;
-        if (!fl_libvirt_ask(session, call))
-            return fl_libvirt_fail(error, call, "disk %s", disk->target);
-        disk->size = (uint64_t)call->value;
-    }
-    return true;
-}
-
 static bool check_user(const FlLibvirtSession *session, GError **error)
 {
     gint64 user = session->description->user;
@@ -159,7 +135,7 @@ static bool inspect(FlLibvirtSession *session, GError **error)
     session->running = active > 0;
     xml = fl_libvirt_domain_xml(session, error);
     session->description = xml != NULL ? fl_domain_parse(xml, error) : NULL;
-    if (session->description == NULL || !add_sizes(session, error) || !check_user(session, error))
+    if (session->description == NULL || !fl_libvirt_look_at_images(session, error) || !check_user(session, error))
         return false;
     checkpoints = fl_libvirt_checkpoints(session, error);
     if (checkpoints == NULL)

@@ -96,6 +96,8 @@ static void free_domain_disk(gpointer data)
     g_free(disk->device);
     g_free(disk->format);
     g_free(disk->path);
+    g_free(disk->pool);
+    g_free(disk->volume);
     g_free(disk);
 }
 
@@ -112,6 +114,12 @@ static void start_disk_part(FlDomainDisk *disk, const char *part, const char **n
         disk->empty = false;
         set_string(&disk->path, attribute(names, values, "file"));
         set_string(&disk->path, attribute(names, values, "dev"));
+        set_string(&disk->pool, attribute(names, values, "pool"));
+        set_string(&disk->volume, attribute(names, values, "volume"));
+    } else if (g_str_equal(part, "source/slices/slice")) {
+        disk->slice = true;
+    } else if (g_str_equal(part, "shareable")) {
+        disk->shareable = true;
     } else if (g_str_has_prefix(part, "driver/iothreads")) {
         disk->iothread = true;
     } else if (g_str_equal(part, "readonly")) {
@@ -130,6 +138,7 @@ static void start_domain_part(void *object, const char *path, const char **names
         FlDomainDisk *disk = g_new0(FlDomainDisk, 1);
         disk->device = g_strdup(device != NULL ? device : "disk");
         disk->empty = true;
+        disk->vhost_user = g_strcmp0(attribute(names, values, "type"), "vhostuser") == 0;
         g_ptr_array_add(domain->disks, disk);
     } else if (g_str_has_prefix(path, disk_path) && path[strlen(disk_path)] == '/') {
         start_disk_part(g_ptr_array_index(domain->disks, domain->disks->len - 1),

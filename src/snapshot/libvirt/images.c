@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a domain's description does not say of its images. */
+#include "snapshot/libvirt/session.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool ask_size(FlLibvirtCall *call)
+{
+    virDomainBlockInfo info = {0};
+    bool ok = virDomainGetBlockInfo(call->domain, call->text, &info, 0) == 0;
+
+    call->value = (int64_t)MIN(info.capacity, INT64_MAX);
+    return ok;
+}
+
+/* The path of VOLUME, unless it is not a file or block device. Its size is that of the disk. */
+static char *volume_path(virStorageVolPtr volume, int64_t *size)
+{
+    virStorageVolInfo info;
+
+    if (virStorageVolGetInfo(volume, &info) < 0 ||
+        (info.type != VIR_STORAGE_VOL_FILE && info.type != VIR_STORAGE_VOL_BLOCK))
+        return NULL;
+    *size = (int64_t)MIN(info.capacity, INT64_MAX);
+    return virStorageVolGetPath(volume);
+}
+
+/* TEXT: the pool, MORE: the volume in it. */
+static bool ask_volume(FlLibvirtCall *call)
+{
+    virStoragePoolPtr pool =
+        virStoragePoolLookupByName(virDomainGetConnect(call->domain), call->text);
+    virStorageVolPtr volume = pool != NULL ? virStorageVolLookupByName(pool, call->more) : NULL;
+    char *path = volume != NULL ? volume_path(volume, &call->value) : NULL;
+
+    if (volume != NULL)
+        virStorageVolFree(volume);
+    if (pool != NULL)
+        virStoragePoolFree(pool);
+    return fl_libvirt_call_take(call, path);
+}
+
+/* Version 2 of the format, "compat=0.10". An image that cannot be read is taken for a newer one. */
+static bool is_old_qcow2(const char *path)
+{
+    static const char header[8] = {'Q', 'F', 'I', (char)0xfb, 0, 0, 0, 2};
+    char found[sizeof header] = {0};
+    int fd = path != NULL ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+
+    if (fd < 0)
+        return false;
+    if (pread(fd, found, sizeof found, 0) != (ssize_t)sizeof found)
+        found[0] = '\0';
+    close(fd);
+    return memcmp(found, header, sizeof header) == 0;
+}
+
+/* libvirt finds the size of a volume by the domain only while that runs. */
+static bool add_size(FlLibvirtSession *session, FlDomainDisk *disk, GError **error)
+{
+    g_autoptr(FlLibvirtCall) size = fl_libvirt_call_new(ask_size, disk->target, NULL);
+    g_autoptr(FlLibvirtCall) volume = fl_libvirt_call_new(ask_volume, disk->pool, disk->volume);
+    FlLibvirtCall *call = !session->running && disk->pool != NULL ? volume : size;
+
+    if (!fl_libvirt_ask(session, call))
+        return fl_libvirt_fail(error, call, "disk %s", disk->target);
+    disk->size = (uint64_t)call->value;
+    return true;
+}
+
+/* A volume that libvirt does not tell of, as of a pool that is not active, is no file. */
+static void find_volume(FlLibvirtSession *session, FlDomainDisk *disk)
+{
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_volume, disk->pool, disk->volume);
+
+    if (disk->path == NULL && disk->pool != NULL && disk->volume != NULL &&
+        fl_libvirt_ask(session, call))
+        disk->path = g_strdup(call->string);
+}
+
+bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error)
+{
+    for (guint i = 0; i < session->description->disks->len; i++) {
+        FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
+
+        find_volume(session, disk);
+        if (!fl_libvirt_is_wanted(disk, session->running, session->backup.options))
+            continue;
+        if (!add_size(session, disk, error))
+            return false;
+        disk->no_bitmaps = g_strcmp0(disk->format, "qcow2") == 0 && is_old_qcow2(disk->path);
+    }
+    return true;
+}
