@@ -3,11 +3,11 @@
 
 #include "mount/control.h"
 #include "app/status-page.h"
+#include "qemu/json.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <json-glib/json-glib.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -65,14 +65,13 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
 static pid_t read_pid(const char *path)
 {
     g_autofree char *text = NULL;
-    g_autoptr(JsonNode) root = NULL;
+    g_autoptr(JsonObject) status = NULL;
+    gsize length;
 
-    if (!g_file_get_contents(path, &text, NULL, NULL))
+    if (!g_file_get_contents(path, &text, &length, NULL))
         return 0;
-    root = json_from_string(text, NULL);
-    if (root == NULL || !JSON_NODE_HOLDS_OBJECT(root))
-        return 0;
-    return (pid_t)json_object_get_int_member(json_node_get_object(root), "pid");
+    status = fl_json_parse(text, length, NULL);
+    return (pid_t)fl_json_int(status, "pid");
 }
 
 int fl_client_end(const char *mountpoint, bool commit, bool force)
@@ -128,12 +127,13 @@ int fl_client_status(const char *mountpoint, bool json)
 {
     g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
     g_autofree char *text = NULL;
-    g_autoptr(JsonNode) root = NULL;
+    g_autoptr(JsonObject) status = NULL;
     g_autoptr(GError) error = NULL;
     g_autofree char *page = NULL;
     FlStatusPageOptions options;
+    gsize length;
 
-    if (!g_file_get_contents(path, &text, NULL, &error)) {
+    if (!g_file_get_contents(path, &text, &length, &error)) {
         if (is_dead(mountpoint))
             g_critical(DEAD, mountpoint, mountpoint);
         else
@@ -144,13 +144,13 @@ int fl_client_status(const char *mountpoint, bool json)
         fputs(text, stdout);
         return 0;
     }
-    root = json_from_string(text, &error);
-    if (root == NULL || !JSON_NODE_HOLDS_OBJECT(root)) {
-        g_critical("%s cannot be read: %s", path, error != NULL ? error->message : "no object");
+    status = fl_json_parse(text, length, &error);
+    if (status == NULL) {
+        g_critical("%s cannot be read: %s", path, error->message);
         return FL_ERROR_FAILED;
     }
     options = page_options(mountpoint);
-    page = fl_status_page_make(json_node_get_object(root), &options);
+    page = fl_status_page_make(status, &options);
     fputs(page, stdout);
     return 0;
 }

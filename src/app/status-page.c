@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/status-page.h"
 
+#include "qemu/json.h"
 #include "util/printable.h"
 
 #include <string.h>
@@ -29,12 +30,14 @@ typedef struct {
 /* What status.json says; -1 and NULL where it does not. */
 static gint64 number(JsonObject *object, const char *name)
 {
-    return json_object_get_int_member_with_default(object, name, -1);
+    JsonNode *node = fl_json_value(object, name, G_TYPE_INT64);
+
+    return node != NULL ? json_node_get_int(node) : -1;
 }
 
 static const char *string(JsonObject *object, const char *name)
 {
-    return json_object_get_string_member_with_default(object, name, NULL);
+    return fl_json_string(object, name);
 }
 
 /* Columns that TEXT takes on a terminal. */
@@ -172,8 +175,7 @@ static const char *state_text(JsonObject *disk)
     if (has_failed(disk))
         return "FAILED";
     /* One that has connections and opens another makes nobody wait. */
-    if (!json_object_get_boolean_member_with_default(disk, "connecting", FALSE) ||
-        number(disk, "connections") > 0)
+    if (!fl_json_bool(disk, "connecting") || number(disk, "connections") > 0)
         return number(disk, "errors") > 0 ? "ok, with errors" : "ok";
     return number(disk, "reconnects") > 0 || number(disk, "requests") > 0
                ? "connecting again: reads wait for the server"
@@ -325,7 +327,7 @@ static void add_row(Page *page, JsonObject *disk, unsigned name_width, bool bar)
 static bool source_of(JsonArray *disks, guint index, const char *source)
 {
     return index < json_array_get_length(disks) &&
-           g_strcmp0(string(json_array_get_object_element(disks, index), "source"), source) == 0;
+           g_strcmp0(string(fl_json_element(disks, index), "source"), source) == 0;
 }
 
 /* The disks as a table; then, in full, those that need somebody. */
@@ -341,7 +343,7 @@ static void add_table(Page *page, JsonArray *disks)
     g_string_append_printf(page->text, "\n%s  %9s  %9s  %-*s  %11s  STATE\n", head, "SIZE", "DIRTY",
                            bar ? ROW_BAR + 7 : 4, "READ", "RATE");
     for (guint i = 0; i < json_array_get_length(disks); i++) {
-        JsonObject *disk = json_array_get_object_element(disks, i);
+        JsonObject *disk = fl_json_element(disks, i);
         const char *source = string(disk, "source");
 
         if (source != NULL && g_strcmp0(source, last) != 0 && source_of(disks, i + 1, source)) {
@@ -352,7 +354,7 @@ static void add_table(Page *page, JsonArray *disks)
         add_row(page, disk, name_width, bar);
     }
     for (guint i = 0; i < json_array_get_length(disks); i++) {
-        JsonObject *disk = json_array_get_object_element(disks, i);
+        JsonObject *disk = fl_json_element(disks, i);
         if (has_failed(disk))
             add_disk(page, disk);
     }
@@ -386,7 +388,7 @@ static void add_advice(Page *page, JsonArray *disks)
     bool any = false;
 
     for (guint i = 0; i < json_array_get_length(disks); i++) {
-        JsonObject *disk = json_array_get_object_element(disks, i);
+        JsonObject *disk = fl_json_element(disks, i);
         gint64 wanted = number(disk, "wanted_bytes");
 
         if (!is_snapshot(disk))
@@ -413,9 +415,7 @@ static void add_advice(Page *page, JsonArray *disks)
 char *fl_status_page_make(JsonObject *status, const FlStatusPageOptions *options)
 {
     Page page = {.options = options, .text = g_string_new(NULL)};
-    JsonArray *disks = json_object_has_member(status, "exports")
-                           ? json_object_get_array_member(status, "exports")
-                           : NULL;
+    JsonArray *disks = fl_json_array(status, "exports");
 
     add_head(&page, status);
     if (disks == NULL)
@@ -424,7 +424,7 @@ char *fl_status_page_make(JsonObject *status, const FlStatusPageOptions *options
         add_table(&page, disks);
     } else {
         for (guint i = 0; i < json_array_get_length(disks); i++)
-            add_disk(&page, json_array_get_object_element(disks, i));
+            add_disk(&page, fl_json_element(disks, i));
     }
     add_advice(&page, disks);
     return g_string_free(page.text, FALSE);
