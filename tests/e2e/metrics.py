@@ -108,7 +108,9 @@ class Metrics(lib.TestCase):
         blocks = self.mkdir("blocks")
         lib.run("promtool", "tsdb", "create-blocks-from", "openmetrics", file, blocks)
         os.mkdir(blocks + "/wal")
-        stored = lib.run("promtool", "tsdb", "dump", blocks,
+        # What it makes meanwhile goes into data/.
+        os.mkdir(self.dir + "/data")
+        stored = lib.run("promtool", "tsdb", "dump", blocks, cwd=self.dir,
                          stderr=subprocess.DEVNULL).splitlines()
         sizes = [line for line in stored if '"fleecefs_disk_size_bytes"' in line]
         self.assertEqual(len(sizes), len(HOSTILE) + 1, stored)

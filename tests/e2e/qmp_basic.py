@@ -169,7 +169,9 @@ class Basic(lib.TestCase):
         """QEMU may open neither the scratch directory nor the one that the socket is in."""
         if os.geteuid() != 0:
             self.skipTest("needs root, to start a QEMU that then is not")
-        vm = Vm(self, [Disk(self, "vda")], ["-runas", "nobody"])
+        newer = "user=" in lib.run("qemu-system-x86_64", "-help").partition("\n-run-with ")[2][:200]
+        vm = Vm(self, [Disk(self, "vda")],
+                ["-run-with", "user=nobody"] if newer else ["-runas", "nobody"])
         vm.scribble(self.rng)
         before = bytes(vm.disks["vda"].model)
         snapshot = vm.begin()
