@@ -97,6 +97,24 @@ def vm_of(said):
               member(said, "called", str, "") or member(vm, "name", str, ""))
 
 
+def number_of(said):
+    """The number of the generation that vm.json tells of; -1 if there is none."""
+    number = said.get("number")
+    return number if type(number) is int and number >= 0 else -1
+
+
+def disks_of(said):
+    """The disks that vm.json tells of: name to (restore point, disk_id, generations needed)."""
+    disks = said.get("disks")
+    found = {}
+    for name, disk in disks.items() if isinstance(disks, dict) else ():
+        if isinstance(disk, dict):
+            needs = disk.get("needs")
+            found[name] = (disk.get("restore_point"), disk.get("disk_id"),
+                           needs if isinstance(needs, list) else [])
+    return found
+
+
 @dataclasses.dataclass(eq=False)
 class Image:
     """A full backup or an increment of one disk."""
@@ -212,7 +230,7 @@ class Stored:
             vm_of(vm_said) or vm_of(said),
             member(vm_said, "generation", str, "") or member(said, "snapshot", str, "")
             or os.path.basename(os.path.dirname(home)),
-            member(vm_said, "number", int, -1))
+            number_of(vm_said))
 
     def _find_vms(self):
         """Gives each image one object for its VM, which may have been recorded in part or not at all:
@@ -251,6 +269,11 @@ class Stored:
                                   if not (b.disk_id and image.disk_id)]
                 # Of one home a full backup comes first, and a qcow2, which needs no map.
                 image.bases = tuple(sorted(found, key=lambda b: (b.base, b.form)))
+
+    def find(self, point, disk_id, disk):
+        """The images that are the restore point POINT of a disk."""
+        return [i for i in self.images if i.point == point
+                and (i.disk_id == disk_id if i.disk_id and disk_id else i.disk == disk)]
 
     def _sort(self):
         """By numbers; what has none comes after its base, and else goes by its time."""

@@ -128,9 +128,9 @@ def children(pid):
 
 def is_mounted(path):
     """Whether PATH is a mount point, also if what is mounted there no longer answers."""
-    path = os.path.abspath(path).replace(" ", "\\040")
+    path = re.sub(r"[ \t\n\\]", lambda m: f"\\{ord(m[0]):03o}", os.path.abspath(path))
     with open("/proc/self/mounts") as f:
-        return any(line.split()[1] == path for line in f)
+        return any(line.split(" ")[1] == path for line in f)
 
 
 class Server:

@@ -16,7 +16,9 @@ BACKUP, RESTORE, MAP = (f"{lib.TOP}/contrib/fleecefs-{n}" for n in ("backup", "r
 TOOLS = ("qcow2", "raw", "tar", "restic", "borg")
 
 
-class Scripts(lib.TestCase):
+class Base(lib.TestCase):
+    """What tests of fleecefs-backup share: a VM called web, and where it is saved."""
+
     def setUp(self):
         super().setUp()
         self.env = {**self.environment(), "RESTIC_PASSWORD": "x",
@@ -104,6 +106,20 @@ class Scripts(lib.TestCase):
                   ["borg", "init", "--encryption=none", to]), env=self.env)
         return to
 
+    def fail_tool(self, tool):
+        """Has a tool end like one whose disk is full, where it is to save."""
+        path = self.env["PATH"].split(":")[0] + "/" + tool
+        with open(path, "w") as f:
+            f.write(f'#!/bin/sh\ncase "$*" in *backup*|*create*|*sync*) exit 1;; esac\n'
+                    f'exec {shutil.which(tool)} "$@"\n')
+        os.chmod(path, 0o755)
+        self.failing = path
+
+    def mend_tool(self):
+        os.unlink(self.failing)
+
+
+class Scripts(Base):
     def check_all_generations(self, tool):
         vm, to, expected = self.vm(), self.repository(tool), []
         for generation in range(4):
@@ -127,18 +143,6 @@ class Scripts(lib.TestCase):
                     self.assertTrue(got == model, f"{name} {disk} {form}")
         self.assertTrue(self.restore(folder, "-d", "vda") == expected[-1]["vda"])
         return folder, names, expected
-
-    def fail_tool(self, tool):
-        """Has a tool end like one whose disk is full, where it is to save."""
-        path = self.env["PATH"].split(":")[0] + "/" + tool
-        with open(path, "w") as f:
-            f.write(f'#!/bin/sh\ncase "$*" in *backup*|*create*|*sync*) exit 1;; esac\n'
-                    f'exec {shutil.which(tool)} "$@"\n')
-        os.chmod(path, 0o755)
-        self.failing = path
-
-    def mend_tool(self):
-        os.unlink(self.failing)
 
     def test_broken_chains_are_refused(self):
         folder, names, expected = self.check_all_generations("qcow2")
@@ -270,10 +274,10 @@ class Scripts(lib.TestCase):
 
     def test_another_destination_begins_with_a_full_backup(self):
         vm = self.vm("vda")
-        first = self.backup(vm, says="vda full")
+        self.backup(vm, says="vda full")
         self.to = self.mkdir("other")
         vm.scribble(self.rng)
-        self.backup(vm, says=f"a full backup, because {first[0]}-\\w+ is not in")
+        self.backup(vm, says="a full backup, because vda: \\S+ is not in")
         self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
         vm.scribble(self.rng)
         self.backup(vm, says="vda since")
@@ -423,11 +427,16 @@ class Scripts(lib.TestCase):
 
     def test_wrong_usage(self):
         for args in ([], ["qcow2"], ["zip", self.to, "qmp:x"], ["qcow2", self.to],
+                     ["qcow2", self.to, "qmp:/run/web/qmp", "qmp:/run/db/qmp"],
                      ["qcow2", self.to, "vm.qcow2"], ["qcow2", self.to, "nbd://host"],
                      ["qcow2", self.to, "..=qmp:x"], ["qcow2", self.to, "libvirt:"]):
             done = lib.attempt(BACKUP, *args)
             self.assertEqual(done.returncode, 2, args)
             self.assertIn("usage: fleecefs-backup", done.stderr)
+        # As a timer's service has it where nobody wrote backup.conf.
+        done = lib.attempt(BACKUP, "", "", "libvirt:web")
+        self.assertRegex(done.stderr, "no TOOL is set; .*/etc/fleecefs/backup.conf")
+        self.assertEqual(done.returncode, 2)
         self.assertEqual(lib.attempt(RESTORE, self.to).returncode, 2)
         self.assertEqual(lib.attempt(MAP).returncode, 2)
 

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""contrib/fleecefs-backup: whose backups are whose, and chains that lack a part, on real VMs."""
+import json
+import os
+import shutil
+import sys
+
+import lib
+import scripts
+
+sys.path.append(lib.TOP + "/contrib")
+sys.dont_write_bytecode = True
+from fleecefs_backups import text  # noqa: E402
+
+
+class Backup(scripts.Base):
+    def test_names(self):
+        """No two VMs share a name in file systems and repositories, and none is syntax there."""
+        names = ["web", "Web", "web?1", "web&1", "web%3F1", "web/1", "web%2F1", "we b", "-web", ".web",
+                 "%2Dweb", "web\\", "web\n", "web\x1b[2J", "web:1", "web{now}", "w" * 200, "w" * 201,
+                 "w" * 201 + "x", "é" * 150, "\udcff", "web-", "web::x", "..", "."]
+        encoded = [text.file_name(n) for n in names]
+        self.assertEqual(len(set(encoded)), len(names))
+        for name in encoded:
+            self.assertLessEqual(len(os.fsencode(name)), text.NAME_MAX)
+            self.assertNotRegex(name, r"^[-.]|[/:{}\\\x00-\x1f]")
+        self.assertEqual(encoded[:2] + encoded[7:8], ["web", "Web", "we b"])
+
+    def test_another_vm_of_the_same_name(self):
+        """Which has no UUID: then it is the socket that tells."""
+        web = self.vm("vda")
+        self.backup(web)
+        other = self.vm("vda")
+        self.assertEqual(self.backup(other, status=1, says="web: FAILED: what .* has under this name "
+                                     "is another VM's: .*NAME=SOURCE"), [])
+        self.assertEqual(len(self.generations()), 1)
+        self.assertTrue(self.restore(self.to) == web.disks["vda"].model)
+
+    def test_vm_is_recorded(self):
+        """In what each tool stores, with numbers that tell their order."""
+        for tool in scripts.TOOLS:
+            vm, to = self.vm("vda"), self.repository(tool)
+            for _ in range(2):
+                self.backup(vm, tool=tool, to=to)
+                vm.scribble(self.rng)
+            folder = self.extract(tool, to)
+            said = []
+            for name in os.listdir(folder):
+                with open(f"{folder}/{name}/vm.json") as f:
+                    said.append(json.load(f))
+                    self.assertIn(said[-1]["generation"],
+                                  (name, name.removesuffix(".tar"), name.removeprefix("web-")))
+            said.sort(key=lambda s: s["number"])
+            self.assertEqual([s["number"] for s in said], [0, 1], tool)
+            self.assertEqual([s["called"] for s in said], ["web"] * 2)
+            self.assertEqual({s["vm"]["source"] for s in said}, {"qmp:" + vm.monitor})
+            self.assertEqual([s["disks"]["vda"]["needs"] for s in said],
+                             [[], [said[0]["generation"]]], tool)
+            self.to = self.mkdir("another")
+
+    def remove(self, tool, to, name):
+        """As retention does that knows nothing of chains."""
+        if tool in ("qcow2", "raw"):
+            shutil.rmtree(f"{to}/web/{name}")
+        elif tool == "tar":
+            os.unlink(f"{to}/web/{name}")
+        elif tool == "restic":
+            said = json.loads(lib.run("restic", "-r", to, "snapshots", "--json", env=self.env))
+            lib.run("restic", "-r", to, "forget",
+                    *[s["id"] for s in said if name in s["tags"]], env=self.env)
+        else:
+            lib.run("borg", "delete", f"{to}::{name}", env=self.env)
+
+    def check_broken_chain(self, tool, which):
+        """Generation WHICH of three is gone: what follows is full, and can be restored."""
+        vm, to = self.vm("vda"), self.repository(tool)
+        for _ in range(3):
+            self.backup(vm, tool=tool, to=to)
+            vm.scribble(self.rng)
+        folder = self.extract(tool, to)
+        names = sorted(os.listdir(folder))
+        if folder != self.to + "/web":
+            shutil.rmtree(folder)
+        self.remove(tool, to, names[which])
+        self.backup(vm, tool=tool, to=to, says="a full backup, because vda: its chain is broken: .*"
+                                               "not .*\n(.*\n)*.*vda full")
+        expected = bytes(vm.disks["vda"].model)
+        vm.scribble(self.rng)
+        self.backup(vm, tool=tool, to=to, says="vda since")
+        folder = self.extract(tool, to)
+        self.assertTrue(self.restore(folder) == vm.disks["vda"].model)
+        newest = sorted(os.listdir(folder))[-2]
+        self.assertTrue(self.restore(folder, "--at", newest) == expected)
+
+    def test_full_backup_is_gone_qcow2(self):
+        self.check_broken_chain("qcow2", 0)
+
+    def test_increment_is_gone_raw(self):
+        self.check_broken_chain("raw", 1)
+
+    def test_full_backup_is_gone_tar(self):
+        self.check_broken_chain("tar", 0)
+
+    def test_increment_is_forgotten_restic(self):
+        self.check_broken_chain("restic", 1)
+
+    def test_full_backup_is_deleted_borg(self):
+        self.check_broken_chain("borg", 0)
+
+    def test_parts_of_a_generation_are_gone(self):
+        """Also where its folder is still there."""
+        for path, tool in (("vda/disk.qcow2", "qcow2"), ("vda/info.json", "qcow2"),
+                           ("vda/disk.raw", "raw")):
+            vm = self.vm("vda")
+            self.backup(vm, tool=tool)
+            vm.scribble(self.rng)
+            self.backup(vm, tool=tool, says="vda since")
+            vm.scribble(self.rng)
+            first = min(self.generations())
+            os.unlink(f"{self.to}/web/{first}/{path}")
+            self.backup(vm, tool=tool, says="its chain is broken")
+            self.assertTrue(self.restore(self.to + "/web", "--at", max(self.generations()))
+                            == vm.disks["vda"].model)
+            self.to = self.mkdir("another")
+
+    def test_odd_names_of_vms(self):
+        """Also those that /proc/self/mounts writes in another way, after a daemon that has died."""
+        for name in ("a\\b", "we b", "x&y;z", "line\nbreak", "-dash", "...", "\x1b[2J"):
+            vm = self.vm("vda")
+            done = lib.attempt(scripts.BACKUP, "-o", "scratch=" + self.dir, "qcow2", self.to,
+                               "--", f"{name}=qmp:{vm.monitor}", env=self.env)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertNotRegex(done.stderr, "[\x00-\x09\x0b-\x1f]")
+            folder = f"{self.to}/{text.file_name(name)}"
+            self.assertTrue(self.restore(folder) == vm.disks["vda"].model)
+            # A mount of a run that was killed, with its daemon.
+            mnt = f"{self.env['RUNTIME_DIRECTORY']}/{text.file_name(name)}/mnt"
+            vm.quit()
+            self.mount(vm.disks["vda"].image, point=mnt).kill()
+            self.assertTrue(lib.is_mounted(mnt))
+            lib.attempt(scripts.BACKUP, "qcow2", self.to, "--", f"{name}=qmp:/nonexistent",
+                        env=self.env)
+            self.assertFalse(lib.is_mounted(mnt))
+
+    def test_image_of_a_vm_that_is_off(self):
+        """It goes on with the chain of the VM, whose image is not changed."""
+        vm = self.vm("vda")
+        self.backup(vm, says="vda full")
+        vm.scribble(self.rng)
+        self.backup(vm, says="vda since")
+        vm.scribble(self.rng)
+        vm.quit()
+        image = self.mkdir("images") + "/vda.qcow2"
+        os.rename(vm.disks["vda"].image, image)
+        with open(image, "rb") as f:
+            before = f.read()
+        for _ in range(2):
+            names = set(self.generations())
+            done = lib.attempt(scripts.BACKUP, "qcow2", self.to, f"web={image}", env=self.env)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertRegex(done.stderr, "vda since")
+            self.assertTrue(self.restore(self.to + "/web") == vm.disks["vda"].model)
+            self.assertEqual(len(set(self.generations()) - names), 1)
+        with open(image, "rb") as f:
+            self.assertTrue(f.read() == before)
+        # Full where the chain is another's, or where it is asked for.
+        self.to = self.mkdir("elsewhere")
+        done = lib.attempt(scripts.BACKUP, "raw", self.to, image, env=self.env)
+        self.assertRegex(done.stderr, "a full backup, because vda: .*\n.*vda full")
+        self.assertTrue(self.restore(self.to + "/vda") == vm.disks["vda"].model)
+
+    def test_connect(self):
+        """It counts for domains that are named, too: a test:/// libvirt runs no VMs of QEMU."""
+        for source, options in (("libvirt:test", ["-c", "test:///default"]),
+                                ("libvirt:test?connect=test:///default", ["-c", "qemu:///none"])):
+            done = lib.attempt(scripts.BACKUP, *options, "qcow2", self.to, source, env=self.env)
+            self.assertRegex(done.stderr, "this libvirt runs VMs by .*not QEMU|test:///default")
+            self.assertEqual(done.returncode, 1)
+
+
+if __name__ == "__main__":
+    lib.main()
