@@ -7,6 +7,7 @@
 #include "app/options.h"
 #include "app/sources.h"
 #include "util/background.h"
+#include "util/jail.h"
 #include "util/sandbox.h"
 #include "util/log.h"
 
@@ -165,6 +166,8 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
     /* A snapshot that has been begun is taken before a signal ends it: the guest may be frozen. */
     if (has_vm(options))
         mask_end_signals(SIG_BLOCK);
+    if (options->sandbox == FL_SANDBOX_MODE_OFF)
+        fl_jail_disable();
     fl_sources_init(&sources, options);
     ok = fl_mountpoint_check(options->mountpoint, error) && fl_sources_open(&sources, error) &&
          serve(options, &sources, background, error);

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #define PROBE_SECONDS 60
+/* Files in a chain; QEMU's own limits are higher, and nobody's chains. */
+#define CHAIN_MAX 200
 
 static void free_bitmap(void *opaque)
 {
@@ -27,6 +29,8 @@ void fl_image_free(FlImage *image)
     g_free(image->info.name);
     g_free(image->info.format);
     g_clear_pointer(&image->info.bitmaps, g_ptr_array_unref);
+    g_clear_pointer(&image->files, g_ptr_array_unref);
+    g_free(image->open);
     g_free(image->path);
     g_free(image);
 }
@@ -78,18 +82,13 @@ static bool look_at_file(FlImage *image, GError **error)
     return true;
 }
 
-/* OUTPUT is what qemu-img says of the image, which may be anybody's. */
-static bool take_info(FlImage *image, const char *output, GError **error)
+/* INFO is what qemu-img says of the image, which may be anybody's. */
+static bool take_info(FlImage *image, JsonObject *info, GError **error)
 {
-    g_autoptr(GError) failure = NULL;
-    g_autoptr(JsonObject) found = fl_json_parse(output, strlen(output), &failure);
-
-    if (found == NULL)
-        return fail_image(image, failure->message, error);
-    image->info.format = g_strdup(fl_json_string(found, "format"));
-    if (fl_json_int(found, "virtual-size") <= 0)
+    image->info.format = g_strdup(fl_json_string(info, "format"));
+    if (fl_json_int(info, "virtual-size") <= 0)
         return fail_image(image, "it is empty: a disk of size 0", error);
-    if (fl_json_bool(found, "encrypted"))
+    if (fl_json_bool(info, "encrypted"))
         return fail_image(image,
                           "it is encrypted; serve it with qemu-nbd or qemu-storage-daemon, which "
                           "can be given the key, and mount its NBD URI",
@@ -97,17 +96,116 @@ static bool take_info(FlImage *image, const char *output, GError **error)
     return true;
 }
 
+/* Notes that the image cannot be served in a jail, because of WHY. */
+static void leave_open(FlImage *image, const char *why)
+{
+    if (image->open == NULL)
+        image->open = g_strdup(why);
+}
+
+FlJail *fl_image_jail(FlImage *image, const char *program)
+{
+    g_autoptr(FlJail) jail = NULL;
+    g_autoptr(GError) failure = NULL;
+
+    if (image->open != NULL)
+        return NULL;
+    jail = fl_jail_new(program);
+    for (guint i = 0; i < image->files->len; i++)
+        fl_jail_add_file(jail, image->files->pdata[i]);
+    if (fl_jail_prepare(jail, &failure))
+        return g_steal_pointer(&jail);
+    leave_open(image, failure->message);
+    return NULL;
+}
+
+/* What qemu-img says of the file at PATH, which it opens alone. */
+static JsonObject *ask_about(FlImage *image, const char *path, const char *format, GError **error)
+{
+    const char *const probe[] = {"qemu-img", "info", "--output=json", "--", path, NULL};
+    const char *const given[] = {"qemu-img",      "info", "-f", format,
+                                 "--output=json", "--",   path, NULL};
+    g_autoptr(FlJail) jail = fl_jail_new("qemu-img");
+    g_autoptr(GError) failure = NULL;
+    g_autofree char *output = NULL;
+    bool jailed;
+
+    fl_jail_add_file(jail, path);
+    jailed = fl_jail_prepare(jail, &failure);
+    if (!jailed)
+        leave_open(image, failure->message);
+    output = fl_process_output(format != NULL ? given : probe, jailed ? jail : NULL, PROBE_SECONDS,
+                               error);
+    return output != NULL ? fl_json_parse(output, strlen(output), error) : NULL;
+}
+
+/* QEMU's names of files are paths, or begin with a protocol. */
+static const char *as_path(const char *name)
+{
+    const char *rest = g_str_has_prefix(name, "file:") ? name + strlen("file:") : name;
+    const char *colon = strchr(rest, ':'), *slash = strchr(rest, '/');
+
+    return colon == NULL || (slash != NULL && slash < colon) ? rest : NULL;
+}
+
+/* Adds the file that NAME means in an image at PATH; NULL if it is no file. */
+static const char *add_file(FlImage *image, const char *path, const char *name)
+{
+    const char *file = as_path(name);
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    if (file == NULL) {
+        g_autofree char *why = g_strdup_printf("it is based on %s, which is no file", name);
+
+        leave_open(image, why);
+        return NULL;
+    }
+    g_ptr_array_add(image->files, g_path_is_absolute(file) ? g_strdup(file)
+                                                           : g_build_filename(folder, file, NULL));
+    return image->files->pdata[image->files->len - 1];
+}
+
+/* Follows the chain from INFO, of the file at PATH. Whatever is wrong with it, the storage daemon
+ * will find too. */
+static void find_chain(FlImage *image, JsonObject *info, const char *path)
+{
+    g_autoptr(JsonObject) here = json_object_ref(info);
+
+    for (unsigned depth = 0; here != NULL; depth++) {
+        JsonObject *specific = fl_json_object(here, "format-specific");
+        JsonObject *data = specific != NULL ? fl_json_object(specific, "data") : NULL;
+        const char *data_file = data != NULL ? fl_json_string(data, "data-file") : NULL;
+        const char *backing = fl_json_string(here, "full-backing-filename");
+        const char *format = fl_json_string(here, "backing-filename-format");
+        JsonObject *next;
+
+        if (backing == NULL)
+            backing = fl_json_string(here, "backing-filename");
+        if (data_file != NULL)
+            add_file(image, path, data_file);
+        if (backing == NULL || (path = add_file(image, path, backing)) == NULL)
+            return;
+        if (depth >= CHAIN_MAX) {
+            leave_open(image, "its chain of backing files is too long");
+            return;
+        }
+        next = ask_about(image, path, format, NULL);
+        json_object_unref(here);
+        here = next;
+    }
+}
+
 static bool find_format(FlImage *image, const char *format, GError **error)
 {
-    const char *const probe[] = {"qemu-img", "info", "--output=json", "--", image->path, NULL};
-    const char *const given[] = {"qemu-img",      "info", "-f",        format,
-                                 "--output=json", "--",   image->path, NULL};
-    const char *const *argv = format != NULL ? given : probe;
     g_autoptr(GError) failure = NULL;
-    g_autofree char *output = fl_process_output(argv, PROBE_SECONDS, &failure);
+    g_autoptr(JsonObject) info = ask_about(image, image->path, format, &failure);
 
-    return output != NULL ? take_info(image, output, error)
-                          : fail_image(image, failure->message, error);
+    if (info == NULL)
+        return fail_image(image, failure->message, error);
+    if (!take_info(image, info, error))
+        return false;
+    find_chain(image, info, image->path);
+    return true;
 }
 
 static char *export_name(const char *path)
@@ -128,6 +226,8 @@ FlImage *fl_image_probe(const char *path, const char *format, GError **error)
     /* Not g_canonicalize_filename: ".." behind a symbolic link is not what stands before it. */
     image->path = g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
     image->info.bitmaps = g_ptr_array_new_with_free_func(free_bitmap);
+    image->files = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(image->files, g_strdup(image->path));
     if (!look_at_file(image, error) || !find_format(image, format, error))
         return NULL;
     image->info.name = export_name(image->path);
@@ -151,8 +251,8 @@ static bool add_image_node(const FlImage *image, FlQmp *qmp, GError **error)
                                  "filename", image->path, 0);
 
     return fl_qmp_call(qmp, "blockdev-add",
-                       fl_qmp_args('s', "driver", image->info.format, 's', "node-name", FL_IMAGE_NODE,
-                                   'b', "read-only", true, 'n', "file", file, 0),
+                       fl_qmp_args('s', "driver", image->info.format, 's', "node-name",
+                                   FL_IMAGE_NODE, 'b', "read-only", true, 'n', "file", file, 0),
                        NULL, error);
 }
 

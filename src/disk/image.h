@@ -13,6 +13,7 @@
 
 #include "disk/server.h"
 #include "qemu/qmp.h"
+#include "util/jail.h"
 
 /* The image's node in the storage daemon. */
 #define FL_IMAGE_NODE "image"
@@ -21,15 +22,22 @@ typedef struct {
     FlImageInfo info;
     char *path; /* absolute */
     bool block_device;
+    GPtrArray *files; /* of char *: its own, and as far as known those that it is based on */
+    char *open; /* why it cannot be served in a jail; NULL: nothing is known to be in the way */
 } FlImage;
 
 /*
  * Looks at the image at PATH, which may be relative. Unless FORMAT names it, the format is found by
  * the contents, as QEMU does; what no other driver knows is raw. The bitmaps are not known yet.
+ * QEMU looks at each file of the chain in a jail that holds only this one.
  */
 FlImage *fl_image_probe(const char *path, const char *format, GError **error);
 void fl_image_free(FlImage *image); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlImage, fl_image_free)
+
+/* What PROGRAM, which is to read the whole chain, may be shut into; NULL if there is no such jail:
+ * then image->open says why. */
+FlJail *fl_image_jail(FlImage *image, const char *program);
 
 /*
  * Opens IMAGE and its backing chain in the storage daemon behind QMP and adds it to its NBD server

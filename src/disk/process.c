@@ -43,6 +43,7 @@ typedef struct {
     int death_signal;
     bool no_new_privs;
     unsigned alarm_seconds; /* 0: none */
+    const FlJail *jail;     /* NULL: none */
     char *listen_pid;       /* where its pid goes in its environment; NULL: nowhere */
 } ChildSetup;
 
@@ -70,6 +71,8 @@ static void set_up_child(void *opaque)
     signal(SIGPIPE, SIG_DFL);
 
     setsid();
+    if (setup->jail != NULL)
+        fl_jail_enter(setup->jail);
     prctl(PR_SET_PDEATHSIG, setup->death_signal);
     if (setup->no_new_privs)
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -185,8 +188,10 @@ static FlProcess *watch_process(const char *program, GPid pid, int output, GErro
 
 FlProcess *fl_process_start(const FlProcessSpec *spec, GError **error)
 {
-    ChildSetup setup = {
-        .parent = getpid(), .death_signal = spec->death_signal, .no_new_privs = spec->no_new_privs};
+    ChildSetup setup = {.parent = getpid(),
+                        .death_signal = spec->death_signal,
+                        .no_new_privs = spec->no_new_privs,
+                        .jail = spec->jail};
     g_auto(GStrv) environment =
         make_environment(spec->activation ? spec->n_fds : 0, &setup.listen_pid);
     g_autofree int *targets = g_new(int, spec->n_fds);
@@ -304,9 +309,11 @@ bool fl_process_check(FlProcess *process, unsigned wait_ms, GError **error)
                    complaint != NULL ? complaint : "");
 }
 
-char *fl_process_output(const char *const *argv, unsigned seconds, GError **error)
+char *fl_process_output(const char *const *argv, const FlJail *jail, unsigned seconds,
+                        GError **error)
 {
-    ChildSetup setup = {.parent = getpid(), .death_signal = SIGKILL, .alarm_seconds = seconds};
+    ChildSetup setup = {
+        .parent = getpid(), .death_signal = SIGKILL, .alarm_seconds = seconds, .jail = jail};
     g_autoptr(GError) failure = NULL;
     g_autofree char *output = NULL, *errors = NULL, *complaint = NULL;
     const char *text;

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "util/error.h"
+#include "util/jail.h"
 
 #include <stddef.h>
 
@@ -19,9 +20,10 @@ typedef struct {
     const char *const *argv; /* NULL-terminated; argv[0] is looked up in PATH */
     const int *fds;          /* become descriptors 3, 4, ... ; stay the caller's */
     size_t n_fds;
-    bool activation;   /* announce them by LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)) */
-    int death_signal;  /* sent when we die */
-    bool no_new_privs; /* it never gets more rights than we have, whatever it runs */
+    bool activation;    /* announce them by LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)) */
+    int death_signal;   /* sent when we die */
+    bool no_new_privs;  /* it never gets more rights than we have, whatever it runs */
+    const FlJail *jail; /* prepared; NULL: none */
 } FlProcessSpec;
 
 typedef struct FlProcess FlProcess;
@@ -39,7 +41,9 @@ int fl_process_pid(const FlProcess *process);
 bool fl_process_check(FlProcess *process, unsigned wait_ms, GError **error);
 
 /*
- * Runs a command that ends by itself (killed after SECONDS) and returns what it printed. Its
- * failure is an error that consists of what it complained of, without the program's name.
+ * Runs a command that ends by itself (killed after SECONDS), in JAIL unless that is NULL, and
+ * returns what it printed. Its failure is an error that consists of what it complained of, without
+ * the program's name.
  */
-char *fl_process_output(const char *const *argv, unsigned seconds, GError **error);
+char *fl_process_output(const char *const *argv, const FlJail *jail, unsigned seconds,
+                        GError **error);

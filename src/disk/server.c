@@ -92,7 +92,7 @@ static int listen_privately(int *path_fd, GError **error)
 /* Starts ARGV with the listening socket as descriptor 3 and EXTRA_FD, unless -1, as descriptor 4.
  */
 static FlServer *start_server(const char *const *argv, int extra_fd, bool activation,
-                              int death_signal, GError **error)
+                              const FlJail *jail, int death_signal, GError **error)
 {
     g_autoptr(FlServer) server = g_new0(FlServer, 1);
     int fds[] = {-1, extra_fd};
@@ -101,6 +101,7 @@ static FlServer *start_server(const char *const *argv, int extra_fd, bool activa
                           .n_fds = extra_fd >= 0 ? 2 : 1,
                           .activation = activation,
                           .death_signal = death_signal,
+                          .jail = jail,
                           /* A command is the user's own, who may have written sudo. */
                           .no_new_privs = !activation};
 
@@ -121,7 +122,7 @@ FlServer *fl_server_new_command(const char *const *argv, GError **error)
         return NULL;
     }
     /* Not SIGKILL: a server may have temporary files of its own to remove. */
-    return start_server(argv, -1, true, SIGTERM, error);
+    return start_server(argv, -1, true, NULL, SIGTERM, error);
 }
 
 /* Speaks with the storage daemon behind FD (taken over) until it serves the image. */
@@ -159,6 +160,7 @@ FlServer *fl_server_new_image(const char *path, const char *format, GError **err
                                        NULL};
     g_autoptr(FlImage) image = NULL;
     g_autoptr(FlServer) server = NULL;
+    g_autoptr(FlJail) jail = NULL;
     g_autoptr(GError) failure = NULL;
     int monitor[2];
 
@@ -168,8 +170,9 @@ FlServer *fl_server_new_image(const char *path, const char *format, GError **err
         fl_fail(error, "cannot make a socket for %s: %s", argv[0], g_strerror(errno));
         return NULL;
     }
+    jail = fl_image_jail(image, argv[0]);
     /* It has nothing to put in order, so let nothing hold up its end. */
-    server = start_server(argv, monitor[1], false, SIGKILL, error);
+    server = start_server(argv, monitor[1], false, jail, SIGKILL, error);
     close(monitor[1]);
     if (server == NULL) {
         close(monitor[0]);
@@ -209,6 +212,12 @@ int fl_server_pid(const FlServer *server)
 void fl_server_allow(const FlServer *server, FlSandbox *sandbox)
 {
     fl_sandbox_allow_signals(sandbox, fl_process_pid(server->process));
+    if (server->image != NULL && server->image->open != NULL) {
+        g_autofree char *what = g_strdup_printf("QEMU reads %s without a jail: %s",
+                                                server->image->path, server->image->open);
+
+        fl_sandbox_miss(sandbox, what);
+    }
 }
 
 const FlImageInfo *fl_server_image(const FlServer *server)

@@ -7,11 +7,15 @@
 
 #include <errno.h>
 #include <glib.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* By name: libseccomp knows the numbers of each machine, and what it does not know is left out. */
@@ -290,6 +294,53 @@ static void add_threads(Rules *rules)
                              SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD)) != 0;
 }
 
+/* What QEMU's programs take beside that. */
+static const char *const of_programs[] = {
+    "accept", "accept4", "execve", "listen", "getxattr", "sched_setaffinity", "sched_setscheduler",
+};
+/* Of files and block devices: read only, by the way they are opened. */
+static const unsigned long of_disks[] = {BLKGETSIZE64,  BLKGETSIZE, BLKSSZGET, BLKPBSZGET,
+                                         BLKSECTGET,    BLKROGET,   BLKRAGET,  BLKFLSBUF,
+                                         FS_IOC_FIEMAP, FIGETBSZ};
+
+static bool export_program(scmp_filter_ctx filter, struct sock_fprog *program)
+{
+    int fd = memfd_create("filter", MFD_CLOEXEC);
+    struct stat st;
+    bool ok = fd >= 0 && seccomp_export_bpf(filter, fd) == 0 && fstat(fd, &st) == 0;
+
+    if (ok) {
+        program->filter = g_malloc((gsize)st.st_size);
+        program->len = (unsigned short)((gsize)st.st_size / sizeof *program->filter);
+        ok = pread(fd, program->filter, (size_t)st.st_size, 0) == st.st_size;
+    }
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+bool fl_syscalls_program(struct sock_fprog *program)
+{
+    Rules rules = {.filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS))};
+
+    if (rules.filter == NULL)
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(allowed); i++)
+        add(&rules, seccomp_syscall_resolve_name(allowed[i]));
+    for (size_t i = 0; i < G_N_ELEMENTS(of_programs); i++)
+        add(&rules, seccomp_syscall_resolve_name(of_programs[i]));
+    for (size_t i = 0; i < G_N_ELEMENTS(requests); i++)
+        add_if(&rules, SCMP_SYS(ioctl), 1, (unsigned)requests[i]);
+    for (size_t i = 0; i < G_N_ELEMENTS(of_disks); i++)
+        add_if(&rules, SCMP_SYS(ioctl), 1, (unsigned)of_disks[i]);
+    add_if(&rules, SCMP_SYS(prlimit64), 0, 0);
+    add_if(&rules, SCMP_SYS(sched_setattr), 0, 0);
+    add_threads(&rules);
+    rules.failed = rules.failed || !export_program(rules.filter, program);
+    seccomp_release(rules.filter);
+    return !rules.failed;
+}
+
 bool fl_syscalls_filter(const FlSyscalls *syscalls)
 {
     Rules rules = {.filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS))};
@@ -308,6 +359,11 @@ bool fl_syscalls_filter(const FlSyscalls *syscalls)
 }
 
 #else
+
+bool fl_syscalls_program(struct sock_fprog *program)
+{
+    return false;
+}
 
 bool fl_syscalls_filter(const FlSyscalls *syscalls)
 {

@@ -2,6 +2,7 @@
 /* A filter of system calls by libseccomp. Private to util/. */
 #pragma once
 
+#include <linux/filter.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -19,3 +20,10 @@ typedef struct {
  * given up new privileges. False if that cannot be had, here or at all.
  */
 bool fl_syscalls_filter(const FlSyscalls *syscalls);
+
+/*
+ * The same as a program for seccomp(2), for one of QEMU's that serves images to its standard
+ * descriptors and those that it was given: with execve(2), and without any new socket or signal.
+ * PROGRAM->filter is to be freed with g_free().
+ */
+bool fl_syscalls_program(struct sock_fprog *program);

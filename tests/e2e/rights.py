@@ -72,13 +72,73 @@ class Rights(lib.TestCase):
             if has_seccomp():
                 self.assertEqual(status["Seccomp"], "2")
 
+    def assert_jailed(self, pid, files, capability=0):
+        """QEMU is nobody, with a file system of its own that has FILES of ours and no others."""
+        status = status_of(pid)
+        self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
+        self.assertEqual(int(status["CapEff"], 16), capability)
+        self.assertNotIn("0", status["Uid"].split())
+        for space in ("mnt", "net", "ipc", "uts"):
+            self.assertNotEqual(os.readlink(f"/proc/{pid}/ns/{space}"),
+                                os.readlink(f"/proc/self/ns/{space}"), space)
+        root = f"/proc/{pid}/root"
+        self.assertLessEqual(set(os.listdir(root)),
+                             {"bin", "dev", "etc", "lib", "lib32", "lib64", "usr",
+                              self.dir.split("/")[1], os.getcwd().split("/")[1]})
+        self.assertEqual(os.listdir(root + "/etc"), ["ld.so.cache"])
+        self.assertEqual(sorted(os.listdir(root + self.dir)),
+                         sorted(os.path.basename(file) for file in files))
+
+    def test_only_the_chain_is_in_reach_of_qemu(self):
+        """Also where nobody else may read it, and by names that lead elsewhere."""
+        folder = self.mkdir("private")
+        base = os.path.join(folder, "base.qcow2")
+        os.rename(self.image, base)
+        os.symlink(base, self.image)
+        top = self.path("top.qcow2")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", self.image, "-F", "qcow2", top)
+        self.path("neighbour")
+        for path in (base, top):
+            os.chmod(path, 0o600)
+        os.chmod(folder, 0o700)
+        with self.mount(top) as mount:
+            self.assertEqual(mount.read(mount.folders()[0] + "/disk.raw", "rb"),
+                             bytes(4 * lib.MIB))
+            for pid in set(mount.processes) - {mount.pid}:
+                # CAP_DAC_READ_SEARCH, and no other.
+                self.assert_jailed(pid, [top, self.image], 4 if os.geteuid() == 0 else 0)
+
+    def test_a_sandbox_that_cannot_be_closed(self):
+        """It is said, and may be refused: here for a chain that leads to a server."""
+        other = self.path("other.qcow2")
+        shutil.copy(self.image, other)
+        server = self.qemu_nbd(other)
+        top = self.path("top.qcow2")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", server.uri, "-F", "raw", top)
+        done = self.fleecefs("--sandbox=require", top, self.mkdir("mnt"))
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+        self.assertIn("sandbox=require", done.stderr)
+        with self.mount(top) as mount:
+            status = mount.json(".fleecefs/status.json")
+            self.assertEqual(status["sandbox"], "open")
+            self.assertIn("which is no file", status["sandbox_missing"])
+            self.assertIn(status["sandbox_missing"], mount.output())
+        with self.mount(self.image, options=["--sandbox=off"]) as mount:
+            self.assertEqual(mount.json(".fleecefs/status.json")["sandbox"], "off")
+            self.assertEqual(status_of(mount.pid)["NoNewPrivs"], "0")
+        if not lib.SANITIZED:
+            with self.mount(self.image, options=["--sandbox=require"]) as mount:
+                self.assertEqual(mount.output(), "")
+
     def test_the_daemon_gives_up_rights(self):
         with self.mount(self.image) as mount:
             self.assert_fenced(mount.pid)
             # It goes on and comes to its end all the same: also connections are opened later.
             self.assertEqual(mount.read("vm/disk.raw", "rb"), bytes(4 * lib.MIB))
+            self.assertEqual(mount.json(".fleecefs/status.json")["sandbox"],
+                             "open" if lib.SANITIZED else "closed")
             for pid in set(mount.processes) - {mount.pid}:
-                self.assertEqual(status_of(pid)["NoNewPrivs"], "1")
+                self.assert_jailed(pid, [self.image])
                 # Nobody but us can connect: it listens where there is no name.
                 with open(f"/proc/{pid}/net/unix") as f:
                     names = [line.split()[-1] for line in f if mount.scratch in line]
@@ -118,6 +178,12 @@ class Rights(lib.TestCase):
                 self.defer(os.close, pidfd)
                 self.assert_fenced(pid)
                 self.assertEqual(int(status_of(pid)["CapPrm"], 16), 0)
+                (server,) = lib.children(pid)
+                self.assertEqual(int(status_of(server)["CapEff"], 16), 0)
+                for space in ("user", "mnt", "net"):
+                    self.assertNotEqual(os.readlink(f"/proc/{server}/ns/{space}"),
+                                        os.readlink(f"/proc/self/ns/{space}"), space)
+                self.assertEqual(os.listdir(f"/proc/{server}/root{home}"), ["vm.qcow2"])
                 read = self.as_nobody("cmp", "-n", 4 * lib.MIB, f"{point}/vm/disk.raw", "/dev/zero")
                 self.assertEqual(read.returncode, 0, read.stderr)
                 if end == "fusermount3":

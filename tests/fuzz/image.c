@@ -3,7 +3,7 @@
 #include "fuzz.h"
 
 /* Static functions take it in, between calls of programs. */
-#include "../../src/disk/image.c" // NOLINT
+#include "../../src/disk/image.c"         // NOLINT
 #include "../../src/disk/image-bitmaps.c" // NOLINT
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -15,7 +15,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     image->path = g_strdup("image");
     image->info.bitmaps = g_ptr_array_new_with_free_func(free_bitmap);
-    g_assert_true(take_info(image, text, &error) == (error == NULL));
+    image->files = g_ptr_array_new_with_free_func(g_free);
+    if (reply != NULL) {
+        g_assert_true(take_info(image, reply, &error) == (error == NULL));
+        find_chain(image, reply, "/nowhere/image");
+    }
     add_bitmaps(image->info.bitmaps, fl_json_array(reply, "dirty-bitmaps"));
     for (guint i = 0; i < image->info.bitmaps->len; i++)
         g_assert_nonnull(((const FlBitmapInfo *)image->info.bitmaps->pdata[i])->name);
