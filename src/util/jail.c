@@ -62,8 +62,8 @@ static bool disabled;
 static const char *const basis[] = {"/usr", "/lib",      "/lib32",       "/lib64",
                                     "/bin", "/dev/null", "/dev/urandom", "/etc/ld.so.cache"};
 
-/* What QEMU is installed in where it is not a distribution's. */
-static const char *const elsewhere[] = {"/opt", "/nix/store", "/gnu/store"};
+/* Where such programs have their libraries. */
+static const char *const elsewhere[] = {"/nix/store", "/gnu/store"};
 
 static void clear_shown(void *opaque)
 {
@@ -91,6 +91,19 @@ static void show(FlJail *jail, const char *path, bool file)
     g_array_append_val(jail->shown, shown);
 }
 
+/* Where a program is that is not a distribution's, with what it was installed with. */
+static void show_home(FlJail *jail, const char *program)
+{
+    g_autofree char *folder = program != NULL ? g_path_get_dirname(program) : NULL;
+    g_autofree char *prefix = folder != NULL ? g_path_get_dirname(folder) : NULL;
+
+    if (folder == NULL || g_str_has_prefix(folder, "/usr") || g_str_equal(prefix, "/"))
+        return;
+    show(jail, g_str_has_suffix(folder, "/bin") ? prefix : folder, false);
+    for (size_t i = 0; i < G_N_ELEMENTS(elsewhere); i++)
+        show(jail, elsewhere[i], false);
+}
+
 FlJail *fl_jail_new(const char *program)
 {
     FlJail *jail = g_new0(FlJail, 1);
@@ -103,10 +116,9 @@ FlJail *fl_jail_new(const char *program)
     jail->root = geteuid() == 0;
     for (size_t i = 0; i < G_N_ELEMENTS(basis); i++)
         show(jail, basis[i], false);
-    if (real != NULL && !g_str_has_prefix(real, "/usr/") && !g_str_has_prefix(real, "/bin/")) {
-        for (size_t i = 0; i < G_N_ELEMENTS(elsewhere); i++)
-            show(jail, elsewhere[i], false);
-    }
+    show_home(jail, found);
+    if (g_strcmp0(found, real) != 0)
+        show_home(jail, real);
     return jail;
 }
 
@@ -144,13 +156,16 @@ static bool write_file(const char *path, const char *text)
 
 static bool enter_namespaces(const FlJail *jail)
 {
-    int flags = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+    int needed = CLONE_NEWNS | CLONE_NEWNET;
 
-    if (jail->root)
-        return unshare(flags) == 0;
-    return unshare(CLONE_NEWUSER | flags) == 0 && write_file("/proc/self/setgroups", "deny") &&
-           write_file("/proc/self/uid_map", jail->uid_map) &&
-           write_file("/proc/self/gid_map", jail->gid_map);
+    if (unshare(jail->root ? needed : needed | CLONE_NEWUSER) != 0)
+        return false;
+    /* The filter leaves nothing that would reach others of these, either. */
+    unshare(CLONE_NEWIPC);
+    unshare(CLONE_NEWUTS);
+    return jail->root || (write_file("/proc/self/setgroups", "deny") &&
+                          write_file("/proc/self/uid_map", jail->uid_map) &&
+                          write_file("/proc/self/gid_map", jail->gid_map));
 }
 
 /* Makes the folders that lead to NAME, which is put together again when it is done. */

@@ -42,6 +42,10 @@ class Install(lib.TestCase):
                 text = re.sub(r"(?m)^ExecStart=", f"ExecStart={root}", f.read())
             with open(f"{self.dir}/{os.path.basename(unit)}", "w") as f:
                 f.write(text)
+        exposure = re.search(r"exposure level for \S+: (\d+\.\d)", lib.run(
+            "systemd-analyze", "security", "--offline=true", "--no-pager",
+            f"{self.dir}/fleecefs-backup@.service"))
+        self.assertLess(float(exposure[1]), 3)
         for kind in ("service", "timer"):
             done = lib.attempt("systemd-analyze", "verify", "--man=no",
                                f"{self.dir}/fleecefs-backup@web.{kind}")

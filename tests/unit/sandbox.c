@@ -50,11 +50,13 @@ static void behind_fence(void (*probe)(const char *folder))
 {
     g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);
     g_autofree char *open_folder = g_build_filename(folder, "open", NULL);
+    g_autofree char *beside = g_build_filename(folder, "beside", NULL);
     Probe shared = {.probe = probe, .folder = folder};
     int status;
     pid_t child;
 
     g_assert_no_errno(g_mkdir(open_folder, 0700));
+    g_assert_true(g_file_set_contents(beside, "", 0, NULL));
     child = fork();
     if (child == 0) {
         FlSandbox *sandbox = fl_sandbox_new();
@@ -76,6 +78,7 @@ static void behind_fence(void (*probe)(const char *folder))
     }
     g_assert_cmpint(waitpid(child, &status, 0), ==, child);
     g_assert_cmpint(status, ==, 0);
+    g_assert_no_errno(g_unlink(beside));
     g_assert_no_errno(g_rmdir(open_folder));
     g_assert_no_errno(g_rmdir(folder));
 }
@@ -137,6 +140,7 @@ static void probe_syscalls(const char *folder)
 static void probe_files(const char *folder)
 {
     g_autofree char *closed = g_build_filename(folder, "file", NULL);
+    g_autofree char *beside = g_build_filename(folder, "beside", NULL);
     g_autofree char *name = g_strdup_printf("%s/open/%ld", folder, syscall(SYS_gettid));
     int fd;
 
@@ -145,6 +149,8 @@ static void probe_files(const char *folder)
     assert_fails(open("/proc/1/cmdline", O_RDONLY));
     assert_fails(open(closed, O_WRONLY | O_CREAT, 0600));
     assert_fails(open("/dev/urandom", O_WRONLY));
+    assert_fails(unlink(beside));
+    g_assert_cmpint(rename(beside, name), ==, -1);
     g_assert_cmpint(open("/dev/urandom", O_RDONLY), >=, 0);
     g_assert_cmpint(open("/proc/self/statm", O_RDONLY), >=, 0);
     fd = open(name, O_WRONLY | O_CREAT, 0600);
