@@ -44,6 +44,25 @@ class Basic(lib.TestCase):
                     "fleecefs.last." + snapshot.disks["vda"]["restore_point"]])
         print("begin %(begin_us)d us" % snapshot.info, end=" ")
 
+    def test_iothread(self):
+        """Refused where QEMU does not survive a client that leaves; else a disk like any other."""
+        vm = Domain(self, [Disk(self, "vda", lib.MIB, iothread=1), Disk(self, "vdb", lib.MIB)])
+        if vm.version() < (8, 2, 3):
+            with self.assertRaisesRegex(Refused, "disk vda runs in an iothread"):
+                vm.begin()
+            vm.begin("--disk", "vdb").finish("commit")
+            return
+        backup = {}
+        for _ in range(4):
+            vm.scribble(self.rng, 2)
+            self.check_backup(vm, backup).finish("commit")
+            self.assertEqual(vm.leftovers(), [])
+        self.check_backup(vm, dict(backup)).kill()
+        vm.recover()
+        self.assertEqual(vm.leftovers(), [])
+        vm.scribble(self.rng, 2)
+        self.check_backup(vm, backup).finish("commit")
+
     def test_first_run_that_was_killed(self):
         """An uncommitted checkpoint alone must not pass for a base, with no state kept either."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB)])

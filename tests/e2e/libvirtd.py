@@ -6,6 +6,7 @@ takes seconds, for it asks QEMU what it can do.
 """
 import contextlib
 import html
+import json
 import os
 import re
 import select
@@ -274,12 +275,14 @@ class Domain(vm.Vm):
     def _xml(self, devices, arguments):
         disks = "".join(
             f"""<disk type='file' device='disk'>
-                  <driver name='qemu' type='{d.format}' discard='unmap'/><source file='{d.image}'/>
+                  <driver name='qemu' type='{d.format}' discard='unmap'
+                    {f"iothread='{d.iothread}'" if d.iothread else ""}/><source file='{d.image}'/>
                   <target dev='{d.name}' bus='virtio'/><alias name='ua-{d.name}'/></disk>"""
             for d in self.disks.values())
         arguments = "".join(f"<qemu:arg value='{a}'/>" for a in arguments)
         return f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
             <name>{html.escape(self.name)}</name>{self.machine}
+            {"<iothreads>1</iothreads>" if any(d.iothread for d in self.disks.values()) else ""}
             <devices><emulator>{shutil.which(vm.QEMU)}</emulator>{disks}{devices}
             <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
             <controller type='usb' model='none'/><memballoon model='none'/></devices>
@@ -320,6 +323,11 @@ class Domain(vm.Vm):
     def said(self):
         with open(f"{self.libvirtd.dir}/log/qemu/{self.name}.log", errors="replace") as f:
             return f.read()
+
+    def version(self):
+        said = json.loads(self.virsh("qemu-monitor-command", self.name,
+                                     '{"execute": "query-version"}'))["return"]["qemu"]
+        return said["major"], said["minor"], said["micro"]
 
     def io(self, name, command):
         before = len(self.said())

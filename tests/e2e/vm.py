@@ -67,8 +67,10 @@ class Qmp:
 class Disk:
     """What a disk of a VM is made of, and what it holds."""
 
-    def __init__(self, test, name, size=16 * lib.MIB, kind="qcow2", style="blockdev"):
+    def __init__(self, test, name, size=16 * lib.MIB, kind="qcow2", style="blockdev",
+                 iothread=None):
         self.name, self.size, self.kind, self.style = name, size, kind, style
+        self.iothread = iothread
         self.image = test.path(f"{name}.{kind}")
         self.model = bytearray(size)
         if kind == "raw":
@@ -87,8 +89,10 @@ class Disk:
                     "-device", f"virtio-blk-pci,id=dev-{self.name},drive={self.name}"]
         node = {"driver": self.format, "node-name": self.name, "discard": "unmap",
                 "file": {"driver": "file", "filename": self.image, "discard": "unmap"}}
-        return ["-blockdev", json.dumps(node),
-                "-device", f"virtio-blk-pci,id=dev-{self.name},drive={self.name}"]
+        device = f"virtio-blk-pci,id=dev-{self.name},drive={self.name}"
+        if self.iothread is not None:
+            device += f",iothread={self.iothread}"
+        return ["-blockdev", json.dumps(node), "-device", device]
 
 
 class Vm:
@@ -132,6 +136,11 @@ class Vm:
         except (EOFError, OSError) as error:
             raise AssertionError(f"{argv}: {error}\n{self.said()}") from error
         self.test.defer(self.qmp.close)
+
+    def version(self):
+        """QEMU's, as numbers."""
+        version = self.qmp("query-version")["qemu"]
+        return version["major"], version["minor"], version["micro"]
 
     def said(self):
         with open(self.output, errors="replace") as f:

@@ -32,6 +32,9 @@ typedef struct {
 /* Fails if this QEMU lacks what a backup needs. */
 bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error);
 
+/* Whether QEMU is of that version or a newer one; false if it does not say. */
+bool fl_vm_is_since(FlQmp *qmp, unsigned major, unsigned minor, unsigned micro);
+
 /* What identifies the VM on this host: its UUID, or if it has none, MONITOR, the absolute path of
  * the socket. */
 char *fl_vm_key(FlQmp *qmp, const char *monitor, GError **error);

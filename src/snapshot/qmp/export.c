@@ -117,9 +117,9 @@ bool fl_fleece_listens(const char *path)
 }
 
 /*
- * Whether the server at PATH answers, and has taken leave of whoever came before: QEMU (7.2) hangs
- * for good, with the VM, when its NBD server is stopped while a client is negotiating. The end of
- * the stream is the last that it does for a client that goes.
+ * Whether the server at PATH answers, and has taken leave of whoever came before: QEMU 7.2 hangs for
+ * good, with the VM, when its NBD server is stopped while a client is negotiating; 10.0 does not. The
+ * end of the stream is the last that it does for a client that goes.
  */
 static bool wait_for_eof(const char *path, GError **error)
 {
@@ -154,7 +154,9 @@ bool fl_fleece_stop_server(FlFleece *session, GError **error)
         /* Passed but not used: then what listens is only waiting to be. */
         fl_qmp_call(session->qmp, "closefd", fl_qmp_args('s', "fdname", FD_NAME, 0), NULL, NULL);
         if (fl_fleece_listens(path)) {
-            if (!wait_for_eof(path, error) ||
+            bool robust = fl_vm_is_since(session->qmp, 10, 0, 0);
+
+            if ((!robust && !wait_for_eof(path, error)) ||
                 !fl_fleece_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
                 return false;
             fl_snapshot_report(&session->backup, "stopped the NBD server");

@@ -20,6 +20,7 @@ typedef struct {
     const char *prefix;         /* of what is to end */
     unsigned timeout;           /* milliseconds for each kind of thing */
     guint exports, jobs, nodes; /* ended */
+    bool stuck;                 /* nothing but exports could be ended */
 } Sweep;
 
 /* What ends some time after it was told to. */
@@ -158,20 +159,41 @@ static bool resume_guest(FlFleece *session, GError **error)
 }
 
 /*
- * An export that does not end is no reason to keep the job: its clients are cut off already, and a
- * job that stays would stop the guest in the end.
+ * An export that does not end has a client that reads no replies. From 8.0 on (seen in 10.0) QEMU
+ * stands still, with all of its monitors, when a job of that disk is cancelled then, and until the
+ * client has left: so the job stays, and the guest's writes go on. An older QEMU cuts the client off,
+ * and there a job that stayed would stop the guest in the end.
  */
+static bool is_stuck(Sweep *sweep, const GError *failure, GError **error)
+{
+    sweep->stuck = fl_vm_is_since(sweep->session->qmp, 8, 0, 0);
+    if (sweep->stuck)
+        fl_fail(error, "%s. Until then its backup job stays: to cancel it would halt this QEMU",
+                failure->message);
+    return sweep->stuck;
+}
+
 static bool run(Sweep *sweep, GError **error)
 {
+    g_autoptr(GError) failure = NULL;
     bool ok;
 
-    ok = end_all(sweep, &exports, error);
-    ok = end_all(sweep, &jobs, ok ? error : NULL) && ok;
-    ok = end_nodes(sweep, ok ? error : NULL) && ok;
-    ok = end_fdsets(sweep, ok ? error : NULL) && ok;
+    ok = end_all(sweep, &exports, &failure);
+    if (!ok && is_stuck(sweep, failure, error))
+        return false;
+    ok = end_all(sweep, &jobs, ok ? &failure : NULL) && ok;
+    ok = end_nodes(sweep, ok ? &failure : NULL) && ok;
+    ok = end_fdsets(sweep, ok ? &failure : NULL) && ok;
     if (sweep->jobs > 0)
-        ok = resume_guest(sweep->session, ok ? error : NULL) && ok;
+        ok = resume_guest(sweep->session, ok ? &failure : NULL) && ok;
+    if (!ok)
+        g_propagate_error(error, g_steal_pointer(&failure));
     return ok;
+}
+
+static void empty_scratch(gpointer disk, gpointer data)
+{
+    fl_fleece_empty_scratch(disk);
 }
 
 bool fl_fleece_sweep(FlFleece *session, GError **error)
@@ -192,8 +214,9 @@ bool fl_fleece_sweep(FlFleece *session, GError **error)
                            sweep.exports, sweep.jobs, sweep.nodes);
     /* Stopping the server while an export is stuck would stop all of QEMU. */
     ok = ok && fl_fleece_stop_server(session, error);
-    for (guint i = 0; session->backup.disks != NULL && i < session->backup.disks->len; i++)
-        fl_fleece_empty_scratch(g_ptr_array_index(session->backup.disks, i));
+    /* A job that stays goes on writing there. */
+    if (!sweep.stuck && session->backup.disks != NULL)
+        g_ptr_array_foreach(session->backup.disks, empty_scratch, NULL);
     session->left = session->left || !ok;
     return ok;
 }
@@ -212,7 +235,8 @@ bool fl_fleece_let_go(FlFleece *session, GError **error)
         if (disk->disk.lost == NULL)
             continue;
         ok = run(&sweep, ok ? error : NULL) && ok;
-        fl_fleece_empty_scratch(disk);
+        if (!sweep.stuck)
+            fl_fleece_empty_scratch(disk);
     }
     return ok;
 }

@@ -75,20 +75,43 @@ static bool has(GHashTable *types, const char *command, const char *member)
     return false;
 }
 
-bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error)
+static bool query_version(FlQmp *qmp, FlVmVersion *version, GError **error)
 {
-    g_autoptr(JsonNode) said = NULL, schema = NULL;
-    g_autoptr(GHashTable) types = NULL;
+    g_autoptr(JsonNode) said = NULL;
     JsonObject *numbers;
 
-    if (!fl_qmp_call(qmp, "query-version", NULL, &said, error) ||
-        !fl_qmp_call(qmp, "query-qmp-schema", NULL, &schema, error))
+    if (!fl_qmp_call(qmp, "query-version", NULL, &said, error))
         return false;
     numbers = fl_json_object(fl_json_as_object(said), "qemu");
     version->major = (unsigned)fl_json_int(numbers, "major");
     version->minor = (unsigned)fl_json_int(numbers, "minor");
     version->micro = (unsigned)fl_json_int(numbers, "micro");
+    return true;
+}
 
+/* Versions as numbers that compare as they do. */
+static unsigned version_number(unsigned major, unsigned minor, unsigned micro)
+{
+    return major * 10000 + minor * 100 + micro;
+}
+
+bool fl_vm_is_since(FlQmp *qmp, unsigned major, unsigned minor, unsigned micro)
+{
+    FlVmVersion version;
+
+    return query_version(qmp, &version, NULL) &&
+           version_number(version.major, version.minor, version.micro) >=
+               version_number(major, minor, micro);
+}
+
+bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error)
+{
+    g_autoptr(JsonNode) schema = NULL;
+    g_autoptr(GHashTable) types = NULL;
+
+    if (!query_version(qmp, version, error) ||
+        !fl_qmp_call(qmp, "query-qmp-schema", NULL, &schema, error))
+        return false;
     types = index_schema(schema);
     for (size_t i = 0; i < G_N_ELEMENTS(needed); i++) {
         if (!has(types, needed[i].command, needed[i].member))
@@ -236,7 +259,7 @@ bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *
                             GError **error)
 {
     static const char *const tops[] = {"/machine/peripheral", "/machine/peripheral-anon"};
-    unsigned number = version->major * 10000 + version->minor * 100 + version->micro;
+    unsigned number = version_number(version->major, version->minor, version->micro);
     g_autofree char *bus = NULL;
 
     *kills = false;
