@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/client.h"
+#include "app/forget.h"
 #include "config.h"
 #include "mount/metrics.h"
 #include "mount/session.h"
@@ -232,6 +233,8 @@ static int run(const FlOptions *options)
         return fl_client_end(options->mountpoint, false, false);
     case FL_COMMAND_RECOVER:
         return run_recover(options);
+    case FL_COMMAND_FORGET:
+        return fl_forget(options);
     case FL_COMMAND_MOUNT:
         return run_mount(options);
     }

@@ -15,6 +15,7 @@ typedef enum {
     FL_COMMAND_COMMIT,
     FL_COMMAND_ABORT,
     FL_COMMAND_RECOVER,
+    FL_COMMAND_FORGET,
 } FlCommand;
 
 typedef enum {
@@ -32,7 +33,7 @@ typedef struct {
 
 typedef struct {
     FlCommand command;
-    GPtrArray *sources; /* of FlSourceSpec; one for FL_COMMAND_RECOVER */
+    GPtrArray *sources; /* of FlSourceSpec; one for FL_COMMAND_RECOVER and _FORGET */
     char *mountpoint;   /* absolute */
     bool foreground, debug, verbose, json, force;
     char *pidfile; /* absolute; NULL: none */

@@ -32,6 +32,8 @@ bool fl_sources_open(FlSources *sources, GError **error);
  * False with an error if something was left in a VM. */
 bool fl_sources_close(FlSources *sources, GError **error);
 
+/* Whether TEXT is an NBD URI. */
+bool fl_source_is_nbd(const char *text);
 /* Whether TEXT names a VM whose snapshot is to be taken. */
 bool fl_source_is_vm(const char *text);
 /* What backup/ needs to know; strings belong to OPTIONS and SPEC. */

@@ -46,6 +46,8 @@ bool fl_journal_write_thawed(FlJournal *journal, GError **error);
 /* The same, with POINT failed. */
 bool fl_journal_write_failed(FlJournal *journal, const char *point, GError **error);
 bool fl_journal_forget(FlJournal *journal, GError **error);
+/* Removes all files of this VM; the lock holds until the journal is closed. */
+bool fl_journal_remove(FlJournal *journal, GError **error);
 
 /*
  * Two snapshots must differ in whole seconds, or tools that go by them would skip the second: the

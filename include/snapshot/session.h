@@ -21,6 +21,8 @@ typedef struct {
     bool (*look)(FlSnapshot *backup);
     void (*scratch_use)(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
                         uint64_t *limit);
+    /* Removes all restore points of options->series, NULL: of all. */
+    bool (*forget)(FlSnapshot *backup, GError **error);
     /* Allows what talking to the VM still takes, and putting it in order. */
     void (*allow)(const FlSnapshot *backup, FlSandbox *sandbox);
     /* Leaves the VM to others: connections and locks end. Only close follows. */

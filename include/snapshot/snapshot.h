@@ -131,3 +131,7 @@ bool fl_snapshot_abort(FlSnapshot *backup, GError **error);
 /* Puts back what a session that died left. REPORT says what was done, one line each; "" if nothing
  * was left. */
 bool fl_snapshot_recover(const FlSnapshotOptions *options, char **report, GError **error);
+
+/* Does the same, and then removes all restore points of options->series, NULL: of all series, and
+ * what is noted of them. Refused while another session has the VM. */
+bool fl_snapshot_forget(const FlSnapshotOptions *options, char **report, GError **error);

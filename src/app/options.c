@@ -299,7 +299,8 @@ static gboolean on_setting(const gchar *name, const gchar *value, gpointer data,
 static gboolean set_command(FlOptions *options, FlCommand command, GError **error)
 {
     if (options->command != FL_COMMAND_MOUNT && options->command != command)
-        return fl_fail_usage(error, "give only one of --status, --commit, --abort and --recover");
+        return fl_fail_usage(error, "give only one of --status, --commit, --abort, --recover and "
+                                    "--forget");
     options->command = command;
     return TRUE;
 }
@@ -312,7 +313,7 @@ static gboolean on_command(const gchar *name, const gchar *value, gpointer data,
     } commands[] = {{"--version", FL_COMMAND_VERSION}, {"-V", FL_COMMAND_VERSION},
                     {"--help", FL_COMMAND_HELP},       {"-h", FL_COMMAND_HELP},
                     {"--commit", FL_COMMAND_COMMIT},   {"--abort", FL_COMMAND_ABORT},
-                    {"--recover", FL_COMMAND_RECOVER}};
+                    {"--recover", FL_COMMAND_RECOVER}, {"--forget", FL_COMMAND_FORGET}};
 
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
         if (g_str_equal(name, commands[i].name))
@@ -361,6 +362,8 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
          "not done: keep the old one, unmount", NULL},
         {"recover", 0, flag, G_OPTION_ARG_CALLBACK, (gpointer)on_command,
          "put back what a crash left in a VM", NULL},
+        {"forget", 0, flag, G_OPTION_ARG_CALLBACK, (gpointer)on_command,
+         "remove all restore points from a VM or an image", NULL},
         {"help", 'h', flag, G_OPTION_ARG_CALLBACK, (gpointer)on_command, "show this", NULL},
         {"version", 'V', flag, G_OPTION_ARG_CALLBACK, (gpointer)on_command, "show the version",
          NULL},
@@ -475,7 +478,8 @@ static void add_source(FlOptions *options, const char *text, char **argv)
 static bool take_arguments(FlOptions *options, char **args, GPtrArray *servers, GError **error)
 {
     guint n = g_strv_length(args), server = 0;
-    bool has_mountpoint = options->command != FL_COMMAND_RECOVER;
+    bool has_mountpoint =
+        options->command != FL_COMMAND_RECOVER && options->command != FL_COMMAND_FORGET;
 
     if (n == 0 && options->mountpoint != NULL)
         return true;
@@ -493,6 +497,7 @@ static bool take_arguments(FlOptions *options, char **args, GPtrArray *servers, 
     case FL_COMMAND_COMMIT:
     case FL_COMMAND_ABORT:
     case FL_COMMAND_RECOVER:
+    case FL_COMMAND_FORGET:
         if (n + (options->mountpoint != NULL) != 1)
             return fl_fail_usage(error, "give one %s", has_mountpoint ? "mount point" : "source");
         break;

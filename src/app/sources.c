@@ -23,7 +23,7 @@ typedef struct {
     const FlImageInfo *image; /* NULL: not an image file */
 } Opening;
 
-static bool is_nbd_uri(const char *text)
+bool fl_source_is_nbd(const char *text)
 {
     const char *scheme_end = strstr(text, ":");
 
@@ -377,7 +377,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
     if (spec->argv != NULL) {
         if (!start_server(&opening, fl_server_new_command((const char *const *)spec->argv, error)))
             return false;
-    } else if (is_nbd_uri(spec->text)) {
+    } else if (fl_source_is_nbd(spec->text)) {
         opening.endpoint = fl_endpoint_new_uri(spec->text);
     } else if (!start_server(&opening,
                              fl_server_new_image(spec->text, sources->options->format, error))) {
@@ -452,7 +452,7 @@ char *fl_sources_label(const FlOptions *options)
         return g_strdup("fleecefs");
     if (spec->argv != NULL)
         return g_strdup(spec->argv[0]);
-    if (!is_nbd_uri(spec->text))
+    if (!fl_source_is_nbd(spec->text))
         return g_strdup(spec->text);
     endpoint = fl_endpoint_new_uri(spec->text);
     return g_strdup(fl_endpoint_label(endpoint));

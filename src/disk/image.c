@@ -36,7 +36,7 @@ void fl_image_free(FlImage *image)
 }
 
 /* QEMU's words for a lock that somebody else holds differ by the lock only. */
-static bool is_lock_failure(const char *message)
+bool fl_image_is_lock_failure(const char *message)
 {
     return strstr(message, "Failed to get") != NULL && strstr(message, "lock") != NULL;
 }
@@ -45,7 +45,7 @@ static bool fail_image(const FlImage *image, const char *message, GError **error
 {
     g_autofree char *shown = g_filename_display_name(image->path);
 
-    if (is_lock_failure(message))
+    if (fl_image_is_lock_failure(message))
         return fl_fail(error,
                        "%s is in use: a running VM or another program writes to it, or to an image "
                        "it is based on; mount the VM instead (qmp:SOCKET or libvirt:DOMAIN), or an "

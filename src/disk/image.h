@@ -48,3 +48,6 @@ bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error);
 /* image-bitmaps.c. Fills in info.bitmaps: those of the image, with what there is of them in the
  * images below it. */
 bool fl_image_find_bitmaps(FlImage *image, FlQmp *qmp, GError **error);
+
+/* Whether MESSAGE is QEMU's about an image that somebody else has open. */
+bool fl_image_is_lock_failure(const char *message);

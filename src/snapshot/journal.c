@@ -9,6 +9,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define JOURNAL_VERSION 1
@@ -91,6 +92,33 @@ static gint64 read_second(int fd)
     return G_MININT64;
 }
 
+/* Whether FD is the file that is called PATH: who forgets a VM removes its lock. */
+static bool is_file(int fd, const char *path)
+{
+    struct stat opened, named;
+
+    return fstat(fd, &opened) == 0 && stat(path, &named) == 0 && opened.st_dev == named.st_dev &&
+           opened.st_ino == named.st_ino;
+}
+
+static bool take_lock(FlJournal *journal, const char *path, GError **error)
+{
+    for (;;) {
+        journal->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (journal->lock < 0)
+            return fl_fail(error, "%s: %s; FLEECEFS_STATE_DIR names another directory", path,
+                           g_strerror(errno));
+        if (flock(journal->lock, LOCK_EX | LOCK_NB) < 0)
+            return fl_fail(error,
+                           "%s: another fleecefs has this VM; commit, abort or unmount it first",
+                           path);
+        if (is_file(journal->lock, path))
+            return true;
+        close(journal->lock);
+        journal->lock = -1;
+    }
+}
+
 FlJournal *fl_journal_open(const char *directory, const char *key, GError **error)
 {
     g_autoptr(FlJournal) journal = g_new0(FlJournal, 1);
@@ -99,16 +127,8 @@ FlJournal *fl_journal_open(const char *directory, const char *key, GError **erro
 
     journal->directory = g_strdup(directory);
     journal->path = g_strdup_printf("%s/%s.journal", directory, name);
-    journal->lock = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (journal->lock < 0) {
-        fl_fail(error, "%s: %s; FLEECEFS_STATE_DIR names another directory", lock,
-                g_strerror(errno));
+    if (!take_lock(journal, lock, error))
         return NULL;
-    }
-    if (flock(journal->lock, LOCK_EX | LOCK_NB) < 0) {
-        fl_fail(error, "%s: another fleecefs has this VM; commit, abort or unmount it first", lock);
-        return NULL;
-    }
     journal->last_second = read_second(journal->lock);
     return load(journal, error) ? g_steal_pointer(&journal) : NULL;
 }
@@ -195,6 +215,29 @@ bool fl_journal_forget(FlJournal *journal, GError **error)
     if (g_unlink(journal->path) < 0 && errno != ENOENT)
         return fl_fail(error, "journal %s: %s", journal->path, g_strerror(errno));
     return true;
+}
+
+/* The lock is last, so that whoever comes waits for the rest. */
+bool fl_journal_remove(FlJournal *journal, GError **error)
+{
+    g_autofree char *stem = g_strndup(journal->path, strlen(journal->path) - strlen("journal"));
+    g_autofree char *prefix = g_path_get_basename(stem);
+    g_autofree char *lock = g_strconcat(stem, "lock", NULL);
+    g_autoptr(GDir) directory = NULL;
+    const char *name;
+
+    if (!fl_journal_forget(journal, error))
+        return false;
+    directory = g_dir_open(journal->directory, 0, NULL);
+    while (directory != NULL && (name = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *path = g_build_filename(journal->directory, name, NULL);
+
+        if (g_str_has_prefix(name, prefix) && !g_str_equal(path, lock) && g_unlink(path) < 0 &&
+            errno != ENOENT)
+            return fl_fail(error, "%s: %s", path, g_strerror(errno));
+    }
+    return g_unlink(lock) == 0 || errno == ENOENT ||
+           fl_fail(error, "%s: %s", lock, g_strerror(errno));
 }
 
 gint64 fl_journal_second(const FlJournal *journal, gint64 now)

@@ -77,3 +77,15 @@ bool fl_series_check(const char *series, GError **error)
                              series);
     return true;
 }
+
+bool fl_point_is_ours(const char *name, const char *series)
+{
+    g_autoptr(FlPoint) point = fl_point_parse(name);
+
+    return point != NULL && (series == NULL || g_str_equal(point->series, series));
+}
+
+bool fl_point_is_note(const char *name)
+{
+    return !g_str_has_prefix(name, POINT_PREFIX) && fl_point_is_ours(name, NULL);
+}

@@ -240,7 +240,8 @@ FlSnapshot *fl_snapshot_begin(const FlSnapshotOptions *options, GError **error)
     return g_steal_pointer(&backup);
 }
 
-bool fl_snapshot_recover(const FlSnapshotOptions *options, char **report, GError **error)
+/* Puts back what was left and, with FORGET, removes the restore points as well. */
+static bool clean_up(const FlSnapshotOptions *options, bool forget, char **report, GError **error)
 {
     g_autoptr(FlSnapshot) backup = open_source(options, error);
     GError *failure = NULL;
@@ -248,15 +249,26 @@ bool fl_snapshot_recover(const FlSnapshotOptions *options, char **report, GError
     if (backup == NULL)
         return false;
     drive(backup, FL_EVENT_RECOVER, &failure);
-    if (failure != NULL) {
-        failure->domain = FL_ERROR;
-        failure->code = FL_ERROR_LEFT;
-        name_source(backup, failure, error);
-        return false;
-    }
+    if (failure == NULL && forget)
+        backup->ops->forget(backup, &failure);
     g_ptr_array_add(backup->report, NULL);
     *report = g_strjoinv("\n", (char **)backup->report->pdata);
-    return true;
+    if (failure == NULL)
+        return true;
+    failure->domain = FL_ERROR;
+    failure->code = FL_ERROR_LEFT;
+    name_source(backup, failure, error);
+    return false;
+}
+
+bool fl_snapshot_recover(const FlSnapshotOptions *options, char **report, GError **error)
+{
+    return clean_up(options, false, report, error);
+}
+
+bool fl_snapshot_forget(const FlSnapshotOptions *options, char **report, GError **error)
+{
+    return clean_up(options, true, report, error);
 }
 
 /* Tells the caller of each disk that is newly lost; whether there was any. */

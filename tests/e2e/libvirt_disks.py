@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Disks of domains that are not plain files of their own: what can be had of each, and what is said
 of the rest."""
+import json
 import os
 
 import disks
@@ -180,6 +181,78 @@ class LibvirtDisks(lib.TestCase):
             chain.check(backup, bytes(vm.disks["vda"].model))
             self.fleecefs("--abort", mount.point)
             mount.check_gone()
+
+    # What is left in images
+
+    @staticmethod
+    def bitmaps(vm, name="vda"):
+        """The bitmaps of ours that the image of a VM that is shut off has."""
+        info = json.loads(lib.run("qemu-img", "info", "--output=json", vm.disks[name].image))
+        return [b["name"] for b in info["format-specific"]["data"].get("bitmaps", [])
+                if b["name"].startswith("fleecefs")]
+
+    def back_up(self, vm, *options):
+        mount = self.begin(vm, *options)
+        done = self.fleecefs("--commit", "--force", mount.point)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        mount.check_gone()
+
+    def forget(self, vm, *options):
+        done = lib.attempt(*lib.FLEECEFS, "--forget", *options, vm.source(), env=vm.environment())
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout.splitlines()
+
+    def test_replaced_disk(self):
+        """A checkpoint one of whose disks was replaced goes from the others as well."""
+        vm = Domain(self, [Disk(self, "vda", MIB), Disk(self, "vdb", MIB)])
+        for _ in range(3):
+            self.back_up(vm)
+            vm.quit()
+            self.assertEqual(self.bitmaps(vm), vm.checkpoints())
+            self.assertEqual(len(vm.checkpoints()), 1)
+            os.unlink(vm.disks["vdb"].image)
+            disks.create(vm.disks["vdb"].image, MIB)
+            vm.start()
+
+    def test_forget(self):
+        for off in (False, True):
+            vm = Domain(self, [Disk(self, "vda", MIB), Disk(self, "vdb", MIB, kind="raw")])
+            self.back_up(vm)
+            self.back_up(vm, "--series=week")
+            last, week = sorted(vm.checkpoints())
+            if off:
+                vm.quit()
+            said = self.forget(vm, "--series=week")
+            self.assertIn(f"deleted checkpoint {week}", said)
+            self.assertEqual(vm.checkpoints(), [last])
+            self.assertIn(f"deleted checkpoint {last}", self.forget(vm))
+            self.assertEqual((vm.checkpoints(), os.listdir(vm.state)), ([], []))
+            self.assertEqual(self.forget(vm), [])
+            if not off:
+                vm.quit()
+            self.assertEqual(self.bitmaps(vm), [])
+            vm.virsh("undefine", vm.name)
+
+    def test_forget_strays(self):
+        """libvirt forgets the checkpoints of a transient domain; the bitmaps stay in its images."""
+        vm = Domain(self, [Disk(self, "vda", MIB)], transient=True)
+        for lives in (1, 2):
+            self.back_up(vm)
+            vm.quit()
+            self.assertEqual(len(self.bitmaps(vm)), lives)
+            vm.start()
+        strays = self.bitmaps_of_running(vm)
+        said = self.forget(vm)
+        self.assertEqual(sorted(said), [f"removed bitmap {b} of disk vda" for b in strays])
+        self.assertEqual(vm.checkpoints(), [])
+        vm.quit()
+        self.assertEqual(self.bitmaps(vm), [])
+
+    @staticmethod
+    def bitmaps_of_running(vm):
+        info = json.loads(lib.run("qemu-img", "info", "-U", "--output=json",
+                                  vm.disks["vda"].image))
+        return sorted(b["name"] for b in info["format-specific"]["data"]["bitmaps"])
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ bool fl_libvirt_check_owner(FlLibvirtSession *session, bool jobs, GError **error
 
 /* images.c: what has to be known of the images of the disks that are wanted: sizes, paths of
  * volumes, whether they have a place for bitmaps. */
+void fl_libvirt_find_volumes(FlLibvirtSession *session); /* their paths */
 bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error);
 
 /* libvirt-plan.c: what is done with each disk of DOMAIN, from what libvirt says. CHECKPOINTS are of
@@ -99,6 +100,17 @@ void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason);
 GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_roll_forward(FlLibvirtSession *session, GError **error);
+
+bool fl_libvirt_delete_checkpoint(FlLibvirtSession *session, const FlCheckpoint *checkpoint,
+                                  GError **error);
+
+bool fl_libvirt_delete_metadata(FlLibvirtSession *session, const char *name, GError **error);
+/* Removes the bitmap NAME of the disk TARGET of a VM that runs, which no checkpoint has. False if
+ * libvirt does not, or there is none. */
+bool fl_libvirt_remove_bitmap(FlLibvirtSession *session, const char *name, const char *target);
+
+/* forget.c */
+bool fl_libvirt_forget(FlSnapshot *backup, GError **error);
 
 /* libvirt-guest.c */
 bool fl_libvirt_freeze(FlLibvirtSession *session, GError **error);

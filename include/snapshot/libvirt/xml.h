@@ -85,3 +85,6 @@ char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const char *socke
 char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name);
 /* XML of a pending checkpoint, as libvirt returned it, made into that of one that is confirmed. */
 char *fl_checkpoint_confirm_xml(const char *xml, GError **error);
+/* The checkpoint NAME of TARGET alone, with the description of the domain that has it, for libvirt
+ * to take for one that it made. */
+char *fl_checkpoint_redefine_xml(const char *name, const char *target, const char *domain);

@@ -129,6 +129,9 @@ bool fl_fleece_let_go(FlFleece *session, GError **error);
 bool fl_fleece_roll_back(FlFleece *session, GError **error);
 bool fl_fleece_roll_forward(FlFleece *session, GError **error);
 
+/* forget.c */
+bool fl_fleece_forget(FlSnapshot *backup, GError **error);
+
 /* watch.c */
 void fl_fleece_on_event(const char *event, JsonObject *data, void *session);
 bool fl_fleece_check_jobs(FlFleece *session, GError **error);

@@ -76,20 +76,64 @@ static bool ask_delete(FlLibvirtCall *call)
     return ok || virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_CHECKPOINT;
 }
 
-static bool delete_checkpoint(FlLibvirtSession *session, const char *name, GError **error)
+bool fl_libvirt_delete_metadata(FlLibvirtSession *session, const char *name, GError **error)
 {
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_delete, name, NULL);
+
+    call->number = VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
+    return fl_libvirt_ask(session, call) || fl_libvirt_fail(error, call, "checkpoint %s", name);
+}
+
+static bool ask_redefine(FlLibvirtCall *call)
+{
+    virDomainCheckpointPtr checkpoint = virDomainCheckpointCreateXML(
+        call->domain, call->text, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
+
+    if (checkpoint != NULL)
+        virDomainCheckpointFree(checkpoint);
+    return checkpoint != NULL;
+}
+
+/* A checkpoint of that disk alone is defined for the bitmap, and deleted with it. */
+bool fl_libvirt_remove_bitmap(FlLibvirtSession *session, const char *name, const char *target)
+{
+    g_autofree char *domain = fl_libvirt_domain_xml(session, NULL);
+    g_autofree char *xml =
+        domain != NULL ? fl_checkpoint_redefine_xml(name, target, domain) : NULL;
+    g_autoptr(FlLibvirtCall) redefine = fl_libvirt_call_new(ask_redefine, xml, NULL);
+    g_autoptr(FlLibvirtCall) whole = fl_libvirt_call_new(ask_delete, name, NULL);
+
+    if (xml == NULL || !fl_libvirt_ask(session, redefine))
+        return false;
+    if (fl_libvirt_ask(session, whole))
+        return true;
+    fl_libvirt_delete_metadata(session, name, NULL);
+    return false;
+}
+
+/*
+ * libvirt deletes a checkpoint only if all of its disks have the bitmap still. Where one has not,
+ * for it was replaced, or the bitmap was not stored when QEMU died, the metadata goes, and the
+ * bitmaps disk by disk.
+ */
+bool fl_libvirt_delete_checkpoint(FlLibvirtSession *session, const FlCheckpoint *checkpoint,
+                                  GError **error)
+{
+    const char *name = checkpoint->name;
     g_autoptr(FlLibvirtCall) whole = fl_libvirt_call_new(ask_delete, name, NULL);
     g_autoptr(FlLibvirtCall) metadata = fl_libvirt_call_new(ask_delete, name, NULL);
+    g_autoptr(GList) targets = g_hash_table_get_keys(checkpoint->disks);
 
     metadata->number = VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
     if (fl_libvirt_ask(session, whole))
         return true;
-    /* A bitmap that QEMU did not get to store cannot be removed, nor need be. */
-    return (!whole->silent &&
-            (whole->code == VIR_ERR_INTERNAL_ERROR ||
-             whole->code == VIR_ERR_CHECKPOINT_INCONSISTENT) &&
-            fl_libvirt_ask(session, metadata)) ||
-           fl_libvirt_fail(error, whole, "checkpoint %s", name);
+    if (whole->silent ||
+        (whole->code != VIR_ERR_INTERNAL_ERROR && whole->code != VIR_ERR_CHECKPOINT_INCONSISTENT) ||
+        !fl_libvirt_ask(session, metadata))
+        return fl_libvirt_fail(error, whole, "checkpoint %s", name);
+    for (GList *target = targets; target != NULL; target = target->next)
+        fl_libvirt_remove_bitmap(session, name, target->data);
+    return true;
 }
 
 /* Whether CHECKPOINTS has a newer one that is committed of the series of CHECKPOINT. */
@@ -136,7 +180,7 @@ bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error)
 
         if (!checkpoint->ours || (!checkpoint->pending && !is_superseded(checkpoint, checkpoints)))
             continue;
-        if (delete_checkpoint(session, checkpoint->name, ok ? error : NULL))
+        if (fl_libvirt_delete_checkpoint(session, checkpoint, ok ? error : NULL))
             fl_snapshot_report(&session->backup, "deleted checkpoint %s, which %s",
                                checkpoint->name, what);
         else
@@ -151,16 +195,6 @@ static bool ask_description(FlLibvirtCall *call)
     return fl_libvirt_call_take(
         call, take_xml(virDomainCheckpointLookupByName(call->domain, call->text, 0),
                        VIR_DOMAIN_CHECKPOINT_XML_SECURE));
-}
-
-static bool ask_redefine(FlLibvirtCall *call)
-{
-    virDomainCheckpointPtr checkpoint = virDomainCheckpointCreateXML(
-        call->domain, call->text, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
-
-    if (checkpoint != NULL)
-        virDomainCheckpointFree(checkpoint);
-    return checkpoint != NULL;
 }
 
 /* Changes the description of the new checkpoint: the one step that makes the commit. */

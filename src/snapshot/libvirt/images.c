@@ -81,12 +81,18 @@ static void find_volume(FlLibvirtSession *session, FlDomainDisk *disk)
         disk->path = g_strdup(call->string);
 }
 
+void fl_libvirt_find_volumes(FlLibvirtSession *session)
+{
+    for (guint i = 0; i < session->description->disks->len; i++)
+        find_volume(session, g_ptr_array_index(session->description->disks, i));
+}
+
 bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error)
 {
+    fl_libvirt_find_volumes(session);
     for (guint i = 0; i < session->description->disks->len; i++) {
         FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
 
-        find_volume(session, disk);
         if (!fl_libvirt_is_wanted(disk, session->running, session->backup.options))
             continue;
         if (!add_size(session, disk, error))

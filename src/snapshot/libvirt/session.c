@@ -269,6 +269,7 @@ const FlSnapshotOps fl_libvirt_backup_ops = {
     .wait = fl_libvirt_wait,
     .look = fl_libvirt_look,
     .scratch_use = fl_libvirt_scratch_use,
+    .forget = fl_libvirt_forget,
     .allow = allow,
     .release = release,
     .close = close_session,

@@ -293,6 +293,16 @@ char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name)
                            disks->str);
 }
 
+char *fl_checkpoint_redefine_xml(const char *name, const char *target, const char *domain)
+{
+    g_autofree char *own = g_markup_printf_escaped(
+        "<name>%s</name><creationTime>0</creationTime><disks><disk name='%s' checkpoint='bitmap'/>"
+        "</disks>",
+        name, target);
+
+    return g_strdup_printf("<domaincheckpoint>%s%s</domaincheckpoint>", own, domain);
+}
+
 char *fl_checkpoint_confirm_xml(const char *xml, GError **error)
 {
     static const char pending[] = "<description>" PENDING;

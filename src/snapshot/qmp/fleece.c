@@ -350,6 +350,7 @@ const FlSnapshotOps fl_fleece_backup_ops = {
     .wait = fl_fleece_wait,
     .look = fl_fleece_look,
     .scratch_use = fl_fleece_scratch_use,
+    .forget = fl_fleece_forget,
     .allow = allow,
     .release = release,
     .close = close_session,

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "app/forget.h"
+
+#include "app/sources.h"
+#include "disk/image-bitmaps.h"
+#include "snapshot/point.h"
+
+#include <stdio.h>
+
+static bool is_wanted(const char *name, const void *series)
+{
+    return fl_point_is_ours(name, series);
+}
+
+static bool forget_image(const FlOptions *options, const char *path, char **report, GError **error)
+{
+    g_autofree char *folder = g_get_current_dir();
+    /* Not g_canonicalize_filename: ".." behind a symbolic link is not what stands before it. */
+    g_autofree char *absolute =
+        g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
+    g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free);
+    bool ok = fl_image_remove_bitmaps(absolute, options->format, is_wanted, options->series, lines,
+                                      error);
+
+    g_ptr_array_add(lines, NULL);
+    *report = g_strjoinv("\n", (char **)lines->pdata);
+    return ok;
+}
+
+static bool forget(const FlOptions *options, char **report, GError **error)
+{
+    const FlSourceSpec *spec = options->sources->pdata[0];
+    FlSnapshotOptions snapshot;
+
+    if (options->series != NULL && !fl_series_check(options->series, error))
+        return false;
+    if (spec->text == NULL || fl_source_is_nbd(spec->text))
+        return fl_fail_usage(error, "--forget takes qmp:PATH, libvirt:DOMAIN or an image: nothing "
+                                    "is left in servers");
+    if (!fl_source_is_vm(spec->text))
+        return forget_image(options, spec->text, report, error);
+    snapshot = fl_source_snapshot_options(options, spec);
+    return fl_snapshot_forget(&snapshot, report, error);
+}
+
+int fl_forget(const FlOptions *options)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *report = NULL;
+    bool ok = forget(options, &report, &error);
+
+    if (report != NULL && *report != '\0')
+        puts(report);
+    if (ok)
+        return 0;
+    g_critical("%s", error->message);
+    return fl_error_exit_status(error);
+}

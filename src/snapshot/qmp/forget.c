@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The end of all backups of a VM: its restore points go. */
+#include "snapshot/point.h"
+#include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
+
+#include <string.h>
+
+static bool forget_bitmap(FlFleece *session, const char *node, const char *name, GError **error)
+{
+    if (!fl_fleece_do(session, "block-dirty-bitmap-remove",
+                      fl_qmp_args('s', "node", node, 's', "name", name, 0), NULL, error,
+                      "bitmap %s of %s stays (of an image below a disk it can be removed when the VM "
+                      "is shut off: fleecefs --forget IMAGE)",
+                      name, node))
+        return false;
+    fl_snapshot_report(&session->backup, "removed bitmap %s of %s", name, node);
+    return true;
+}
+
+/* The points of NODE, then, NOTES, what says something of them: a point without its marker would
+ * count as committed. */
+static bool forget_node(FlFleece *session, const char *node, JsonArray *bitmaps, bool notes,
+                        GError **error)
+{
+    bool ok = true;
+
+    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
+        const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
+
+        if (name == NULL || !fl_point_is_ours(name, session->backup.options->series) ||
+            fl_point_is_note(name) != notes)
+            continue;
+        ok = forget_bitmap(session, node, name, ok ? error : NULL) && ok;
+    }
+    return ok;
+}
+
+bool fl_fleece_forget(FlSnapshot *backup, GError **error)
+{
+    FlFleece *session = (FlFleece *)backup;
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *nodes;
+    bool ok = true;
+
+    if (!fl_fleece_reach(session, error))
+        return false;
+    if (session->gone)
+        return fl_fail(error, "QEMU has ended; name its images");
+    if (!fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), &reply,
+                      error, "nodes"))
+        return false;
+    nodes = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(nodes); i++) {
+        JsonObject *object = fl_json_element(nodes, i);
+        const char *node = fl_json_string(object, "node-name");
+        JsonArray *bitmaps = fl_json_array(object, "dirty-bitmaps");
+
+        for (int notes = 0; node != NULL && notes <= 1; notes++)
+            ok = forget_node(session, node, bitmaps, notes == 1, ok ? error : NULL) && ok;
+    }
+    return ok && (backup->options->series != NULL || fl_journal_remove(session->journal, error));
+}

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""fleecefs --forget: of all that backups leave in a VM or an image nothing stays, and nothing else
+goes."""
+import json
+import os
+
+import disks
+import lib
+from vm import Disk, Vm
+
+
+def bitmaps(image):
+    info = json.loads(lib.run("qemu-img", "info", "--output=json", image))
+    return sorted(b["name"] for b in info["format-specific"]["data"].get("bitmaps", []))
+
+
+class Forget(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.vm = Vm(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")])
+        self.source = "qmp:" + self.vm.monitor
+
+    def begin(self, *options):
+        return self.mount(self.source, env=self.vm.environment(),
+                          options=["-o", f"scratch={self.dir}", *options])
+
+    def back_up(self, *options):
+        mount = self.begin(*options)
+        self.assertEqual(self.fleecefs("--commit", "--force", mount.point).returncode, 0)
+        mount.check_gone()
+
+    def forget(self, *args, status=0):
+        done = lib.attempt(*lib.FLEECEFS, "--forget", *args, env=self.vm.environment())
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done.stdout.splitlines(), done.stderr
+
+    def ours(self):
+        return sorted(key for key in self.vm.bitmaps() if key[1].startswith("fleecefs"))
+
+    def test_running_vm(self):
+        self.vm.qmp("block-dirty-bitmap-add", node="vda", name="other")
+        self.back_up()
+        self.back_up("--series=week")
+        found = self.ours()
+        week = [key for key in found if ".week." in key[1]]
+        self.assertTrue(week and week != found)
+        said, _ = self.forget("--series=week", self.source)
+        self.assertEqual(sorted(said), [f"removed bitmap {b} of {n}" for n, b in
+                                        sorted(week, key=lambda k: f"{k[1]} of {k[0]}")])
+        self.assertEqual(self.ours(), [key for key in found if key not in week])
+        said, _ = self.forget(self.source)
+        self.assertEqual(len(said), len(found) - len(week))
+        self.assertEqual(list(self.vm.bitmaps()), [("vda", "other")])
+        self.assertEqual(os.listdir(self.vm.state), [])
+        self.assertEqual(self.forget(self.source), ([], ""))
+        mount = self.begin()
+        self.assertEqual(mount.json("vda/info.json")["mode"], "full")
+
+    def test_mounted(self):
+        mount = self.begin()
+        found = self.ours()
+        self.assertTrue(found)
+        said, error = self.forget("--timeout=2", self.source, status=1)
+        self.assertEqual(said, [])
+        self.assertRegex(error, r"\Afleecefs: [^\n]*another client is connected[^\n]*\n\Z")
+        self.assertEqual(self.ours(), found)
+        mount.read("vda/disk.raw", "rb")
+
+    def test_image(self):
+        """Of a VM that is shut off, what it is based on included."""
+        self.back_up()
+        image = self.vm.disks["vda"].image
+        said, error = self.forget(image, status=1)
+        self.assertEqual(said, [])
+        self.assertIn(f"{image} is in use by a VM or a mount", error)
+        self.vm.quit()
+        disks.add_bitmap(image, "other")
+        found = bitmaps(image)
+        self.assertGreater(len(found), 1)
+        overlay = disks.create(self.path("overlay.qcow2"), backing=image)
+        disks.add_bitmap(overlay, "fleecefs.last.20261121T033659Z")
+        before = disks.raw_bytes(overlay, self.path("before"))
+        self.assertEqual(self.forget("--series=week", overlay), ([], ""))
+        with self.mount(overlay):
+            self.assertIn("in use", self.forget(overlay, status=1)[1])
+        said, _ = self.forget(overlay)
+        self.assertEqual(said, [f"removed bitmap fleecefs.last.20261121T033659Z of {overlay}"] +
+                         [f"removed bitmap {b} of {image}" for b in found if b != "other"])
+        self.assertEqual((bitmaps(image), bitmaps(overlay)), (["other"], []))
+        self.assertEqual(disks.raw_bytes(overlay, self.path("after")), before)
+        self.assertEqual(self.forget(overlay), ([], ""))
+
+    def test_wrong_words(self):
+        for args, status, says in ((["nbd://localhost"], 2, "nothing is left in servers"),
+                                   (["--series=a/b", self.source], 2, "a name has 1 to 100"),
+                                   ([], 2, "give one source"), (["a", "b"], 2, "give one source"),
+                                   (["/nowhere"], 1, "/nowhere: .*No such file")):
+            said, error = self.forget(*args, status=status)
+            self.assertEqual(said, [])
+            self.assertRegex(error, rf"\Afleecefs: [^\n]*{says}[^\n]*\n\Z")
+
+
+if __name__ == "__main__":
+    lib.main()
