@@ -35,6 +35,33 @@ compare("src/fleecefs.1", program)
 compare("contrib/fleecefs-backup.1",
         *(root / f"contrib/fleecefs-{n}" for n in ("backup", "restore", "map")))
 
+# Texts for readers of the source: the files that they name are there.
+for text in ("README.md", "src/README.md", "contrib/HACKING.md", "contrib/SECURITY.md",
+             "tests/bench/README.md"):
+    said, folder = (root / text).read_text(), (root / text).parent
+    names = re.findall(r"\]\(([^):#]+)", said)
+    names += re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:c|h|py|md|build))`", said)
+    faults.extend(f"{text}: there is no {name}" for name in names
+                  if not any((base / name).exists() for base in
+                             (folder, root, root / "src", root / "include", root / "src/snapshot")))
+    faults.extend(f"{text}:{i + 1}: longer than 110 columns"
+                  for i, line in enumerate(said.splitlines()) if len(line) > 110 and "|" not in line)
+
+# As readers see them: groff, and man-db by way of it, and mandoc, on a terminal of 80 columns.
+RENDERERS = (["groff", "-mandoc", "-Tutf8", "-ww", "-rLL=78n", "-P-c"],
+             ["mandoc", "-T", "utf8", "-O", "width=78"])
+for path in pages:
+    for command in RENDERERS:
+        if not shutil.which(command[0]):
+            continue
+        done = subprocess.run([*command, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True)
+        faults += [f"{command[0]}: {line}" for line in done.stderr.splitlines()]
+        # Bold and underlined are what is printed twice on one place.
+        lines = re.sub("\x1b\\[[0-9;]*m|.\b", "", done.stdout).splitlines()
+        faults += [f"{path.name} by {command[0]}: more than 80 columns: {line.strip()}"
+                   for line in lines if len(line) > 80]
+
 for path in pages:
     if shutil.which("mandoc"):
         lint = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", path],
