@@ -272,7 +272,7 @@ int main(int argc, char **argv)
         return fl_error_exit_status(error);
     }
     status = run(options);
-    /* Who reads from a pipe may have read enough. */
+    /* EPIPE is not an error: `| head`. */
     if ((fflush(stdout) != 0 || ferror(stdout)) && errno != EPIPE && status == 0) {
         g_critical("stdout: %s", g_strerror(errno));
         status = FL_ERROR_FAILED;

@@ -7,7 +7,7 @@
 
 typedef struct {
     const char *mountpoint;
-    unsigned columns; /* no line that could be shorter is longer */
+    unsigned columns; /* wrap width */
     bool wrap;        /* long names and messages are broken into lines as well */
 } FlStatusPageOptions;
 

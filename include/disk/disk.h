@@ -88,10 +88,9 @@ void fl_disk_fail(FlDisk *disk, const char *why);
 void fl_disk_condemn(FlDisk *disk, const char *why);
 
 /*
- * A disk whose server sends what it should for only as long as somebody else sees to that, as the
- * backup job of a VM does: it says nothing when that ends, and fl_disk_condemn() comes too late for
- * what arrived between. So bytes and maps that arrive are held until it is known that all was still
- * well after they had arrived.
+ * A disk whose server's replies are valid only while the VM's backup job runs: it says nothing when
+ * that ends, and fl_disk_condemn() comes too late for what arrived between. So bytes and maps that
+ * arrive are held until it is known that all was still well after they had arrived.
  *
  * ASK is called in the loop each time that something has arrived; it must not block, nor call the
  * disk. It returns a number, never less than the last one. When the answer to a question that was

@@ -2,7 +2,7 @@
 /*
  * Blocks of disks that were read ahead and wait to be asked for.
  *
- * This is no cache of what was read: the kernel keeps that. A block goes as soon as all of it was
+ * Holds read-ahead only: the kernel caches what was read. A block goes as soon as all of it was
  * handed on, so that a stream takes no more memory than its window. All blocks of a mount together
  * stay within a budget. Belongs to the loop.
  */

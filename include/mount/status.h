@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the daemon does now, as text: .fleecefs/status.json. Belongs to the loop. */
+/* The state of the daemon, as text: .fleecefs/status.json. Belongs to the loop. */
 #pragma once
 
 #include "mount/tree.h"

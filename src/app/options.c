@@ -199,9 +199,9 @@ static bool set_sandbox(FlOptions *options, const char *value, GError **error)
 static const Setting settings[] = {
     {"connections", "N", "NBD connections per export, at most (4)", set_connections},
     {"cache", "SIZE", "memory for data read ahead (64M)", set_cache},
-    {"readahead", "SIZE", "read so far ahead of a reader; 0: not (16M)", set_readahead},
-    {"timeout", "SECONDS", "a server silent for so long counts as gone (30)", set_timeout},
-    {"reconnect", "SECONDS", "try so long to get a server back; 0: never (60)", set_reconnect},
+    {"readahead", "SIZE", "bytes to read ahead; 0 disables (16M)", set_readahead},
+    {"timeout", "SECONDS", "of silence before a server counts as gone (30)", set_timeout},
+    {"reconnect", "SECONDS", "to try to reconnect to a server; 0 disables (60)", set_reconnect},
     {"format", "FMT", "of image files: raw, qcow2... (as they look)", set_format},
     {"backing", "NAME", "of qcow2 increments; or: none (../disk.raw)", set_backing},
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},

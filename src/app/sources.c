@@ -281,9 +281,8 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError
         GPtrArray *found = fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
 
         if (found == NULL && sources->options->nbd != NULL)
-            g_prefix_error(error,
-                           "%s: disk %s is not to be had where -o nbd= says: ", opening->spec->text,
-                           disk->name);
+            g_prefix_error(error, "%s: disk %s is not exported by the server given with -o nbd=: ",
+                           opening->spec->text, disk->name);
         return found;
     }
     server = fl_server_new_image(disk->image, disk->image_format, error);

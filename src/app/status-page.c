@@ -265,7 +265,7 @@ static void add_disk(Page *page, JsonObject *disk)
     add_string(page, "point in time", taken);
     add_mode(page, disk);
     if (number(disk, "data_bytes") < 0)
-        add_field(page, "data", "not known before somebody looks at its files");
+        add_field(page, "data", "not known yet");
     add_progress(page, "data", number(disk, "data_covered_bytes"), number(disk, "data_bytes"),
                  "read");
     add_progress(page, "dirty", number(disk, "dirty_covered_bytes"), number(disk, "dirty_bytes"),

@@ -5,14 +5,14 @@
 
 #include <string.h>
 
-typedef struct Awkward Awkward;
+typedef struct Unaligned Unaligned;
 
 typedef struct {
     FlRead read;
-    Awkward *awkward;
+    Unaligned *unaligned;
 } Part;
 
-struct Awkward {
+struct Unaligned {
     FlRead *whole; /* what was asked for */
     char *blocks;
     uint64_t start; /* of BLOCKS on the disk */
@@ -31,18 +31,18 @@ bool fl_read_is_unaligned(const FlRead *read, const FlExportInfo *info)
 
 static void part_done(FlRead *read, errint_t result)
 {
-    Awkward *awkward = ((Part *)read)->awkward;
-    FlRead *whole = awkward->whole;
+    Unaligned *unaligned = ((Part *)read)->unaligned;
+    FlRead *whole = unaligned->whole;
 
-    if (awkward->result == 0)
-        awkward->result = result;
-    if (--awkward->waiting > 0)
+    if (unaligned->result == 0)
+        unaligned->result = result;
+    if (--unaligned->waiting > 0)
         return;
-    result = awkward->result;
+    result = unaligned->result;
     if (result == 0)
-        memcpy(whole->buf, awkward->blocks + (whole->offset - awkward->start), whole->length);
-    g_free(awkward->blocks);
-    g_free(awkward);
+        memcpy(whole->buf, unaligned->blocks + (whole->offset - unaligned->start), whole->length);
+    g_free(unaligned->blocks);
+    g_free(unaligned);
     whole->done(whole, result);
 }
 
@@ -54,24 +54,24 @@ bool fl_read_unaligned(FlDisk *disk, FlRead *read)
     uint64_t end = MIN(fl_div_up(read->offset + read->length, block) * block, info->size);
     uint64_t step = MAX(info->block_max / block, 1) * block;
     guint n = (guint)fl_div_up(end - start, step);
-    Awkward *awkward = g_try_malloc0(sizeof *awkward + n * sizeof(Part));
+    Unaligned *unaligned = g_try_malloc0(sizeof *unaligned + n * sizeof(Part));
     char *blocks = g_try_malloc(end - start);
 
-    if (awkward == NULL || blocks == NULL) {
-        g_free(awkward);
+    if (unaligned == NULL || blocks == NULL) {
+        g_free(unaligned);
         g_free(blocks);
         return false;
     }
-    awkward->whole = read;
-    awkward->blocks = blocks;
-    awkward->start = start;
-    awkward->waiting = n;
+    unaligned->whole = read;
+    unaligned->blocks = blocks;
+    unaligned->start = start;
+    unaligned->waiting = n;
     for (guint i = 0; i < n; i++) {
-        Part *part = &awkward->parts[i];
+        Part *part = &unaligned->parts[i];
         uint64_t at = start + i * step;
 
-        part->awkward = awkward;
-        part->read.buf = awkward->blocks + (at - start);
+        part->unaligned = unaligned;
+        part->read.buf = unaligned->blocks + (at - start);
         part->read.offset = at;
         part->read.length = MIN(end - at, step);
         part->read.ahead = read->ahead;

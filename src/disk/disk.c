@@ -494,16 +494,16 @@ void fl_disk_rest(FlDisk *disk)
 
 void fl_disk_read(FlDisk *disk, FlRead *read)
 {
-    bool awkward = fl_read_is_unaligned(read, disk->peer.info);
+    bool unaligned = fl_read_is_unaligned(read, disk->peer.info);
 
     disk->resting = false;
     read->link = (GList){.data = read};
     read->pread = NULL;
     read->faults = 0;
     read->since = g_get_monotonic_time();
-    if (disk->failure == NULL && awkward && fl_read_unaligned(disk, read))
+    if (disk->failure == NULL && unaligned && fl_read_unaligned(disk, read))
         return;
-    if (disk->failure != NULL || awkward) {
+    if (disk->failure != NULL || unaligned) {
         GQueue one = G_QUEUE_INIT;
         g_queue_push_tail_link(&one, &read->link);
         doom(disk, &one);

@@ -8,7 +8,7 @@
 /* A link of the chain of logical partitions. */
 #define LINK_BYTES 4096u
 #define LINKS_MAX  64
-/* Who has more does so to no good. */
+/* More than GPT's default of 128 is hostile. */
 #define PARTITIONS_MAX 128
 #define FIRST_LOGICAL  5
 

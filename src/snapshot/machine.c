@@ -8,7 +8,7 @@ static const struct {
     FlEvent event;
     FlStep step;
 } table[] = {
-    /* The rest of the daemon only begins in a VM without a trace of us. */
+    /* First clean up after an earlier session. */
     {FL_STATE_IDLE,
      FL_EVENT_BEGIN,
      {FL_STATE_RECOVERING,

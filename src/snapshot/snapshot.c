@@ -315,7 +315,7 @@ static gpointer watch(gpointer data)
         if (any)
             backup->watcher->answered(asked, known, backup->opaque);
         backup->answered = asked;
-        /* What cannot be ended now is ended by commit or abort, which tell of it. */
+        /* Errors here are retried and reported by commit or abort. */
         if (lost)
             drive(backup, FL_EVENT_LOST, &ignored);
         else

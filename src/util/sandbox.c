@@ -228,6 +228,9 @@ char **fl_sandbox_close(FlSandbox *sandbox)
                                           .n_groups = sandbox->groups->len}))
         g_ptr_array_add(missing, g_strdup("there is no filter of system calls (libseccomp)"));
 #endif
+    if (sandbox->ruleset >= 0)
+        close(sandbox->ruleset);
+    sandbox->ruleset = -1;
     /* Kept open for good: see there. */
     sandbox->proc = -1;
     g_ptr_array_add(missing, NULL);

@@ -50,7 +50,7 @@ class LibvirtScripts(lib.TestCase):
         # What is not in the list of domains but is asked for.
         done = lib.attempt(BACKUP, "qcow2", self.to, f"libvirt:x?connect={first.libvirtd.uri()}",
                            env=self.env)
-        self.assertRegex(done.stderr, "x: FAILED: there is no snapshot of it")
+        self.assertRegex(done.stderr, "x: FAILED: no snapshot could be taken")
         self.assertEqual(done.returncode, 1)
 
 

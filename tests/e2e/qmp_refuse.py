@@ -66,7 +66,7 @@ class Refuse(lib.TestCase):
         self.vm.leftovers = lambda: [x for x in leftovers() if "server already" not in x]
         self.refused("full", "an NBD server runs in this VM already; stop it .*, or say with -o nbd=")
         self.refused("nbd=nbd+unix:///?socket=/nowhere",
-                     "disk .* is not to be had where -o nbd= says: cannot connect .*/nowhere")
+                     "disk .* is not exported by the server given with -o nbd=: cannot connect .*/nowhere")
         mount = self.mount(self.source, env=self.vm.environment(), options=[
             "-o", f"scratch={self.dir},nbd=nbd+unix:///?socket={path},disk=vdc:vda,series=week"])
         self.assertEqual(mount.folders(), ["vda", "vdc"])

@@ -46,7 +46,7 @@ static void *run_probe(void *opaque)
 }
 
 /* Runs PROBE behind a sandbox, in a process of its own; its g_assert()s are the test. */
-static void behind_fence(void (*probe)(const char *folder))
+static void in_sandbox(void (*probe)(const char *folder))
 {
     g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);
     g_autofree char *open_folder = g_build_filename(folder, "open", NULL);
@@ -161,13 +161,13 @@ static void probe_files(const char *folder)
 
 static void test_rights(void)
 {
-    behind_fence(probe_rights);
+    in_sandbox(probe_rights);
 }
 
 static void test_syscalls(void)
 {
 #if defined HAVE_SECCOMP && !defined SANITIZED
-    behind_fence(probe_syscalls);
+    in_sandbox(probe_syscalls);
 #else
     (void)probe_syscalls;
     g_test_skip("no filter in this build");
@@ -183,7 +183,7 @@ static void test_files(void)
     if (syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) < 1)
         g_test_skip("the kernel has no Landlock");
     else
-        behind_fence(probe_files);
+        in_sandbox(probe_files);
 #endif
 }
 

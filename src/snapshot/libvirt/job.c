@@ -358,7 +358,7 @@ static bool resume_guest(FlLibvirtSession *session, GError **error)
 
     if (fl_libvirt_state(session) != FL_LIBVIRT_STOPPED_BY_ERROR)
         return true;
-    fl_snapshot_report(&session->backup, "the guest goes on, which was stopped for want of space");
+    fl_snapshot_report(&session->backup, "resumed the guest, which had stopped on ENOSPC");
     return fl_libvirt_ask(session, call) || fl_libvirt_fail(error, call, "guest");
 }
 

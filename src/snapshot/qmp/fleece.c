@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Milliseconds: a monitor that has another client answers never. */
+/* Milliseconds: a monitor that has another client never sends its greeting. */
 #define CONNECT_TIMEOUT 10000
 
 unsigned fl_fleece_timeout(const FlFleece *session)

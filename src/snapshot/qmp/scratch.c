@@ -117,8 +117,7 @@ static bool wait_for_images(FlFleece *session, GError **error)
             return false;
         if (done)
             return true;
-        if (!fl_fleece_await(session, seen, deadline, error,
-                             "scratch images: QEMU does not get them done"))
+        if (!fl_fleece_await(session, seen, deadline, error, "timed out creating scratch images"))
             return false;
     }
 }

@@ -154,7 +154,7 @@ static bool resume_guest(FlFleece *session, GError **error)
         return false;
     if (g_strcmp0(fl_json_string(fl_json_as_object(reply), "status"), "io-error") != 0)
         return true;
-    fl_snapshot_report(&session->backup, "the guest goes on, which was stopped for want of space");
+    fl_snapshot_report(&session->backup, "resumed the guest, which had stopped on ENOSPC");
     return fl_fleece_do(session, "cont", NULL, NULL, error, "guest");
 }
 
