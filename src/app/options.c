@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/options.h"
 
+#include "app/option-list.h"
 #include "util/size.h"
 #include "view/qcow2.h"
 
@@ -278,10 +279,10 @@ static bool apply_one(FlOptions *options, const char *option, GError **error)
 
 static gboolean on_dash_o(const gchar *name, const gchar *value, gpointer data, GError **error)
 {
-    g_auto(GStrv) all = g_strsplit(value, ",", -1);
+    g_auto(GStrv) all = fl_option_list_split(value);
 
     for (char **o = all; *o != NULL; o++) {
-        if (**o != '\0' && !apply_one(data, *o, error))
+        if (!apply_one(data, *o, error))
             return FALSE;
     }
     return TRUE;

@@ -295,8 +295,35 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError
     return fl_endpoint_exports(opening->endpoint, &wait, error);
 }
 
+/*
+ * QEMU's NBD server takes 100 clients unless it is told otherwise (since 9.1, and in corrections of
+ * earlier versions), and libvirt does not tell it. Connections to a snapshot stay open, so the
+ * disks share what there is; some are for other tools.
+ */
+#define SERVER_CLIENTS 90
+
+static bool share_connections(const Opening *opening, const GPtrArray *disks,
+                              FlDiskOptions *options, GError **error)
+{
+    bool own = g_str_has_prefix(opening->spec->text, "qmp:") &&
+               opening->sources->options->nbd == NULL;
+
+    *options = opening->sources->snapshot_disk;
+    if (own || opening->endpoint == NULL || disks->len * options->connections <= SERVER_CLIENTS)
+        return true;
+    if (disks->len > SERVER_CLIENTS)
+        return fl_fail(error,
+                       "%s: %u disks are more than the NBD server of this VM has connections for; "
+                       "back them up in groups of up to %u (-o disk=, with a series for each)",
+                       opening->spec->text, disks->len, SERVER_CLIENTS);
+    options->connections = SERVER_CLIENTS / disks->len;
+    g_info("%u disks: %u connections for each", disks->len, options->connections);
+    return true;
+}
+
 static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
-                              const FlSnapshotDisk *disk, GError **error)
+                              const FlSnapshotDisk *disk, const FlDiskOptions *options,
+                              GError **error)
 {
     FlSources *sources = opening->sources;
     g_autoptr(GPtrArray) found = find_disk(opening, disk, error);
@@ -308,8 +335,7 @@ static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
     origin = make_disk_origin(opening, backup, disk);
     if (origin->reason != NULL)
         g_message("disk %s: a full backup, because %s", disk->name, origin->reason);
-    export = add_export(opening, g_ptr_array_steal_index(found, 0), origin, &sources->snapshot_disk,
-                        error);
+    export = add_export(opening, g_ptr_array_steal_index(found, 0), origin, options, error);
     if (export == NULL)
         return false;
     fl_snapshots_add_disk(sources->snapshots, disk, export);
@@ -322,6 +348,7 @@ static bool open_snapshot(Opening *opening, GError **error)
     FlSnapshotOptions options = fl_source_snapshot_options(sources->options, opening->spec);
     FlSnapshot *backup = fl_snapshots_begin(sources->snapshots, &options, error);
     const GPtrArray *disks, *notes;
+    FlDiskOptions disk_options;
     FlSnapshotTimes times;
 
     if (backup == NULL)
@@ -338,8 +365,10 @@ static bool open_snapshot(Opening *opening, GError **error)
            "%.1f ms",
            times.begin / 1e6, times.held / 1e6, times.frozen / 1e6);
     disks = fl_snapshot_disks(backup);
+    if (!share_connections(opening, disks, &disk_options, error))
+        return false;
     for (guint i = 0; i < disks->len; i++) {
-        if (!add_snapshot_disk(opening, backup, disks->pdata[i], error))
+        if (!add_snapshot_disk(opening, backup, disks->pdata[i], &disk_options, error))
             return false;
     }
     return true;

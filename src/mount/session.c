@@ -132,6 +132,19 @@ static gint poll_eagerly(GPollFD *fds, guint n, gint timeout)
 
 static GSourceFuncs fuse_funcs = {.check = fuse_check, .dispatch = fuse_dispatch};
 
+/* A comma would end the option, and a backslash take the next character as it is. */
+static char *escape_option(const char *option)
+{
+    GString *escaped = g_string_new(NULL);
+
+    for (; *option != '\0'; option++) {
+        if (*option == ',' || *option == '\\')
+            g_string_append_c(escaped, '\\');
+        g_string_append_c(escaped, *option);
+    }
+    return g_string_free(escaped, FALSE);
+}
+
 /* libfuse parses its options from an argument vector. */
 static void add_options(struct fuse_args *args, const FlSessionOptions *options)
 {
@@ -145,8 +158,10 @@ static void add_options(struct fuse_args *args, const FlSessionOptions *options)
     if (options->debug)
         fuse_opt_add_arg(args, "-odebug");
     for (char **o = options->fuse_options; o != NULL && *o != NULL; o++) {
+        g_autofree char *escaped = escape_option(*o);
+
         fuse_opt_add_arg(args, "-o");
-        fuse_opt_add_arg(args, *o);
+        fuse_opt_add_arg(args, escaped);
     }
 }
 

@@ -182,6 +182,16 @@ class LibvirtDisks(lib.TestCase):
             self.fleecefs("--abort", mount.point)
             mount.check_gone()
 
+    def test_connections(self):
+        """The server of the VM has not as many as all disks might take."""
+        vm = Domain(self, [Disk(self, f"vd{x}", MIB) for x in "abc"])
+        mount = self.begin(vm, "-v", "-C", "64")
+        self.assertIn("3 disks: 30 connections for each", mount.output())
+        self.fleecefs("--abort", mount.point)
+        mount.check_gone()
+        mount = self.begin(vm, "-v", "-C", "30")
+        self.assertNotIn("connections for each", mount.output())
+
     # What is left in images
 
     @staticmethod
