@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A set of ranges: which bytes were read so far. Neighbours are merged, so that a sequential reader
- * costs one range, and adding is logarithmic. Not thread-safe.
+ * costs one range, and adding is logarithmic. A range takes 16 to 32 bytes. A set of as many ranges
+ * as it may have takes no more that touch none of them: it may lack bytes that were read, but never
+ * has any that were not. Not thread-safe.
  */
 #pragma once
 
@@ -9,7 +11,8 @@
 
 typedef struct FlCover FlCover;
 
-FlCover *fl_cover_new(void);
+/* Of MAX ranges at most. */
+FlCover *fl_cover_new(size_t max);
 void fl_cover_free(FlCover *cover); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlCover, fl_cover_free)
 

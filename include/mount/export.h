@@ -106,7 +106,8 @@ typedef struct {
  * Of what is dirty in BITMAP (a meta context), or, if that is NULL, of all that is data: of the
  * origin's increment, this is what a backup of a snapshot has to carry. A dirty range that reads as
  * zeros counts when it was read from the raw file, or when all tables of the qcow2 were, which say
- * the same. Maps must be loaded.
+ * the same. Memory for what was delivered is bounded: of a disk read in millions of ranges that do
+ * not touch, less may be known than was delivered. Maps must be loaded.
  */
 FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap);
 

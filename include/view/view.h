@@ -15,7 +15,8 @@
 
 typedef enum {
     FL_PIECE_DISK, /* a range of the disk, from disk_offset on */
-    FL_PIECE_ZERO, /* zeros that nobody need be asked for */
+    FL_PIECE_ZERO, /* a range of the disk that is known to read as zeros: nobody need be asked */
+    FL_PIECE_HOLE, /* zeros in place of what the file does not have */
     FL_PIECE_MADE, /* bytes that fl_view_make() makes */
 } FlPieceKind;
 
@@ -23,7 +24,7 @@ typedef enum {
 typedef struct {
     FlPieceKind kind;
     uint64_t start, end;
-    uint64_t disk_offset; /* where START is on the disk; undefined for FL_PIECE_MADE */
+    uint64_t disk_offset; /* where START is on the disk; of FL_PIECE_DISK and FL_PIECE_ZERO only */
 } FlPiece;
 
 typedef struct FlView FlView;

@@ -121,6 +121,13 @@ static FlView *make_pbm(FlFile *file)
 }
 
 /* What an increment is written over; NULL for none. */
+/* The most ranges of what was delivered that are kept apart, of a disk and of a file's tables: 64
+ * MiB of memory at worst, for 128 GiB read in the worst order, 64 KiB here and there. */
+#define COVER_MAX  (2u << 20)
+#define TABLES_MAX (64u << 10)
+/* The same where there is no commit to allow, only progress to show: 2 MiB. */
+#define PROGRESS_MAX (64u << 10)
+
 static const char *backing_of(const FlViewOptions *options)
 {
     if (options->backing == NULL)
@@ -296,7 +303,7 @@ FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
     export->options = options;
     export->blocks = fl_blocks_new(cache, disk);
     export->files = g_ptr_array_new_with_free_func(file_free);
-    export->cover = fl_cover_new();
+    export->cover = fl_cover_new(origin->snapshot ? COVER_MAX : PROGRESS_MAX);
     export->has_qcow2 = can_be_qcow2(export);
     add_file(export, &disk_raw, NULL, NULL);
     if (export->has_qcow2)
@@ -365,11 +372,11 @@ static void delivered(void *opaque, const FlPiece *piece)
     FlFile *file = opaque;
     uint64_t length = piece->end - piece->start;
 
-    if (piece->kind != FL_PIECE_MADE) {
+    if (piece->kind == FL_PIECE_DISK || piece->kind == FL_PIECE_ZERO) {
         fl_cover_add(file->export->cover, piece->disk_offset, piece->disk_offset + length);
-    } else if (file->kind->make == make_qcow2) {
+    } else if (piece->kind == FL_PIECE_MADE && file->kind->make == make_qcow2) {
         if (file->tables == NULL)
-            file->tables = fl_cover_new();
+            file->tables = fl_cover_new(TABLES_MAX);
         fl_cover_add(file->tables, piece->start, piece->end);
     }
 }

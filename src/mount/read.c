@@ -71,13 +71,14 @@ static void tell_delivered(const FileRead *file)
     }
 }
 
-/* Whether there was memory for it. */
+/* Whether the kernel took it: it refuses a reply whose reader was killed. */
 static bool reply(FileRead *file)
 {
     const struct iovec *iov = (const struct iovec *)(void *)file->iov->data;
+    int result;
 
     if (file->iov->len <= PARTS_MAX) {
-        fuse_reply_iov(file->req, iov, (int)file->iov->len);
+        result = fuse_reply_iov(file->req, iov, (int)file->iov->len);
     } else {
         g_autofree char *whole = g_try_malloc(file->size);
         char *out = whole;
@@ -87,9 +88,9 @@ static bool reply(FileRead *file)
         }
         for (guint i = 0; i < file->iov->len; i++)
             out = (char *)mempcpy(out, iov[i].iov_base, iov[i].iov_len);
-        fuse_reply_buf(file->req, whole, file->size);
+        result = fuse_reply_buf(file->req, whole, file->size);
     }
-    return true;
+    return result == 0;
 }
 
 /* Called as each part arrives, and once when the last part was asked for. */
@@ -252,6 +253,7 @@ void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint
             add_disk(file, at, piece.disk_offset, n);
             break;
         case FL_PIECE_ZERO:
+        case FL_PIECE_HOLE:
             add_zeros(file, n);
             break;
         case FL_PIECE_MADE:

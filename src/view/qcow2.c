@@ -38,7 +38,7 @@ static FlPiece qcow2_piece(const FlView *view, uint64_t offset)
     piece.disk_offset = (data->run[i].first - data->run[i].rank) * layout->cluster_size + into;
     run_end = fl_runs_end(data, i) * layout->cluster_size;
     if (piece.disk_offset >= qcow2->disk_size) {
-        piece.kind = FL_PIECE_ZERO;
+        piece.kind = FL_PIECE_HOLE;
         piece.end = layout->end;
         return piece;
     }

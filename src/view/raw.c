@@ -31,7 +31,9 @@ static FlPiece raw_piece(const FlView *view, uint64_t offset)
     fl_join_init(&join, raw->alloc, raw->dirty, raw->disk_size, at,
                  FL_JOIN_DIRTY | FL_JOIN_ZERO | FL_JOIN_HOLE);
     for (unsigned i = 0; i < RANGES_MAX && fl_join_next(&join, &range); i++) {
-        FlPieceKind kind = range.dirty && !range.zero ? FL_PIECE_DISK : FL_PIECE_ZERO;
+        FlPieceKind kind = !range.dirty ? FL_PIECE_HOLE
+                           : range.zero ? FL_PIECE_ZERO
+                                        : FL_PIECE_DISK;
 
         if (i > 0 && kind != piece.kind)
             break;

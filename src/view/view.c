@@ -60,6 +60,7 @@ errint_t fl_view_read(const FlView *view, void *buf, size_t length, uint64_t off
             r = read(opaque, out, n, piece.disk_offset);
             break;
         case FL_PIECE_ZERO:
+        case FL_PIECE_HOLE:
             memset(out, 0, n);
             break;
         case FL_PIECE_MADE:

@@ -267,7 +267,7 @@ static void test_cover(void)
 {
     g_autoptr(GRand) rand = test_rand();
     bool model[256] = {false};
-    g_autoptr(FlCover) cover = fl_cover_new();
+    g_autoptr(FlCover) cover = fl_cover_new(SIZE_MAX);
 
     for (unsigned round = 0; round < 60; round++) {
         uint64_t from = random_below(rand, sizeof model), to = from + random_below(rand, 12);
@@ -291,6 +291,51 @@ static void test_cover(void)
     }
 }
 
+/* A full set merges, and takes no more ranges: it has fewer bytes than it was told, never others.
+ */
+static void test_cover_full(void)
+{
+    g_autoptr(FlCover) cover = fl_cover_new(1000);
+
+    for (uint64_t i = 0; i < 2000; i++)
+        fl_cover_add(cover, i * 10, i * 10 + 5);
+    g_assert_cmpuint(fl_cover_bytes(cover, 0, UINT64_MAX), ==, 5000);
+    fl_cover_add(cover, 5, 10);
+    g_assert_cmpuint(fl_cover_bytes(cover, 0, UINT64_MAX), ==, 5005);
+    fl_cover_add(cover, 19990, 19995);
+    g_assert_cmpuint(fl_cover_bytes(cover, 0, UINT64_MAX), ==, 5010);
+    g_assert_cmpuint(fl_cover_bytes(cover, 10000, 19990), ==, 0);
+}
+
+/* Many ranges, in an order that fills and splits chunks anywhere. */
+static void test_cover_many(void)
+{
+    enum { N = 1 << 16 };
+    g_autoptr(GRand) rand = test_rand();
+    g_autofree uint8_t *model = g_new0(uint8_t, N);
+    g_autoptr(FlCover) cover = fl_cover_new(SIZE_MAX);
+    uint64_t expected = 0, start, end = 0, bytes = 0, last = 0;
+
+    for (unsigned round = 0; round < N / 3; round++) {
+        uint64_t from = random_below(rand, N),
+                 to = from + 1 + random_below(rand, round % 64 ? 2 : 300);
+
+        to = MIN(to, N);
+        memset(model + from, 1, to - from);
+        fl_cover_add(cover, from, to);
+    }
+    for (unsigned i = 0; i < N; i++)
+        expected += model[i];
+    while (fl_cover_next(cover, end, &start, &end)) {
+        g_assert_true(bytes == 0 || start > last);
+        g_assert_true(memchr(model + start, 0, end - start) == NULL);
+        bytes += end - start;
+        last = end;
+    }
+    g_assert_cmpuint(bytes, ==, expected);
+    g_assert_cmpuint(fl_cover_bytes(cover, 0, N), ==, expected);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -301,5 +346,7 @@ int main(int argc, char **argv)
     g_test_add_func("/map/many", test_many);
     g_test_add_func("/map/join", test_join);
     g_test_add_func("/map/cover", test_cover);
+    g_test_add_func("/map/cover/full", test_cover_full);
+    g_test_add_func("/map/cover/many", test_cover_many);
     return g_test_run();
 }

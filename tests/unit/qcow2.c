@@ -504,7 +504,7 @@ static void test_tells_zeros(void)
     FlQcow2Params params = {
         .alloc = zeros, .dirty = dirty, .disk_size = size, .cluster_size = cs, .backing = "b"};
     g_autoptr(FlView) view = fl_view_qcow2_new(&params, NULL);
-    g_autoptr(FlCover) read = fl_cover_new();
+    g_autoptr(FlCover) read = fl_cover_new(SIZE_MAX);
     const uint64_t l1 = 3 * cs, l2 = l1 + cs;
 
     g_assert_cmpuint(view->size, ==, l2 + cs);
@@ -514,7 +514,7 @@ static void test_tells_zeros(void)
     fl_cover_add(read, l2, l2 + 5 * 8);
     g_assert_false(fl_view_qcow2_tells_zeros(view, read));
     g_clear_pointer(&read, fl_cover_free);
-    read = fl_cover_new();
+    read = fl_cover_new(SIZE_MAX);
     fl_cover_add(read, l1, l1 + 3 * 8);
     fl_cover_add(read, l2, l2 + 6 * 8);
     g_assert_true(fl_view_qcow2_tells_zeros(view, read));

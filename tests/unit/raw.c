@@ -63,24 +63,30 @@ static unsigned count_ranges(const Model *model, uint64_t start, uint64_t end)
     return n;
 }
 
+static FlPieceKind kind_at(const Model *model, uint64_t at)
+{
+    if (!is_dirty(model, at))
+        return FL_PIECE_HOLE;
+    return is_zero(model, at) ? FL_PIECE_ZERO : FL_PIECE_DISK;
+}
+
 static void assert_pieces(const FlView *view, const Model *model)
 {
     for (uint64_t offset = 0; offset < model->length; offset++) {
         FlPiece piece = fl_view_piece(view, offset);
         uint64_t at = model->start + offset;
-        bool fetch = is_dirty(model, at) && !is_zero(model, at);
+        FlPieceKind kind = kind_at(model, at);
 
-        g_assert_cmpint(piece.kind, ==, fetch ? FL_PIECE_DISK : FL_PIECE_ZERO);
+        g_assert_cmpint(piece.kind, ==, kind);
         g_assert_cmpuint(piece.start, ==, offset);
         g_assert_cmpuint(piece.end, >, offset);
         g_assert_cmpuint(piece.end, <=, model->length);
-        if (fetch)
+        if (kind != FL_PIECE_HOLE)
             g_assert_cmpuint(piece.disk_offset, ==, at);
         /* As long as can be, since requests are the larger for it, but for the bound. */
         if (piece.end < model->length) {
             uint64_t next = model->start + piece.end;
-            g_assert_true(fetch != (is_dirty(model, next) && !is_zero(model, next)) ||
-                          count_ranges(model, at, next) >= 64);
+            g_assert_true(kind != kind_at(model, next) || count_ranges(model, at, next) >= 64);
         }
     }
 }
@@ -211,7 +217,7 @@ static void test_largest(void)
     increment = fl_view_raw_new(alloc, dirty, INT64_MAX, 0, INT64_MAX);
     g_assert_cmpuint(increment->data_bytes, ==, 2);
     g_assert_cmpint(fl_view_seek(increment, 0, true), ==, size - 2);
-    g_assert_cmpint(fl_view_piece(increment, 0).kind, ==, FL_PIECE_ZERO);
+    g_assert_cmpint(fl_view_piece(increment, 0).kind, ==, FL_PIECE_HOLE);
     /* Dirty and zero. */
     g_assert_cmpint(fl_view_piece(increment, INT64_MAX - 2).kind, ==, FL_PIECE_ZERO);
     g_assert_cmpint(fl_view_piece(increment, INT64_MAX - 1).kind, ==, FL_PIECE_DISK);
