@@ -4,7 +4,7 @@
  * (state, event) to (state, actions). No I/O happens here: who drives the machine runs the actions
  * of a step in order and feeds back whether they were done, until a step has none.
  *
- * The promises that the order of the actions keeps, on every path (tests/unit/backup-machine.c
+ * The promises that the order of the actions keeps, on every path (tests/unit/snapshot-machine.c
  * walks them): a journal exists before anything is made in the VM; the guest is frozen for the
  * transaction only, and every FREEZE is followed by a THAW; exports end before the jobs that keep
  * their data still (an export without its job would serve live data); an old restore point is
@@ -25,6 +25,7 @@ typedef enum {
     FL_STATE_EXPORTING,
     FL_STATE_HELD,      /* the snapshot can be read */
     FL_STATE_SHEDDING,  /* letting go of a disk that was lost; the others stay */
+    FL_STATE_LOOKING,   /* whether a commit would be refused, before any of several is made */
     FL_STATE_VERIFYING, /* of a commit: the last point at which it can be refused */
     FL_STATE_ENDING,
     FL_STATE_DROPPING, /* the one transaction that makes the commit */
@@ -38,6 +39,7 @@ typedef enum {
 typedef enum {
     FL_EVENT_BEGIN,
     FL_EVENT_RECOVER,
+    FL_EVENT_CHECK,
     FL_EVENT_COMMIT,
     FL_EVENT_ABORT,
     FL_EVENT_LOST,   /* a disk's snapshot is no longer what it was */

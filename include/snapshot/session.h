@@ -59,11 +59,13 @@ struct FlSnapshot {
 /* Of disks that other VMs write to too: without -o disk= (the disk's name, by what it is shared)
  * and with it (its name). */
 #define FL_SNAPSHOT_SHARED_REFUSED                                                                 \
-    "disk %s is shared with other VMs (%s): what they write is in no bitmap, and the snapshot does " \
-    "not hold it still; leave the disk out with -o disk=, or name it there for a full backup while " \
+    "disk %s is shared with other VMs (%s): what they write is in no bitmap, and the snapshot "    \
+    "does "                                                                                        \
+    "not hold it still; leave the disk out with -o disk=, or name it there for a full backup "     \
+    "while "                                                                                       \
     "the other VMs are shut off"
 #define FL_SNAPSHOT_SHARED_NOTE                                                                    \
-    "disk %s is shared with other VMs: unless they are shut off, what they write meanwhile is in "  \
+    "disk %s is shared with other VMs: unless they are shut off, what they write meanwhile is in " \
     "this backup in part, and it may be useless"
 
 /* The series, by default "last". */

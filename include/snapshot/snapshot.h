@@ -125,6 +125,9 @@ bool fl_snapshot_can_ask(const FlSnapshot *backup);
  * that failed later it is gone (FlSnapshotWatcher says so, in the caller's thread) and counts as
  * aborted. To end what has ended in the same way is fine.
  */
+/* Before the first of several is committed: whether nothing would refuse this one. It stays as it
+ * is, and watched. One that has ended is fine. */
+bool fl_snapshot_check(FlSnapshot *backup, GError **error);
 bool fl_snapshot_commit(FlSnapshot *backup, GError **error);
 bool fl_snapshot_abort(FlSnapshot *backup, GError **error);
 

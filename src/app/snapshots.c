@@ -207,10 +207,22 @@ static bool all_covered(const FlSnapshots *snapshots, GError **error)
 {
     for (guint i = 0; i < snapshots->snapshots->len; i++) {
         const Snapshot *snapshot = snapshots->snapshots->pdata[i];
-        for (guint j = 0; j < snapshot->disks->len; j++) {
+        for (guint j = 0; j < snapshot->disks->len && !snapshot->ended; j++) {
             if (!is_covered(snapshot->disks->pdata[j], error))
                 return false;
         }
+    }
+    return true;
+}
+
+/* Before any is committed: a commit that another one's refusal leaves alone cannot be taken back.
+ */
+static bool check_all(const FlSnapshots *snapshots, GError **error)
+{
+    for (guint i = 0; i < snapshots->snapshots->len && snapshots->snapshots->len > 1; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        if (!snapshot->ended && !fl_snapshot_check(snapshot->backup, error))
+            return false;
     }
     return true;
 }
@@ -223,6 +235,8 @@ static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
 {
     GError *first = NULL;
 
+    if (commit && !check_all(snapshots, error))
+        return false;
     for (guint i = 0; i < snapshots->snapshots->len; i++) {
         Snapshot *snapshot = snapshots->snapshots->pdata[i];
         g_autoptr(GError) why = NULL;
@@ -255,6 +269,19 @@ static void command_worker(GTask *task, gpointer object, gpointer data, GCancell
         g_task_return_error(task, error);
 }
 
+/* The mount stays for the sake of others: who reads a disk whose snapshot has ended would wait for
+ * ever. */
+static void fail_ended(const FlSnapshots *snapshots)
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        for (guint j = 0; j < snapshot->disks->len && snapshot->ended; j++)
+            fl_disk_fail(fl_export_disk(((const Disk *)snapshot->disks->pdata[j])->export),
+                         "its backup is committed, and its snapshot has ended; others of this "
+                         "mount could not be committed");
+    }
+}
+
 static void command_done(GObject *object, GAsyncResult *result, gpointer opaque)
 {
     const Command *command = g_task_get_task_data(G_TASK(result));
@@ -270,10 +297,12 @@ static void command_done(GObject *object, GAsyncResult *result, gpointer opaque)
         g_warning("%s: %s", command->commit ? "commit" : "abort", error->message);
     fl_control_reply(command->call, ok ? 0 : fl_error_exit_status(error),
                      ok ? NULL : error->message);
-    if (ended)
+    if (ended) {
         snapshots->quit(snapshots->opaque);
-    else
+    } else {
+        fail_ended(snapshots);
         for_each_disk(snapshots, fl_disk_resume);
+    }
 }
 
 static bool are_still(const FlSnapshots *snapshots)
@@ -338,7 +367,7 @@ static void load_maps(Command *command)
     command->loading = 1;
     for (guint i = 0; i < snapshots->len; i++) {
         const Snapshot *snapshot = snapshots->pdata[i];
-        for (guint j = 0; j < snapshot->disks->len; j++) {
+        for (guint j = 0; j < snapshot->disks->len && !snapshot->ended; j++) {
             const Disk *disk = snapshot->disks->pdata[j];
             command->loading++;
             fl_disk_load(fl_export_disk(disk->export), command_loaded, command);

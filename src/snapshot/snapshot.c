@@ -397,6 +397,22 @@ static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **erro
     return false;
 }
 
+bool fl_snapshot_check(FlSnapshot *backup, GError **error)
+{
+    GError *failure = NULL;
+
+    if (fl_machine_is_last(backup->state))
+        return true;
+    stop_watch(backup);
+    drive(backup, FL_EVENT_CHECK, &failure);
+    if (backup->watcher != NULL)
+        start_watch(backup);
+    if (failure == NULL)
+        return true;
+    name_source(backup, failure, error);
+    return false;
+}
+
 bool fl_snapshot_commit(FlSnapshot *backup, GError **error)
 {
     return end(backup, FL_EVENT_COMMIT, FL_STATE_COMMITTED, error);

@@ -2,6 +2,7 @@
 """`fleecefs qmp:PATH` as its users run it: mount, back up, commit or abort, restore."""
 import concurrent.futures
 import contextlib
+import errno
 import mmap
 import os
 import select
@@ -217,6 +218,70 @@ class QmpMount(lib.TestCase):
         vm.scribble(self.rng)
         mount = self.begin(vm)
         self.end(vm, mount, "--commit", "--force")
+
+    def test_another_bitmaps_file_does_not_count(self):
+        """Its holes are not what the disk has there."""
+        vm = self.vm(Disk(self, "vda"))
+        vm.write("vda", 0, 1 << 20, 1)
+        mount = self.begin(vm)
+        self.end(vm, mount, "--commit", "--force")
+        vm.write("vda", 0, 1 << 20, 2)
+        vm.qmp("block-dirty-bitmap-add", node="vda", name="other")
+        mount = self.begin(vm)
+        mount.read("vda/dirty/other.raw", "rb")
+        (disk,) = mount.json(".fleecefs/status.json")["exports"]
+        self.assertEqual(disk["covered_bytes"], 0)
+        self.assertEqual(self.fleecefs("--commit", mount.point).returncode, 1)
+        mount.read("vda/dirty/last.raw", "rb")
+        self.end(vm, mount, "--commit")
+
+    def two_vms(self):
+        """Two VMs by monitors that can be filtered, and one mount of both, all of it read."""
+        vms = [self.vm(Disk(self, name)) for name in ("vda", "vdb")]
+        monitors = [Filter(vm) for vm in vms]
+        for vm, name in zip(vms, ("vda", "vdb")):
+            vm.write(name, 0, 1 << 20, 1)
+        mount = self.mount(*(f"{name}=qmp:{monitor.path}"
+                             for name, monitor in zip("ab", monitors)), env=vms[0].environment(),
+                           options=["-o", f"scratch={self.dir},readahead=0"])
+        for name in ("a/vda", "b/vdb"):
+            mount.read(name + "/disk.raw", "rb")
+        return vms, monitors, mount
+
+    def test_one_vm_of_two_cannot_commit(self):
+        """Then none is."""
+        vms, _, mount = self.two_vms()
+        vms[1].qmp("job-cancel", id="fleecefs-0-job")
+        done = self.fleecefs("--commit", mount.point)
+        self.assertEqual(done.returncode, 1)
+        self.read_direct(mount / "a/vda/disk.raw")
+        self.end(vms[0], mount, "--abort")
+        self.assertEqual([vm.points() for vm in vms], [{}, {}])
+
+    def test_one_vm_of_two_refuses_when_the_other_has_committed(self):
+        vms, monitors, mount = self.two_vms()
+        before = monitors[0].commands.count("transaction")
+
+        def refuse(message):
+            if monitors[0].commands.count("transaction") > before and \
+                    monitors[1].commands[-1] == "query-jobs":
+                for job in message.get("return", []):
+                    job.update(status="concluded", error="a test")
+            return message
+
+        monitors[1].edit = refuse
+        done = self.fleecefs("--commit", mount.point)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("vdb", done.stderr)
+        self.assertEqual(len(vms[0].points()), 1)
+        # Nobody who reads what has ended waits for ever.
+        self.assert_errno(errno.EIO, self.read_direct, mount / "a/vda/disk.raw")
+        failed = [e["name"] for e in mount.json(".fleecefs/status.json")["exports"]
+                  if e["state"] == "failed"]
+        self.assertIn("vda", failed)
+        monitors[1].edit = lambda message: message
+        self.end(vms[0], mount, "--abort")
+        self.assertEqual([len(vm.points()) for vm in vms], [1, 0])
 
     def test_what_a_mount_tells(self):
         vm = self.vm()

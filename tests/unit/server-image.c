@@ -221,7 +221,8 @@ static void test_refused(Fixture *fixture, gconstpointer data)
         "printf '\\377\\377' | dd of=broken.qcow2 bs=1 seek=20 conv=notrunc status=none;"
         /* It measures the processor, in vain where that is busy. */
         "until qemu-img create -q -f luks --object secret,id=s,data=x "
-        "-o key-secret=s,iter-time=10 luks.img 1M 2>/dev/null; do :; done; ln -s nowhere dangling; : > secret; chmod 0 secret");
+        "-o key-secret=s,iter-time=10 luks.img 1M 2>/dev/null; do :; done; ln -s nowhere dangling; "
+        ": > secret; chmod 0 secret");
     assert_refused("absent", "No such file");
     assert_refused("absent", absent);
     assert_refused("dangling", "No such file");

@@ -96,8 +96,10 @@ static void rest(World w, unsigned failures)
     g_assert_true(w.points && !w.frozen);
     take(w, FL_EVENT_ABORT, failures);
     take(w, FL_EVENT_COMMIT, failures);
-    if (failures == 0)
+    if (failures == 0) {
         take(w, FL_EVENT_LOST, 1);
+        take(w, FL_EVENT_CHECK, 1);
+    }
 }
 
 /* Runs the actions from number I on, with each outcome of each. FAILURES are those of actions that
@@ -115,6 +117,7 @@ static void run(World w, const FlStep *step, int i, bool failed, unsigned failur
     for (int ok = 1; ok >= 0; ok--) {
         World next = w;
         unsigned more = failures + (!ok && (step->all || step->state == FL_STATE_VERIFYING ||
+                                            step->state == FL_STATE_LOOKING ||
                                             step->state == FL_STATE_DROPPING));
 
         if (more > 2)

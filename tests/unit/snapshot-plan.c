@@ -247,15 +247,15 @@ static void test_transaction(void)
 /* In doubt the disks are another QEMU's. */
 static void test_owner(void)
 {
-    static const char *const away[] = {"postmigrate", "finish-migrate", "inmigrate", "save-vm",
+    static const char *const away[] = {"postmigrate", "finish-migrate", "inmigrate",  "save-vm",
                                        "restore-vm",  "colo",           "unheard-of", NULL};
-    static const char *const here[] = {"running",        "paused",   "prelaunch",      "suspended",
-                                       "io-error",       "watchdog", "guest-panicked", "shutdown",
-                                       "internal-error", "debug",    NULL};
-    static const char *const moving[] = {"setup",          "cancelling",       "active",
-                                         "postcopy-active", "postcopy-paused", "postcopy-recover",
-                                         "colo",           "pre-switchover",   "device",
-                                         "wait-unplug",    "unheard-of",       NULL};
+    static const char *const here[] = {
+        "running",        "paused",   "prelaunch",      "suspended", "io-error", "watchdog",
+        "guest-panicked", "shutdown", "internal-error", "debug",     NULL};
+    static const char *const moving[] = {
+        "setup",           "cancelling",       "active",     "postcopy-active",
+        "postcopy-paused", "postcopy-recover", "colo",       "pre-switchover",
+        "device",          "wait-unplug",      "unheard-of", NULL};
     static const char *const still[] = {"none", "completed", "failed", "cancelled", NULL, NULL};
 
     for (const char *const *state = away; *state != NULL; state++) {
