@@ -24,6 +24,12 @@ def has_seccomp():
     return not lib.SANITIZED and "libseccomp" in lib.run("ldd", lib.FLEECEFS[-1])
 
 
+def can_be_closed():
+    """Whether kernel and build have all that the sandbox is made of."""
+    landlock = lib.libc.syscall(444, None, 0, 1) >= 1  # landlock_create_ruleset, which version
+    return has_seccomp() and landlock
+
+
 class Rights(lib.TestCase):
     def setUp(self):
         super().setUp()
@@ -74,6 +80,8 @@ class Rights(lib.TestCase):
 
     def assert_jailed(self, pid, files, capability=0):
         """QEMU is nobody, with a file system of its own that has FILES of ours and no others."""
+        if not has_seccomp() and not lib.SANITIZED:
+            self.skipTest("there is no jail without libseccomp")
         status = status_of(pid)
         self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
         self.assertEqual(int(status["CapEff"], 16), capability)
@@ -126,7 +134,7 @@ class Rights(lib.TestCase):
         with self.mount(self.image, options=["--sandbox=off"]) as mount:
             self.assertEqual(mount.json(".fleecefs/status.json")["sandbox"], "off")
             self.assertEqual(status_of(mount.pid)["NoNewPrivs"], "0")
-        if not lib.SANITIZED:
+        if can_be_closed():
             with self.mount(self.image, options=["--sandbox=require"]) as mount:
                 self.assertEqual(mount.output(), "")
 
@@ -135,7 +143,8 @@ class Rights(lib.TestCase):
             self.assert_fenced(mount.pid)
             # It goes on and comes to its end all the same: also connections are opened later.
             self.assertEqual(mount.read("vm/disk.raw", "rb"), bytes(4 * lib.MIB))
-            self.assertEqual(mount.json(".fleecefs/status.json")["sandbox"], "closed")
+            if can_be_closed():
+                self.assertEqual(mount.json(".fleecefs/status.json")["sandbox"], "closed")
             for pid in set(mount.processes) - {mount.pid}:
                 self.assert_jailed(pid, [self.image])
                 # Nobody but us can connect: it listens where there is no name.
