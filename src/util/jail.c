@@ -229,6 +229,8 @@ static bool change_root(const FlJail *jail)
         if (fds[i] < 0)
             return false;
     }
+    /* So that the user nobody gets through the folders that lead to the files. */
+    umask(022);
     /* Over a folder that is everywhere; what is below has been taken. */
     if (mount("fleecefs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=4m") != 0 ||
         chdir("/proc") != 0)

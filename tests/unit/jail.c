@@ -79,6 +79,7 @@ static void test_program(gconstpointer mode)
 
     g_assert_true(g_file_set_contents(file, "image", -1, NULL));
     g_assert_true(g_file_set_contents(neighbour, "secret", -1, NULL));
+    g_assert_no_errno(g_chmod(folder, 0755));
     g_assert_no_errno(g_chmod(neighbour, 0644));
     g_assert_no_errno(g_chmod(file, GPOINTER_TO_INT(mode)));
     fl_jail_add_file(jail, file);
@@ -124,6 +125,8 @@ int main(int argc, char **argv)
     if (argc == 3 && g_str_equal(argv[1], "--probe"))
         return probe(argv[2]);
     self = path;
+    /* As in a hardened service. */
+    umask(077);
     g_test_init(&argc, &argv, NULL);
 #ifndef SANITIZED
     g_test_add_data_func("/jail/readable", GINT_TO_POINTER(0644), test_program);
