@@ -60,7 +60,7 @@ static void on_ready(void *background)
 }
 
 /* Once mounted, and before anybody is told so. */
-static bool close_sandbox(const FlOptions *options, FlSandbox *sandbox, FlStatus *status,
+static bool close_sandbox(const FlOptions *options, FlSandbox *sandbox, char **missing_out,
                           GError **error)
 {
     g_auto(GStrv) missing = NULL;
@@ -73,12 +73,11 @@ static bool close_sandbox(const FlOptions *options, FlSandbox *sandbox, FlStatus
     missing = fl_sandbox_close(sandbox);
     if (*missing == NULL)
         return true;
-    status->sandbox_missing = g_strjoinv("; ", missing);
+    *missing_out = g_strjoinv("; ", missing);
     if (options->sandbox == FL_SANDBOX_MODE_REQUIRE)
         return fl_fail(error, "the sandbox cannot be closed, as -o sandbox=require wants: %s",
-                       status->sandbox_missing);
-    g_warning("the sandbox is not closed: %s (-o sandbox=require would refuse)",
-              status->sandbox_missing);
+                       *missing_out);
+    g_warning("the sandbox is not closed: %s (-o sandbox=require would refuse)", *missing_out);
     return true;
 }
 
@@ -106,6 +105,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .control = fl_snapshots_control(sources->snapshots),
     };
     g_autoptr(FlSandbox) sandbox = fl_sandbox_new();
+    g_autofree char *missing = NULL;
     g_autoptr(FlSession) session = NULL;
     guint sources_ids[G_N_ELEMENTS(end_signals)];
     bool ok;
@@ -119,8 +119,9 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         return false;
     /* GLib's thread for signals, which itself takes none, is started behind the sandbox. */
     fl_snapshots_start(sources->snapshots, quit, session);
-    if (!close_sandbox(options, sandbox, &status, error))
+    if (!close_sandbox(options, sandbox, &missing, error))
         return false;
+    status.sandbox_missing = missing;
     for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
         sources_ids[i] = g_unix_signal_add(end_signals[i], on_signal, session);
     mask_end_signals(SIG_UNBLOCK);

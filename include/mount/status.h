@@ -10,8 +10,8 @@ typedef struct {
     const FlViewOptions *options;
     const char *mountpoint;
     struct timespec since;
-    bool sandbox;          /* asked for */
-    char *sandbox_missing; /* NULL: nothing */
+    bool sandbox;                /* asked for */
+    const char *sandbox_missing; /* NULL: nothing */
 } FlStatus;
 
 /* Adds the status files to STATUS->tree; STATUS outlives it. */
