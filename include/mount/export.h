@@ -41,6 +41,10 @@ typedef struct {
     char *format;                /* of an image file */
     char *mode, *reason;         /* "full" or "incremental", and why it is full */
     char *restore_point, *base;
+    char *disk_id;     /* what disk it is, in its series */
+    char *snapshot_id; /* of all disks that were taken together */
+    /* The VM that the disk is of. */
+    char *vm_uuid, *vm_name, *vm_source;
     /* A snapshot that a commit keeps; the milliseconds that it took to take it, that the guest's
      * writes were held for it, and that the guest was frozen (0: it was not); the context of its
      * increment, NULL for a full backup. */

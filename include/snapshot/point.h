@@ -2,17 +2,25 @@
 /*
  * Restore points: dirty bitmaps on a disk's node that record what was written since a backup.
  *
- * They are called fleecefs.SERIES.ID. ID is the point in time and, but for libvirt, where it stands
- * for all disks of a VM, the size that the disk had then,
- * as "20261121T033659Z-4000000" (UTC, hexadecimal bytes): it is unique, so that a disk that was
- * rolled back to an old image shows an old base, and it tells a disk that was resized, which a
- * bitmap itself does not (QEMU lets it grow and shrink, and forgets what was cut off).
+ * They are called fleecefs.SERIES.ID. ID is the point in time, for people, and 64 random bits, as
+ * "20261121T033659Z-4f0e9a53c17b1102": unique in the world, so that a disk that was rolled back to
+ * an old image, changed places or was moved to another VM shows the base that is its own. By qmp:
+ * each disk has points of its own; with libvirt one stands for all disks of a VM.
  *
  * A restore point counts from when its backup is committed. Until then a second bitmap stands
  * beside it, fleecefs-pending.SERIES.ID, which records nothing. It is made in the transaction that
  * makes the point, removed in the one that drops the older points, and stored by QEMU together with
  * them; so whether a backup was committed can be read off the disk itself, whatever became of the
  * daemon, of QEMU and of the journal.
+ *
+ * A third bitmap, by qmp:, fleecefs-disk.SERIES.DISK, records nothing either: its name says which
+ * disk it is that the points belong to. DISK is the id of the full backup's point, the disk's size
+ * (which the bitmap of the point does not tell, since QEMU lets that grow and shrink) and, where
+ * bitmaps are in QEMU's memory only, what they are bound to: "ID-4000000", "ID-4000000-BINDING". It
+ * is made with the point of a full backup and lasts as long as the chain.
+ *
+ * Earlier versions had ids without random bits, of the time and the size,
+ * "20261121T033659Z-4000000" (by libvirt the time alone), and no third bitmap.
  */
 #pragma once
 
@@ -20,17 +28,32 @@
 
 #include <stdint.h>
 
+typedef enum {
+    FL_POINT_BASE,    /* fleecefs.SERIES.ID */
+    FL_POINT_PENDING, /* fleecefs-pending.SERIES.ID */
+    FL_POINT_DISK,    /* fleecefs-disk.SERIES.DISK */
+} FlPointKind;
+
 typedef struct {
-    char *series, *id;
-    uint64_t size;  /* of the disk, in bytes; 0 if the id does not say */
-    gint64 seconds; /* the point in time, since 1970; 0 if the id does not say */
-    bool pending;   /* it is the marker, not the point */
+    FlPointKind kind;
+    char *series, *id; /* ID of a FL_POINT_DISK is DISK */
+    uint64_t size;     /* of the disk, in bytes; 0 if the name does not say */
+    gint64 seconds;    /* the point in time, since 1970; 0 if the name does not say */
+    bool unique;       /* the id has random bits */
+    char *first;       /* FL_POINT_DISK: the id of the full backup's point */
+    char *binding;     /* FL_POINT_DISK: what it is bound to; NULL: to the image that it is in */
 } FlPoint;
 
-/* DISK_SIZE 0: without one. */
-char *fl_point_id(gint64 seconds, uint64_t disk_size);
+/* A new id. */
+char *fl_point_id(gint64 seconds);
+/* The identity of a disk from the restore point of its full backup on. BINDING may be NULL. */
+char *fl_point_disk_id(const char *id, uint64_t size, const char *binding);
+/* What bitmaps of a disk in QEMU's memory are bound to. Any of the strings may be NULL. */
+char *fl_point_binding(const char *node, const char *device, const char *file);
+
 char *fl_point_bitmap(const char *series, const char *id);
 char *fl_point_marker(const char *series, const char *id);
+char *fl_point_disk(const char *series, const char *disk_id);
 /* What the bitmap called NAME is for us; NULL if it is not one of ours. */
 FlPoint *fl_point_parse(const char *name);
 void fl_point_free(FlPoint *point); /* NULL is fine */

@@ -42,6 +42,8 @@ struct FlSnapshot {
     GPtrArray *notes;  /* of char *: what a person should know */
     GPtrArray *report; /* of char *: what was put back */
     int socket;        /* O_PATH, or -1 */
+    FlSnapshotVm vm;   /* filled by open */
+    char *id;          /* from fl_snapshot_set_time() on */
     struct timespec time;
     FlSnapshotTimes times;
 
@@ -98,7 +100,8 @@ bool fl_snapshot_newly_lost(const FlSnapshot *backup);
 /* For a commit: fails if a disk is lost. */
 bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error);
 
-/* Makes now the point in time, or the next second that no snapshot had yet; returns the second. */
+/* Makes now the point in time, or the next second that no snapshot had yet, and the snapshot's id;
+ * returns the second. */
 gint64 fl_snapshot_set_time(FlSnapshot *backup, const FlJournal *journal);
 
 /* Bytes free in the scratch directory at PATH. */

@@ -55,12 +55,19 @@ typedef struct {
     char *restore_point; /* the id that a commit makes the base of the next increment; NULL if the
                             disk cannot have one, and in a VM that is shut off */
     char *base;          /* the id that the increment is relative to; NULL in full mode */
+    char *disk_id;       /* what disk it is, in its series: that of BASE has the same */
     char *reason;        /* why the mode is full; NULL in incremental mode */
 
     /* Of the session: why the snapshot can be trusted no more, and whether the caller knows. */
     char *lost;
     bool told;
 } FlSnapshotDisk;
+
+/* Whose disks they are. UUID and NAME may be NULL. */
+typedef struct {
+    char *uuid, *name;
+    char *source; /* by which it is reached, without a dependence on the working directory */
+} FlSnapshotVm;
 
 typedef struct FlSnapshot FlSnapshot;
 
@@ -75,6 +82,9 @@ void fl_snapshot_free(FlSnapshot *backup);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlSnapshot, fl_snapshot_free)
 
 const GPtrArray *fl_snapshot_disks(const FlSnapshot *backup); /* of FlSnapshotDisk */
+const FlSnapshotVm *fl_snapshot_vm(const FlSnapshot *backup);
+/* An id like those of restore points, of all disks together: no other snapshot has it. */
+const char *fl_snapshot_id(const FlSnapshot *backup);
 /* An O_PATH descriptor of the NBD server's socket, which connect(2) reaches as /proc/self/fd/N; -1
  * if the server is the one of options->nbd, or the VM is shut off. */
 int fl_snapshot_socket(const FlSnapshot *backup);

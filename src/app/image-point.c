@@ -9,7 +9,7 @@ bool fl_image_point_is_note(const char *name)
 {
     g_autoptr(FlPoint) point = fl_point_parse(name);
 
-    return point != NULL && point->pending;
+    return point != NULL && point->kind != FL_POINT_BASE;
 }
 
 static const FlBitmapInfo *find(const FlImageInfo *image, const char *name)
@@ -29,20 +29,48 @@ static bool is_base(const FlImageInfo *image, const FlBitmapInfo *bitmap, const 
 {
     g_autofree char *marker = fl_point_marker(point->series, point->id);
 
-    return !point->pending && g_str_equal(point->series, series) &&
+    return point->kind == FL_POINT_BASE && g_str_equal(point->series, series) &&
            fl_bitmap_info_is_whole(bitmap) && find(image, marker) == NULL &&
            (point->size == 0 || point->size == size);
+}
+
+/* Which disk the points of SERIES in IMAGE say that they belong to; NULL if none does, as those
+ * that libvirt made, or several do. */
+static FlPoint *find_identity(const FlImageInfo *image, const char *series)
+{
+    g_autoptr(FlPoint) found = NULL;
+
+    for (guint i = 0; i < image->bitmaps->len; i++) {
+        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
+        g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
+        g_autofree char *marker = NULL;
+
+        if (point == NULL || point->kind != FL_POINT_DISK || point->first == NULL ||
+            !g_str_equal(point->series, series))
+            continue;
+        /* A full backup that was not committed. */
+        marker = fl_point_marker(series, point->first);
+        if (find(image, marker) != NULL)
+            continue;
+        if (found != NULL)
+            return NULL;
+        found = g_steal_pointer(&point);
+    }
+    return g_steal_pointer(&found);
 }
 
 void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t size,
                            const char *series)
 {
+    const char *wanted = series != NULL ? series : "last";
+    g_autoptr(FlPoint) identity = find_identity(image, wanted);
+
     for (guint i = 0; i < image->bitmaps->len; i++) {
         const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
         g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
 
-        if (point == NULL ||
-            !is_base(image, bitmap, point, size, series != NULL ? series : "last") ||
+        if (point == NULL || !is_base(image, bitmap, point, size, wanted) ||
+            (identity != NULL && point->unique && identity->size != size) ||
             (origin->base != NULL && strcmp(point->id, origin->base) <= 0))
             continue;
         g_free(origin->base);
@@ -50,6 +78,9 @@ void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t 
         g_free(origin->increment);
         origin->increment = g_strconcat("qemu:dirty-bitmap:", bitmap->name, NULL);
     }
-    if (origin->base != NULL)
-        origin->mode = g_strdup("incremental");
+    if (origin->base == NULL)
+        return;
+    origin->mode = g_strdup("incremental");
+    if (identity != NULL)
+        origin->disk_id = g_strdup(identity->id);
 }

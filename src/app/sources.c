@@ -3,6 +3,7 @@
 
 #include "app/image-point.h"
 
+#include "snapshot/point.h"
 #include "util/size.h"
 
 #include <string.h>
@@ -220,8 +221,11 @@ static bool has_bitmap(const FlImageInfo *image, const FlSnapshotBitmap *bitmap)
     return image == NULL;
 }
 
-static void make_full(FlOrigin *origin)
+/* SIZE: of the disk, in bytes. */
+static void make_full(FlOrigin *origin, uint64_t size)
 {
+    g_autofree char *id = fl_point_id(origin->time.tv_sec);
+
     g_free(origin->mode);
     origin->mode = g_strdup("full");
     g_free(origin->reason);
@@ -230,6 +234,8 @@ static void make_full(FlOrigin *origin)
                         "end cleanly, or the image was replaced, or resized after a snapshot",
                         origin->base);
     g_clear_pointer(&origin->base, g_free);
+    g_free(origin->disk_id);
+    origin->disk_id = fl_point_disk_id(id, size, NULL);
 }
 
 /* Rounded up, so that 0 is what has not been. */
@@ -242,6 +248,7 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlSnapshot *back
                                   const FlSnapshotDisk *disk)
 {
     const FlSourceSpec *spec = opening->spec;
+    const FlSnapshotVm *vm = fl_snapshot_vm(backup);
     FlSnapshotTimes times = fl_snapshot_times(backup);
     FlOrigin *origin = fl_origin_new(spec->name != NULL ? spec->name : spec->text, disk->name);
 
@@ -256,10 +263,15 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlSnapshot *back
     origin->reason = g_strdup(disk->reason);
     origin->restore_point = g_strdup(disk->restore_point);
     origin->base = g_strdup(disk->base);
+    origin->disk_id = g_strdup(disk->disk_id);
+    origin->snapshot_id = g_strdup(fl_snapshot_id(backup));
+    origin->vm_uuid = g_strdup(vm->uuid);
+    origin->vm_name = g_strdup(vm->name);
+    origin->vm_source = g_strdup(vm->source);
     for (guint i = 0; i < disk->bitmaps->len; i++) {
         const FlSnapshotBitmap *bitmap = disk->bitmaps->pdata[i];
         if (!has_bitmap(opening->image, bitmap)) {
-            make_full(origin);
+            make_full(origin, disk->size);
             continue;
         }
         g_ptr_array_add(origin->bitmaps,

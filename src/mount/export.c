@@ -58,6 +58,11 @@ void fl_origin_free(FlOrigin *origin)
     g_free(origin->mode);
     g_free(origin->reason);
     g_free(origin->restore_point);
+    g_free(origin->disk_id);
+    g_free(origin->snapshot_id);
+    g_free(origin->vm_uuid);
+    g_free(origin->vm_name);
+    g_free(origin->vm_source);
     g_free(origin->base);
     g_free(origin->increment);
     g_free(origin->scratch);
@@ -446,6 +451,10 @@ GHashTable *fl_file_xattrs(FlFile *file)
         add_text(xattrs, "name", file->partition->name);
     }
     add_text(xattrs, "restore_point", origin->restore_point);
+    add_text(xattrs, "disk_id", origin->disk_id);
+    add_text(xattrs, "snapshot", origin->snapshot_id);
+    add_text(xattrs, "vm_uuid", origin->vm_uuid);
+    add_text(xattrs, "vm_name", origin->vm_name);
     /* Other bitmaps than the increment's are relative to what their owners know. */
     if (file->bitmap == NULL || g_strcmp0(file->context, origin->increment) == 0)
         add_text(xattrs, "base", origin->base);

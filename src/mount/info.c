@@ -83,6 +83,18 @@ static void add_partitions(JsonBuilder *json, const FlTable *table)
     add_strings(json, "partitions_left_out", fl_table_left_out(table));
 }
 
+static void add_vm(JsonBuilder *json, const FlOrigin *origin)
+{
+    if (origin->vm_source == NULL)
+        return;
+    json_builder_set_member_name(json, "vm");
+    json_builder_begin_object(json);
+    fl_json_add_string(json, "uuid", origin->vm_uuid);
+    fl_json_add_string(json, "name", origin->vm_name);
+    fl_json_add_string(json, "source", origin->vm_source);
+    json_builder_end_object(json);
+}
+
 GBytes *fl_export_info_json(FlExport *export)
 {
     g_autoptr(JsonBuilder) json = json_builder_new();
@@ -111,6 +123,9 @@ GBytes *fl_export_info_json(FlExport *export)
     fl_json_add_string(json, "reason", origin->reason);
     fl_json_add_string(json, "restore_point", origin->restore_point);
     fl_json_add_string(json, "base", origin->base);
+    fl_json_add_string(json, "disk_id", origin->disk_id);
+    fl_json_add_string(json, "snapshot", origin->snapshot_id);
+    add_vm(json, origin);
 
     json_builder_set_member_name(json, "contexts");
     json_builder_begin_array(json);

@@ -2,55 +2,124 @@
 #include "snapshot/point.h"
 
 #include <string.h>
+#include <sys/random.h>
 
-#define POINT_PREFIX  "fleecefs."
-#define MARKER_PREFIX "fleecefs-pending."
+/* Hexadecimal digits of the random part of an id, of a binding. */
+#define RANDOM_DIGITS  16
+#define BINDING_DIGITS 16
 
-char *fl_point_id(gint64 seconds, uint64_t disk_size)
+static const char *const prefixes[] = {
+    [FL_POINT_BASE] = "fleecefs.",
+    [FL_POINT_PENDING] = "fleecefs-pending.",
+    [FL_POINT_DISK] = "fleecefs-disk.",
+};
+
+static uint64_t random_bits(void)
+{
+    uint64_t bits;
+
+    /* From the start of the system on it gives what it is asked for, up to 256 bytes. */
+    if (getrandom(&bits, sizeof bits, 0) != sizeof bits)
+        g_error("there is no randomness");
+    return bits;
+}
+
+char *fl_point_id(gint64 seconds)
 {
     g_autoptr(GDateTime) time = g_date_time_new_from_unix_utc(seconds);
     g_autofree char *text = g_date_time_format(time, "%Y%m%dT%H%M%SZ");
 
-    if (disk_size == 0)
-        return g_steal_pointer(&text);
-    return g_strdup_printf("%s-%" G_GINT64_MODIFIER "x", text, disk_size);
+    return g_strdup_printf("%s-%016" G_GINT64_MODIFIER "x", text, random_bits());
+}
+
+char *fl_point_disk_id(const char *id, uint64_t size, const char *binding)
+{
+    return g_strdup_printf("%s-%" G_GINT64_MODIFIER "x%s%s", id, size, binding != NULL ? "-" : "",
+                           binding != NULL ? binding : "");
+}
+
+char *fl_point_binding(const char *node, const char *device, const char *file)
+{
+    const char *const parts[] = {node, device, file};
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
+        const char *part = parts[i] != NULL ? parts[i] : "";
+        g_checksum_update(sum, (const guchar *)part, (gssize)strlen(part) + 1);
+    }
+    return g_strndup(g_checksum_get_string(sum), BINDING_DIGITS);
+}
+
+static char *make_name(FlPointKind kind, const char *series, const char *id)
+{
+    return g_strconcat(prefixes[kind], series, ".", id, NULL);
 }
 
 char *fl_point_bitmap(const char *series, const char *id)
 {
-    return g_strconcat(POINT_PREFIX, series, ".", id, NULL);
+    return make_name(FL_POINT_BASE, series, id);
 }
 
 char *fl_point_marker(const char *series, const char *id)
 {
-    return g_strconcat(MARKER_PREFIX, series, ".", id, NULL);
+    return make_name(FL_POINT_PENDING, series, id);
+}
+
+char *fl_point_disk(const char *series, const char *disk_id)
+{
+    return make_name(FL_POINT_DISK, series, disk_id);
+}
+
+static bool parse_hex(const char *text, uint64_t *value)
+{
+    return text != NULL && g_ascii_string_to_unsigned(text, 16, 0, INT64_MAX, value, NULL);
+}
+
+static bool is_random(const char *part)
+{
+    return part != NULL && strlen(part) == RANDOM_DIGITS &&
+           strspn(part, "0123456789abcdef") == RANDOM_DIGITS;
+}
+
+/* Of parts TIME, RANDOM or SIZE; and of a disk, SIZE and BINDING. */
+static void parse_id(FlPoint *point)
+{
+    g_auto(GStrv) parts = g_strsplit(point->id, "-", 4);
+    guint n = g_strv_length(parts);
+    g_autoptr(GDateTime) time = g_date_time_new_from_iso8601(parts[0], NULL);
+
+    point->seconds = time != NULL ? g_date_time_to_unix(time) : 0;
+    point->unique = n > 1 && is_random(parts[1]);
+    if (point->kind != FL_POINT_DISK) {
+        if (n != 2 || point->unique || !parse_hex(parts[1], &point->size))
+            point->size = 0;
+    } else if (n >= 3 && parse_hex(parts[2], &point->size)) {
+        point->first = g_strjoin("-", parts[0], parts[1], NULL);
+        point->binding = g_strdup(parts[3]);
+    }
 }
 
 FlPoint *fl_point_parse(const char *name)
 {
-    bool pending = g_str_has_prefix(name, MARKER_PREFIX);
-    const char *series, *dot, *dash;
-    g_autoptr(GDateTime) time = NULL;
-    g_autofree char *text = NULL;
+    const char *series = NULL, *dot;
+    FlPointKind kind = FL_POINT_BASE;
     FlPoint *point;
 
-    if (!pending && !g_str_has_prefix(name, POINT_PREFIX))
-        return NULL;
-    series = name + strlen(pending ? MARKER_PREFIX : POINT_PREFIX);
-    dot = strrchr(series, '.');
+    for (size_t i = 0; i < G_N_ELEMENTS(prefixes) && series == NULL; i++) {
+        if (!g_str_has_prefix(name, prefixes[i]))
+            continue;
+        kind = (FlPointKind)i;
+        series = name + strlen(prefixes[i]);
+    }
+    dot = series != NULL ? strrchr(series, '.') : NULL;
     if (dot == NULL || dot == series || dot[1] == '\0')
         return NULL;
 
     point = g_new0(FlPoint, 1);
+    point->kind = kind;
     point->series = g_strndup(series, (gsize)(dot - series));
     point->id = g_strdup(dot + 1);
-    point->pending = pending;
-    dash = strrchr(point->id, '-');
-    text = g_strndup(point->id, dash != NULL ? (gsize)(dash - point->id) : strlen(point->id));
-    time = g_date_time_new_from_iso8601(text, NULL);
-    point->seconds = time != NULL ? g_date_time_to_unix(time) : 0;
-    if (dash == NULL || !g_ascii_string_to_unsigned(dash + 1, 16, 0, INT64_MAX, &point->size, NULL))
-        point->size = 0;
+    parse_id(point);
     return point;
 }
 
@@ -60,6 +129,8 @@ void fl_point_free(FlPoint *point)
         return;
     g_free(point->series);
     g_free(point->id);
+    g_free(point->first);
+    g_free(point->binding);
     g_free(point);
 }
 
@@ -87,5 +158,5 @@ bool fl_point_is_ours(const char *name, const char *series)
 
 bool fl_point_is_note(const char *name)
 {
-    return !g_str_has_prefix(name, POINT_PREFIX) && fl_point_is_ours(name, NULL);
+    return !g_str_has_prefix(name, prefixes[FL_POINT_BASE]) && fl_point_is_ours(name, NULL);
 }

@@ -48,6 +48,10 @@ void fl_snapshot_clear(FlSnapshot *backup)
     g_ptr_array_unref(backup->report);
     if (backup->socket >= 0)
         close(backup->socket);
+    g_free(backup->vm.uuid);
+    g_free(backup->vm.name);
+    g_free(backup->vm.source);
+    g_free(backup->id);
     close(backup->wake);
     g_mutex_clear(&backup->lock);
 }
@@ -116,6 +120,8 @@ gint64 fl_snapshot_set_time(FlSnapshot *backup, const FlJournal *journal)
     clock_gettime(CLOCK_REALTIME, &now);
     second = fl_journal_second(journal, now.tv_sec);
     backup->time = second == now.tv_sec ? now : (struct timespec){.tv_sec = second};
+    g_free(backup->id);
+    backup->id = fl_point_id(second);
     return second;
 }
 
@@ -147,6 +153,7 @@ void fl_snapshot_disk_clear(FlSnapshotDisk *disk)
     g_ptr_array_unref(disk->bitmaps);
     g_free(disk->restore_point);
     g_free(disk->base);
+    g_free(disk->disk_id);
     g_free(disk->reason);
     g_free(disk->lost);
 }
@@ -434,6 +441,16 @@ void fl_snapshot_free(FlSnapshot *backup)
 const GPtrArray *fl_snapshot_disks(const FlSnapshot *backup)
 {
     return backup->disks;
+}
+
+const FlSnapshotVm *fl_snapshot_vm(const FlSnapshot *backup)
+{
+    return &backup->vm;
+}
+
+const char *fl_snapshot_id(const FlSnapshot *backup)
+{
+    return backup->id;
 }
 
 int fl_snapshot_socket(const FlSnapshot *backup)

@@ -16,7 +16,7 @@ class Crash(lib.TestCase):
         super().setUp()
         self.vm = Vm(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")],
                      ["-uuid", "1f0c3f3a-1111-4222-8333-944455556666"])
-        self.backup, self.base = {}, None
+        self.backup, self.base = {}, {}
 
     def cut(self, limit, commands=(), options=()):
         """Runs the tool with OPTIONS, tells it COMMANDS, and kills it when it sends one more than LIMIT to QEMU.
@@ -43,14 +43,17 @@ class Crash(lib.TestCase):
         expected = {n: bytes(d.model) for n, d in self.vm.disks.items()}
         snapshot = self.vm.begin()
         for name in expected:
-            self.assertEqual(snapshot.disks[name].get("base"), self.base)
+            self.assertEqual(snapshot.disks[name].get("base"), self.base.get(name))
             self.backup[name] = snapshot.backup(name, self.backup.get(name))
             self.assertTrue(self.backup[name] == expected[name], name)
-        self.base = snapshot.info["disks"][0]["restore_point"]
+        self.base = {name: d["restore_point"] for name, d in snapshot.disks.items()}
         snapshot.finish("commit")
 
     def bases(self):
-        return {p.removeprefix("fleecefs.last.") for ps in self.vm.points().values() for p in ps}
+        """The restore point of each disk, which has one."""
+        points = self.vm.points()
+        self.assertEqual([len(p) for p in points.values()], [1] * len(points))
+        return {name: p[0].removeprefix("fleecefs.last.") for name, p in points.items()}
 
     def check_recovered(self, what):
         self.assertEqual(self.vm.leftovers(), [], what)
@@ -68,7 +71,7 @@ class Crash(lib.TestCase):
                 self.vm.recover()
                 self.assertFalse(agent.frozen, what)
                 self.check_recovered(what)
-                self.assertEqual(self.bases(), {self.base}, what)
+                self.assertEqual(self.bases(), self.base, what)
             limit += 1
         self.assertIn("block-export-add", commands)
         self.vm.recover()
@@ -86,7 +89,7 @@ class Crash(lib.TestCase):
             self.vm.recover()
             self.assertFalse(agent.frozen)
             self.check_recovered(limit)
-            self.assertEqual(self.bases(), {self.base})
+            self.assertEqual(self.bases(), self.base)
 
     def test_without_the_journal(self):
         """QEMU itself tells what is left, and that a first restore point, alone on its disk, was
@@ -100,7 +103,7 @@ class Crash(lib.TestCase):
             if "nbd-server-start" in commands:
                 self.vm.qmp("nbd-server-stop")
             self.check_recovered(f"after {commands}")
-            self.assertEqual(self.bases(), set())
+            self.assertEqual(self.bases(), {})
             limit += 1
         self.run_backup()
 
@@ -117,12 +120,14 @@ class Crash(lib.TestCase):
                 what = f"{end}, after {commands[begun:]}"
                 self.vm.recover()
                 self.check_recovered(what)
-                self.assertEqual(len(self.bases()), 1, what)
-                if self.bases() != {self.base}:
+                if (bases := self.bases()) != self.base:
                     # It is committed as soon as QEMU knows, though nobody was told.
                     self.assertEqual(end, "commit", what)
                     self.assertIn("transaction", commands[begun:], what)
-                    self.backup, self.base = held, self.bases().pop()
+                    # On all disks or on none.
+                    self.assertFalse(set(bases.values()) & set(self.base.values()), what)
+                    self.assertEqual(bases.keys(), self.base.keys(), what)
+                    self.backup, self.base = held, bases
                 limit += 1
             self.assertEqual(answer[1], "ok")
             self.run_backup()

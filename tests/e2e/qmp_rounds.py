@@ -39,7 +39,7 @@ class Rounds(lib.TestCase):
             "jobs": vm.qmp("query-jobs"),
             "exports": vm.qmp("query-block-exports"),
             "bitmaps": sorted(name for _, name in vm.bitmaps()
-                              if not name.startswith("fleecefs.last.")),
+                              if not name.startswith(("fleecefs.last.", "fleecefs-disk.last."))),
             "files of QEMU": sorted(x for x in links if self.scratch in x),
             "scratch": os.listdir(self.scratch),
             "other": vm.leftovers(),
@@ -93,12 +93,12 @@ class Rounds(lib.TestCase):
 
     def commit(self, mount, killed):
         """Whether it was committed."""
-        point = mount.json("vda/info.json")["restore_point"]
+        points = {n: mount.json(f"{n}/info.json")["restore_point"] for n in self.vm.disks}
         argv = [*lib.FLEECEFS, "--commit", mount.point]
         if not killed:
             lib.run(*argv)
             mount.check_gone()
-            self.committed = point
+            self.committed = points
             return True
         with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as client:
             time.sleep(self.rng.random() * 0.15)
@@ -106,13 +106,13 @@ class Rounds(lib.TestCase):
         self.clear_mount()
         self.recover()
         # One transaction for all disks: all or none.
-        found = {len([p for p in points if p.endswith(point)])
-                 for points in self.vm.points().values()} or {0}
-        self.assertEqual(len(found), 1, self.vm.points())
-        if found == {1}:
-            self.committed = point
-        self.assertTrue(client.returncode != 0 or found == {1}, "said to be committed, and is not")
-        return found == {1}
+        there = [p for found in self.vm.points().values() for p in found]
+        found = {any(p.endswith(point) for p in there) for point in points.values()}
+        self.assertEqual(len(found), 1, there)
+        if found == {True}:
+            self.committed = points
+        self.assertTrue(client.returncode != 0 or found == {True}, "said to be committed, and is not")
+        return found == {True}
 
     def round(self, how):
         vm = self.vm
@@ -128,7 +128,7 @@ class Rounds(lib.TestCase):
         for name, chain in self.chains.items():
             info = mount.json(f"{name}/info.json")
             if info["mode"] == "incremental":
-                self.assertEqual(info["base"], self.committed)
+                self.assertEqual(info["base"], self.committed[name])
             backups[name] = chain.copy(mount)
             chain.check(backups[name], expected[name])
         if how not in ("commit", "killed-ending"):

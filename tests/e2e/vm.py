@@ -6,6 +6,7 @@ in the human monitor. Each disk has a model in memory of what it holds.
 import collections
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -215,7 +216,14 @@ class Vm:
         found = [n for n in nodes if n.startswith("fleecefs")]
         found += [e["id"] for e in self.qmp("query-block-exports")]
         found += [j["id"] for j in self.qmp("query-jobs")]
-        found += [f"bitmap {name}" for _, name in self.bitmaps() if "pending" in name]
+        names = self.bitmaps()
+        found += [f"bitmap {name}" for _, name in names if "pending" in name]
+        # What says which disk it is comes and goes with the restore points.
+        for node, name in names:
+            series = re.fullmatch(r"fleecefs-disk\.(.+)\.[^.]+", name)
+            if series and not any(n == node and p.startswith(f"fleecefs.{series[1]}.")
+                                  for n, p in names):
+                found.append(f"bitmap {name} of {node}")
         try:
             # Refused where a server runs.
             self.qmp("nbd-server-start",
@@ -319,12 +327,12 @@ class Snapshot:
                                   self.uri(name)))
         return [(r["offset"], r["offset"] + r["length"]) for r in rows if r["type"] & 1]
 
-    def backup(self, name, old=None):
+    def backup(self, name, old=None, series="last"):
         """What a backup of a disk restores to, made from OLD, the last one."""
         data = self.read(name)
         if self.disks[name].get("base") is None:
             return data
         new = bytearray(old)
-        for start, end in self.map(name):
+        for start, end in self.map(name, series):
             new[start:end] = data[start:end]
         return bytes(new)

@@ -2,6 +2,7 @@
 /* libvirt's XML, and what is made of what it says. */
 #include "snapshot/libvirt/session.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const char domain_xml[] =
@@ -26,6 +27,11 @@ static const char domain_xml[] =
 static const FlDomainDisk *domain_disk(const FlDomain *domain, guint i)
 {
     return g_ptr_array_index(domain->disks, i);
+}
+
+static const FlCheckpointDisk *checkpoint_disk(const FlCheckpoint *checkpoint, const char *target)
+{
+    return g_hash_table_lookup(checkpoint->disks, target);
 }
 
 static void test_domain(void)
@@ -94,24 +100,32 @@ static void test_escapes(void)
 
     g_assert_true(checkpoint->ours && checkpoint->pending);
     g_assert_cmpuint(g_hash_table_size(checkpoint->disks), ==, 1);
-    g_assert_cmpuint(*(uint64_t *)g_hash_table_lookup(checkpoint->disks, "vda"), ==, 4096);
+    g_assert_cmpuint(checkpoint_disk(checkpoint, "vda")->size, ==, 4096);
 }
 
-static FlCheckpoint *make_point(const char *name, const char *description)
+static FlCheckpoint *make_child(const char *name, const char *description, const char *parent)
 {
     g_autofree char *xml = g_markup_printf_escaped(
-        "<domaincheckpoint><name>%s</name><description>%s</description><disks>"
+        "<domaincheckpoint><name>%s</name><parent><name>%s</name></parent>"
+        "<description>%s</description><disks>"
         "<disk name='vda' checkpoint='bitmap' bitmap='%s'/><disk name='vdb' checkpoint='no'/>"
-        "</disks><domain><name>n</name><description>fleecefs pending</description></domain>"
-        "</domaincheckpoint>",
-        name, description, name);
+        "</disks><domain type='kvm'><name>n</name><description>fleecefs pending</description>"
+        "<devices><disk type='file'><source file='/images/a &amp; b.qcow2'/><target dev='vda'/>"
+        "</disk></devices></domain></domaincheckpoint>",
+        name, parent, description, name);
 
     return fl_checkpoint_parse(xml, NULL);
 }
 
+static FlCheckpoint *make_point(const char *name, const char *description)
+{
+    return make_child(name, description, "");
+}
+
 static void test_confirm(void)
 {
-    const FlDomainPart part = {.target = "vda", .point = true, .size = 512};
+    const FlDomainPart part = {
+        .target = "vda", .point = true, .size = 512, .disk_id = "D", .keys = ",k1,k2"};
     g_autofree char *pending = fl_checkpoint_xml(&part, 1, "fleecefs.last.1");
     g_autofree char *confirmed = fl_checkpoint_confirm_xml(pending, NULL);
     g_autoptr(FlCheckpoint) checkpoint = fl_checkpoint_parse(confirmed, NULL);
@@ -119,7 +133,9 @@ static void test_confirm(void)
     g_autoptr(FlCheckpoint) alike = make_point("virtnbdbackup.1", "fleecefs pending");
 
     g_assert_true(checkpoint->ours && !checkpoint->pending);
-    g_assert_cmpuint(*(uint64_t *)g_hash_table_lookup(checkpoint->disks, "vda"), ==, 512);
+    g_assert_cmpuint(checkpoint_disk(checkpoint, "vda")->size, ==, 512);
+    g_assert_cmpstr(checkpoint_disk(checkpoint, "vda")->disk_id, ==, "D");
+    g_assert_cmpuint(checkpoint_disk(checkpoint, "vda")->keys->len, ==, 2);
     g_assert_null(fl_checkpoint_confirm_xml(confirmed, NULL));
     /* What is not ours by name and description is never touched. */
     g_assert_false(other->ours || other->pending || alike->ours || alike->pending);
@@ -134,8 +150,11 @@ typedef struct {
 static void plan_init(Plan *plan)
 {
     plan->domain = fl_domain_parse(domain_xml, NULL);
-    for (guint i = 0; i < plan->domain->disks->len; i++)
-        ((FlDomainDisk *)domain_disk(plan->domain, i))->size = 4096;
+    for (guint i = 0; i < plan->domain->disks->len; i++) {
+        FlDomainDisk *disk = (FlDomainDisk *)domain_disk(plan->domain, i);
+        disk->size = 4096;
+        fl_libvirt_find_keys(disk);
+    }
     plan->checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
     plan->notes = g_ptr_array_new_with_free_func(g_free);
     plan->options = (FlSnapshotOptions){.source = "libvirt:x"};
@@ -183,20 +202,83 @@ static void test_plan(void)
 
     /* Neither a pending one, nor one of another series or tool, is a base. */
     g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.1", "fleecefs committed vda=4096"));
-    g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.2", "fleecefs committed vda=4096"));
-    g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.3", "fleecefs pending vda=4096"));
+    g_ptr_array_add(plan.checkpoints, make_child("fleecefs.last.0", "fleecefs committed vda=4096",
+                                                 "fleecefs.last.1"));
+    g_ptr_array_add(plan.checkpoints,
+                    make_child("fleecefs.last.3", "fleecefs pending vda=4096", "fleecefs.last.0"));
     g_ptr_array_add(plan.checkpoints, make_point("fleecefs.week.4", "fleecefs committed vda=4096"));
     g_ptr_array_add(plan.checkpoints, make_point("other", "fleecefs committed vda=4096"));
     second = make_plan(&plan, true, NULL);
-    check_disk(second, 0, "vda", "fleecefs.last.2", NULL);
+    check_disk(second, 0, "vda", "fleecefs.last.0", NULL);
     check_disk(second, 2, "vdc", NULL, "not in checkpoint");
 
     off = make_plan(&plan, false, NULL);
     g_assert_cmpuint(off->len, ==, 2);
-    check_disk(off, 0, "vda", "fleecefs.last.2", NULL);
+    check_disk(off, 0, "vda", "fleecefs.last.0", NULL);
     g_assert_cmpstr(((FlLibvirtDisk *)g_ptr_array_index(off, 0))->disk.image, ==,
                     "/images/a & b.qcow2");
     plan_clear(&plan);
+}
+
+/* By whichever name and place an image is attached, it is the one that it was. */
+static void test_recognize(void)
+{
+    g_autoptr(FlCheckpoint) two =
+        make_point("fleecefs.last.1", "fleecefs committed vda=4096,A,a,template "
+                                      "vdb=4096,B,b,template vdc=4096,C,c");
+    static const struct {
+        const char *keys, *expected;
+    } cases[] = {
+        {"a", "A"},         {"b template", "B"},  {"overlay a template", "A"},
+        {"template", NULL}, {"x template", NULL}, {"a b", NULL},
+        {"", NULL},         {"c path:/a", "C"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_auto(GStrv) keys = g_strsplit(cases[i].keys, " ", -1);
+        FlDomainDisk disk = {.keys = g_ptr_array_new()};
+        const FlCheckpointDisk *found;
+
+        for (char **key = keys; *key != NULL; key++)
+            g_ptr_array_add(disk.keys, *key);
+        found = fl_libvirt_recognize(two, &disk);
+        g_assert_cmpstr(found != NULL ? found->disk_id : NULL, ==, cases[i].expected);
+        g_ptr_array_unref(disk.keys);
+    }
+}
+
+/* A file is what it was by another name; a copy is not; its backing files count. */
+static void test_keys(void)
+{
+    g_autofree char *folder = g_dir_make_tmp("fleecefs-XXXXXX", NULL);
+    g_autofree char *script = g_strdup_printf(
+        "cd %s && qemu-img create -q -f qcow2 base 1M && "
+        "qemu-img create -q -f qcow2 -b base -F qcow2 top && cp top copy && ln top moved",
+        folder);
+    static const char *const names[] = {"top", "moved", "copy", "base", "absent"};
+    char *text[G_N_ELEMENTS(names)] = {NULL};
+    g_autofree char *clean = g_strdup_printf("rm -r %s", folder);
+
+    g_assert_cmpint(system(script), ==, 0);
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *path = g_build_filename(folder, names[i], NULL);
+        FlDomainDisk disk = {.path = path,
+                             .format = (char *)"qcow2",
+                             .keys = g_ptr_array_new_with_free_func(g_free)};
+
+        fl_libvirt_find_keys(&disk);
+        text[i] = fl_libvirt_join_keys(&disk);
+        g_ptr_array_unref(disk.keys);
+    }
+    g_assert_cmpstr(text[0], ==, text[1]);
+    g_assert_cmpstr(text[0], !=, text[2]);
+    g_assert_true(g_str_has_suffix(text[0], text[3]));
+    g_assert_true(g_str_has_suffix(text[2], text[3]));
+    g_assert_cmpuint(strlen(text[0]), ==, 2 * strlen(text[3]));
+    g_assert_cmpuint(strlen(text[4]), ==, strlen(text[3]));
+    g_assert_cmpint(system(clean), ==, 0);
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++)
+        g_free(text[i]);
 }
 
 static void test_plan_options(void)
@@ -273,6 +355,8 @@ int main(int argc, char **argv)
     g_test_add_func("/libvirt/escapes", test_escapes);
     g_test_add_func("/libvirt/confirm", test_confirm);
     g_test_add_func("/libvirt/plan", test_plan);
+    g_test_add_func("/libvirt/recognize", test_recognize);
+    g_test_add_func("/libvirt/keys", test_keys);
     g_test_add_func("/libvirt/plan-options", test_plan_options);
     g_test_add_func("/libvirt/owner", test_owner);
     return g_test_run();

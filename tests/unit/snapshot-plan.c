@@ -67,7 +67,8 @@ static void assert_refused(const char *text, const FlSnapshotOptions *options, c
 
 static void test_points(void)
 {
-    g_autofree char *id = fl_point_id(1795232219, 1048576);
+    g_autofree char *id = fl_point_id(1795232219);
+    g_autofree char *other = fl_point_id(1795232219);
     g_autofree char *name = fl_point_bitmap("a.b", id);
     g_autofree char *marker = fl_point_marker("a.b", id);
     g_autoptr(FlPoint) point = fl_point_parse(name);
@@ -75,16 +76,60 @@ static void test_points(void)
     static const char *const others[] = {
         "", "fleecefs", "fleecefs.", "fleecefs.a", "fleecefs.a.", "fleecefs..id", "Fleecefs.a.id"};
 
-    g_assert_cmpstr(name, ==, "fleecefs.a.b.20261121T033659Z-100000");
+    g_assert_true(g_regex_match_simple("^20261121T033659Z-[0-9a-f]{16}$", id, 0, 0));
+    g_assert_cmpstr(id, !=, other);
     g_assert_cmpstr(point->series, ==, "a.b");
     g_assert_cmpstr(point->id, ==, id);
-    g_assert_cmpuint(point->size, ==, 1048576);
+    g_assert_true(point->unique);
+    g_assert_cmpuint(point->size, ==, 0);
     g_assert_cmpint(point->seconds, ==, 1795232219);
-    g_assert_false(point->pending);
-    g_assert_true(pending->pending);
+    g_assert_cmpint(point->kind, ==, FL_POINT_BASE);
+    g_assert_cmpint(pending->kind, ==, FL_POINT_PENDING);
     g_assert_cmpstr(pending->id, ==, id);
     for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
         g_assert_null(fl_point_parse(others[i]));
+}
+
+/* What earlier versions left. */
+static void test_old_points(void)
+{
+    g_autoptr(FlPoint) point = fl_point_parse("fleecefs.a.b.20261121T033659Z-100000");
+    g_autoptr(FlPoint) libvirt = fl_point_parse("fleecefs.last.20261121T033659Z");
+    g_autoptr(FlPoint) huge = fl_point_parse("fleecefs.last.20261121T033659Z-fffffffffffffff");
+
+    g_assert_cmpuint(point->size, ==, 1048576);
+    g_assert_cmpint(point->seconds, ==, 1795232219);
+    g_assert_false(point->unique);
+    g_assert_cmpuint(libvirt->size, ==, 0);
+    g_assert_cmpint(libvirt->seconds, ==, 1795232219);
+    g_assert_false(libvirt->unique);
+    g_assert_cmpuint(huge->size, ==, UINT64_C(0xfffffffffffffff));
+}
+
+static void test_disk_ids(void)
+{
+    g_autofree char *binding = fl_point_binding("vda", NULL, "/a");
+    g_autofree char *same = fl_point_binding("vda", "", "/a");
+    g_autofree char *shifted = fl_point_binding("vd", "a", "/a");
+    g_autofree char *id = fl_point_disk_id("20261121T033659Z-0123456789abcdef", 1048576, binding);
+    g_autofree char *plain = fl_point_disk_id("20261121T033659Z-0123456789abcdef", 512, NULL);
+    g_autofree char *name = fl_point_disk("a.b", id);
+    g_autofree char *plain_name = fl_point_disk("a.b", plain);
+    g_autoptr(FlPoint) disk = fl_point_parse(name);
+    g_autoptr(FlPoint) unbound = fl_point_parse(plain_name);
+    g_autoptr(FlPoint) broken = fl_point_parse("fleecefs-disk.a.b");
+
+    g_assert_cmpstr(binding, ==, same);
+    g_assert_cmpstr(binding, !=, shifted);
+    g_assert_cmpint(disk->kind, ==, FL_POINT_DISK);
+    g_assert_cmpstr(disk->series, ==, "a.b");
+    g_assert_cmpstr(disk->id, ==, id);
+    g_assert_cmpstr(disk->first, ==, "20261121T033659Z-0123456789abcdef");
+    g_assert_cmpuint(disk->size, ==, 1048576);
+    g_assert_cmpstr(disk->binding, ==, binding);
+    g_assert_cmpuint(unbound->size, ==, 512);
+    g_assert_null(unbound->binding);
+    g_assert_null(broken->first);
 }
 
 static void test_series(void)
@@ -174,6 +219,90 @@ static void test_full(void)
     }
 }
 
+#define ID1   "20260101T000000Z-0123456789abcdef"
+#define ID2   "20260201T000000Z-fedcba9876543210"
+#define POINT "fleecefs.last."
+#define OWNER "fleecefs-disk.last."
+
+static const FlSnapshotDisk *nth(const Plan *p, guint i)
+{
+    g_assert_no_error(p->error);
+    return g_ptr_array_index(p->disks, i);
+}
+
+static void test_identity(void)
+{
+    static const char followed[] =
+        "[" DISK("", "vda", "qcow2", "",
+                 BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000",
+                                                  "")) "," DISK("", "vdb", "qcow2", "", "") "]";
+    /* Whatever the clocks said, the one with fewer bits is the later. */
+    static const char order[] = "[" DISK(
+        "", "vda", "qcow2", "",
+        "{\"name\": \"" POINT ID2 "\", \"granularity\": 65536, \"count\": 655360},"
+        "{\"name\": \"" POINT ID1
+        "\", \"granularity\": 65536, \"count\": 65536}," BITMAP(OWNER ID1 "-100000", "")) "]";
+    static const struct {
+        const char *text, *words;
+    } full[] = {
+        {"[" DISK("", "vda", "qcow2", "", BITMAP(POINT ID2, "")) "]", "was removed"},
+        {"[" DISK("", "vda", "qcow2", "",
+                  BITMAP(POINT ID2, "") "," BITMAP(OWNER "nonsense", "")) "]",
+         "was removed"},
+        {"[" DISK("", "vda", "qcow2", "",
+                  BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000",
+                                                   "") "," BITMAP(OWNER ID2 "-100000", "")) "]",
+         "was removed"},
+        {"[" DISK("", "vda", "qcow2", "",
+                  BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-80000", "")) "]",
+         "size changed"},
+        /* In memory it is bound to node, device and file. */
+        {"[" DISK("", "vda", "raw", "",
+                  BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000", "")) "]",
+         "another device, node or file"},
+        {"[" DISK("", "vda", "raw", "",
+                  BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000-0123456789abcdef", "")) "]",
+         "another device, node or file"},
+        {"[" DISK("", "vda", "qcow2", "",
+                  BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000",
+                                                   "")) "," DISK("", "vdb", "qcow2", "",
+                                                                 BITMAP(POINT ID2, "") "," BITMAP(
+                                                                     OWNER ID1 "-100000", "")) "]",
+         "one of them is a copy"},
+        {"[" DISK("", "vda", "qcow2", "", BITMAP(POINT "20260101T000000Z-100000", "")) "," DISK(
+             "", "vdb", "qcow2", "", BITMAP(POINT "20260101T000000Z-100000", "")) "]",
+         "an earlier version"},
+    };
+    FlSnapshotOptions options = {.source = "qmp:x"};
+    Plan p;
+
+    plan(&p, followed, &options, NULL);
+    g_assert_cmpstr(nth(&p, 0)->base, ==, ID2);
+    g_assert_cmpstr(nth(&p, 0)->disk_id, ==, ID1 "-100000");
+    g_assert_null(nth(&p, 1)->base);
+    fl_fleece_name_point(p.disks->pdata[0], 0);
+    fl_fleece_name_point(p.disks->pdata[1], 0);
+    g_assert_cmpstr(nth(&p, 0)->disk_id, ==, ID1 "-100000");
+    g_assert_true(g_str_has_prefix(nth(&p, 1)->disk_id, nth(&p, 1)->restore_point));
+    g_assert_cmpstr(nth(&p, 0)->restore_point, !=, nth(&p, 1)->restore_point);
+    clear(&p);
+
+    plan(&p, order, &options, NULL);
+    g_assert_cmpstr(nth(&p, 0)->base, ==, ID1);
+    clear(&p);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(full); i++) {
+        plan(&p, full[i].text, &options, NULL);
+        for (guint k = 0; k < p.disks->len; k++) {
+            g_assert_null(nth(&p, k)->base);
+            g_assert_null(nth(&p, k)->disk_id);
+            if (strstr(nth(&p, k)->reason, full[i].words) == NULL)
+                g_error("'%s' is not in '%s'", full[i].words, nth(&p, k)->reason);
+        }
+        clear(&p);
+    }
+}
+
 static void test_users_bitmaps(void)
 {
     FlSnapshotOptions options = {.source = "qmp:x"};
@@ -224,6 +353,8 @@ static void test_transaction(void)
          "[" DISK("", "vda", "qcow2", "", BITMAP("fleecefs.last.20260101T000000Z-100000", "")) "]",
          &options, NULL);
     ((FlSnapshotDisk *)p.disks->pdata[0])->restore_point = g_strdup("NEW");
+    ((FlSnapshotDisk *)p.disks->pdata[0])->disk_id = g_strdup("DISK");
+    ((FlFleeceDisk *)p.disks->pdata[0])->new_identity = true;
     node = fl_fleece_array(fl_fleece_snapshot_actions(p.disks, "last"));
     text = json_to_string(node, FALSE);
     g_assert_cmpstr(
@@ -232,6 +363,9 @@ static void test_transaction(void)
         "\"fleecefs.last.NEW\",\"persistent\":true}},"
         "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
         "\"fleecefs-pending.last.NEW\",\"persistent\":true,\"disabled\":true,\"granularity\":"
+        "1073741824}},"
+        "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
+        "\"fleecefs-disk.last.DISK\",\"persistent\":true,\"disabled\":true,\"granularity\":"
         "1073741824}},"
         "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"fleecefs-0-overlay\",\"name\":"
         "\"last\",\"persistent\":false,\"disabled\":true,\"granularity\":65536}},"
@@ -287,10 +421,13 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/backup/points", test_points);
+    g_test_add_func("/backup/old-points", test_old_points);
+    g_test_add_func("/backup/disk-ids", test_disk_ids);
     g_test_add_func("/backup/series", test_series);
     g_test_add_func("/backup/plan/names", test_names);
     g_test_add_func("/backup/plan/base", test_base);
     g_test_add_func("/backup/plan/full", test_full);
+    g_test_add_func("/backup/plan/identity", test_identity);
     g_test_add_func("/backup/plan/users-bitmaps", test_users_bitmaps);
     g_test_add_func("/backup/plan/refusals", test_refusals);
     g_test_add_func("/backup/plan/transaction", test_transaction);

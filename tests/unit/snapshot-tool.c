@@ -43,18 +43,20 @@ static void print_snapshot(const FlSnapshot *backup)
     for (guint i = 0; i < disks->len; i++) {
         const FlSnapshotDisk *disk = g_ptr_array_index(disks, i);
         json_array_add_element(
-            array, fl_qmp_args('s', "name", disk->name, 's', "export", disk->export_name, 's',
-                               "image", disk->image, 'i', "size", (gint64)disk->size, 's',
-                               "restore_point", disk->restore_point, 's', "base", disk->base, 's',
-                               "reason", disk->reason, 'n', "bitmaps", describe_bitmaps(disk), 0));
+            array,
+            fl_qmp_args('s', "name", disk->name, 's', "export", disk->export_name, 's', "image",
+                        disk->image, 'i', "size", (gint64)disk->size, 's', "restore_point",
+                        disk->restore_point, 's', "base", disk->base, 's', "disk_id", disk->disk_id,
+                        's', "reason", disk->reason, 'n', "bitmaps", describe_bitmaps(disk), 0));
     }
     for (guint i = 0; i < notes->len; i++)
         json_array_add_string_element(lines, g_ptr_array_index(notes, i));
-    node = fl_qmp_args(
-        's', "socket", socket, 'i', "seconds", (gint64)fl_snapshot_time(backup).tv_sec, 'i',
-        "begin_us", (gint64)(times.begin / 1000), 'i', "frozen_us", (gint64)(times.frozen / 1000),
-        'n', "disks", json_node_init_array(json_node_alloc(), array), 'n', "notes",
-        json_node_init_array(json_node_alloc(), lines), 0);
+    node =
+        fl_qmp_args('s', "socket", socket, 's', "snapshot", fl_snapshot_id(backup), 'i', "seconds",
+                    (gint64)fl_snapshot_time(backup).tv_sec, 'i', "begin_us",
+                    (gint64)(times.begin / 1000), 'i', "frozen_us", (gint64)(times.frozen / 1000),
+                    'n', "disks", json_node_init_array(json_node_alloc(), array), 'n', "notes",
+                    json_node_init_array(json_node_alloc(), lines), 0);
     text = json_to_string(node, FALSE);
     puts(text);
 }

@@ -22,6 +22,7 @@ typedef struct {
     FlSnapshotDisk disk; /* first */
     char *checkpoint;    /* that the increment is relative to; NULL: full */
     bool point;          /* it takes part in the new checkpoint */
+    char *keys;          /* of its images, each after a comma */
 } FlLibvirtDisk;
 
 typedef struct {
@@ -85,6 +86,16 @@ bool fl_libvirt_check_owner(FlLibvirtSession *session, bool jobs, GError **error
  * volumes, whether they have a place for bitmaps. */
 void fl_libvirt_find_volumes(FlLibvirtSession *session); /* their paths */
 bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error);
+
+/* identity.c */
+/* Fills in the keys of DISK. */
+void fl_libvirt_find_keys(FlDomainDisk *disk);
+/* Those that are noted, each after a comma. */
+char *fl_libvirt_join_keys(const FlDomainDisk *disk);
+/* Which of the disks of CHECKPOINT the image of DISK was then; NULL if that is none, or not
+ * certain. Pure. */
+const FlCheckpointDisk *fl_libvirt_recognize(const FlCheckpoint *checkpoint,
+                                             const FlDomainDisk *disk);
 
 /* libvirt-plan.c: what is done with each disk of DOMAIN, from what libvirt says. CHECKPOINTS are of
  * FlCheckpoint; DISCONNECT_KILLS is said of this QEMU (see backup/vm.h). Of FlLibvirtDisk. Pure. */

@@ -10,19 +10,22 @@
 #include <stdint.h>
 
 typedef struct {
-    char *target; /* "vda": libvirt's name of the disk */
-    char *device; /* "disk", "cdrom", "floppy", "lun" */
-    char *format; /* of the image: "qcow2"; may be NULL */
-    char *path;   /* of the image, a file or block device; NULL if it is another thing */
+    char *target;        /* "vda": libvirt's name of the disk */
+    char *device;        /* "disk", "cdrom", "floppy", "lun" */
+    char *format;        /* of the image: "qcow2"; may be NULL */
+    char *path;          /* of the image, a file or block device; NULL if it is another thing */
     char *pool, *volume; /* of libvirt's storage, that the image is; NULL if it is not one. PATH is
                             for the caller to fill in then. */
+    char *remote;        /* where the image is if it is not on this host; may be NULL */
+    GPtrArray *keys; /* of char *: by which the image and those under it are known; for the caller
+                        to fill in */
     bool empty, read_only;
     bool shareable;  /* with other VMs, which may write to it */
     bool vhost_user; /* another process has it, and QEMU no block node of it */
     bool slice;      /* it is a part of the image only */
     bool no_bitmaps; /* the image has no place for bitmaps; for the caller to fill in */
-    bool iothread; /* it runs in one */
-    uint64_t size; /* bytes; for the caller to fill in */
+    bool iothread;   /* it runs in one */
+    uint64_t size;   /* bytes; for the caller to fill in */
 
     bool scsi; /* private: its controller is one for SCSI */
 } FlDomainDisk;
@@ -39,17 +42,30 @@ FlDomain *fl_domain_parse(const char *xml, GError **error);
 void fl_domain_free(FlDomain *domain); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDomain, fl_domain_free)
 
+/* A disk as it was when a checkpoint was made. */
+typedef struct {
+    uint64_t size;   /* bytes; 0 if that is not known */
+    char *disk_id;   /* NULL if that is not known */
+    GPtrArray *keys; /* of char *: of its images, or if they were not noted, "path:" and a file */
+} FlCheckpointDisk;
+
 /* A restore point: what libvirt knows of a set of bitmaps that were made together. */
 typedef struct {
     char *name;
-    bool ours;    /* by its name and description */
-    bool pending; /* ours, and no commit has confirmed it */
-    /* Its disks' targets, with the size that the disk had (uint64_t *); 0 if that is not known. */
-    GHashTable *disks;
+    bool ours;         /* by its name and description */
+    bool pending;      /* ours, and no commit has confirmed it */
+    char *parent;      /* the checkpoint before it; NULL: there is none */
+    GHashTable *disks; /* of FlCheckpointDisk, by target */
 } FlCheckpoint;
 
+/* XML may have the domain in it. */
 FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error);
 void fl_checkpoint_free(FlCheckpoint *checkpoint); /* NULL is fine */
+/* Of CHECKPOINTS: how many come before CHECKPOINT in its line; whether ANCESTOR does. Clocks tell
+ * nothing of that. */
+guint fl_checkpoint_depth(const FlCheckpoint *checkpoint, const GPtrArray *checkpoints);
+bool fl_checkpoint_descends(const FlCheckpoint *checkpoint, const FlCheckpoint *ancestor,
+                            const GPtrArray *checkpoints);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlCheckpoint, fl_checkpoint_free)
 
 /* A backup that is in progress. */
@@ -76,6 +92,8 @@ typedef struct {
     const char *bitmap;      /* on the server, of the increment */
     bool point;              /* the disk takes part in the new checkpoint */
     uint64_t size;           /* bytes */
+    const char *disk_id;     /* goes into the checkpoint */
+    const char *keys;        /* the same, each after a comma */
 } FlDomainPart;
 
 /* A pull backup of PARTS with the server at SOCKET and scratch files in DIRECTORY. */

@@ -31,6 +31,8 @@ typedef struct {
     char *node; /* the disk's */
     char *qdev; /* QOM path, may be NULL */
     bool persistent;
+    char *binding;     /* of its bitmaps; NULL: to the image */
+    bool new_identity; /* the disk_id is one that the snapshot makes */
     GPtrArray *copies;   /* of FlFleeceCopy, as disk.bitmaps */
     int scratch;         /* the file, without a name; -1 before PREPARE */
     bool near_threshold; /* the file grew past what block-set-write-threshold was told */
@@ -97,7 +99,9 @@ void fl_fleece_watch_owner(FlFleece *session);
  * char *) gets what a person should know. Pure. */
 GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *options,
                           GHashTable *inconsistent, GPtrArray *notes, GError **error);
-/* The actions of the one transaction, an array for JSON. Needs restore_point of each disk. Pure. */
+/* Gives DISK its restore point, and an identity unless it goes on with the one of its base. */
+void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds);
+/* The actions of the one transaction, an array for JSON, once points are named. Pure. */
 JsonArray *fl_fleece_snapshot_actions(const GPtrArray *disks, const char *series);
 
 /* guest.c */

@@ -9,6 +9,7 @@
 typedef struct {
     char *name;
     uint64_t granularity; /* bytes */
+    uint64_t dirty;       /* bytes */
     bool busy, inconsistent;
 } FlVmBitmap;
 
@@ -18,6 +19,7 @@ typedef struct {
     char *node;   /* of the top node */
     char *qdev;   /* QOM path of the device; NULL if none is attached */
     char *driver; /* of the top node */
+    char *file;   /* name of its image; may be NULL */
     uint64_t size;      /* bytes */
     bool writable;      /* a disk: neither read-only nor removable nor empty */
     bool persistent;    /* bitmaps outlive QEMU */
@@ -35,9 +37,11 @@ bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error);
 /* Whether QEMU is of that version or a newer one; false if it does not say. */
 bool fl_vm_is_since(FlQmp *qmp, unsigned major, unsigned minor, unsigned micro);
 
-/* What identifies the VM on this host: its UUID, or if it has none, MONITOR, the absolute path of
- * the socket. */
-char *fl_vm_key(FlQmp *qmp, const char *monitor, GError **error);
+/* UUID and NAME get what the VM has, NULL where it has none; UUID is one that QEMU was given. */
+bool fl_vm_identify(FlQmp *qmp, char **uuid, char **name, GError **error);
+/* What identifies the VM on this host: UUID, or if that is NULL, the monitor's socket by whichever
+ * of its paths. */
+char *fl_vm_key(const char *uuid, const char *monitor);
 
 /* All block devices, also those that are no disks; of FlVmDisk. */
 GPtrArray *fl_vm_disks(FlQmp *qmp, GError **error);

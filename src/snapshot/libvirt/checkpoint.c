@@ -31,7 +31,7 @@ static bool ask_checkpoints(FlLibvirtCall *call)
 
     call->strings = g_ptr_array_new_with_free_func(g_free);
     for (int i = 0; i < n; i++) {
-        char *xml = take_xml(handles[i], VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN);
+        char *xml = take_xml(handles[i], 0);
         if (xml != NULL)
             g_ptr_array_add(call->strings, g_strdup(xml));
         else if (virGetLastErrorCode() != VIR_ERR_NO_DOMAIN_CHECKPOINT)
@@ -136,7 +136,7 @@ bool fl_libvirt_delete_checkpoint(FlLibvirtSession *session, const FlCheckpoint 
     return true;
 }
 
-/* Whether CHECKPOINTS has a newer one that is committed of the series of CHECKPOINT. */
+/* Whether CHECKPOINTS has a later one that is committed of the series of CHECKPOINT. */
 static bool is_superseded(const FlCheckpoint *checkpoint, const GPtrArray *checkpoints)
 {
     g_autoptr(FlPoint) point = fl_point_parse(checkpoint->name);
@@ -145,7 +145,8 @@ static bool is_superseded(const FlCheckpoint *checkpoint, const GPtrArray *check
         const FlCheckpoint *other = g_ptr_array_index(checkpoints, i);
         g_autoptr(FlPoint) p = other->ours && !other->pending ? fl_point_parse(other->name) : NULL;
 
-        if (p != NULL && g_str_equal(p->series, point->series) && strcmp(p->id, point->id) > 0)
+        if (p != NULL && g_str_equal(p->series, point->series) &&
+            fl_checkpoint_descends(other, checkpoint, checkpoints))
             return true;
     }
     return false;

@@ -93,6 +93,7 @@ bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error)
     for (guint i = 0; i < session->description->disks->len; i++) {
         FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
 
+        fl_libvirt_find_keys(disk);
         if (!fl_libvirt_is_wanted(disk, session->running, session->backup.options))
             continue;
         if (!add_size(session, disk, error))

@@ -217,6 +217,8 @@ static FlLibvirtCall *begin(const FlLibvirtSession *session)
             .bitmap = fl_snapshot_series(session->backup.options),
             .point = disk->point,
             .size = disk->disk.size,
+            .disk_id = disk->disk.disk_id,
+            .keys = disk->keys,
         };
     }
     backup = fl_domain_backup_xml(parts, disks->len, session->socket, directory);
@@ -250,25 +252,39 @@ static bool drop_bases(const GPtrArray *disks, const char *message)
     return dropped;
 }
 
+/* Each disk that does not go on with its base's identity gets one. */
+static void name_disks(const FlSnapshot *backup)
+{
+    for (guint i = 0; i < backup->disks->len; i++) {
+        FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
+        g_autofree char *id = disk->disk_id == NULL ? fl_point_id(backup->time.tv_sec) : NULL;
+
+        if (id != NULL)
+            disk->disk_id = fl_point_disk_id(id, disk->size, NULL);
+    }
+}
+
 bool fl_libvirt_snapshot(FlLibvirtSession *session, GError **error)
 {
     FlSnapshot *backup = &session->backup;
-    gint64 second = fl_snapshot_set_time(backup, session->journal);
-    g_autofree char *id = fl_point_id(second, 0);
 
+    fl_snapshot_set_time(backup, session->journal);
+    name_disks(backup);
     if (!session->running)
         return true;
     for (guint i = 0; i < backup->disks->len; i++) {
         FlLibvirtDisk *disk = g_ptr_array_index(backup->disks, i);
         if (!disk->point)
             continue;
-        disk->disk.restore_point = g_strdup(id);
+        disk->disk.restore_point = g_strdup(backup->id);
         if (session->point == NULL)
-            session->point = fl_point_bitmap(fl_snapshot_series(backup->options), id);
+            session->point = fl_point_bitmap(fl_snapshot_series(backup->options), backup->id);
     }
     for (;;) {
-        g_autoptr(FlLibvirtCall) call = begin(session);
+        g_autoptr(FlLibvirtCall) call = NULL;
 
+        name_disks(backup);
+        call = begin(session);
         if (fl_libvirt_ask_once(session, call))
             return true;
         if (call->silent || call->code != VIR_ERR_CHECKPOINT_INCONSISTENT ||

@@ -12,6 +12,7 @@ static void free_disk(gpointer data)
 
     fl_snapshot_disk_clear(&disk->disk);
     g_free(disk->checkpoint);
+    g_free(disk->keys);
     g_free(disk);
 }
 
@@ -50,7 +51,7 @@ static bool has_place(const FlDomainDisk *disk)
 }
 
 /* The checkpoint that increments are relative to: the one asked for, or the last committed one of
- * SERIES; NULL if there is none. Ids sort by time. */
+ * SERIES, which has most others before it; NULL if there is none. */
 static const FlCheckpoint *find_base(const GPtrArray *checkpoints, const FlSnapshotOptions *options)
 {
     const char *series = fl_snapshot_series(options);
@@ -69,7 +70,8 @@ static const FlCheckpoint *find_base(const GPtrArray *checkpoints, const FlSnaps
             continue;
         point = fl_point_parse(checkpoint->name);
         if (g_str_equal(point->series, series) &&
-            (last == NULL || strcmp(checkpoint->name, last->name) > 0))
+            (last == NULL ||
+             fl_checkpoint_depth(checkpoint, checkpoints) > fl_checkpoint_depth(last, checkpoints)))
             last = checkpoint;
     }
     return last;
@@ -95,18 +97,20 @@ void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason)
     g_free(disk->disk.reason);
     disk->disk.reason = reason;
     g_clear_pointer(&disk->disk.base, g_free);
+    g_clear_pointer(&disk->disk.disk_id, g_free);
     g_clear_pointer(&disk->checkpoint, g_free);
     g_ptr_array_set_size(disk->disk.bitmaps, 0);
 }
 
-static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base, const char *series,
-                             bool running)
+static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base,
+                             const FlCheckpointDisk *was, const char *series, bool running)
 {
     g_autoptr(FlPoint) point = base->ours ? fl_point_parse(base->name) : NULL;
     FlSnapshotBitmap *bitmap = fl_snapshot_bitmap_new(series, 0);
 
     disk->checkpoint = g_strdup(base->name);
     disk->disk.base = g_strdup(point != NULL ? point->id : base->name);
+    disk->disk.disk_id = g_strdup(was->disk_id);
     if (!running) {
         g_free(bitmap->context);
         bitmap->context = g_strconcat("qemu:dirty-bitmap:", base->name, NULL);
@@ -114,11 +118,24 @@ static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base, cons
     g_ptr_array_add(disk->disk.bitmaps, bitmap);
 }
 
-static void choose_mode(FlLibvirtDisk *disk, const FlDomainDisk *vm, const FlCheckpoint *base,
-                        const FlSnapshotOptions *options, bool running)
+/* Another disk of DOMAIN that is recognized as WAS; NULL if none is. */
+static const FlDomainDisk *find_twin(const FlDomain *domain, const FlDomainDisk *vm,
+                                     const FlCheckpoint *base, const FlCheckpointDisk *was)
+{
+    for (guint i = 0; i < domain->disks->len; i++) {
+        const FlDomainDisk *other = g_ptr_array_index(domain->disks, i);
+        if (other != vm && fl_libvirt_recognize(base, other) == was)
+            return other;
+    }
+    return NULL;
+}
+
+static void choose_mode(FlLibvirtDisk *disk, const FlDomain *domain, const FlDomainDisk *vm,
+                        const FlCheckpoint *base, const FlSnapshotOptions *options, bool running)
 {
     const char *series = fl_snapshot_series(options);
-    const uint64_t *size = base != NULL ? g_hash_table_lookup(base->disks, vm->target) : NULL;
+    const FlCheckpointDisk *was = base != NULL ? fl_libvirt_recognize(base, vm) : NULL;
+    const FlDomainDisk *twin = was != NULL ? find_twin(domain, vm, base, was) : NULL;
     char *reason = NULL;
 
     if (vm->shareable)
@@ -133,20 +150,27 @@ static void choose_mode(FlLibvirtDisk *disk, const FlDomainDisk *vm, const FlChe
                                  vm->format != NULL ? vm->format : "unknown");
     else if (base == NULL)
         reason = g_strdup_printf("there is no restore point of series '%s'", series);
-    else if (size == NULL)
+    else if (!g_hash_table_contains(base->disks, vm->target))
         reason = g_strdup_printf("the disk was not in checkpoint %s", base->name);
-    else if (*size != 0 && *size != vm->size)
+    else if (was == NULL)
+        reason = g_strdup_printf("its image is not known to be one that checkpoint %s was made of: "
+                                 "it was replaced, or is a copy",
+                                 base->name);
+    else if (twin != NULL)
+        reason = g_strdup_printf("disk %s is the same image as it, or a copy", twin->target);
+    else if (was->size != 0 && was->size != vm->size)
         reason = g_strdup_printf(
             "the disk's size changed since checkpoint %s, to %" G_GUINT64_FORMAT " bytes",
             base->name, vm->size);
     if (reason != NULL)
         fl_libvirt_make_full(disk, reason);
     else
-        make_incremental(disk, base, series, running);
+        make_incremental(disk, base, was, series, running);
 }
 
-static FlLibvirtDisk *plan_disk(const FlDomainDisk *vm, const FlCheckpoint *base,
-                                const FlSnapshotOptions *options, bool running)
+static FlLibvirtDisk *plan_disk(const FlDomain *domain, const FlDomainDisk *vm,
+                                const FlCheckpoint *base, const FlSnapshotOptions *options,
+                                bool running)
 {
     FlLibvirtDisk *disk = g_new0(FlLibvirtDisk, 1);
 
@@ -159,7 +183,8 @@ static FlLibvirtDisk *plan_disk(const FlDomainDisk *vm, const FlCheckpoint *base
         disk->disk.image = g_strdup(vm->path);
         disk->disk.image_format = g_strdup(vm->format);
     }
-    choose_mode(disk, vm, base, options, running);
+    disk->keys = fl_libvirt_join_keys(vm);
+    choose_mode(disk, domain, vm, base, options, running);
     return disk;
 }
 
@@ -231,7 +256,7 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
                     disk->target);
             return NULL;
         }
-        g_ptr_array_add(plan, plan_disk(disk, base, options, running));
+        g_ptr_array_add(plan, plan_disk(domain, disk, base, options, running));
     }
     if (left_out->len > 0)
         g_ptr_array_add(notes, g_strdup_printf("left out: %s", left_out->str));

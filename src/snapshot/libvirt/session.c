@@ -73,6 +73,9 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
         g_prefix_error(error, "%s: ", options->source);
         return NULL;
     }
+    backup->vm.source = g_strdup(options->source);
+    backup->vm.uuid = g_strdup(session->uuid);
+    backup->vm.name = g_strdup(virDomainGetName(session->domain));
     if (!fl_libvirt_check_owner(session, false, error))
         return NULL;
     directory = fl_state_directory(error);
@@ -135,7 +138,8 @@ static bool inspect(FlLibvirtSession *session, GError **error)
     session->running = active > 0;
     xml = fl_libvirt_domain_xml(session, error);
     session->description = xml != NULL ? fl_domain_parse(xml, error) : NULL;
-    if (session->description == NULL || !fl_libvirt_look_at_images(session, error) || !check_user(session, error))
+    if (session->description == NULL || !fl_libvirt_look_at_images(session, error) ||
+        !check_user(session, error))
         return false;
     checkpoints = fl_libvirt_checkpoints(session, error);
     if (checkpoints == NULL)

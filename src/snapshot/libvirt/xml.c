@@ -6,8 +6,8 @@
 #include <string.h>
 
 /*
- * A checkpoint's description is ours to use: "fleecefs pending vda=1048576 vdb=2097152", then
- * "fleecefs committed ...": the sizes are those that the disks had.
+ * A checkpoint's description is ours to use: "fleecefs pending vda=SIZE,DISK_ID,KEY,KEY vdb=...",
+ * then "fleecefs committed ...": what the disks were. Earlier versions noted the sizes alone.
  */
 #define PENDING   "fleecefs pending"
 #define COMMITTED "fleecefs committed"
@@ -98,6 +98,8 @@ static void free_domain_disk(gpointer data)
     g_free(disk->path);
     g_free(disk->pool);
     g_free(disk->volume);
+    g_free(disk->remote);
+    g_ptr_array_unref(disk->keys);
     g_free(disk);
 }
 
@@ -116,6 +118,11 @@ static void start_disk_part(FlDomainDisk *disk, const char *part, const char **n
         set_string(&disk->path, attribute(names, values, "dev"));
         set_string(&disk->pool, attribute(names, values, "pool"));
         set_string(&disk->volume, attribute(names, values, "volume"));
+        if (attribute(names, values, "protocol") != NULL && disk->remote == NULL) {
+            const char *name = attribute(names, values, "name");
+            disk->remote = g_strdup_printf("%s:%s", attribute(names, values, "protocol"),
+                                           name != NULL ? name : "");
+        }
     } else if (g_str_equal(part, "source/slices/slice")) {
         disk->slice = true;
     } else if (g_str_equal(part, "shareable")) {
@@ -138,6 +145,7 @@ static void start_domain_part(void *object, const char *path, const char **names
         FlDomainDisk *disk = g_new0(FlDomainDisk, 1);
         disk->device = g_strdup(device != NULL ? device : "disk");
         disk->empty = true;
+        disk->keys = g_ptr_array_new_with_free_func(g_free);
         disk->vhost_user = g_strcmp0(attribute(names, values, "type"), "vhostuser") == 0;
         g_ptr_array_add(domain->disks, disk);
     } else if (g_str_has_prefix(path, disk_path) && path[strlen(disk_path)] == '/') {
@@ -197,12 +205,26 @@ void fl_domain_free(FlDomain *domain)
 
 /* Checkpoints */
 
-static void add_size(FlCheckpoint *checkpoint, const char *target, uint64_t size)
+static void free_checkpoint_disk(gpointer data)
 {
-    uint64_t *value = g_new(uint64_t, 1);
+    FlCheckpointDisk *disk = data;
 
-    *value = size;
-    g_hash_table_insert(checkpoint->disks, g_strdup(target), value);
+    g_free(disk->disk_id);
+    g_ptr_array_unref(disk->keys);
+    g_free(disk);
+}
+
+/* The disk TARGET of CHECKPOINT, added if it is new. */
+static FlCheckpointDisk *need_disk(FlCheckpoint *checkpoint, const char *target)
+{
+    FlCheckpointDisk *disk = g_hash_table_lookup(checkpoint->disks, target);
+
+    if (disk == NULL) {
+        disk = g_new0(FlCheckpointDisk, 1);
+        disk->keys = g_ptr_array_new_with_free_func(g_free);
+        g_hash_table_insert(checkpoint->disks, g_strdup(target), disk);
+    }
+    return disk;
 }
 
 static void start_checkpoint_part(void *object, const char *path, const char **names,
@@ -212,9 +234,8 @@ static void start_checkpoint_part(void *object, const char *path, const char **n
     const char *target = attribute(names, values, "name");
 
     if (g_str_equal(path, "domaincheckpoint/disks/disk") && target != NULL &&
-        g_strcmp0(attribute(names, values, "checkpoint"), "bitmap") == 0 &&
-        !g_hash_table_contains(checkpoint->disks, target))
-        add_size(checkpoint, target, 0);
+        g_strcmp0(attribute(names, values, "checkpoint"), "bitmap") == 0)
+        need_disk(checkpoint, target);
 }
 
 static void read_description(FlCheckpoint *checkpoint, const char *text)
@@ -225,13 +246,19 @@ static void read_description(FlCheckpoint *checkpoint, const char *text)
     checkpoint->ours = checkpoint->pending || g_str_has_prefix(text, COMMITTED);
     for (char **word = words; checkpoint->ours && *word != NULL; word++) {
         char *equals = strchr(*word, '=');
+        g_auto(GStrv) parts = g_strsplit(equals != NULL ? equals + 1 : "", ",", -1);
+        FlCheckpointDisk *disk;
         guint64 size;
 
-        if (equals == NULL ||
-            !g_ascii_string_to_unsigned(equals + 1, 10, 0, INT64_MAX, &size, NULL))
+        if (parts[0] == NULL ||
+            !g_ascii_string_to_unsigned(parts[0], 10, 0, INT64_MAX, &size, NULL))
             continue;
         *equals = '\0';
-        add_size(checkpoint, *word, size);
+        disk = need_disk(checkpoint, *word);
+        disk->size = size;
+        set_string(&disk->disk_id, parts[1]);
+        for (guint i = 2; disk->disk_id != NULL && parts[i] != NULL; i++)
+            g_ptr_array_add(disk->keys, g_strdup(parts[i]));
     }
 }
 
@@ -241,8 +268,28 @@ static void end_checkpoint_part(void *object, const char *path, const char *text
 
     if (g_str_equal(path, "domaincheckpoint/name"))
         set_string(&checkpoint->name, text);
+    else if (g_str_equal(path, "domaincheckpoint/parent/name"))
+        set_string(&checkpoint->parent, text);
     else if (g_str_equal(path, "domaincheckpoint/description"))
         read_description(checkpoint, text);
+}
+
+/* Of disks whose images were not noted: the files by the domain as it was, which is in XML. */
+static void add_paths(FlCheckpoint *checkpoint, const char *xml)
+{
+    const char *start = strstr(xml, "<domain ");
+    const char *end = start != NULL ? g_strrstr(start, "</domain>") : NULL;
+    g_autofree char *text =
+        end != NULL ? g_strndup(start, (gsize)(end - start) + strlen("</domain>")) : NULL;
+    g_autoptr(FlDomain) domain = text != NULL ? fl_domain_parse(text, NULL) : NULL;
+
+    for (guint i = 0; domain != NULL && i < domain->disks->len; i++) {
+        const FlDomainDisk *vm = g_ptr_array_index(domain->disks, i);
+        FlCheckpointDisk *disk = g_hash_table_lookup(checkpoint->disks, vm->target);
+
+        if (disk != NULL && disk->keys->len == 0 && vm->path != NULL)
+            g_ptr_array_add(disk->keys, g_strconcat("path:", vm->path, NULL));
+    }
 }
 
 FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error)
@@ -252,7 +299,8 @@ FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error)
         .object = checkpoint, .start = start_checkpoint_part, .end = end_checkpoint_part};
     g_autoptr(FlPoint) point = NULL;
 
-    checkpoint->disks = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    checkpoint->disks =
+        g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_checkpoint_disk);
     if (!read_xml(&reader, xml, error))
         return NULL;
     if (checkpoint->name == NULL) {
@@ -260,8 +308,9 @@ FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error)
         return NULL;
     }
     point = fl_point_parse(checkpoint->name);
-    checkpoint->ours = checkpoint->ours && point != NULL && !point->pending;
+    checkpoint->ours = checkpoint->ours && point != NULL && point->kind == FL_POINT_BASE;
     checkpoint->pending = checkpoint->pending && checkpoint->ours;
+    add_paths(checkpoint, xml);
     return g_steal_pointer(&checkpoint);
 }
 
@@ -270,8 +319,39 @@ void fl_checkpoint_free(FlCheckpoint *checkpoint)
     if (checkpoint == NULL)
         return;
     g_free(checkpoint->name);
+    g_free(checkpoint->parent);
     g_hash_table_unref(checkpoint->disks);
     g_free(checkpoint);
+}
+
+static const FlCheckpoint *parent_of(const FlCheckpoint *checkpoint, const GPtrArray *checkpoints)
+{
+    for (guint i = 0; checkpoint->parent != NULL && i < checkpoints->len; i++) {
+        const FlCheckpoint *other = g_ptr_array_index(checkpoints, i);
+        if (g_str_equal(other->name, checkpoint->parent))
+            return other;
+    }
+    return NULL;
+}
+
+guint fl_checkpoint_depth(const FlCheckpoint *checkpoint, const GPtrArray *checkpoints)
+{
+    guint depth = 0;
+
+    while (depth < checkpoints->len && (checkpoint = parent_of(checkpoint, checkpoints)) != NULL)
+        depth++;
+    return depth;
+}
+
+bool fl_checkpoint_descends(const FlCheckpoint *checkpoint, const FlCheckpoint *ancestor,
+                            const GPtrArray *checkpoints)
+{
+    for (guint i = 0; i < checkpoints->len && checkpoint != NULL; i++) {
+        checkpoint = parent_of(checkpoint, checkpoints);
+        if (checkpoint == ancestor)
+            return true;
+    }
+    return false;
 }
 
 char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name)
@@ -285,7 +365,8 @@ char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name)
             "<disk name='%s' checkpoint='%s'/>", part->target, part->point ? "bitmap" : "no");
         g_string_append(disks, disk);
         if (part->point)
-            g_string_append_printf(description, " %s=%" G_GUINT64_FORMAT, part->target, part->size);
+            g_string_append_printf(description, " %s=%" G_GUINT64_FORMAT ",%s%s", part->target,
+                                   part->size, part->disk_id, part->keys);
     }
     head = g_markup_printf_escaped("<name>%s</name><description>%s</description>", name,
                                    description->str);

@@ -164,9 +164,10 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     directory = fl_state_directory(error);
     if (directory == NULL)
         return NULL;
-    key = fl_vm_key(session->qmp, session->monitor, error);
-    if (key == NULL)
+    backup->vm.source = g_strconcat("qmp:", session->monitor, NULL);
+    if (!fl_vm_identify(session->qmp, &backup->vm.uuid, &backup->vm.name, error))
         return NULL;
+    key = fl_vm_key(backup->vm.uuid, session->monitor);
     return fl_fleece_claim(session, directory, key, error) ? g_steal_pointer(&backup) : NULL;
 }
 
@@ -228,10 +229,8 @@ static bool snapshot(FlFleece *session, GError **error)
     const char *series = fl_snapshot_series(session->backup.options);
     gint64 second = fl_snapshot_set_time(&session->backup, session->journal);
 
-    for (guint i = 0; i < session->backup.disks->len; i++) {
-        FlSnapshotDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        disk->restore_point = fl_point_id(second, disk->size);
-    }
+    for (guint i = 0; i < session->backup.disks->len; i++)
+        fl_fleece_name_point(g_ptr_array_index(session->backup.disks, i), second);
     return fl_fleece_do(
         session, "transaction",
         fl_qmp_args('n', "actions",

@@ -47,6 +47,8 @@ bool fl_fleece_forget(FlSnapshot *backup, GError **error)
         return false;
     if (session->gone)
         return fl_fail(error, "QEMU has ended; name its images");
+    if (!fl_fleece_check_owner(session, false, error))
+        return false;
     if (!fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), &reply,
                       error, "nodes"))
         return false;

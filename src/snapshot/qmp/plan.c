@@ -27,6 +27,7 @@ static void free_disk(gpointer data)
         close(disk->scratch);
     g_free(disk->node);
     g_free(disk->qdev);
+    g_free(disk->binding);
     g_ptr_array_unref(disk->copies);
     g_free(disk);
 }
@@ -42,7 +43,10 @@ static void add_copy(FlFleeceDisk *disk, const FlVmBitmap *bitmap, const char *n
     g_ptr_array_add(disk->disk.bitmaps, fl_snapshot_bitmap_new(name, bitmap->granularity));
 }
 
-/* The last restore point of SERIES, or NULL. Ids sort by time. */
+/*
+ * The last restore point of SERIES, or NULL. There is one at most, unless somebody copied bitmaps;
+ * all of them hold what has changed since the last, which has the fewest bits. Clocks tell nothing.
+ */
 static const FlVmBitmap *last_point(const FlVmDisk *vm, const char *series, FlPoint **point)
 {
     const FlVmBitmap *last = NULL;
@@ -51,9 +55,11 @@ static const FlVmBitmap *last_point(const FlVmDisk *vm, const char *series, FlPo
         const FlVmBitmap *bitmap = g_ptr_array_index(vm->bitmaps, i);
         g_autoptr(FlPoint) p = fl_point_parse(bitmap->name);
 
-        if (p == NULL || p->pending || bitmap->inconsistent || !g_str_equal(p->series, series))
+        if (p == NULL || p->kind != FL_POINT_BASE || bitmap->inconsistent ||
+            !g_str_equal(p->series, series))
             continue;
-        if (last == NULL || strcmp(p->id, (*point)->id) > 0) {
+        if (last == NULL || bitmap->dirty < last->dirty ||
+            (bitmap->dirty == last->dirty && strcmp(p->id, (*point)->id) > 0)) {
             last = bitmap;
             fl_point_free(*point);
             *point = g_steal_pointer(&p);
@@ -62,9 +68,76 @@ static const FlVmBitmap *last_point(const FlVmDisk *vm, const char *series, FlPo
     return last;
 }
 
+/* What says which disk the points of SERIES belong to; NULL unless it is one. */
+static FlPoint *find_identity(const FlVmDisk *vm, const char *series)
+{
+    g_autoptr(FlPoint) found = NULL;
+
+    for (guint i = 0; i < vm->bitmaps->len; i++) {
+        const FlVmBitmap *bitmap = g_ptr_array_index(vm->bitmaps, i);
+        g_autoptr(FlPoint) p = fl_point_parse(bitmap->name);
+
+        if (p == NULL || p->kind != FL_POINT_DISK || !g_str_equal(p->series, series))
+            continue;
+        if (found != NULL || p->first == NULL)
+            return NULL;
+        found = g_steal_pointer(&p);
+    }
+    return g_steal_pointer(&found);
+}
+
+/* Another of DISKS that has BITMAP; NULL if none has. */
+static const FlVmDisk *find_twin(const GPtrArray *disks, const FlVmDisk *vm, const char *bitmap)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        const FlVmDisk *other = g_ptr_array_index(disks, i);
+
+        for (guint k = 0; k < other->bitmaps->len && !g_str_equal(other->node, vm->node); k++) {
+            const FlVmBitmap *its = g_ptr_array_index(other->bitmaps, k);
+            if (g_str_equal(its->name, bitmap))
+                return other;
+        }
+    }
+    return NULL;
+}
+
+/* Whether POINT, the bitmap NAME, is of the disk that VM is now, which then gets its identity;
+ * returns why not, or NULL. */
+static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk *vm,
+                      const FlPoint *point, const char *name)
+{
+    const FlVmDisk *twin = find_twin(disks, vm, name);
+    g_autoptr(FlPoint) identity = find_identity(vm, point->series);
+    uint64_t size = point->size;
+
+    if (twin != NULL && point->unique)
+        return g_strdup_printf("disk %s has the same restore point %s: one of them is a copy",
+                               twin->name, point->id);
+    if (twin != NULL)
+        return g_strdup_printf("disk %s has the same restore point %s, which an earlier version "
+                               "made: it does not tell whose it is",
+                               twin->name, point->id);
+    if (point->unique) {
+        if (identity == NULL)
+            return g_strdup_printf("what says which disk restore point %s belongs to was removed",
+                                   point->id);
+        if (g_strcmp0(identity->binding, disk->binding) != 0)
+            return g_strdup_printf("restore point %s was made for another device, node or file",
+                                   point->id);
+        size = identity->size;
+    }
+    if (size != vm->size)
+        return g_strdup_printf("the disk's size changed since restore point %s, to "
+                               "%" G_GUINT64_FORMAT " bytes",
+                               point->id, vm->size);
+    if (point->unique)
+        disk->disk.disk_id = g_strdup(identity->id);
+    return NULL;
+}
+
 /* Chooses the base of the increment, or says why there is none. */
-static bool choose_base(FlFleeceDisk *disk, const FlVmDisk *vm, const FlSnapshotOptions *options,
-                        const char *inconsistent, GError **error)
+static bool choose_base(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk *vm,
+                        const FlSnapshotOptions *options, const char *inconsistent, GError **error)
 {
     const char *series = fl_snapshot_series(options);
     g_autoptr(FlPoint) point = NULL;
@@ -83,10 +156,8 @@ static bool choose_base(FlFleeceDisk *disk, const FlVmDisk *vm, const FlSnapshot
             series, vm->driver);
     } else if (base == NULL) {
         disk->disk.reason = g_strdup_printf("there is no restore point of series '%s'", series);
-    } else if (point->size != vm->size) {
-        disk->disk.reason = g_strdup_printf(
-            "the disk's size changed since restore point %s, to %" G_GUINT64_FORMAT " bytes",
-            point->id, vm->size);
+    } else if ((disk->disk.reason = identify(disk, disks, vm, point, base->name)) != NULL) {
+        return true;
     } else if (base->busy) {
         return fl_fail(error,
                        "disk %s: its bitmap %s is in use by another operation; end that first",
@@ -123,8 +194,9 @@ static void add_users_bitmaps(FlFleeceDisk *disk, const FlVmDisk *vm, const char
     }
 }
 
-static FlFleeceDisk *plan_disk(const FlVmDisk *vm, guint index, const FlSnapshotOptions *options,
-                               const char *inconsistent, GPtrArray *notes, GError **error)
+static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint index,
+                               const FlSnapshotOptions *options, const char *inconsistent,
+                               GPtrArray *notes, GError **error)
 {
     FlFleeceDisk *disk = g_new0(FlFleeceDisk, 1);
 
@@ -132,6 +204,7 @@ static FlFleeceDisk *plan_disk(const FlVmDisk *vm, guint index, const FlSnapshot
     disk->node = g_strdup(vm->node);
     disk->qdev = g_strdup(vm->qdev);
     disk->persistent = vm->persistent;
+    disk->binding = vm->persistent ? NULL : fl_point_binding(vm->node, vm->qdev, vm->file);
     disk->copies = g_ptr_array_new_with_free_func(free_copy);
     disk->scratch = -1;
     disk->disk.name = g_strdup(vm->name);
@@ -141,7 +214,7 @@ static FlFleeceDisk *plan_disk(const FlVmDisk *vm, guint index, const FlSnapshot
                                                                     g_random_int(), vm->name);
     disk->disk.size = vm->size;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_snapshot_bitmap_free);
-    if (!choose_base(disk, vm, options, inconsistent, error)) {
+    if (!choose_base(disk, disks, vm, options, inconsistent, error)) {
         free_disk(disk);
         return NULL;
     }
@@ -214,7 +287,7 @@ GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *optio
             fl_fail(error, "two disks are called '%s'; give their nodes names", vm->name);
             return NULL;
         }
-        disk = plan_disk(vm, plan->len, options, lost, notes, error);
+        disk = plan_disk(disks, vm, plan->len, options, lost, notes, error);
         if (disk == NULL)
             return NULL;
         g_ptr_array_add(plan, disk);
@@ -241,10 +314,30 @@ static JsonNode *merge_args(const char *overlay, const FlFleeceDisk *disk, const
                        fl_fleece_array(sources), 0);
 }
 
+void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds)
+{
+    FlSnapshotDisk *names = &disk->disk;
+
+    names->restore_point = fl_point_id(seconds);
+    disk->new_identity = names->disk_id == NULL;
+    if (disk->new_identity)
+        names->disk_id = fl_point_disk_id(names->restore_point, names->size, disk->binding);
+}
+
+/* A bitmap that only has to be there. */
+static void add_marker(JsonArray *actions, const FlFleeceDisk *disk, const char *name)
+{
+    add_action(actions, "block-dirty-bitmap-add",
+               fl_qmp_args('s', "node", disk->node, 's', "name", name, 'b', "persistent",
+                           disk->persistent, 'b', "disabled", true, 'i', "granularity",
+                           MARKER_GRANULARITY, 0));
+}
+
 static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
 {
     g_autofree char *point = fl_point_bitmap(series, disk->disk.restore_point);
     g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
+    g_autofree char *identity = fl_point_disk(series, disk->disk.disk_id);
     g_autofree char *overlay = fl_fleece_id(disk, "overlay");
     g_autofree char *job = fl_fleece_id(disk, "job");
     g_autofree char *filter = fl_fleece_id(disk, "filter");
@@ -252,10 +345,9 @@ static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *s
     add_action(actions, "block-dirty-bitmap-add",
                fl_qmp_args('s', "node", disk->node, 's', "name", point, 'b', "persistent",
                            disk->persistent, 0));
-    add_action(actions, "block-dirty-bitmap-add",
-               fl_qmp_args('s', "node", disk->node, 's', "name", marker, 'b', "persistent",
-                           disk->persistent, 'b', "disabled", true, 'i', "granularity",
-                           MARKER_GRANULARITY, 0));
+    add_marker(actions, disk, marker);
+    if (disk->new_identity)
+        add_marker(actions, disk, identity);
     for (guint i = 0; i < disk->copies->len; i++) {
         const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
         add_action(actions, "block-dirty-bitmap-add",

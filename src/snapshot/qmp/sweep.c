@@ -248,13 +248,15 @@ static bool remove_bitmap(FlFleece *session, const char *node, const char *name,
                         "bitmap %s of %s", name, node);
 }
 
-/* Whether one of BITMAPS is the marker of POINT. */
+/* Whether one of BITMAPS is the marker of POINT, or of that with which the disk POINT began. */
 static bool is_pending(JsonArray *bitmaps, const FlPoint *point)
 {
-    g_autofree char *marker = fl_point_marker(point->series, point->id);
+    const char *id = point->kind == FL_POINT_DISK ? point->first : point->id;
+    g_autofree char *marker = id != NULL ? fl_point_marker(point->series, id) : NULL;
 
     for (guint i = 0; i < fl_json_length(bitmaps); i++) {
-        if (g_strcmp0(fl_json_string(fl_json_element(bitmaps, i), "name"), marker) == 0)
+        const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
+        if (marker != NULL && g_strcmp0(name, marker) == 0)
             return true;
     }
     return false;
@@ -273,7 +275,7 @@ static bool roll_back_node(FlFleece *session, const char *node, JsonArray *bitma
         bool inconsistent = fl_json_bool(bitmap, "inconsistent");
         g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
 
-        if (point == NULL || point->pending != markers)
+        if (point == NULL || (point->kind == FL_POINT_PENDING) != markers)
             continue;
         if (!markers && !inconsistent && !is_pending(bitmaps, point))
             continue;
@@ -281,11 +283,11 @@ static bool roll_back_node(FlFleece *session, const char *node, JsonArray *bitma
             ok = false;
             continue;
         }
-        if (!markers)
-            fl_snapshot_report(&session->backup, "removed restore point %s of %s, which was %s",
-                               name, node, inconsistent ? "inconsistent" : "not committed");
-        if (!markers && inconsistent &&
-            g_str_equal(point->series, fl_snapshot_series(session->backup.options)))
+        if (point->kind != FL_POINT_BASE)
+            continue;
+        fl_snapshot_report(&session->backup, "removed restore point %s of %s, which was %s", name,
+                           node, inconsistent ? "inconsistent" : "not committed");
+        if (inconsistent && g_str_equal(point->series, fl_snapshot_series(session->backup.options)))
             g_hash_table_insert(session->inconsistent, g_strdup(node), g_strdup(point->id));
     }
     return ok;
@@ -320,18 +322,19 @@ bool fl_fleece_roll_back(FlFleece *session, GError **error)
 }
 
 /* Adds to ACTIONS what a commit removes of the BITMAPS of DISK: all of the series but the new
- * point, which must be there. */
+ * point, which must be there, and what says which disk it is. */
 static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonArray *bitmaps,
                          const char *series, GError **error)
 {
     g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
+    g_autofree char *identity = fl_point_disk(series, disk->disk.disk_id);
     bool found = false;
 
     for (guint i = 0; i < fl_json_length(bitmaps); i++) {
         const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
         g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
 
-        if (point == NULL || !g_str_equal(point->series, series))
+        if (point == NULL || !g_str_equal(point->series, series) || g_str_equal(name, identity))
             continue;
         if (g_str_equal(name, keep)) {
             found = true;

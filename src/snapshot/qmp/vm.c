@@ -3,6 +3,8 @@
 
 #include "qemu/json.h"
 
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What a backup needs of QEMU, and since when it is there. */
@@ -35,6 +37,7 @@ static void free_disk(gpointer data)
     g_free(disk->node);
     g_free(disk->qdev);
     g_free(disk->driver);
+    g_free(disk->file);
     g_ptr_array_unref(disk->bitmaps);
     g_free(disk);
 }
@@ -123,17 +126,29 @@ bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error)
     return true;
 }
 
-char *fl_vm_key(FlQmp *qmp, const char *monitor, GError **error)
+bool fl_vm_identify(FlQmp *qmp, char **uuid, char **name, GError **error)
 {
-    g_autoptr(JsonNode) reply = NULL;
-    const char *uuid;
+    g_autoptr(JsonNode) said = NULL, called = NULL;
+    const char *given;
 
-    if (!fl_qmp_call(qmp, "query-uuid", NULL, &reply, error))
-        return NULL;
-    uuid = fl_json_string(fl_json_as_object(reply), "UUID");
-    if (uuid != NULL && strspn(uuid, "0-") != strlen(uuid))
+    if (!fl_qmp_call(qmp, "query-uuid", NULL, &said, error) ||
+        !fl_qmp_call(qmp, "query-name", NULL, &called, error))
+        return false;
+    given = fl_json_string(fl_json_as_object(said), "UUID");
+    *uuid = given != NULL && g_uuid_string_is_valid(given) && strspn(given, "0-") != strlen(given)
+                ? g_strdup(given)
+                : NULL;
+    *name = g_strdup(fl_json_string(fl_json_as_object(called), "name"));
+    return true;
+}
+
+char *fl_vm_key(const char *uuid, const char *monitor)
+{
+    char resolved[PATH_MAX];
+
+    if (uuid != NULL)
         return g_strdup(uuid);
-    return g_strdup(monitor);
+    return g_strdup(realpath(monitor, resolved) != NULL ? resolved : monitor);
 }
 
 static GPtrArray *parse_bitmaps(JsonArray *array)
@@ -150,6 +165,7 @@ static GPtrArray *parse_bitmaps(JsonArray *array)
         bitmap = g_new0(FlVmBitmap, 1);
         bitmap->name = g_strdup(name);
         bitmap->granularity = (uint64_t)fl_json_int(object, "granularity");
+        bitmap->dirty = (uint64_t)fl_json_int(object, "count");
         bitmap->busy = fl_json_bool(object, "busy");
         bitmap->inconsistent = fl_json_bool(object, "inconsistent");
         g_ptr_array_add(bitmaps, bitmap);
@@ -199,6 +215,7 @@ static FlVmDisk *parse_disk(JsonObject *object)
     disk->node = g_strdup(node);
     disk->qdev = device_path(qdev);
     disk->driver = g_strdup(driver != NULL ? driver : "");
+    disk->file = g_strdup(fl_json_string(image, "filename"));
     disk->size = size > 0 ? (uint64_t)size : 0;
     disk->writable =
         size > 0 && !fl_json_bool(inserted, "ro") && !fl_json_bool(object, "removable");

@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Whose an increment is: disks that trade places, get other names, move to another VM, are copied,
+replaced or rolled back go on with their own chain or are full; every backup restores to what the
+disk held."""
+import shutil
+
+import lib
+from chains import Chains
+from vm import Disk, Vm
+
+SIZE = 4 * lib.MIB
+
+
+class Identity(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.a, self.b = Disk(self, "vda", SIZE), Disk(self, "vdb", SIZE)
+        self.chains = Chains(self)
+
+    def start(self, *disks, **kwargs):
+        vm = Vm(self, disks, **kwargs)
+        # Each has something of its own from the start.
+        for number, disk in enumerate(disks):
+            if not any(disk.model):
+                vm.write(disk.name, 0, lib.MIB, 17 + number)
+        return vm
+
+    def goes_on(self, before, after):
+        """AFTER, as a backup tells of it, is the same disk as BEFORE."""
+        self.assertEqual((after.get("base"), after["disk_id"]),
+                         (before["restore_point"], before["disk_id"]))
+
+    def is_full(self, after, reason):
+        self.assertNotIn("base", after)
+        self.assertRegex(after["reason"], reason)
+
+    def write(self, vm, byte):
+        """Something new on every disk, each at its place."""
+        for number, name in enumerate(vm.disks):
+            vm.write(name, (number + 1) * 65536 * byte % SIZE, 65536, byte)
+
+    def test_disks_trade_places(self):
+        vm = self.start(self.a, self.b)
+        first = self.chains.back_up(vm)
+        self.assertEqual(len({d["disk_id"] for d in first.values()}), 2)
+        self.assertEqual(len({d["restore_point"] for d in first.values()}), 2)
+        self.write(vm, 2)
+        vm.quit()
+        self.a.name, self.b.name = "vdb", "vda"
+        vm = self.start(self.b, self.a)
+        self.write(vm, 3)
+        second = self.chains.back_up(vm)
+        self.goes_on(first["vda"], second["vdb"])
+        self.goes_on(first["vdb"], second["vda"])
+        self.write(vm, 4)
+        third = self.chains.back_up(vm)
+        self.goes_on(second["vda"], third["vda"])
+
+    def test_a_disk_by_another_name(self):
+        vm = self.start(self.a)
+        first = self.chains.back_up(vm)
+        self.write(vm, 2)
+        vm.quit()
+        self.a.name, self.a.style = "root", "drive"
+        vm = self.start(self.a)
+        second = self.chains.back_up(vm)
+        self.goes_on(first["vda"], second["root"])
+
+    def test_a_disk_of_another_vm(self):
+        vm, other = self.start(self.a, arguments=["-name", "one"]), self.start(self.b)
+        first, theirs = self.chains.back_up(vm), self.chains.back_up(other)
+        self.assertNotEqual(first["vda"]["restore_point"], theirs["vdb"]["restore_point"])
+        self.write(vm, 2)
+        vm.quit()
+        other.quit()
+        vm = self.start(self.b, self.a, arguments=["-name", "two"])
+        self.write(vm, 3)
+        second = self.chains.back_up(vm)
+        self.goes_on(first["vda"], second["vda"])
+        self.goes_on(theirs["vdb"], second["vdb"])
+
+    def test_a_copy_beside_its_original(self):
+        vm = self.start(self.a)
+        first = self.chains.back_up(vm)
+        self.write(vm, 2)
+        vm.quit()
+        shutil.copy(self.a.image, self.b.image)
+        self.b.model[:] = self.a.model
+        vm = self.start(self.a, self.b)
+        vm.write("vdb", SIZE // 2, 65536, 3)
+        second = self.chains.back_up(vm)
+        for name in "vda", "vdb":
+            self.is_full(second[name], f"the same restore point {first['vda']['restore_point']}")
+        self.write(vm, 4)
+        third = self.chains.back_up(vm)
+        for name in "vda", "vdb":
+            self.goes_on(second[name], third[name])
+
+    def test_an_image_is_replaced(self):
+        vm = self.start(self.a)
+        first = self.chains.back_up(vm)
+        vm.quit()
+        shutil.copy(self.a.image, kept := self.path("kept"))
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", self.a.image, SIZE)
+        old, self.a.model = self.a.model, bytearray(SIZE)
+        vm = self.start(self.a)
+        self.is_full(self.chains.back_up(vm)["vda"], "no restore point")
+        vm.quit()
+        # And back again.
+        shutil.copy(kept, self.a.image)
+        self.a.model = old
+        vm = self.start(self.a)
+        self.write(vm, 5)
+        self.goes_on(first["vda"], self.chains.back_up(vm)["vda"])
+
+    def test_storage_is_rolled_back(self):
+        vm = self.start(self.a)
+        self.chains.back_up(vm)
+        self.write(vm, 2)
+        second = self.chains.back_up(vm)
+        self.write(vm, 3)
+        vm.quit()
+        shutil.copy(self.a.image, kept := self.path("kept"))
+        model = bytes(self.a.model)
+        vm = self.start(self.a)
+        self.write(vm, 4)
+        self.chains.back_up(vm)
+        self.chains.back_up(vm)
+        vm.quit()
+        shutil.copy(kept, self.a.image)
+        self.a.model[:] = model
+        vm = self.start(self.a)
+        self.write(vm, 5)
+        fifth = self.chains.back_up(vm)
+        self.goes_on(second["vda"], fifth["vda"])
+        self.write(vm, 6)
+        self.goes_on(fifth["vda"], self.chains.back_up(vm)["vda"])
+
+    def test_bitmaps_in_memory(self):
+        """Those of a raw disk are bound to its node, device and file."""
+        raw, other = Disk(self, "vdr", SIZE, kind="raw"), Disk(self, "vdo", SIZE, kind="raw")
+        vm = self.start(self.a, raw)
+        first = self.chains.back_up(vm)
+        self.write(vm, 2)
+        second = self.chains.back_up(vm)
+        self.goes_on(first["vdr"], second["vdr"])
+        # The node stays, with another file under it.
+        vm.qmp("blockdev-add", driver="file", filename=other.image, **{"node-name": "other"})
+        vm.qmp("blockdev-reopen", options=[{"driver": "raw", "node-name": "vdr", "file": "other",
+                                            "discard": "unmap"}])
+        vm.disks["vdr"].model = other.model
+        self.write(vm, 3)
+        third = self.chains.back_up(vm)
+        self.is_full(third["vdr"], "made for another device, node or file")
+        self.goes_on(second["vda"], third["vda"])
+        self.write(vm, 4)
+        self.goes_on(third["vdr"], self.chains.back_up(vm)["vdr"])
+
+    def rename_point(self, vm, node, old, new):
+        """As if the backup had been taken at another time."""
+        name = f"fleecefs.last.{old}"
+        vm.qmp("transaction", actions=[
+            {"type": "block-dirty-bitmap-add",
+             "data": {"node": node, "name": f"fleecefs.last.{new}", "persistent": True}},
+            {"type": "block-dirty-bitmap-merge",
+             "data": {"node": node, "target": f"fleecefs.last.{new}", "bitmaps": [name]}},
+            {"type": "block-dirty-bitmap-remove", "data": {"node": node, "name": name}}])
+
+    def test_a_clock_that_was_ahead(self):
+        vm = self.start(self.a)
+        said = self.chains.back_up(vm)["vda"]
+        ahead = "20991231T235959Z-0123456789abcdef"
+        self.rename_point(vm, "vda", said["restore_point"], ahead)
+        key = said["restore_point"], said["disk_id"]
+        self.chains.kept[ahead, said["disk_id"]] = self.chains.kept[key]
+        self.write(vm, 2)
+        second = self.chains.back_up(vm)["vda"]
+        self.assertEqual(second["base"], ahead)
+        for byte in 3, 4:
+            self.write(vm, byte)
+            third = self.chains.back_up(vm)["vda"]
+            self.goes_on(second, third)
+            second = third
+        self.assertEqual(vm.points(), {"vda": ["fleecefs.last." + third["restore_point"]]})
+
+    def old_point(self, vm, *nodes):
+        """What an earlier version has left."""
+        old = f"20260101T000000Z-{SIZE:x}"
+        for node in nodes:
+            vm.qmp("block-dirty-bitmap-add", node=node, name=f"fleecefs.last.{old}",
+                   persistent=True)
+        return old
+
+    def test_points_of_earlier_versions(self):
+        vm = self.start(self.a, self.b)
+        old = self.old_point(vm, "vda")
+        held = bytes(self.a.model)
+        self.write(vm, 2)
+        snapshot = vm.begin()
+        self.assertEqual(snapshot.disks["vda"]["base"], old)
+        self.assertTrue(snapshot.backup("vda", held) == bytes(self.a.model))
+        snapshot.finish("abort")
+        # Of two, nobody knows whose it was.
+        self.old_point(vm, "vdb")
+        for said in self.chains.back_up(vm).values():
+            self.is_full(said, "an earlier version")
+        self.write(vm, 3)
+        for said in self.chains.back_up(vm).values():
+            self.assertIn("base", said)
+
+    def test_two_series(self):
+        vm = self.start(self.a)
+        days = [self.chains.back_up(vm, series="day")]
+        week = self.chains.back_up(vm, series="week")
+        self.assertNotEqual(days[0]["vda"]["disk_id"], week["vda"]["disk_id"])
+        for byte in 2, 3:
+            self.write(vm, byte)
+            days.append(self.chains.back_up(vm, series="day"))
+            self.goes_on(days[-2]["vda"], days[-1]["vda"])
+        self.goes_on(week["vda"], self.chains.back_up(vm, series="week")["vda"])
+
+    def test_a_full_backup_that_is_aborted(self):
+        """leaves the chain as it was."""
+        vm = self.start(self.a)
+        first = self.chains.back_up(vm)
+        self.chains.back_up(vm, "--full", commit=False)
+        self.write(vm, 2)
+        self.goes_on(first["vda"], self.chains.back_up(vm)["vda"])
+        second = self.chains.back_up(vm, "--full")
+        self.write(vm, 3)
+        self.goes_on(second["vda"], self.chains.back_up(vm)["vda"])
+
+
+if __name__ == "__main__":
+    lib.main()
