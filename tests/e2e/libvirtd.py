@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 
 import lib
 import vm
@@ -265,6 +266,7 @@ class Domain(vm.Vm):
         os.chmod(test.dir, 0o755)
         os.chmod(self.scratch, 0o1777)
         self.xml = test.path("domain.xml")
+        self.uuid = str(uuid.uuid4())
         with open(self.xml, "w") as f:
             f.write(self._xml(devices, arguments))
         if not transient:
@@ -281,7 +283,7 @@ class Domain(vm.Vm):
             for d in self.disks.values())
         arguments = "".join(f"<qemu:arg value='{a}'/>" for a in arguments)
         return f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-            <name>{html.escape(self.name)}</name>{self.machine}
+            <name>{html.escape(self.name)}</name><uuid>{self.uuid}</uuid>{self.machine}
             {"<iothreads>1</iothreads>" if any(d.iothread for d in self.disks.values()) else ""}
             <devices><emulator>{shutil.which(vm.QEMU)}</emulator>{disks}{devices}
             <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
@@ -295,8 +297,13 @@ class Domain(vm.Vm):
         self.virsh("create", self.xml, "--paused") if self.transient else \
             self.virsh("start", self.name, "--paused")
         self.test.defer(self._destroy)
-        # Paths in XML and names in output are libvirt's; the UUID is safe anywhere.
-        self.uuid = self.virsh("domuuid", self.name)
+
+    def change(self, *disks):
+        """The VM, which is off, has DISKS from now on."""
+        self.disks = {d.name: d for d in disks}
+        with open(self.xml, "w") as f:
+            f.write(self._xml("", ()))
+        self.virsh("define", self.xml)
 
     def _destroy(self):
         lib.attempt("virsh", "--connect", self.libvirtd.uri(), "destroy", self.name)
