@@ -30,7 +30,7 @@ class LibvirtScripts(lib.TestCase):
             for domain in (first, second):
                 domain.scribble(self.rng, 2)
             self.backup(first, "(?s)" + ".*".join(
-                f"{d.name}: \\d+T\\d+Z: vda {'since' if run else 'full'}.*{d.name}: \\d+T\\d+Z: done"
+                f"{d.name}: \\d+T\\d+Z-[0-9a-f]{{16}}: vda {'since' if run else 'full'}.*{d.name}: \\d+T\\d+Z-[0-9a-f]{{16}}: done"
                 for d in (first, second)))
             for domain in (first, second):
                 self.check(domain)
@@ -39,11 +39,11 @@ class LibvirtScripts(lib.TestCase):
         # One that is shut off has no new restore point: what follows is based on the last one.
         second.scribble(self.rng, 2)
         second.quit()
-        self.backup(first, f"{second.name}: \\d+T\\d+Z: vda since")
+        self.backup(first, f"{second.name}: \\d+T\\d+Z-[0-9a-f]{{16}}: vda since")
         self.check(second)
         second.start()
         second.scribble(self.rng, 2)
-        self.backup(first, f"{second.name}: \\d+T\\d+Z: vda since")
+        self.backup(first, f"{second.name}: \\d+T\\d+Z-[0-9a-f]{{16}}: vda since")
         self.check(second)
         self.assertEqual([len(d.checkpoints()) for d in (first, second)], [1, 1])
 
