@@ -231,5 +231,26 @@ class Identity(lib.TestCase):
         self.goes_on(second["vda"], self.chains.back_up(vm)["vda"])
 
 
+    def test_an_overlay_on_what_was_not_committed(self):
+        """Nobody can remove that, and nothing goes by it until the overlay is gone again."""
+        vm = self.start(self.a)
+        first = self.chains.back_up(vm)
+        self.write(vm, 2)
+        vm.begin().kill()
+        vm.quit()
+        image, self.a.image = self.a.image, self.path("overlay")
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image,
+                self.a.image)
+        model = bytes(self.a.model)
+        vm = self.start(self.a)
+        self.write(vm, 3)
+        vm.begin().finish("abort")
+        vm.quit()
+        self.a.image, self.a.model = image, bytearray(model)
+        vm = self.start(self.a)
+        self.write(vm, 4)
+        self.goes_on(first["vda"], self.chains.back_up(vm)["vda"])
+
+
 if __name__ == "__main__":
     lib.main()

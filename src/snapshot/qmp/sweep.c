@@ -312,7 +312,9 @@ bool fl_fleece_roll_back(FlFleece *session, GError **error)
         const char *node = fl_json_string(object, "node-name");
         JsonArray *bitmaps = fl_json_array(object, "dirty-bitmaps");
 
-        if (node == NULL)
+        /* What an overlay was put upon cannot be changed, nor does anything go by it; it keeps its
+         * marker for when it can. */
+        if (node == NULL || fl_json_bool(object, "ro"))
             continue;
         if (!roll_back_node(session, node, bitmaps, false, ok ? error : NULL) ||
             !roll_back_node(session, node, bitmaps, true, ok ? error : NULL))
