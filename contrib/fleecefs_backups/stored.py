@@ -17,6 +17,7 @@ import stat
 
 PREFIX = "user.fleecefs."
 VM_FILE = "vm.json"  # beside the disks' folders
+PARTIAL = ".partial"  # ends the names of generations that are being made
 JSON_MAX = 64 << 20
 SIZE_MAX = (1 << 63) - 1
 NO_UUID = "00000000-0000-0000-0000-000000000000"
@@ -133,7 +134,8 @@ class Image:
 
     @property
     def form(self):
-        return self.path.rpartition(".")[2]
+        """qcow2, raw, or split: a folder of pieces."""
+        return os.path.basename(self.path).rpartition(".")[2]
 
     @property
     def map(self):
@@ -160,10 +162,14 @@ class Stored:
         self.images, self.damaged, self.unknown = [], [], []
         self._files = {}  # JSON files by path
         for folder, folders, names in os.walk(self.top, onerror=self._unreadable):
-            # What is being made is hidden.
+            # What is being made is hidden, or has a name that says so.
             self.unknown += [(os.path.join(folder, f), "a symbolic link") for f in folders
                              if os.path.islink(os.path.join(folder, f))]
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            if "split" in folders and "info.json" in names:
+                self._add(os.path.join(folder, "split"))
+                folders.remove("split")
+            folders[:] = sorted(f for f in folders if not f.startswith(".")
+                                and not f.endswith(PARTIAL))
             for name in names:
                 if name.endswith((".qcow2", ".raw")) and not name.startswith("."):
                     self._add(os.path.join(folder, name))
@@ -198,12 +204,16 @@ class Stored:
     def _read_image(self, path):
         """What the file at PATH says it is; a word if it is no backup, or an increment since a bitmap
         of somebody else's, which belongs to no chain."""
-        os.close(open_regular(path))
         folder, file = os.path.split(path)
+        if file == "split":
+            if os.path.islink(path):
+                raise Damaged("it is a symbolic link")
+        else:
+            os.close(open_regular(path))
         dirty = os.path.basename(folder) == "dirty"
         home = os.path.dirname(folder) if dirty else folder
         said, vm_said = {}, {}
-        if dirty or file.startswith("disk."):
+        if dirty or file == "split" or file.startswith("disk."):
             said = self._json(os.path.join(home, "info.json"))
             vm_said = self._json(os.path.join(os.path.dirname(home), VM_FILE))
         if said:
@@ -332,6 +342,30 @@ class Stored:
             for step in line:
                 faults.setdefault(step, fault)
         return faults
+
+
+def pieces_of(image):
+    """The files that make a disk, in order, as (path, start, length)."""
+    names = sorted(os.listdir(image.path))
+    width = max(6, len(str(len(names) - 1)))
+    found, end, step = [], 0, None
+    for number, name in enumerate(names):
+        path = os.path.join(image.path, name)
+        if name != f"{number:0{width}}":
+            raise Damaged(f"piece {number:0{width}} is missing" if name.isdecimal() else
+                          f"{name} is no piece")
+        held = open_regular(path)
+        length = os.fstat(held).st_size
+        os.close(held)
+        step = length if step is None else step
+        # Only the last may be shorter.
+        if length == 0 or length > step or end % step:
+            raise Damaged(f"piece {name} is not {step} bytes long")
+        found.append((path, end, length))
+        end += length
+    if end != image.size:
+        raise Damaged(f"its pieces are {end} bytes, not {image.size}")
+    return found
 
 
 def _folder_of_vm(image):

@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -73,12 +74,29 @@ class Tool:
                     return [*needs, name]
         raise Broken(f"{base} is not in {self.place}")
 
+    def inventory(self):
+        """All generations, the newest first, as keep.split() takes them."""
+        known = self.generations()
+        said = {name: self.described(name) for name in newest_first(known)}
+        return {name: (text.get("series"), self.needs_of(name, text, known))
+                for name, text in said.items()}
+
+    def needs_of(self, name, said, known):
+        """What generation NAME, of which vm.json says SAID, needs; None: not known, or not there."""
+        if stored.number_of(said) < 0:
+            return None
+        needs = {n for _, _, needs in stored.disks_of(said).values() for n in needs}
+        return needs if needs <= set(known) else None
+
     def described(self, name):
         """Its vm.json, {} also if that is damaged."""
         try:
             return self.describe(name)
         except (stored.Damaged, OSError):
             return {}
+
+    def reclaim(self):
+        """Frees the room of what was discarded, where that is a step of its own."""
 
     def owner(self):
         """Whose the newest generation is, as far as that was recorded."""
@@ -125,8 +143,25 @@ class Files(Tool):
                 raise Broken(f"its chain is broken: {image.path} is cut off")
             if image.form == "raw" and image.base and not os.path.exists(image.map):
                 raise Broken(f"its chain is broken: {image.map} is not there")
-        # By the name of the folder, which somebody may have changed.
-        return list(dict.fromkeys(os.path.relpath(i.path, self.folder).split("/")[0] for i in chain))
+        return list(dict.fromkeys(map(self.folder_of, chain)))
+
+    def inventory(self):
+        """By what fleecefs-restore would do, which knows those of older versions, too."""
+        there = stored.Stored(self.folder) if os.path.isdir(self.folder) else None
+        faults, found = there.faults() if there else {}, {}
+        for image in reversed(there.images if there else ()):
+            name = self.folder_of(image)
+            series, needs = found.get(name, (self.described(name).get("series"), set()))
+            if faults[image] or needs is None:
+                needs = None
+            else:
+                needs |= {self.folder_of(i) for i in there.chain(image)} - {name}
+            found[name] = series, needs
+        return found
+
+    def folder_of(self, image):
+        """The folder of its generation, whose name somebody may have changed."""
+        return os.path.relpath(image.path, self.folder).split("/")[0]
 
     def save(self, mount, files, name, number):
         os.makedirs(self.folder, exist_ok=True)
@@ -147,7 +182,10 @@ class Files(Tool):
     def discard(self, name):
         self.discard_parts()
         if name in self.generations():
-            self.remove(os.path.join(self.folder, name + self.end))
+            # Half of it is no generation.
+            part = os.path.join(self.folder, f".{name}.part")
+            os.rename(os.path.join(self.folder, name + self.end), part)
+            self.remove(part)
 
     def discard_parts(self):
         """Of this run, and of those that were killed."""
@@ -165,7 +203,7 @@ class Tar(Files):
     """An archive for each generation; its first member is vm.json."""
     end = ".tar"
     remove = staticmethod(os.unlink)
-    needs = Tool.needs
+    needs, inventory = Tool.needs, Tool.inventory
 
     def describe(self, name):
         try:
@@ -183,8 +221,88 @@ class Tar(Files):
                   "-C", mount.path, "--", *files)
 
 
+# Prints of each complete generation in the folder $1 its name and, after a tab, vm.json, a line.
+LIST = r"""cd -- "$1" 2>/dev/null || exit 0
+for f in */vm.json; do
+    case $f in *.partial/vm.json) continue;; esac
+    [ -f "$f" ] && printf '%s\t' "${f%/vm.json}" && head -c 1000000 -- "$f" && echo
+done; :"""
+
+
+class Rsync(Tool):
+    """A folder for each generation, here or at HOST:FOLDER, with the disks in pieces; those that are as
+    they were are hard links to the generation before."""
+    form = "split"
+
+    def __init__(self, destination, vm):
+        self.place = destination
+        host, colon, folder = destination.partition(":")
+        self.host = host if colon and "/" not in host else ""
+        self.folder = os.path.join(folder if self.host else destination, vm)
+        if not self.host and not os.path.isdir(destination):
+            raise Failed(f"{destination} is not a folder")
+
+    def there(self, *argv):
+        """Runs a command where the folder is; what it prints."""
+        if self.host:
+            # The shell there takes the words apart again.
+            argv = *shlex.split(os.environ.get("RSYNC_RSH", "ssh")), self.host, shlex.join(argv)
+        return ask(*argv)
+
+    def listed(self):
+        """vm.json of each generation, as text."""
+        lines = self.there("sh", "-c", LIST, "sh", self.folder).splitlines()
+        return {name: text for name, tab, text in (line.partition("\t") for line in lines) if tab}
+
+    def generations(self):
+        return {name: stored.number_of(self.described(name, text))
+                for name, text in self.listed().items()}
+
+    def described(self, name, text=None):
+        try:
+            return stored.parse_json((text or self.listed().get(name, "{}")).encode())
+        except stored.Damaged:
+            return {}
+
+    def inventory(self):
+        """None needs another."""
+        said = {name: self.described(name, text) for name, text in self.listed().items()}
+        return {name: (said[name].get("series"), set()) for name in
+                newest_first({name: stored.number_of(text) for name, text in said.items()})}
+
+    def save(self, mount, files, name, number):
+        before = newest_first(self.generations())[:1]
+        self.there("mkdir", "-p", "--", self.folder)
+        self.discard_parts()
+        part = f"{self.folder}/{name}{stored.PARTIAL}"
+        remote = f"{self.host}:{part}/" if self.host else f"{part}/"
+        # -s: no shell there reads the names.
+        rsync = ("rsync", "-s", "--relative", "--recursive", "--times", "--sparse",
+                 "--chmod=D755,F444", "--no-implied-dirs")
+        # Links are to what has the same size and time: only of pieces does that mean the same content.
+        mount.run(*rsync, *(f"--link-dest=../{n}" for n in before), "--",
+                  *(f for f in files if f.endswith("/split")), remote, cwd=mount.path)
+        mount.run(*rsync, "--", *(f for f in files if not f.endswith("/split")),
+                  f"{os.path.dirname(mount.vm_file)}/./{stored.VM_FILE}", remote, cwd=mount.path)
+        self.there("sync", "--file-system", self.folder)
+        self.there("mv", "-T", "--", part, f"{self.folder}/{name}")
+        self.there("sync", "--file-system", self.folder)
+
+    def discard(self, name):
+        self.discard_parts()
+        part = f"{self.folder}/{name}{stored.PARTIAL}"
+        self.there("sh", "-c", 'if [ -d "$1" ]; then mv -T -- "$1" "$2" && rm -rf -- "$2"; fi', "sh",
+                   f"{self.folder}/{name}", part)
+
+    def discard_parts(self):
+        """Of this run, and of those that were killed."""
+        self.there("sh", "-c", 'for p in "$1"/*.partial; do [ ! -d "$p" ] || rm -rf -- "$p"; done', "sh",
+                   self.folder)
+
+
 class Restic(Tool):
-    form = "qcow2"
+    """A snapshot for each generation: of disks in pieces, or, of what has none, as a chain."""
+    form = "split"
 
     def __init__(self, destination, vm):
         self.restic, self.vm, self.place = ("restic", "--quiet", "-r", destination), vm, destination
@@ -215,10 +333,15 @@ class Restic(Tool):
     def discard(self, name):
         if name in (snapshots := self.snapshots()):
             ask(*self.restic, "forget", snapshots[name][1])
+            self.known = None
+
+    def reclaim(self):
+        ask(*self.restic, "prune")
 
 
 class Borg(Tool):
-    form = "qcow2"
+    """An archive for each generation: of disks in pieces, or, of what has none, as a chain."""
+    form = "split"
 
     def __init__(self, destination, vm):
         self.repository, self.prefix, self.place = destination, vm + "-", destination
@@ -249,6 +372,10 @@ class Borg(Tool):
     def discard(self, name):
         if name in self.generations():
             ask("borg", "delete", f"{self.repository}::{self.prefix}{name}")
+            self.known = None
+
+    def reclaim(self):
+        ask("borg", "compact", self.repository)
 
 
-TOOLS = {"qcow2": Files, "raw": Raw, "tar": Tar, "restic": Restic, "borg": Borg}
+TOOLS = {"rsync": Rsync, "qcow2": Files, "raw": Raw, "tar": Tar, "restic": Restic, "borg": Borg}

@@ -70,7 +70,7 @@ class Bash(Completion):
         self.assertEqual(self.complete("fleecefs qmp:"), {"FILES"})
         self.assertEqual(self.complete("fleecefs --agent=/x"), {"FILES"})
         self.assertEqual(self.complete("fleecefs-backup "),
-                         {"qcow2", "raw", "tar", "restic", "borg"})
+                         {"rsync", "qcow2", "raw", "tar", "restic", "borg"})
         self.assertEqual(self.complete("fleecefs-backup qcow2 "), {"qmp:", "libvirt:", "FILES"})
         self.assertEqual(self.complete("fleecefs-restore "), {"FILES"})
         with self.mounted() as mount:

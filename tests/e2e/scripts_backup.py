@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import sys
+import time
 
 import lib
 import scripts
 
 sys.path.append(lib.TOP + "/contrib")
 sys.dont_write_bytecode = True
-from fleecefs_backups import text  # noqa: E402
+from fleecefs_backups import keep, text, tools  # noqa: E402
 
 
 class Backup(scripts.Base):
@@ -122,6 +123,128 @@ class Backup(scripts.Base):
             self.assertTrue(self.restore(self.to + "/web", "--at", max(self.generations()))
                             == vm.disks["vda"].model)
             self.to = self.mkdir("another")
+
+    def check_rsync(self, destination):
+        """Generations of a folder that is as a mount is, in DESTINATION, which is self.to."""
+        class Mounted:
+            path, vm_file = self.mkdir("mnt"), self.mkdir("run") + "/vm.json"
+
+            @staticmethod
+            def run(*argv, **kwargs):
+                lib.run(*argv, env=self.env, **kwargs)
+
+        tool, split = tools.Rsync(destination, "web"), Mounted.path + "/vda/split"
+        os.makedirs(split)
+        expected = []
+        self.assertEqual(tool.generations(), {})
+        for number in range(3):
+            for piece in range(4):
+                if number == 0 or piece == number:
+                    with open(f"{split}/{piece:06}", "wb") as f:
+                        f.write(os.urandom(4096))
+                        f.truncate(lib.MIB)
+                        os.utime(f.fileno(), (number * 10 + 1, number * 10 + 1))
+            name = f"20261121T00000{number}Z-{number:016}"
+            with open(Mounted.path + "/vda/info.json", "w") as f:
+                json.dump({"size": 4 * lib.MIB, "restore_point": name, "contexts": []}, f)
+            with open(Mounted.vm_file, "w") as f:
+                json.dump({"number": number, "generation": name, "series": "last"}, f)
+            # What a run that was killed has left.
+            os.makedirs(f"{self.to}/web/20261121T000009Z.partial/vda")
+            tool.save(Mounted, ["./vda/info.json", "./vda/split"], name, number)
+            expected.append((name, lib.run("sh", "-c", f"cat {split}/*", text=False)))
+            self.assertEqual(sorted(os.listdir(self.to + "/web")), [n for n, _ in expected])
+        self.assertEqual(tool.generations(), {n: i for i, (n, _) in enumerate(expected)})
+        inodes = [{os.stat(f"{self.to}/web/{n}/vda/split/{p:06}").st_ino for p in range(4)}
+                  for n, _ in expected]
+        self.assertEqual([len(inodes[0] & inodes[1]), len(inodes[1] & inodes[2])], [3, 3])
+        self.assertLess(os.stat(f"{self.to}/web/{expected[0][0]}/vda/split/000000").st_blocks, 64)
+        self.assertEqual(keep.split(tool.inventory(), {"last": 2}), ([expected[0][0]], []))
+        tool.discard(expected[0][0])
+        for name, disk in expected[1:]:
+            self.assertTrue(self.restore(self.to, "--at", name, "-O", "raw") == disk)
+        self.assertEqual(len(tool.generations()), 2)
+
+    def test_rsync(self):
+        lib.require("rsync")
+        self.check_rsync(self.to)
+
+    def test_rsync_to_another_host(self):
+        """As ssh does it: the shell there takes the command apart."""
+        lib.require("rsync")
+        away = self.path("away $x")
+        os.mkdir(away)
+        self.to = away
+        shell = self.path("ssh")
+        with open(shell, "w") as f:
+            f.write('#!/bin/sh\ntest "$1" = host || exit 255\nshift\nexec sh -c "$*"\n')
+        os.chmod(shell, 0o755)
+        os.environ["RSYNC_RSH"] = self.env["RSYNC_RSH"] = shell
+        self.defer(os.environ.pop, "RSYNC_RSH")
+        self.check_rsync("host:" + away)
+
+    def test_rules_of_keep(self):
+        """Days, hours and so on without a backup do not count; the newest is always kept."""
+        os.environ["TZ"] = "UTC"
+        time.tzset()
+        names = [f"202611{day:02}T{hour:02}0000Z" for day in range(30, 0, -1) if day % 3
+                 for hour in (23, 11)]
+        for rule, expected in (
+                ("last=3", names[:3]), ("daily=3", [names[i] for i in (0, 2, 4)]),
+                ("weekly=2", ["20261129T230000Z", "20261122T230000Z"]), ("yearly=5", names[:1]),
+                ("monthly=5", names[:1]), ("hourly=2", names[:2]), ("last=1,daily=2", names[:3:2])):
+            self.assertEqual(keep.wanted(names, keep.parse(rule)), set(expected), rule)
+        for rule in ("", "daily", "daily=x", "daily=-1", "daily=0", "dayly=3", "last=1,last=2"):
+            with self.assertRaises(ValueError):
+                keep.parse(rule)
+        # What others need stays, what cannot be restored counts for nothing and is left alone.
+        chain = {"g4": ("last", set()), "g3": ("last", {"g1", "g2"}), "g2": ("last", {"g1"}),
+                 "g1": ("last", set()), "g0": ("last", None), "f": ("last", set()),
+                 "w": ("week", set())}
+        for rule, removed in (("last=1", ["g3", "g2", "g1", "f"]), ("last=2", ["f"]),
+                              ("last=4", ["f"]), ("last=5", [])):
+            self.assertEqual(keep.split(chain, keep.parse(rule)), (removed, ["g0"]), rule)
+
+    def check_keep(self, tool):
+        vm, to, expected = self.vm("vda"), self.repository(tool), []
+        for options in ([], [], ["--full"], []):
+            self.backup(vm, *options, tool=tool, to=to)
+            expected.append(bytes(vm.disks["vda"].model))
+            vm.scribble(self.rng)
+        arguments = self.arguments(vm, "--keep", "last=1", "--dry-run", tool=tool, to=to)
+        before = self.names(tool, to)
+        done = lib.attempt(*arguments, env=self.env)
+        self.assertEqual((done.returncode, done.stderr.count("would be removed")), (0, 2), done.stderr)
+        self.assertEqual(self.names(tool, to), before)
+        # Three is the last of the first chain, which needs all of it.
+        done = lib.attempt(*(w.replace("=1", "=3") for w in arguments), env=self.env)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.backup(vm, "--keep", "last=1", tool=tool, to=to, says="removed")
+        expected.append(bytes(vm.disks["vda"].model))
+        self.assertEqual(len(self.names(tool, to)), 3)
+        self.assertEqual(self.names(tool, to)[:2], before[2:])
+        folder = self.extract(tool, to)
+        for name, model in zip(sorted(os.listdir(folder)), expected[2:]):
+            self.assertTrue(self.restore(folder, "--at", name) == model)
+
+    def names(self, tool, to):
+        folder = self.extract(tool, to)
+        names = sorted(os.listdir(folder))
+        if folder != self.to + "/web":
+            shutil.rmtree(folder)
+        return names
+
+    def test_keep_qcow2(self):
+        self.check_keep("qcow2")
+
+    def test_keep_tar(self):
+        self.check_keep("tar")
+
+    def test_keep_restic(self):
+        self.check_keep("restic")
+
+    def test_keep_borg(self):
+        self.check_keep("borg")
 
     def test_odd_names_of_vms(self):
         """Also those that /proc/self/mounts writes in another way, after a daemon that has died."""

@@ -300,6 +300,83 @@ class Restore(lib.TestCase):
         self.assertEqual(self.list(status=1).count("BROKEN"), length - 1)
         self.restore(status=1, says="which is not there")
 
+    def pieces(self, folder, *disk, step=2 * 65536, **said):
+        """A disk in pieces, as rsync and others store it."""
+        home = f"{self.to}/{folder}"
+        os.makedirs(home + "/split")
+        disk = disk[0] if disk else self.disk(c3=7, c15=9)
+        for number, at in enumerate(range(0, len(disk), step)):
+            with open(f"{home}/split/{number:06}", "wb") as f:
+                piece = disk[at:at + step]
+                f.truncate(len(piece))
+                for start in range(0, len(piece), 65536):
+                    if any(piece[start:start + 65536]):
+                        f.seek(start)
+                        f.write(piece[start:start + 65536])
+        with open(home + "/info.json", "w") as f:
+            json.dump({"size": len(disk), "contexts": [], "point_in_time": "", **said}, f)
+        return home + "/split"
+
+    def test_pieces(self):
+        expected = self.disk(c3=7, c15=9)
+        split = self.pieces("a/vda", restore_point="a")
+        self.assertTrue(self.restore() == expected)
+        out = self.path("out")
+        lib.run(RESTORE, "-O", "raw", self.to, out)
+        self.assertLess(os.stat(out).st_blocks * 512, SIZE // 2)
+        lib.run(RESTORE, "--force", self.to, out)
+        lib.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", out, out + ".raw")
+        with open(out + ".raw", "rb") as f:
+            self.assertTrue(f.read() == expected)
+        # An increment may lie on them.
+        self.store("b/vda", 5, 1, base="a", restore_point="b")
+        self.assertTrue(self.restore() == self.disk(c1=5, c3=7, c15=9))
+        shutil.rmtree(self.to + "/b")
+        # An odd end, and no end at all.
+        shutil.rmtree(self.to + "/a")
+        self.pieces("a/vda", expected[:-1000], restore_point="a")
+        self.assertTrue(self.restore() == expected[:-1000])
+        shutil.rmtree(self.to + "/a")
+        self.pieces("a/vda", b"", restore_point="a")
+        self.assertEqual(self.restore(), b"")
+
+        shutil.rmtree(self.to + "/a")
+        self.pieces("a/vda", restore_point="a")
+        def cut():
+            os.truncate(split + "/000001", 65536)
+
+        def fill_up():
+            os.truncate(split + "/000007", 1 << 20)
+
+        for break_it, says in (
+                (lambda: os.unlink(split + "/000001"), "piece 000001 is missing"),
+                (lambda: os.unlink(split + "/000007"), "pieces are 917504 bytes, not 1048576"),
+                (cut, "piece 000002 is not 131072 bytes long"),
+                (fill_up, "piece 000007 is not 131072 bytes long"),
+                (lambda: os.mkdir(split + "/x"), "x is no piece"),
+                (lambda: os.rename(split + "/000001", split + "/1"), "piece 000001 is missing"),
+                (lambda: os.symlink("/etc/passwd", split + "/000008"), "symbolic link")):
+            shutil.rmtree(self.to + "/a")
+            self.pieces("a/vda", restore_point="a")
+            break_it()
+            self.restore(status=1, says=says)
+
+    def test_pieces_to_a_device(self):
+        if os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
+            self.skipTest("needs loop devices")
+        self.pieces("a/vda", restore_point="a")
+        old = self.path("old")
+        with open(old, "wb") as f:
+            f.write(b"\xee" * SIZE)
+        done = lib.attempt("losetup", "--find", "--show", old)
+        if done.returncode != 0:
+            self.skipTest(done.stderr)
+        device = done.stdout.strip()
+        self.defer(lib.run, "losetup", "--detach", device)
+        lib.run(RESTORE, "--force", self.to, device)
+        with open(device, "rb") as f:
+            self.assertTrue(f.read() == self.disk(c3=7, c15=9))
+
     def test_circle(self):
         for name, base in (("a", "c"), ("b", "a"), ("c", "b")):
             self.store(f"{name}/vda", 1, 0, base=base, restore_point=name)
