@@ -59,6 +59,20 @@ static FlPoint *find_identity(const FlImageInfo *image, const char *series)
     return g_steal_pointer(&found);
 }
 
+/* Whether the disk of IDENTITY, which may be NULL, has had another size than SIZE: the bitmap that
+ * says so has its last bit set as long as nothing was cut off. */
+static bool was_resized(const FlImageInfo *image, const FlPoint *identity, uint64_t size)
+{
+    g_autofree char *name = NULL;
+    const FlBitmapInfo *bitmap;
+
+    if (identity == NULL)
+        return false;
+    name = fl_point_disk(identity->series, identity->id);
+    bitmap = find(image, name);
+    return identity->size != size || bitmap == NULL || bitmap->count == 0;
+}
+
 void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t size,
                            const char *series)
 {
@@ -70,7 +84,7 @@ void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t 
         g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
 
         if (point == NULL || !is_base(image, bitmap, point, size, wanted) ||
-            (identity != NULL && point->unique && identity->size != size) ||
+            (point->unique && was_resized(image, identity, size)) ||
             (origin->base != NULL && strcmp(point->id, origin->base) <= 0))
             continue;
         g_free(origin->base);

@@ -31,6 +31,7 @@ typedef struct {
     char *node; /* the disk's */
     char *qdev; /* QOM path, may be NULL */
     bool persistent;
+    bool shared; /* it gets no restore point */
     char *binding;     /* of its bitmaps; NULL: to the image */
     bool new_identity; /* the disk_id is one that the snapshot makes */
     GPtrArray *copies;   /* of FlFleeceCopy, as disk.bitmaps */
@@ -103,6 +104,13 @@ GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *optio
 void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds);
 /* The actions of the one transaction, an array for JSON, once points are named. Pure. */
 JsonArray *fl_fleece_snapshot_actions(const GPtrArray *disks, const char *series);
+
+/* tail.c. Makes what the identity of each disk that is to get one is to be marked with: a bitmap
+ * FL_FLEECE_TAIL on a node of that part, of this granularity. */
+#define FL_FLEECE_TAIL "tail"
+uint64_t fl_fleece_tail_granularity(uint64_t size);
+bool fl_fleece_add_tails(FlFleece *session, GError **error);
+void fl_fleece_drop_tails(FlFleece *session);
 
 /* guest.c */
 bool fl_fleece_freeze(FlFleece *session, GError **error);

@@ -22,6 +22,8 @@ typedef struct {
     char *file;   /* name of its image; may be NULL */
     uint64_t size;      /* bytes */
     bool writable;      /* a disk: neither read-only nor removable nor empty */
+    const char *left_out; /* why it is not; NULL if it is */
+    bool shared;          /* others may write to its image (share-rw=on) */
     bool persistent;    /* bitmaps outlive QEMU */
     bool has_job;       /* a block job sits on top of it */
     GPtrArray *bitmaps; /* of FlVmBitmap: the node's, without internal ones */
@@ -45,6 +47,10 @@ char *fl_vm_key(const char *uuid, const char *monitor);
 
 /* All block devices, also those that are no disks; of FlVmDisk. */
 GPtrArray *fl_vm_disks(FlQmp *qmp, GError **error);
+/* A disk of which QEMU has no block node. */
+FlVmDisk *fl_vm_disk_new_foreign(const char *name);
+/* devices.c. Finds out which of DISKS are shared, and adds those of which QEMU has no node. */
+void fl_vm_look_at_devices(FlQmp *qmp, GPtrArray *disks);
 /* The same from the reply to query-block. */
 GPtrArray *fl_vm_parse_disks(JsonNode *reply);
 

@@ -217,6 +217,7 @@ static bool inspect(FlFleece *session, GError **error)
     disks = fl_vm_disks(session->qmp, error);
     if (disks == NULL)
         return false;
+    fl_vm_look_at_devices(session->qmp, disks);
     note_seconds(session, disks);
     session->backup.disks = fl_fleece_plan(disks, session->backup.options, session->inconsistent,
                                            session->backup.notes, error);
@@ -240,6 +241,7 @@ static bool snapshot(FlFleece *session, GError **error)
 
 static bool export(FlFleece *session, GError **error)
 {
+    fl_fleece_drop_tails(session);
     return fl_journal_set_second(session->journal, session->backup.time.tv_sec, error) &&
            fl_fleece_export(session, error);
 }
@@ -307,7 +309,7 @@ static bool run(FlSnapshot *backup, FlAction action, GError **error)
     case FL_ACTION_SERVE:
         return fl_fleece_serve(session, error);
     case FL_ACTION_PREPARE:
-        return fl_fleece_prepare(session, error);
+        return fl_fleece_prepare(session, error) && fl_fleece_add_tails(session, error);
     case FL_ACTION_FREEZE:
         return fl_fleece_freeze(session, error);
     case FL_ACTION_SNAPSHOT:

@@ -101,6 +101,19 @@ static const FlVmDisk *find_twin(const GPtrArray *disks, const FlVmDisk *vm, con
     return NULL;
 }
 
+/* Whether what says which disk it is has lost its last bit. */
+static bool was_cut(const FlVmDisk *vm, const FlPoint *identity)
+{
+    g_autofree char *name = fl_point_disk(identity->series, identity->id);
+
+    for (guint i = 0; i < vm->bitmaps->len; i++) {
+        const FlVmBitmap *bitmap = g_ptr_array_index(vm->bitmaps, i);
+        if (g_str_equal(bitmap->name, name))
+            return bitmap->dirty == 0;
+    }
+    return true;
+}
+
 /* Whether POINT, the bitmap NAME, is of the disk that VM is now, which then gets its identity;
  * returns why not, or NULL. */
 static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk *vm,
@@ -130,6 +143,9 @@ static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk
         return g_strdup_printf("the disk's size changed since restore point %s, to "
                                "%" G_GUINT64_FORMAT " bytes",
                                point->id, vm->size);
+    if (point->unique && was_cut(vm, identity))
+        return g_strdup_printf("the disk was made smaller since restore point %s, and larger again",
+                               point->id);
     if (point->unique)
         disk->disk.disk_id = g_strdup(identity->id);
     return NULL;
@@ -143,7 +159,9 @@ static bool choose_base(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDi
     g_autoptr(FlPoint) point = NULL;
     const FlVmBitmap *base = last_point(vm, series, &point);
 
-    if (options->full) {
+    if (vm->shared) {
+        disk->disk.reason = g_strdup("it is shared with other VMs, whose writes no bitmap has");
+    } else if (options->full) {
         disk->disk.reason = g_strdup("a full backup was asked for");
     } else if (base == NULL && inconsistent != NULL) {
         disk->disk.reason = g_strdup_printf(
@@ -204,6 +222,7 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
     disk->node = g_strdup(vm->node);
     disk->qdev = g_strdup(vm->qdev);
     disk->persistent = vm->persistent;
+    disk->shared = vm->shared;
     disk->binding = vm->persistent ? NULL : fl_point_binding(vm->node, vm->qdev, vm->file);
     disk->copies = g_ptr_array_new_with_free_func(free_copy);
     disk->scratch = -1;
@@ -220,6 +239,32 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
     }
     add_users_bitmaps(disk, vm, fl_snapshot_series(options), notes);
     return disk;
+}
+
+/* Who names a disk that is shared gets what can be had of it. */
+static bool check_shared(const FlVmDisk *disk, const FlSnapshotOptions *options, GPtrArray *notes,
+                         GError **error)
+{
+    if (!disk->shared)
+        return true;
+    if (options->disks == NULL)
+        return fl_fail(error, FL_SNAPSHOT_SHARED_REFUSED, disk->name, "share-rw=on");
+    g_ptr_array_add(notes, g_strdup_printf(FL_SNAPSHOT_SHARED_NOTE, disk->name));
+    return true;
+}
+
+static void note_left_out(const GPtrArray *disks, GPtrArray *notes)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    for (guint i = 0; i < disks->len; i++) {
+        const FlVmDisk *disk = g_ptr_array_index(disks, i);
+        if (disk->left_out != NULL)
+            g_string_append_printf(names, "%s%s (%s)", names->len > 0 ? ", " : "", disk->name,
+                                   disk->left_out);
+    }
+    if (names->len > 0)
+        g_ptr_array_add(notes, g_strdup_printf("left out: %s", names->str));
 }
 
 static bool is_named(const FlVmDisk *disk, const char *name)
@@ -256,7 +301,8 @@ static bool check_names(const GPtrArray *disks, const FlSnapshotOptions *options
             return fl_fail(error, "there is no disk '%s'; there are: %s", *name, known->str);
         if (!found->writable)
             return fl_fail(
-                error, "disk %s is read-only, removable or empty: copy its image instead", *name);
+                error, "disk %s cannot be backed up: it is %s; copy its image instead", *name,
+                found->left_out);
     }
     return true;
 }
@@ -278,6 +324,8 @@ GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *optio
         /* Two devices may share a node. */
         if (!is_asked_for(vm, options) || !g_hash_table_add(nodes, vm->node))
             continue;
+        if (!check_shared(vm, options, notes, error))
+            return NULL;
         if (vm->has_job) {
             fl_fail(error, "disk %s: a block job (%s) has it; end that first", vm->name,
                     vm->driver);
@@ -292,6 +340,8 @@ GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *optio
             return NULL;
         g_ptr_array_add(plan, disk);
     }
+    if (options->disks == NULL)
+        note_left_out(disks, notes);
     if (plan->len == 0) {
         fl_fail(error, "this VM has no writable disk");
         return NULL;
@@ -318,6 +368,8 @@ void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds)
 {
     FlSnapshotDisk *names = &disk->disk;
 
+    if (disk->shared)
+        return;
     names->restore_point = fl_point_id(seconds);
     disk->new_identity = names->disk_id == NULL;
     if (disk->new_identity)
@@ -333,21 +385,45 @@ static void add_marker(JsonArray *actions, const FlFleeceDisk *disk, const char 
                            MARKER_GRANULARITY, 0));
 }
 
-static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
+/* The bitmap that says which disk it is, with the end of that marked. */
+static void add_identity(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
+{
+    g_autofree char *name = fl_point_disk(series, disk->disk.disk_id);
+    g_autofree char *tail = fl_fleece_id(disk, FL_FLEECE_TAIL);
+    JsonArray *sources = json_array_new();
+
+    json_array_add_element(sources,
+                           fl_qmp_args('s', "node", tail, 's', "name", FL_FLEECE_TAIL, 0));
+    add_action(actions, "block-dirty-bitmap-add",
+               fl_qmp_args('s', "node", disk->node, 's', "name", name, 'b', "persistent",
+                           disk->persistent, 'b', "disabled", true, 'i', "granularity",
+                           (gint64)fl_fleece_tail_granularity(disk->disk.size), 0));
+    add_action(actions, "block-dirty-bitmap-merge",
+               fl_qmp_args('s', "node", disk->node, 's', "target", name, 'n', "bitmaps",
+                           fl_fleece_array(sources), 0));
+}
+
+static void add_point(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
 {
     g_autofree char *point = fl_point_bitmap(series, disk->disk.restore_point);
     g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
-    g_autofree char *identity = fl_point_disk(series, disk->disk.disk_id);
-    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
-    g_autofree char *job = fl_fleece_id(disk, "job");
-    g_autofree char *filter = fl_fleece_id(disk, "filter");
 
     add_action(actions, "block-dirty-bitmap-add",
                fl_qmp_args('s', "node", disk->node, 's', "name", point, 'b', "persistent",
                            disk->persistent, 0));
     add_marker(actions, disk, marker);
     if (disk->new_identity)
-        add_marker(actions, disk, identity);
+        add_identity(actions, disk, series);
+}
+
+static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
+{
+    g_autofree char *overlay = fl_fleece_id(disk, "overlay");
+    g_autofree char *job = fl_fleece_id(disk, "job");
+    g_autofree char *filter = fl_fleece_id(disk, "filter");
+
+    if (!disk->shared)
+        add_point(actions, disk, series);
     for (guint i = 0; i < disk->copies->len; i++) {
         const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
         add_action(actions, "block-dirty-bitmap-add",

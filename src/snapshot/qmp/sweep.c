@@ -99,7 +99,7 @@ static bool query_nodes(FlFleece *session, JsonNode **reply, GError **error)
 /* Overlays first: they hold their files. */
 static bool end_nodes(Sweep *sweep, GError **error)
 {
-    static const char *const parts[] = {"-overlay", "-file"};
+    static const char *const parts[] = {"-overlay", "-file", "-" FL_FLEECE_TAIL};
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *nodes;
 
@@ -346,7 +346,7 @@ static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonArray
             actions, fl_qmp_args('s', "type", "block-dirty-bitmap-remove", 'n', "data",
                                  fl_qmp_args('s', "node", disk->node, 's', "name", name, 0), 0));
     }
-    return found ||
+    return found || disk->shared ||
            fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
 }
 

@@ -217,8 +217,11 @@ static FlVmDisk *parse_disk(JsonObject *object)
     disk->driver = g_strdup(driver != NULL ? driver : "");
     disk->file = g_strdup(fl_json_string(image, "filename"));
     disk->size = size > 0 ? (uint64_t)size : 0;
-    disk->writable =
-        size > 0 && !fl_json_bool(inserted, "ro") && !fl_json_bool(object, "removable");
+    disk->left_out = fl_json_bool(object, "removable") ? "removable"
+                     : fl_json_bool(inserted, "ro")    ? "read-only"
+                     : size <= 0                       ? "empty"
+                                                       : NULL;
+    disk->writable = disk->left_out == NULL;
     /* Version 2 of the format has no place for bitmaps. */
     disk->persistent = g_str_equal(disk->driver, "qcow2") &&
                        g_strcmp0(fl_json_string(specific, "compat"), "0.10") != 0;
@@ -226,6 +229,18 @@ static FlVmDisk *parse_disk(JsonObject *object)
                     g_str_equal(disk->driver, "mirror_top") ||
                     g_str_equal(disk->driver, "commit_top");
     disk->bitmaps = parse_bitmaps(fl_json_array(inserted, "dirty-bitmaps"));
+    return disk;
+}
+
+FlVmDisk *fl_vm_disk_new_foreign(const char *name)
+{
+    FlVmDisk *disk = g_new0(FlVmDisk, 1);
+
+    disk->name = g_strdup(name);
+    disk->node = g_strdup("");
+    disk->driver = g_strdup("");
+    disk->left_out = "a vhost-user disk, which another process has";
+    disk->bitmaps = parse_bitmaps(NULL);
     return disk;
 }
 

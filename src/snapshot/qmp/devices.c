@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the devices of a VM say of its disks that the block layer does not know. */
+#include "snapshot/qmp/vm.h"
+
+#include "qemu/json.h"
+
+#include <string.h>
+
+/* Devices whose data is with another process: QEMU has no block node of them. */
+static const char *const foreign[] = {"vhost-user-blk", "vhost-user-scsi", "vhost-scsi"};
+
+static bool is_foreign(const char *type)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(foreign); i++) {
+        if (type != NULL && g_str_has_prefix(type, "child<") &&
+            g_str_has_prefix(type + strlen("child<"), foreign[i]))
+            return true;
+    }
+    return false;
+}
+
+static void add_foreign(FlQmp *qmp, const char *top, GPtrArray *disks)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *devices;
+
+    if (!fl_qmp_call(qmp, "qom-list", fl_qmp_args('s', "path", top, 0), &reply, NULL))
+        return;
+    devices = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(devices); i++) {
+        JsonObject *device = fl_json_element(devices, i);
+        const char *name = fl_json_string(device, "name");
+
+        if (name != NULL && is_foreign(fl_json_string(device, "type")))
+            g_ptr_array_add(disks, fl_vm_disk_new_foreign(name));
+    }
+}
+
+/* share-rw: QEMU lets others write to the image. */
+static bool is_shared(FlQmp *qmp, const char *device)
+{
+    g_autoptr(JsonNode) reply = NULL;
+
+    return device != NULL &&
+           fl_qmp_call(qmp, "qom-get",
+                       fl_qmp_args('s', "path", device, 's', "property", "share-rw", 0), &reply,
+                       NULL) &&
+           json_node_get_value_type(reply) == G_TYPE_BOOLEAN && json_node_get_boolean(reply);
+}
+
+void fl_vm_look_at_devices(FlQmp *qmp, GPtrArray *disks)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        FlVmDisk *disk = g_ptr_array_index(disks, i);
+        disk->shared = is_shared(qmp, disk->qdev);
+    }
+    add_foreign(qmp, "/machine/peripheral", disks);
+    add_foreign(qmp, "/machine/peripheral-anon", disks);
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The end of a disk, by which one that was made smaller and larger again is known: the bitmap that
+ * says whose points they are has its last bit set. QEMU cuts bitmaps off together with the disk, on
+ * or off, and what is added later is clean: the bit does not come back.
+ *
+ * A bitmap gets a bit only by a write. So a node without data, of the disk's size, has a bitmap of
+ * the same shape and is written to, by QEMU's own qemu-io; the transaction merges the one into the
+ * other.
+ */
+#include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
+
+/* The more bits, the smaller the cut that is seen, and the more memory it takes: 2 MiB, unless the
+ * granule would be larger than those of other bitmaps. */
+#define BITS            (UINT64_C(1) << 24)
+#define GRANULARITY_MIN UINT64_C(512)
+#define GRANULARITY_MAX (UINT64_C(64) << 10)
+
+uint64_t fl_fleece_tail_granularity(uint64_t size)
+{
+    uint64_t granularity = GRANULARITY_MIN;
+
+    while (granularity < GRANULARITY_MAX && size / granularity > BITS)
+        granularity *= 2;
+    return granularity;
+}
+
+static bool add_tail(FlFleece *session, const FlFleeceDisk *disk, GError **error)
+{
+    uint64_t size = disk->disk.size, granularity = fl_fleece_tail_granularity(size);
+    uint64_t start = (size - 1) / granularity * granularity;
+    g_autofree char *node = fl_fleece_id(disk, FL_FLEECE_TAIL);
+    g_autofree char *line =
+        g_strdup_printf("qemu-io %s \"write -q -z %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT "\"",
+                        node, start, size - start);
+
+    return fl_fleece_do(session, "blockdev-add",
+                        fl_qmp_args('s', "driver", "null-co", 's', "node-name", node, 'i', "size",
+                                    (gint64)size, 'b', "read-zeroes", true, 0),
+                        NULL, error, "disk %s: cannot mark its end", disk->disk.name) &&
+           fl_fleece_do(session, "block-dirty-bitmap-add",
+                        fl_qmp_args('s', "node", node, 's', "name", FL_FLEECE_TAIL, 'i',
+                                    "granularity", (gint64)granularity, 0),
+                        NULL, error, "disk %s: cannot mark its end", disk->disk.name) &&
+           fl_fleece_do(session, "human-monitor-command",
+                        fl_qmp_args('s', "command-line", line, 0), NULL, error,
+                        "disk %s: cannot mark its end", disk->disk.name);
+}
+
+bool fl_fleece_add_tails(FlFleece *session, GError **error)
+{
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+
+        if (!disk->shared && disk->disk.disk_id == NULL && !add_tail(session, disk, error))
+            return false;
+    }
+    return true;
+}
+
+/* What stays goes with the rest. */
+void fl_fleece_drop_tails(FlFleece *session)
+{
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        g_autofree char *node = fl_fleece_id(disk, FL_FLEECE_TAIL);
+
+        if (disk->new_identity)
+            fl_qmp_call(session->qmp, "blockdev-del", fl_qmp_args('s', "node-name", node, 0), NULL,
+                        NULL);
+    }
+}
