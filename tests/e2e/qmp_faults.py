@@ -355,7 +355,7 @@ class Faults(lib.TestCase):
         vm = Vm(self, [Disk(self, "vda", lib.MIB)], [
             "-blockdev", NULL % "ro",
             "-device", "virtio-blk-pci,drive=ro"])
-        with self.assertRaisesRegex(Refused, "disk ro is read-only"):
+        with self.assertRaisesRegex(Refused, "disk ro cannot be backed up: it is read-only"):
             vm.begin("--disk", "ro")
         self.assertEqual(set(vm.begin().disks), {"vda"})
 

@@ -223,6 +223,8 @@ static void test_full(void)
 #define ID2   "20260201T000000Z-fedcba9876543210"
 #define POINT "fleecefs.last."
 #define OWNER "fleecefs-disk.last."
+/* What says which disk it is, with the end of that marked. */
+#define WHOLE(id) "{\"name\": \"" OWNER id "\", \"granularity\": 512, \"count\": 512}"
 
 static const FlSnapshotDisk *nth(const Plan *p, guint i)
 {
@@ -233,15 +235,14 @@ static const FlSnapshotDisk *nth(const Plan *p, guint i)
 static void test_identity(void)
 {
     static const char followed[] =
-        "[" DISK("", "vda", "qcow2", "",
-                 BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000",
-                                                  "")) "," DISK("", "vdb", "qcow2", "", "") "]";
+        "[" DISK("", "vda", "qcow2", "", BITMAP(POINT ID2, "") "," WHOLE(ID1 "-100000")) "," DISK(
+            "", "vdb", "qcow2", "", "") "]";
     /* Whatever the clocks said, the one with fewer bits is the later. */
-    static const char order[] = "[" DISK(
-        "", "vda", "qcow2", "",
-        "{\"name\": \"" POINT ID2 "\", \"granularity\": 65536, \"count\": 655360},"
-        "{\"name\": \"" POINT ID1
-        "\", \"granularity\": 65536, \"count\": 65536}," BITMAP(OWNER ID1 "-100000", "")) "]";
+    static const char order[] =
+        "[" DISK("", "vda", "qcow2", "",
+                 "{\"name\": \"" POINT ID2 "\", \"granularity\": 65536, \"count\": 655360},"
+                 "{\"name\": \"" POINT ID1
+                 "\", \"granularity\": 65536, \"count\": 65536}," WHOLE(ID1 "-100000")) "]";
     static const struct {
         const char *text, *words;
     } full[] = {
@@ -256,6 +257,9 @@ static void test_identity(void)
         {"[" DISK("", "vda", "qcow2", "",
                   BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-80000", "")) "]",
          "size changed"},
+        {"[" DISK("", "vda", "qcow2", "",
+                  BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000", "")) "]",
+         "made smaller since restore point " ID2 ", and larger again"},
         /* In memory it is bound to node, device and file. */
         {"[" DISK("", "vda", "raw", "",
                   BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000", "")) "]",
@@ -366,7 +370,10 @@ static void test_transaction(void)
         "1073741824}},"
         "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
         "\"fleecefs-disk.last.DISK\",\"persistent\":true,\"disabled\":true,\"granularity\":"
-        "1073741824}},"
+        "512}},"
+        "{\"type\":\"block-dirty-bitmap-merge\",\"data\":{\"node\":\"vda\",\"target\":"
+        "\"fleecefs-disk.last.DISK\",\"bitmaps\":[{\"node\":\"fleecefs-0-tail\",\"name\":"
+        "\"tail\"}]}},"
         "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"fleecefs-0-overlay\",\"name\":"
         "\"last\",\"persistent\":false,\"disabled\":true,\"granularity\":65536}},"
         "{\"type\":\"block-dirty-bitmap-merge\",\"data\":{\"node\":\"fleecefs-0-overlay\","
@@ -375,7 +382,27 @@ static void test_transaction(void)
         "{\"type\":\"blockdev-backup\",\"data\":{\"job-id\":\"fleecefs-0-job\",\"device\":\"vda\","
         "\"target\":\"fleecefs-0-overlay\",\"sync\":\"none\",\"auto-dismiss\":false,"
         "\"filter-node-name\":\"fleecefs-0-filter\"}}]");
+
+    /* A cut of less than a granule is not seen: the last one is in each increment. */
+    g_clear_pointer(&text, g_free);
+    g_clear_pointer(&node, json_node_unref);
+    ((FlSnapshotDisk *)p.disks->pdata[0])->size = UINT64_C(1) << 40;
+    node = fl_fleece_array(fl_fleece_snapshot_actions(p.disks, "last"));
+    text = json_to_string(node, FALSE);
+    g_assert_nonnull(strstr(text, "\"target\":\"last\",\"bitmaps\":[{\"node\":\"vda\",\"name\":"
+                                  "\"fleecefs-disk.last.DISK\"},{\"node\":\"vda\",\"name\":"
+                                  "\"fleecefs.last.20260101T000000Z-100000\"}]"));
     clear(&p);
+}
+
+/* A bit for each sector while that takes little memory, and never more than QEMU's own take. */
+static void test_tail(void)
+{
+    g_assert_cmpuint(fl_fleece_tail_granularity(512), ==, 512);
+    g_assert_cmpuint(fl_fleece_tail_granularity(UINT64_C(8) << 30), ==, 512);
+    g_assert_cmpuint(fl_fleece_tail_granularity((UINT64_C(8) << 30) + 512), ==, 1024);
+    g_assert_cmpuint(fl_fleece_tail_granularity(UINT64_C(1) << 40), ==, 65536);
+    g_assert_cmpuint(fl_fleece_tail_granularity(UINT64_C(1) << 62), ==, 65536);
 }
 
 /* In doubt the disks are another QEMU's. */
@@ -432,5 +459,6 @@ int main(int argc, char **argv)
     g_test_add_func("/backup/plan/refusals", test_refusals);
     g_test_add_func("/backup/plan/transaction", test_transaction);
     g_test_add_func("/backup/plan/owner", test_owner);
+    g_test_add_func("/backup/plan/tail", test_tail);
     return g_test_run();
 }

@@ -354,9 +354,23 @@ static void add_action(JsonArray *actions, const char *type, JsonNode *data)
     json_array_add_element(actions, fl_qmp_args('s', "type", type, 'n', "data", data, 0));
 }
 
-static JsonNode *merge_args(const char *overlay, const FlFleeceDisk *disk, const FlFleeceCopy *copy)
+/* The increment has the last granule of the end's mark in any case where that may be cut without
+ * losing its bit. */
+static bool needs_end(const FlFleeceDisk *disk, const FlFleeceCopy *copy)
 {
+    return disk->disk.base != NULL && copy == g_ptr_array_index(disk->copies, 0) &&
+           fl_fleece_tail_granularity(disk->disk.size) > fl_fleece_tail_granularity(1);
+}
+
+static JsonNode *merge_args(const char *overlay, const FlFleeceDisk *disk, const FlFleeceCopy *copy,
+                            const char *series)
+{
+    g_autofree char *identity = fl_point_disk(series, disk->disk.disk_id);
     JsonArray *sources = json_array_new();
+
+    if (needs_end(disk, copy))
+        json_array_add_element(sources,
+                               fl_qmp_args('s', "node", disk->node, 's', "name", identity, 0));
 
     json_array_add_element(sources,
                            fl_qmp_args('s', "node", disk->node, 's', "name", copy->source, 0));
@@ -430,7 +444,7 @@ static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *s
                    fl_qmp_args('s', "node", overlay, 's', "name", copy->name, 'b', "persistent",
                                false, 'b', "disabled", true, 'i', "granularity",
                                (gint64)copy->granularity, 0));
-        add_action(actions, "block-dirty-bitmap-merge", merge_args(overlay, disk, copy));
+        add_action(actions, "block-dirty-bitmap-merge", merge_args(overlay, disk, copy, series));
     }
     /*
      * A job that ends must stay to be seen: its export would go on, with live data. For the same
