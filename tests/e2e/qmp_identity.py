@@ -233,7 +233,8 @@ class Identity(lib.TestCase):
 
     def test_an_overlay_on_what_was_not_committed(self):
         """Nobody can remove that, and nothing goes by it until the overlay is gone again."""
-        vm = self.start(self.a)
+        guest = ["-uuid", "6b2c0f3e-59a4-4f0e-9a53-0e6a1f1c7b11"]
+        vm = self.start(self.a, arguments=guest)
         first = self.chains.back_up(vm)
         self.write(vm, 2)
         vm.begin().kill()
@@ -242,12 +243,12 @@ class Identity(lib.TestCase):
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image,
                 self.a.image)
         model = bytes(self.a.model)
-        vm = self.start(self.a)
+        vm = self.start(self.a, arguments=guest)
         self.write(vm, 3)
         vm.begin().finish("abort")
         vm.quit()
         self.a.image, self.a.model = image, bytearray(model)
-        vm = self.start(self.a)
+        vm = self.start(self.a, arguments=guest)
         self.write(vm, 4)
         self.goes_on(first["vda"], self.chains.back_up(vm)["vda"])
 

@@ -216,7 +216,9 @@ class Vm:
         found = [n for n in nodes if n.startswith("fleecefs")]
         found += [e["id"] for e in self.qmp("query-block-exports")]
         found += [j["id"] for j in self.qmp("query-jobs")]
-        names = self.bitmaps()
+        # What an overlay was laid upon stays as it is.
+        fixed = {n["node-name"] for n in self.qmp("query-named-block-nodes", flat=True) if n["ro"]}
+        names = [(node, name) for node, name in self.bitmaps() if node not in fixed]
         found += [f"bitmap {name}" for _, name in names if "pending" in name]
         # What says which disk it is comes and goes with the restore points.
         for node, name in names:
