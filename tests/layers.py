@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Checks that a file includes only its own layer and lower ones, and that no file grows too long."""
+"""Checks that a file includes only its own layer and lower ones, that no file grows too long, and that
+seconds become microseconds in one place, in 64 bits."""
 import pathlib
 import re
 import sys
 
 LONGEST = 600  # lines
+SECONDS = "include/util/deadline.h"
 
 root = pathlib.Path(sys.argv[1])
 # src/meson.build lists the layers, lowest first.
@@ -20,6 +22,9 @@ for path in sorted([*root.glob("src/*/**/*.[ch]"), *root.glob("include/*/**/*.h"
     for included in re.findall(r'^#include "(\w+)/', text, re.M):
         if included not in layers[:layers.index(layer) + 1]:
             faults.append(f"{name}: includes {included}/, which is not below {layer}/")
+    if str(name) != SECONDS and re.search(
+            r"(?i)(seconds|timeout|reconnect)\w*\)? *\* *(G_USEC_PER_SEC|1000000)\b", text):
+        faults.append(f"{name}: multiplies seconds itself: {SECONDS} does")
     if text.count("\n") > LONGEST:
         faults.append(f"{name}: {text.count(chr(10))} lines, more than {LONGEST}: split it")
 

@@ -8,9 +8,10 @@
 #define FL_NAME_MAX 200
 
 /*
- * A safe file name for a server's NAME: '/', control characters, '%', bytes that are not UTF-8 and
- * a leading dot become %XX. What would then be longer than FL_NAME_MAX is cut and ends in '%' and a
- * hash of the whole name, so that two long names stay apart. An empty name becomes "default".
+ * A safe file name for a server's NAME: '/', control characters, '%', bytes that are not UTF-8, a
+ * leading dot, and a leading dash, which `tar cf FILE *` would take for an option, become %XX. What
+ * would then be longer than FL_NAME_MAX is cut and ends in '%' and a hash of the whole name, so
+ * that two long names stay apart. An empty name becomes "default".
  */
 char *fl_name_encode(const char *name);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/snapshots.h"
 
+#include "util/deadline.h"
+
 #include <gio/gio.h>
 
 /* How long connections may take to close, and how often that is looked at. */
@@ -345,7 +347,7 @@ static void start_command(Command *command)
         return;
     }
     for_each_disk(snapshots, fl_disk_suspend);
-    command->deadline = g_get_monotonic_time() + STILL_SECONDS * G_USEC_PER_SEC;
+    command->deadline = fl_deadline_in(STILL_SECONDS);
     if (run_when_still(command))
         g_timeout_add(STILL_MS, run_when_still, command);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "confirm.h"
 
+#include "util/deadline.h"
+
 #include <errno.h>
 
 struct FlConfirm {
@@ -17,7 +19,7 @@ FlConfirm *fl_confirm_new(FlDiskAsk ask, void *opaque, unsigned timeout)
 
     confirm->ask = ask;
     confirm->opaque = opaque;
-    confirm->timeout = timeout * G_USEC_PER_SEC;
+    confirm->timeout = fl_deadline_seconds(timeout);
     return confirm;
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "worker.h"
 
+#include "util/deadline.h"
+
 typedef struct {
     const FlPeer *peer;
     FlDiskMaps *maps;           /* NULL if they are not loaded */
@@ -38,7 +40,7 @@ static void connect_worker(GTask *task, gpointer object, gpointer data, GCancell
     struct nbd_handle *nbd;
     GError *error = NULL;
 
-    wait.deadline = g_get_monotonic_time() + wait.seconds * G_USEC_PER_SEC;
+    wait.deadline = fl_deadline_in(wait.seconds);
     nbd = fl_endpoint_open(peer->endpoint, peer->info->name, contexts, &wait, &error);
     if (nbd != NULL && is_same(nbd, connect, &wait, &error)) {
         g_task_return_pointer(task, nbd, (GDestroyNotify)fl_nbd_close);
@@ -85,7 +87,7 @@ static void load_worker(GTask *task, gpointer object, gpointer data, GCancellabl
     FlWait wait = {.seconds = options->timeout, .cancel = cancel};
     guint backoff = FL_BACKOFF_MIN;
 
-    wait.deadline = began + ((gint64)options->reconnect + options->timeout) * G_USEC_PER_SEC;
+    wait.deadline = fl_deadline_in((guint64)options->reconnect + options->timeout);
     for (;;) {
         GError *error = NULL;
         FlDiskMaps *maps = fl_block_status_load(peer->endpoint, peer->info, &wait, &error);
@@ -96,7 +98,7 @@ static void load_worker(GTask *task, gpointer object, gpointer data, GCancellabl
         }
         if (!g_error_matches(error, FL_ERROR, FL_ERROR_LOST) ||
             g_cancellable_is_cancelled(cancel) ||
-            g_get_monotonic_time() - began >= options->reconnect * G_USEC_PER_SEC) {
+            g_get_monotonic_time() - began >= fl_deadline_seconds(options->reconnect)) {
             g_task_return_error(task, error);
             return;
         }

@@ -350,7 +350,7 @@ static int receive(FlKeeper *keeper, int *fd_out)
                              .msg_control = &control,
                              .msg_controllen = sizeof control};
     struct pollfd fd = {.fd = keeper->channel, .events = POLLIN};
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_SECONDS * G_USEC_PER_SEC;
+    gint64 deadline = fl_deadline_in(PATIENCE_SECONDS);
     struct cmsghdr *header;
     int r;
 

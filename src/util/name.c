@@ -18,7 +18,8 @@ char *fl_name_encode(const char *name)
         bool valid = c != (gunichar)-1 && c != (gunichar)-2;
         size_t n = valid ? (size_t)(g_utf8_next_char(p) - p) : 1;
 
-        if (!valid || g_unichar_iscntrl(c) || c == '/' || c == '%' || (c == '.' && p == name)) {
+        if (!valid || g_unichar_iscntrl(c) || c == '/' || c == '%' ||
+            ((c == '.' || c == '-') && p == name)) {
             for (size_t i = 0; i < n; i++)
                 g_string_append_printf(out, "%%%02X", (unsigned char)p[i]);
         } else {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/rate.h"
 
-#define SLOT_USEC (FL_RATE_SECONDS * G_USEC_PER_SEC / FL_RATE_SLOTS)
+#include "util/deadline.h"
+
+#define SLOT_USEC (fl_deadline_seconds(FL_RATE_SECONDS) / FL_RATE_SLOTS)
 
 void fl_rate_add(FlRate *rate, uint64_t amount, gint64 now)
 {

@@ -112,7 +112,7 @@ class Tree(lib.TestCase):
     def test_hostile_names(self):
         names = {"../../etc": "%2E.%2F..%2Fetc", "..": "%2E.", ".": "%2E", "a/b": "a%2Fb",
                  "%2F": "%252F", ".fleecefs": "%2Efleecefs", "new\nline": "new%0Aline",
-                 "\x7f\x01": "%7F%01", "\u00e4 \u2603": "\u00e4 \u2603", "-rf *": "-rf *"}
+                 "\x7f\x01": "%7F%01", "\u00e4 \u2603": "\u00e4 \u2603", "-rf *": "%2Drf *"}
         contexts = {DIRTY + name: [(0, 512, 1)] for name in names}
         server = NbdServer(self, {name: Export(512, bytes(512), contexts) for name in names})
         with self.mount(server.uri()) as mount:
