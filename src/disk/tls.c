@@ -2,6 +2,7 @@
 #include "tls.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 static bool is_fixed(struct nbd_handle *nbd)
@@ -13,11 +14,40 @@ static bool is_fixed(struct nbd_handle *nbd)
     return major > 1 || minor > 20 || (minor == 20 && patch >= 3) || (minor == 18 && patch >= 5);
 }
 
+#define AUTHORITY "ca-cert.pem"
+
+static bool is_certificate(const char *text)
+{
+    return strstr(text, "CERTIFICATE-----") != NULL;
+}
+
+/* "USER:KEY", KEY in hex (psktool(1)). */
+static bool is_key_list(const char *text)
+{
+    return g_regex_match_simple("^[^:\\s]+:[0-9A-Fa-f]+\\s*$", text,
+                                G_REGEX_MULTILINE | G_REGEX_RAW, 0);
+}
+
+/* Whether FILE is there and looks like what it should be. */
+static bool check_file(const char *file, bool (*looks_right)(const char *text), const char *what,
+                       GError **error)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(GError) why = NULL;
+
+    /* Not a pipe, on which to read would wait. */
+    if (g_file_test(file, G_FILE_TEST_EXISTS) && !g_file_test(file, G_FILE_TEST_IS_REGULAR))
+        return fl_fail(error, "%s is no file", file);
+    if (!g_file_get_contents(file, &text, NULL, &why))
+        return fl_fail(error, "%s: without it no connection is made", why->message);
+    return looks_right(text) || fl_fail(error, "%s holds no %s", file, what);
+}
+
 static bool has_authority(const char *folder)
 {
-    g_autofree char *file = g_build_filename(folder, "ca-cert.pem", NULL);
+    g_autofree char *file = g_build_filename(folder, AUTHORITY, NULL);
 
-    return g_file_test(file, G_FILE_TEST_IS_REGULAR);
+    return check_file(file, is_certificate, "certificate", NULL);
 }
 
 /* Whether there are certificates where libnbd looks for them by itself. */
@@ -57,12 +87,51 @@ void fl_tls_allow(FlSandbox *sandbox, const char *uri)
     }
 }
 
+/* What the query of URI names has to be there and be what it is said to be: libnbd (1.14) takes a
+ * folder without an authority for leave to trust everyone, and a word that it does not know for
+ * nothing. */
+static bool check_params(GHashTable *params, bool secure, GError **error)
+{
+    static const char *const known[] = {"tls-certificates",
+                                        "tls-psk-file",
+                                        "tls-hostname",
+                                        "tls-username",
+                                        "tls-type",
+                                        "tls-verify-peer",
+                                        NULL};
+    GHashTableIter iter;
+    gpointer name, value;
+
+    g_hash_table_iter_init(&iter, params);
+    while (g_hash_table_iter_next(&iter, &name, &value)) {
+        g_autofree char *authority = g_build_filename(value, AUTHORITY, NULL);
+
+        if (!g_str_has_prefix(name, "tls-"))
+            continue;
+        if (!secure)
+            return fl_fail(error, "%s is for nbds: and this is nbd:, which is in clear",
+                           (const char *)name);
+        if (!g_strv_contains(known, name))
+            return fl_fail(error, "the URI has %s, which does not exist", (const char *)name);
+        if (g_str_equal(name, "tls-certificates") &&
+            !check_file(authority, is_certificate, "certificate", error))
+            return false;
+        if (g_str_equal(name, "tls-psk-file") && !check_file(value, is_key_list, "key", error))
+            return false;
+    }
+    return true;
+}
+
 bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error)
 {
     g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
     g_autoptr(GHashTable) params = parse_params(parsed);
 
-    if (!g_str_has_prefix(uri, "nbds") || is_fixed(nbd))
+    bool secure = g_str_has_prefix(uri, "nbds");
+
+    if (params != NULL && !check_params(params, secure, error))
+        return false;
+    if (!secure || is_fixed(nbd))
         return true;
     if (parsed == NULL)
         return fl_fail(error, "the URI cannot be understood");

@@ -8,8 +8,9 @@
 #include <libnbd.h>
 
 /*
- * False with an error that names the way out if URI asks for TLS with certificates and NBD would
- * not verify them: libnbd before 1.18.5 and 1.20.3 does so only where the server has a host name
+ * False with an error if a file that URI names for TLS is not there or not what it should be; and,
+ * with one that names the way out, if URI asks for TLS with certificates and NBD would not verify
+ * them: libnbd before 1.18.5 and 1.20.3 does so only where the server has a host name
  * and the authority is in a folder of its own (CVE-2024-7383, libnbd-security(3)).
  */
 bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error);

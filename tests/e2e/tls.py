@@ -134,6 +134,35 @@ class Tls(lib.TestCase):
         port = server.address[1]
         self.check(f"nbds://{USER}@localhost:{port}/?tls-psk-file={folder}/keys.psk", USER, secret)
 
+    def test_files_that_are_not_there_or_something_else(self):
+        """A typo must not mean that anyone is trusted: the server of a stranger is at hand."""
+        stranger = self.authority("stranger")
+        server = self.nbdkit("--tls=require", f"--tls-certificates={stranger}", "file", self.image,
+                             tcp=True)
+        port, missing, empty = server.address[1], self.path("missing"), self.mkdir("empty")
+        hollow, folder = self.mkdir("hollow"), self.mkdir("folder")
+        open(hollow + "/ca-cert.pem", "w").close()
+        os.mkdir(folder + "/ca-cert.pem")
+        text = self.path("text")
+        with open(text, "w") as f:
+            f.write("no key\n")
+        queries = {f"tls-certificates={missing}": missing, f"tls-certificates={empty}": empty,
+                   f"tls-certificates={hollow}": "no certificate",
+                   f"tls-certificates={folder}": "no file",
+                   f"tls-psk-file={missing}": missing, f"tls-psk-file={text}": "no key",
+                   f"tls-psk-file={empty}": "no file",
+                   f"tls-certificate={stranger}": "does not exist"}
+        for query, word in queries.items():
+            with self.subTest(query):
+                said = self.assert_refused("-o", "timeout=10", f"nbds://localhost:{port}/?{query}",
+                                           self.mkdir("mnt"), says=[word])
+                self.assertNotIn("wants TLS", said)
+
+    def test_keys_for_a_connection_in_clear(self):
+        server = self.nbdkit("file", self.image)
+        self.assert_refused(f"{server.uri}&tls-psk-file={self.keys()}", self.mkdir("mnt"),
+                            says=["nbds:"])
+
     def test_a_server_that_does_not_speak_it(self):
         """Asked for TLS, nothing is sent in the clear."""
         server = self.nbdkit("file", self.image)
