@@ -23,6 +23,7 @@ typedef struct {
     unsigned timeout;     /* seconds of silence before a server counts as gone */
     unsigned reconnect;   /* seconds to try to get it back; 0: not at all */
     bool keep_open;       /* do not close idle connections */
+    bool keep_one;        /* do not close the last: the server may end with it */
 } FlDiskOptions;
 
 /* What is known of a disk from where its server was started: not from NBD. */

@@ -17,6 +17,10 @@
 
 #define FL_EXPORTS_MAX  20000u
 #define FL_CONTEXTS_MAX 1000u
+/* Bytes that all of what a server says of its exports may take: names, descriptions, contexts (with
+ * what the tree makes of each), and maps. The most of that is left to the maps. */
+#define FL_REMEMBER_MAX       (UINT64_C(1) << 30)
+#define FL_REMEMBER_NAMES_MAX (UINT64_C(64) << 20)
 
 /* How long a blocking call may take, and what ends it early. */
 typedef struct {
@@ -69,6 +73,12 @@ GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError 
 GPtrArray *fl_endpoint_export(FlEndpoint *endpoint, const char *name, const FlWait *wait,
                               GError **error);
 
+/* So many BYTES more are remembered for good of what the server said; false if that makes more than
+ * MOST, and they are not counted. */
+bool fl_endpoint_remember(FlEndpoint *endpoint, uint64_t bytes, uint64_t most);
+/* How many more may be, up to FL_REMEMBER_MAX. */
+uint64_t fl_endpoint_room(FlEndpoint *endpoint);
+
 /*
  * A connection in transmission phase to EXPORT with CONTEXTS (NULL-terminated, may be NULL)
  * negotiated as far as the server has them. Free it with fl_nbd_close().
@@ -81,5 +91,12 @@ struct nbd_handle *fl_endpoint_open(FlEndpoint *endpoint, const char *export,
  * rest is made of. */
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
                  void *opaque, const FlWait *wait, GError **error);
+/*
+ * NBD is not needed now: it is kept for the next fl_endpoint_open() that it suits, if EXPORT is the
+ * only one of the server, and closed if not. A server may serve one client only and end with it, as
+ * qemu-nbd does without -t: whoever looks at it must not leave before the first read.
+ */
+void fl_endpoint_keep(FlEndpoint *endpoint, const char *export, struct nbd_handle *nbd);
+
 /* Says good-bye, as far as that goes without waiting, and closes the connection. NULL is fine. */
 void fl_nbd_close(struct nbd_handle *nbd);

@@ -2,8 +2,8 @@
 #include "app/sources.h"
 
 #include "app/image-point.h"
-
 #include "snapshot/point.h"
+#include "util/deadline.h"
 #include "util/size.h"
 
 #include <string.h>
@@ -127,8 +127,24 @@ static FlWait handshake_wait(const Opening *opening)
 {
     FlWait wait = {.seconds = opening->sources->options->disk.timeout};
 
-    wait.deadline = g_get_monotonic_time() + HANDSHAKE_TIMEOUTS * wait.seconds * G_USEC_PER_SEC;
+    wait.deadline = fl_deadline_in((guint64)HANDSHAKE_TIMEOUTS * wait.seconds);
     return wait;
+}
+
+/* An empty tree would look like a disk that has gone to whoever copies it. */
+static bool check_sizes(const Opening *opening, const GPtrArray *exports, GError **error)
+{
+    const FlExportInfo *first = exports->pdata[0];
+
+    for (guint i = 0; i < exports->len; i++) {
+        if (((const FlExportInfo *)exports->pdata[i])->size > 0)
+            return true;
+    }
+    if (exports->len > 1)
+        return fl_fail(error, "all exports of %s have a size of 0: there is nothing to mount",
+                       fl_endpoint_label(opening->endpoint));
+    return fl_fail(error, "export \"%s\" of %s has a size of 0: there is nothing to mount",
+                   first->name, fl_endpoint_label(opening->endpoint));
 }
 
 static bool add_exports(Opening *opening, GError **error)
@@ -136,6 +152,7 @@ static bool add_exports(Opening *opening, GError **error)
     FlWait wait = handshake_wait(opening);
     g_autoptr(GError) why = NULL;
     g_autoptr(GPtrArray) exports = fl_endpoint_exports(opening->endpoint, &wait, &why);
+    FlDiskOptions options = opening->sources->options->disk;
     guint n = exports != NULL ? exports->len : 0;
 
     if (exports == NULL) {
@@ -144,6 +161,8 @@ static bool add_exports(Opening *opening, GError **error)
             g_propagate_error(error, g_steal_pointer(&why));
         return false;
     }
+    if (!check_sizes(opening, exports, error))
+        return false;
     while (exports->len > 0) {
         FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
 
@@ -153,15 +172,13 @@ static bool add_exports(Opening *opening, GError **error)
             forget_huge_maps(opening, info, origin);
             if (opening->image != NULL)
                 forget_notes(info);
-            if (add_export(opening, info, origin, &opening->sources->options->disk, error) == NULL)
+            /* qemu-nbd serves one client unless it is told otherwise, and ends with it. Others may
+             * want to end, and wait for us to leave. */
+            options.keep_one = n == 1 && opening->image == NULL &&
+                               (!info->multi_conn || opening->server != NULL);
+            if (add_export(opening, info, origin, &options, error) == NULL)
                 return false;
             continue;
-        }
-        if (n == 1) {
-            fl_fail(error, "export \"%s\" of %s has a size of 0: there is nothing to mount",
-                    info->name, fl_endpoint_label(opening->endpoint));
-            fl_export_info_free(info);
-            return false;
         }
         g_warning("export \"%s\" of %s has a size of 0: left out", info->name,
                   fl_endpoint_label(opening->endpoint));
@@ -456,7 +473,7 @@ bool fl_sources_open(FlSources *sources, GError **error)
 bool fl_sources_close(FlSources *sources, GError **error)
 {
     const GPtrArray *exports = fl_tree_exports(sources->tree);
-    gint64 deadline = g_get_monotonic_time() + CLOSE_SECONDS * G_USEC_PER_SEC;
+    gint64 deadline = fl_deadline_in(CLOSE_SECONDS);
 
     for (guint i = 0; i < exports->len; i++)
         fl_disk_fail(fl_export_disk(exports->pdata[i]), "it was closed");

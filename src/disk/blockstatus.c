@@ -84,7 +84,10 @@ static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
     loaded = g_new0(FlMap *, given->len);
     ok = given->len == 1 || walk_disk(nbd, (const char *const *)given->pdata, info->size, bytes,
                                       loaded, refused, wait, error);
-    fl_nbd_close(nbd);
+    if (ok)
+        fl_endpoint_keep(endpoint, info->name, nbd);
+    else
+        fl_nbd_close(nbd);
     for (guint i = 0, next = 0; ok && contexts[i] != NULL; i++) {
         if (contexts[i] == given->pdata[next])
             maps[i] = loaded[next++];
@@ -201,10 +204,8 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
 
 /* Each context for itself, when the server refused them together. */
 static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMaps *maps,
-                       const FlWait *wait, GError **error)
+                       size_t *bytes, const FlWait *wait, GError **error)
 {
-    size_t bytes = 0;
-
     for (guint i = 0; i < info->contexts->len; i++) {
         const char *contexts[] = {info->contexts->pdata[i], NULL};
         FlMap *map = NULL;
@@ -212,14 +213,14 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
 
         if (g_str_equal(contexts[0], ALLOCATION))
             continue;
-        if (!load_together(endpoint, info, contexts, &bytes, &map, &refused, wait, error)) {
+        if (!load_together(endpoint, info, contexts, bytes, &map, &refused, wait, error)) {
             g_prefix_error(error, "%s: ", contexts[0]);
             return false;
         }
         fl_disk_maps_add(maps, contexts[0], map);
     }
     if (fl_export_info_has_context(info, ALLOCATION)) {
-        FlMap *map = load_dirty_allocation(endpoint, info, maps, bytes, wait, error);
+        FlMap *map = load_dirty_allocation(endpoint, info, maps, *bytes, wait, error);
         if (map == NULL) {
             g_prefix_error(error, ALLOCATION ": ");
             return false;
@@ -239,7 +240,9 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     g_autofree FlMap **loaded = g_new0(FlMap *, n);
     g_autoptr(GError) why = NULL;
     bool refused = false;
-    size_t bytes = 0;
+    /* What others have taken of what all of the server's maps may take counts from the start. */
+    size_t taken = FL_MAPS_MAX - (size_t)MIN(fl_endpoint_room(endpoint), FL_MAPS_MAX);
+    size_t bytes = taken;
 
     for (guint i = 0; i < n; i++)
         contexts[i] = info->contexts->pdata[i];
@@ -252,8 +255,13 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     } else if (!refused) {
         g_propagate_prefixed_error(error, g_steal_pointer(&why), "block status: ");
         return NULL;
-    } else if (!load_apart(endpoint, info, maps, wait, error)) {
+    } else if (!load_apart(endpoint, info, maps, &bytes, wait, error)) {
         g_prefix_error(error, "block status: ");
+        return NULL;
+    }
+    if (!fl_endpoint_remember(endpoint, bytes - taken, FL_REMEMBER_MAX)) {
+        fl_fail(error, "the maps of all its exports take more than %u MiB",
+                (unsigned)(FL_REMEMBER_MAX >> 20));
         return NULL;
     }
     return g_steal_pointer(&maps);

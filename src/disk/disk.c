@@ -345,7 +345,8 @@ static gboolean watch(gpointer opaque)
             if (silent >= disk->peer.options.timeout ||
                 seconds_since(fl_conn_oldest(conn)) >= patience(disk))
                 conn_lost(conn, &left, "the server does not answer", disk);
-        } else if ((silent >= IDLE_SECONDS || disk->resting) && !disk->peer.options.keep_open) {
+        } else if ((silent >= IDLE_SECONDS || disk->resting) && !disk->peer.options.keep_open &&
+                   (!disk->peer.options.keep_one || disk->conns->len > 1)) {
             g_ptr_array_remove_index(disk->conns, i);
             fl_conn_free(conn, &left);
         }

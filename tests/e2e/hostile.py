@@ -229,10 +229,19 @@ class Hostile(lib.TestCase):
         self.assert_refused(self.server.uri(), self.mkdir("mnt"), says=["contexts"])
         self.assertLess(time.monotonic() - self.began, SLOW)
 
+    def test_names_that_are_too_much_together(self):
+        """Each limit is kept, their product is gigabytes."""
+        long = "x" * 4000
+        self.server.exports = {f"e{i}": self.export for i in range(1000)}
+        self.export.contexts = {f"{i}:{long}": [(0, SIZE, 0)] for i in range(900)}
+        said = self.assert_refused(self.server.uri(), self.mkdir("mnt"), says=["meta contexts take"])
+        self.assertEqual(said.count("\n"), 1)
+        self.assertLess(time.monotonic() - self.began, SLOW)
+
     def test_names_of_any_bytes(self):
         every = bytes(range(1, 256)).decode(errors="surrogateescape")
         names = [every, (every * 17)[:4096], "x" * 4096, ".", "..", "../..", "a/b", ".fleecefs",
-                 "%2E", "\n", "\x1b]0;title\a", "ä" * 2048]
+                 "%2E", "\n", "\x1b]0;title\a", "ä" * 2048, "-", "--checkpoint-action=exec=touch x"]
         for name in names:
             with self.subTest(name=name.encode(errors="surrogateescape")[:40]):
                 self.began = time.monotonic()
@@ -246,7 +255,7 @@ class Hostile(lib.TestCase):
                 for path in mount.files():
                     mount.read(path, "rb") if "raw" not in path else None
                     for part in path.split("/"):
-                        self.assertNotRegex(part, r"[\x00-\x1f\x7f]|^\.")
+                        self.assertNotRegex(part, r"[\x00-\x1f\x7f]|^[.-]")
                         self.assertLessEqual(len(os.fsencode(part)), 255)
                 folder = mount.folders()[0]
                 with open(mount / f"{folder}/disk.raw", "rb") as f:
@@ -357,6 +366,14 @@ class Hostile(lib.TestCase):
             "an error that is none": lambda o, n: [(32769, struct.pack(">IH", 0, 0))],
             "an error with a long message": lambda o, n:
                 [(32769, struct.pack(">IH", 5, 65535) + b"x" * 10)],
+            "the first half twice": lambda o, n: [at(o, self.disk[o:o + n // 2])] * 2,
+            "all of it twice": lambda o, n: [at(o, self.disk[o:o + n])] * 2,
+            "a piece again as a hole": lambda o, n: [at(o, self.disk[o:o + n]), hole(o + 512, 512)],
+            "an overlap and a gap": lambda o, n:
+                [at(o, self.disk[o:o + n // 2]), at(o + n // 4, self.disk[:n // 4]),
+                 at(o + n - n // 4, self.disk[:n // 4])],
+            "thousands of pieces": lambda o, n:
+                [at(o + i, self.disk[o + i:o + i + 1]) for i in [*range(0, n, 2), *range(1, n, 2)]],
             "an error in the middle": lambda o, n:
                 [at(o, self.disk[o:o + n // 2]),
                  (32770, struct.pack(">IHQ", 5, 0, o + n // 2))],
@@ -368,6 +385,16 @@ class Hostile(lib.TestCase):
                 mount = self.mount(self.server.uri(), options=["-o", "timeout=1,reconnect=1"])
                 self.assert_errno(errno.EIO, self.read, mount, 65536, 65536)
                 self.end(mount)
+
+    def test_a_wrong_reply_once(self):
+        """The connection is dropped, and the next one asked."""
+        asked = itertools.count()
+        self.export.on_read = lambda offset, length: \
+            [(1, struct.pack(">Q", offset) + bytes(length // 2))] * 2 if next(asked) == 0 else None
+        mount = self.mounted("-o", "readahead=0")
+        self.assertEqual(self.read(mount, 65536) == self.disk[:65536], True)
+        self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["reconnects"], 1)
+        self.end(mount)
 
     def test_a_reply_in_pieces(self):
         """What is in order, though no server sends it: holes in the middle, pieces backwards."""
@@ -385,7 +412,76 @@ class Hostile(lib.TestCase):
         self.assertEqual(found[16384:32768], bytes(16384))
         self.end(mount)
 
+    # Maps and bytes that change while nobody is connected
+
+    def changed(self, allocation, disk):
+        """Mounts, reads the first page, and has the server come back with this map and disk."""
+        mount = self.mounted()
+        os.stat(mount / "default/disk.raw")
+        self.read(mount, 4096)
+        self.server.stop()
+        self.export.contexts[ALLOCATION], self.export.data = allocation, disk
+        self.server.start()
+        return mount
+
+    def test_allocation_that_changes(self):
+        """A file that was preallocated is data or a hole by what its host has in memory."""
+        half = SIZE // 2
+        self.disk = self.export.data = self.disk[:half] + bytes(half)
+        maps = {"a hole becomes data": ([(0, half, 0), (half, SIZE, 3)], [(0, SIZE, 0)]),
+                "data becomes a hole": ([(0, SIZE, 0)], [(0, half, 0), (half, SIZE, 3)])}
+        for what, (before, after) in maps.items():
+            with self.subTest(what):
+                self.export.contexts[ALLOCATION] = before
+                mount = self.changed(after, self.disk)
+                self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+                self.assertNotIn("failure", mount.json(".fleecefs/status.json")["exports"][0])
+                self.end(mount)
+
+    def test_bytes_where_a_hole_was(self):
+        """Zeros of that range may have been handed out."""
+        half = SIZE // 2
+        self.export.data = self.disk[:half] + bytes(half)
+        self.export.contexts[ALLOCATION] = [(0, half, 0), (half, SIZE, 3)]
+        mount = self.changed([(0, SIZE, 0)], self.disk)
+        self.assert_errno(errno.EIO, self.read, mount, 4096, 65536)
+        self.assertIn("zero", mount.json(".fleecefs/status.json")["exports"][0]["failure"])
+        self.end(mount)
+
+    def test_allocation_that_goes(self):
+        """Listed and not given: then all is data."""
+        del self.export.contexts[ALLOCATION]
+        self.export.listed = [ALLOCATION, DIRTY + "b"]
+        mount = self.mounted()
+        self.assertEqual(len(mount.read("default/disk.map").splitlines()), 1)
+        self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+        self.end(mount)
+
     # Servers that stop in the middle
+
+    def test_a_server_that_does_not_hang_up(self):
+        """Nobody waits for it to close the connection, with or without what asks of exports."""
+        stop = threading.Event()
+        self.defer(stop.set)
+        self.server.on_goodbye = stop.wait
+        for refused in ((), (6,)):
+            with self.subTest(refused):
+                self.began = time.monotonic()
+                self.server.refused = refused
+                mount = self.mounted()
+                self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+                self.end(mount)
+
+    def test_patience_of_an_hour_and_more(self):
+        """Seconds that are no number of microseconds in 32 bits: 4295 would be 33 ms, four times 1074 be
+        one second."""
+        self.server.on_option = lambda option: threading.Event().wait(0.3)
+        for timeout in (1074, 4295, 1_000_000_000):
+            with self.subTest(timeout):
+                mount = self.mount(self.server.uri(),
+                                   options=["-o", f"timeout={timeout},reconnect=86400"])
+                self.assertEqual(self.read(mount, SIZE) == self.disk, True)
+                mount.unmount()
 
     def test_a_handshake_that_stops(self):
         release = threading.Event()

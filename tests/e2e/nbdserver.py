@@ -65,12 +65,15 @@ class Export:
 class NbdServer:
     """Serves EXPORTS, a dict of name to Export; `requests` is what was asked, as tuples
     (export name, command, offset, length). Changing the dict or its exports is seen at once.
-    `on_option(option)` is called before each answer in the handshake, and may raise HangUp. A name
-    of any bytes is a str with surrogate escapes."""
+    `on_option(option)` is called before each answer in the handshake, and may raise HangUp; options in
+    `refused` it does not know. `on_goodbye()` is called before a connection is closed that the client
+    has ended. A name of any bytes is a str with surrogate escapes."""
 
     def __init__(self, test, exports, list_exports=True):
         self.exports, self.list_exports = exports, list_exports
         self.on_option = lambda option: None
+        self.on_goodbye = lambda: None
+        self.refused = ()
         self.requests = []
         self.path = test.path("nbd.sock")
         self._connections = set()
@@ -132,6 +135,9 @@ class NbdServer:
                 payload = b"".join(parts)
                 stream.send(">QIII", 0x3e889045565a9, option, kind, len(payload), payload)
 
+            if option in self.refused:
+                reply(_REP_ERR_UNSUP, b"not here")
+                continue
             if option == _OPT_EXPORT_NAME:
                 name = _decode(data)
                 export = self.exports[name]
@@ -139,6 +145,7 @@ class NbdServer:
                 return name, export, structured, contexts
             if option == _OPT_ABORT:
                 reply(_REP_ACK)
+                self.on_goodbye()
                 return None
             if option == _OPT_LIST and self.list_exports:
                 for name in self.exports:
@@ -180,6 +187,7 @@ class NbdServer:
         """Answers one request; False when the client says good-bye."""
         _, flags, command, handle, offset, length = stream.unpack(">IHHQQI")
         if command == DISCONNECT:
+            self.on_goodbye()
             return False
         self.requests.append((name, command, offset, length))
 

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "exports.h"
+
+#include "option.h"
+
+#include <string.h>
+
+FlExportInfo *fl_export_info_new(void)
+{
+    FlExportInfo *info = g_new0(FlExportInfo, 1);
+
+    info->contexts = g_ptr_array_new_with_free_func(g_free);
+    return info;
+}
+
+void fl_export_info_free(FlExportInfo *info)
+{
+    if (info == NULL)
+        return;
+    g_free(info->name);
+    g_free(info->description);
+    g_ptr_array_unref(info->contexts);
+    g_free(info);
+}
+
+bool fl_export_info_has_context(const FlExportInfo *info, const char *context)
+{
+    return g_ptr_array_find_with_equal_func(info->contexts, context, g_str_equal, NULL);
+}
+
+/* What an export and each of its contexts take with us beside their names: files, and nodes. */
+#define EXPORT_BYTES  2048u
+#define CONTEXT_BYTES 1024u
+
+/* Whether what INFO says of an export, with those before it, is not too much. */
+static bool remember_info(FlEndpoint *endpoint, const FlExportInfo *info, GError **error)
+{
+    uint64_t bytes = EXPORT_BYTES + strlen(info->name);
+
+    if (info->description != NULL)
+        bytes += strlen(info->description);
+    for (guint i = 0; i < info->contexts->len; i++)
+        bytes += CONTEXT_BYTES + strlen(info->contexts->pdata[i]);
+    return fl_endpoint_remember(endpoint, bytes, FL_REMEMBER_NAMES_MAX) ||
+           fl_fail(error, "the names of its exports and meta contexts take more than %u MiB",
+                   (unsigned)(FL_REMEMBER_NAMES_MAX >> 20));
+}
+
+static uint32_t block_size(struct nbd_handle *nbd, int which, uint32_t fallback)
+{
+    int64_t size = nbd_get_block_size(nbd, which);
+
+    return size > 0 && size <= UINT32_MAX ? (uint32_t)size : fallback;
+}
+
+static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError **error)
+{
+    g_autoptr(FlExportInfo) info = fl_export_info_new();
+    int64_t size = nbd_get_size(nbd);
+
+    if (size < 0) {
+        fl_fail(error, "the size of export \"%s\" cannot be used: %s", name, nbd_get_error());
+        return NULL;
+    }
+    info->name = g_strdup(name);
+    info->size = (uint64_t)size;
+    info->description = nbd_get_export_description(nbd);
+    if (info->description != NULL && *info->description == '\0')
+        g_clear_pointer(&info->description, free);
+    /* What the protocol allows ("Block size constraints"); other numbers are no numbers. */
+    info->block_min = block_size(nbd, LIBNBD_SIZE_MINIMUM, 1);
+    if (info->block_min > 64 << 10 || (info->block_min & (info->block_min - 1)) != 0)
+        info->block_min = 1;
+    info->block_preferred = block_size(nbd, LIBNBD_SIZE_PREFERRED, 4096);
+    info->block_max =
+        MAX(block_size(nbd, LIBNBD_SIZE_MAXIMUM, 32 << 20), MAX(info->block_min, 512));
+    info->multi_conn = nbd_can_multi_conn(nbd) > 0;
+    return g_steal_pointer(&info);
+}
+
+/* Asks for an export without entering it; NULL without an error where the server cannot be asked.
+ */
+static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const FlWait *wait,
+                              GError **error)
+{
+    g_autoptr(FlExportInfo) info = NULL;
+
+    if (nbd_set_export_name(nbd, name) < 0) {
+        fl_fail(error, "export \"%s\": %s", name, nbd_get_error());
+        return NULL;
+    }
+    if (!fl_option_info(nbd, wait, error))
+        return NULL;
+    info = read_info(nbd, name, error);
+    /* Without structured replies no server gives a context, though some list them. */
+    if (info == NULL || nbd_get_structured_replies_negotiated(nbd) <= 0)
+        return g_steal_pointer(&info);
+    if (!fl_option_contexts(nbd, wait, &info->contexts, error)) {
+        g_prefix_error(error, "export \"%s\": ", name);
+        return NULL;
+    }
+    return g_steal_pointer(&info);
+}
+
+/* Enters the export to learn of it: for servers without NBD_OPT_INFO. */
+static FlExportInfo *enter_info(FlEndpoint *endpoint, const char *name, const FlWait *wait,
+                                GError **error)
+{
+    static const char *const usual[] = {"base:allocation", "qemu:allocation-depth", NULL};
+    struct nbd_handle *nbd = fl_endpoint_open(endpoint, name, usual, wait, error);
+    FlExportInfo *info;
+
+    if (nbd == NULL)
+        return NULL;
+    info = read_info(nbd, name, error);
+    for (const char *const *c = usual; info != NULL && *c != NULL; c++) {
+        if (nbd_can_meta_context(nbd, *c) > 0)
+            g_ptr_array_add(info->contexts, g_strdup(*c));
+    }
+    fl_nbd_close(nbd);
+    return info;
+}
+
+static void no_such_export(const FlEndpoint *endpoint, const char *name, const GPtrArray *names,
+                           GError **error)
+{
+    g_autoptr(GString) known = g_string_new(NULL);
+    guint shown = names != NULL ? MIN(names->len, 20) : 0;
+
+    for (guint i = 0; i < shown; i++)
+        g_string_append_printf(known, "%s\"%s\"", i > 0 ? ", " : "", (char *)names->pdata[i]);
+    g_clear_error(error);
+    fl_fail(error, "%s has no export \"%s\"; %s%s%s", fl_endpoint_label(endpoint), name,
+            shown > 0 ? "it has " : "it does not tell which it has", known->str,
+            names != NULL && names->len > shown ? " and more" : "");
+}
+
+/* What is known of NAME, by whatever way the server offers. */
+static FlExportInfo *find_info(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
+                               const FlWait *wait, GError **error)
+{
+    FlExportInfo *info = NULL;
+    GError *why = NULL;
+
+    if (nbd_aio_is_negotiating(nbd))
+        info = ask_info(nbd, name, wait, &why);
+    if (info == NULL && why == NULL) {
+        info = enter_info(endpoint, name, wait, &why);
+    } else if (info != NULL && info->size == 0) {
+        /* nbd-server tells the size only to who enters. */
+        g_autoptr(FlExportInfo) entered = enter_info(endpoint, name, wait, NULL);
+        if (entered != NULL)
+            info->size = entered->size;
+    }
+    if (info != NULL && !remember_info(endpoint, info, &why))
+        g_clear_pointer(&info, fl_export_info_free);
+    if (why != NULL)
+        g_propagate_error(error, why);
+    return info;
+}
+
+/* NAME, or all that the server lists if that is NULL. */
+bool fl_exports_find(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
+                     GPtrArray *exports, const FlWait *wait, GError **error)
+{
+    g_autoptr(GPtrArray) names = NULL;
+    g_autoptr(GError) why = NULL;
+    bool all;
+
+    if (!fl_option_exports(nbd, wait, &names, error)) {
+        g_prefix_error(error, "%s: ", fl_endpoint_label(endpoint));
+        return false;
+    }
+    all = name == NULL && names != NULL;
+    for (guint i = 0; i < (all ? names->len : 1); i++) {
+        const char *wanted = all ? names->pdata[i] : name != NULL ? name : "";
+        FlExportInfo *info = find_info(endpoint, nbd, wanted, wait, &why);
+
+        if (info == NULL && name != NULL && g_error_matches(why, FL_ERROR, FL_ERROR_LOST) &&
+            (names == NULL || !g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))) {
+            no_such_export(endpoint, name, names, error);
+            return false;
+        }
+        if (info == NULL) {
+            g_propagate_prefixed_error(error, g_steal_pointer(&why),
+                                       "%s: ", fl_endpoint_label(endpoint));
+            return false;
+        }
+        g_ptr_array_add(exports, info);
+    }
+    return true;
+}
