@@ -13,6 +13,7 @@ struct FlOps {
     unsigned max_read; /* bytes that the kernel asks for at once; 0: as many as it likes */
     struct timespec mounted;
     const FlControl *control; /* may be NULL */
+    GHashTable *texts;        /* of GBytes: what open files of made-up text show */
 };
 
 typedef struct FlCall FlCall;

@@ -32,12 +32,17 @@ FlOps *fl_ops_new(FlTree *tree, const FlSessionOptions *options)
     ops->gid = options->gid;
     ops->max_read = max_read_in(options->fuse_options);
     ops->control = options->control;
+    ops->texts = g_hash_table_new_full(NULL, NULL, (GDestroyNotify)g_bytes_unref, NULL);
     clock_gettime(CLOCK_REALTIME, &ops->mounted);
     return ops;
 }
 
 void fl_ops_free(FlOps *ops)
 {
+    if (ops == NULL)
+        return;
+    /* The kernel does not wait for the last releases when it unmounts. */
+    g_hash_table_unref(ops->texts);
     g_free(ops);
 }
 
@@ -341,6 +346,8 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     FlNode *node = fl_call_node(req, ino);
+    FlOps *ops = fl_ops_of(req);
+    GBytes *text = NULL;
 
     if (node == NULL)
         return;
@@ -355,7 +362,9 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     } else {
         /* One text for all reads of this descriptor. */
         fi->direct_io = 1;
-        fi->fh = (uint64_t)(uintptr_t)node->make_text(node->opaque);
+        text = node->make_text(node->opaque);
+        g_hash_table_add(ops->texts, text);
+        fi->fh = (uint64_t)(uintptr_t)text;
     }
     if (fuse_reply_open(req, fi) == 0)
         return;
@@ -363,7 +372,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (node->file != NULL)
         fl_file_closed(node->file);
     else
-        g_bytes_unref((GBytes *)(uintptr_t)fi->fh);
+        g_hash_table_remove(ops->texts, text);
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -373,7 +382,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     if (node != NULL && node->file != NULL)
         fl_file_closed(node->file);
     else if (node != NULL)
-        g_bytes_unref((GBytes *)(uintptr_t)fi->fh);
+        g_hash_table_remove(fl_ops_of(req)->texts, (GBytes *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
 }
 
