@@ -33,14 +33,15 @@ struct Walk {
     guint ncontexts;
     uint64_t disk_size;
     uint32_t block; /* the server's minimum: requests are rounded out to it */
+    uint64_t most;  /* bytes that a request may ask about */
     Segment *segments;
     guint nsegments;
     FlMapBuilder **builders; /* by segment and then by context */
-    bool sending;      /* inside nbd_aio_block_status() */
-    size_t bytes;      /* of memory, for all maps of the export so far */
-    unsigned crumbs;   /* replies that told next to nothing */
-    int error;         /* the server's errno, once a request was refused */
-    const char *wrong; /* what is wrong with the server's replies; NULL: nothing yet */
+    bool sending;            /* inside nbd_aio_block_status() */
+    size_t bytes;            /* of memory, for all maps of the export so far */
+    unsigned crumbs;         /* replies that told next to nothing */
+    int error;               /* the server's errno, once a request was refused */
+    const char *wrong;       /* what is wrong with the server's replies; NULL: nothing yet */
 };
 
 static const char no_memory[] = "there is no memory for the map";
@@ -155,7 +156,7 @@ static bool start_request(struct nbd_handle *nbd, Segment *segment, GError **err
     uint32_t block = segment->walk->block;
     uint64_t from = segment->at / block * block;
     uint64_t to = MIN(fl_div_up(segment->end, block) * block, segment->walk->disk_size);
-    uint64_t length = MIN(to - from, FL_WALK_REQUEST_MAX);
+    uint64_t length = MIN(to - from, segment->walk->most);
     nbd_completion_callback done = {
         .callback = request_done, .user_data = segment, .free = segment_release};
     int64_t sent;
@@ -241,6 +242,16 @@ static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GEr
     return ok;
 }
 
+/* With headers of 64 bits one request, and one extent, may be about all of a disk. */
+static uint64_t request_max(struct nbd_handle *nbd)
+{
+#ifdef HAVE_NBD_BLOCK_STATUS_64
+    if (nbd_get_extended_headers_negotiated(nbd) > 0)
+        return INT64_MAX;
+#endif
+    return FL_WALK_REQUEST_MAX;
+}
+
 FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, const FlSpan *spans,
                        guint n, size_t *bytes, bool *refused, const FlWait *wait, GError **error)
 {
@@ -253,6 +264,7 @@ FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, cons
     walk->ncontexts = g_strv_length(walk->contexts);
     walk->disk_size = (uint64_t)nbd_get_size(nbd);
     walk->block = (uint32_t)CLAMP(nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM), 1, 1 << 16);
+    walk->most = request_max(nbd);
     walk->nsegments = n;
     walk->bytes = *bytes;
     walk->segments = g_new0(Segment, n);

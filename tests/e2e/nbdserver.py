@@ -1,7 +1,8 @@
 """A small NBD server inside the test program, for what no real server does on request.
 
 It writes down every request, and a test can make it refuse, lie, stall or hang up. The protocol is
-https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md; structured replies, no TLS.
+https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md; structured replies, extended headers
+on request, no TLS.
 """
 import contextlib
 import dataclasses
@@ -16,7 +17,9 @@ READ, DISCONNECT, BLOCK_STATUS = 0, 2, 7
 DIRTY = "qemu:dirty-bitmap:"
 
 _OPT_EXPORT_NAME, _OPT_ABORT, _OPT_LIST, _OPT_INFO, _OPT_GO = 1, 2, 3, 6, 7
-_OPT_STRUCTURED_REPLY, _OPT_LIST_META, _OPT_SET_META = 8, 9, 10
+_OPT_STRUCTURED_REPLY, _OPT_LIST_META, _OPT_SET_META, _OPT_EXTENDED_HEADERS = 8, 9, 10, 11
+# How replies look like.
+_SIMPLE, _STRUCTURED, _EXTENDED = range(3)
 _REP_ACK, _REP_SERVER, _REP_INFO, _REP_META = 1, 2, 3, 4
 _REP_ERR_UNSUP, _REP_ERR_INVALID, _REP_ERR_UNKNOWN = 0x80000001, 0x80000003, 0x80000006
 # has flags, read only, many connections see the same
@@ -67,13 +70,15 @@ class NbdServer:
     (export name, command, offset, length). Changing the dict or its exports is seen at once.
     `on_option(option)` is called before each answer in the handshake, and may raise HangUp; options in
     `refused` it does not know. `on_goodbye()` is called before a connection is closed that the client
-    has ended. A name of any bytes is a str with surrogate escapes."""
+    has ended. `extended` offers extended headers, and is "used" once a client has taken them. A name
+    of any bytes is a str with surrogate escapes."""
 
     def __init__(self, test, exports, list_exports=True):
         self.exports, self.list_exports = exports, list_exports
         self.on_option = lambda option: None
         self.on_goodbye = lambda: None
         self.refused = ()
+        self.extended = False
         self.requests = []
         self.path = test.path("nbd.sock")
         self._connections = set()
@@ -125,7 +130,7 @@ class NbdServer:
         """The option haggling; returns (name, export, structured, contexts), None if none chosen."""
         stream.send(b"NBDMAGIC", b"IHAVEOPT", ">H", 1 | 2)
         no_zeroes = stream.unpack(">I")[0] & 2
-        structured, contexts = False, []
+        structured, contexts = _SIMPLE, []
         while True:
             _, option, length = stream.unpack(">QII")
             data = stream.receive(length)
@@ -152,7 +157,10 @@ class NbdServer:
                     reply(_REP_SERVER, struct.pack(">I", len(_encode(name))), _encode(name))
                 reply(_REP_ACK)
             elif option == _OPT_STRUCTURED_REPLY:
-                structured = True
+                structured = _STRUCTURED
+                reply(_REP_ACK)
+            elif option == _OPT_EXTENDED_HEADERS and self.extended:
+                structured, self.extended = _EXTENDED, "used"
                 reply(_REP_ACK)
             elif option in (_OPT_INFO, _OPT_GO):
                 name = _string(data)[0]
@@ -185,14 +193,20 @@ class NbdServer:
 
     def _answer(self, stream, name, export, structured, contexts):
         """Answers one request; False when the client says good-bye."""
-        _, flags, command, handle, offset, length = stream.unpack(">IHHQQI")
+        extended = structured == _EXTENDED
+        _, flags, command, handle, offset, length = stream.unpack(
+            ">IHHQQQ" if extended else ">IHHQQI")
         if command == DISCONNECT:
             self.on_goodbye()
             return False
         self.requests.append((name, command, offset, length))
 
         def chunk(kind, payload, done=True):
-            stream.send(">IHHQI", 0x668e33ef, int(done), kind, handle, len(payload), payload)
+            if extended:
+                stream.send(">IHHQQQ", 0x6e8a278c, int(done), kind, handle, offset, len(payload),
+                            payload)
+            else:
+                stream.send(">IHHQI", 0x668e33ef, int(done), kind, handle, len(payload), payload)
 
         try:
             if command == READ:
@@ -213,6 +227,10 @@ class NbdServer:
                     said = export.on_status(context, offset, length)
                     if said is None:
                         said = export.status(context, offset, length)[:1 if flags & 8 else None]
+                    if extended:
+                        chunk(6, struct.pack(">II", i, len(said)) +
+                              b"".join(struct.pack(">QQ", *d) for d in said), n == len(ids))
+                        continue
                     if not isinstance(said, bytes):
                         said = b"".join(struct.pack(">II", *d) for d in said)
                     chunk(5, struct.pack(">I", i) + said, n == len(ids))

@@ -135,6 +135,24 @@ class Requests(lib.TestCase):
             self.assertEqual(os.pread(fd, 65536, size - 65536), bytes(65536))
             os.close(fd)
 
+    def test_extents_of_64_bits(self):
+        """Where libnbd and the server have them, a huge disk takes a few requests."""
+        size = 8 << 40
+        contexts = {"base:allocation": [(0, size, 3)],
+                    DIRTY + "b": [(0, 6 << 40, 0), (6 << 40, size, 1)]}
+        for extended in (False, True):
+            with self.subTest(extended=extended):
+                server = NbdServer(self, {"": Export(size, lambda offset, length: bytes(length),
+                                                     contexts)})
+                server.extended = extended
+                with self.mount(server.uri()) as mount:
+                    rows = [line.split()[:3] for line in
+                            mount.read("default/dirty/b.map").splitlines()]
+                    self.assertEqual(rows, [["0", str(6 << 40), "0"],
+                                            [str(6 << 40), str(2 << 40), "1"]])
+                if server.extended == "used":
+                    self.assertLess(len(server.ranges(BLOCK_STATUS)), 64)
+
 
 if __name__ == "__main__":
     lib.main()

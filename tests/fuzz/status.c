@@ -41,6 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                  .ncontexts = 2,
                  .disk_size = disk_size,
                  .block = 1,
+                 .most = disk_size,
                  .nsegments = 1};
     Segment segment = {.walk = &walk, .end = disk_size, .builders = builders};
     int error = 0;
