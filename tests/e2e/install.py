@@ -24,7 +24,8 @@ class Install(lib.TestCase):
         expected = {"bin/fleecefs", "share/man/man1/fleecefs.1", "share/man/man5/fleecefs-formats.5",
                     "share/bash-completion/completions/fleecefs",
                     "share/zsh/site-functions/_fleecefs", "share/doc/fleecefs/README.md",
-                    "share/doc/fleecefs/examples/demo"}
+                    "share/doc/fleecefs/examples/demo",
+                    "share/doc/fleecefs/examples/backup.conf"}
         modules = os.listdir(f"{lib.TOP}/contrib/fleecefs_backups")
         expected |= {f"share/fleecefs/fleecefs_backups/{n}" for n in modules if n.endswith(".py")}
         units = {f"lib/systemd/system/fleecefs-backup@.{kind}" for kind in ("service", "timer")}

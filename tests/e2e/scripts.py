@@ -78,7 +78,7 @@ class Base(lib.TestCase):
 
     def extract(self, tool, to):
         """A folder with the generations that a tool has stored."""
-        if tool in ("qcow2", "raw"):
+        if tool in ("rsync", "qcow2", "raw"):
             return self.to + "/web"
         out = self.mkdir("extracted")
         if tool == "tar":

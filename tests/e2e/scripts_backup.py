@@ -55,13 +55,14 @@ class Backup(scripts.Base):
             self.assertEqual([s["number"] for s in said], [0, 1], tool)
             self.assertEqual([s["called"] for s in said], ["web"] * 2)
             self.assertEqual({s["vm"]["source"] for s in said}, {"qmp:" + vm.monitor})
+            chained = not os.path.isdir(f"{folder}/{name}/vda/split")
             self.assertEqual([s["disks"]["vda"]["needs"] for s in said],
-                             [[], [said[0]["generation"]]], tool)
+                             [[], [said[0]["generation"]] * chained], tool)
             self.to = self.mkdir("another")
 
     def remove(self, tool, to, name):
         """As retention does that knows nothing of chains."""
-        if tool in ("qcow2", "raw"):
+        if tool in ("rsync", "qcow2", "raw"):
             shutil.rmtree(f"{to}/web/{name}")
         elif tool == "tar":
             os.unlink(f"{to}/web/{name}")
@@ -72,8 +73,46 @@ class Backup(scripts.Base):
         else:
             lib.run("borg", "delete", f"{to}::{name}", env=self.env)
 
+    @staticmethod
+    def shows_pieces():
+        return "split" in lib.run(*lib.FLEECEFS, "--help")
+
+    def check_pieces(self, tool):
+        """Each generation is a whole disk: any of them can go, and the next is no other for it."""
+        if not self.shows_pieces():
+            self.skipTest("this fleecefs does not show disks in pieces")
+        lib.require("rsync")
+        vm, to, expected = self.vm(), self.repository(tool), []
+        for generation in range(4):
+            self.backup(vm, tool=tool, to=to, says="vda since" if generation else "vda full")
+            expected.append(self.models(vm))
+            vm.scribble(self.rng)
+        names = self.names(tool, to)
+        self.assertEqual(len(names), 4)
+        for name in names[:3:2]:
+            self.remove(tool, to, name)
+        self.backup(vm, "--keep", "last=2", tool=tool, to=to, says="removed")
+        expected.append(self.models(vm))
+        folder = self.extract(tool, to)
+        self.assertEqual(sorted(os.listdir(folder))[0], names[3])
+        for name, models in zip(sorted(os.listdir(folder)), expected[3:]):
+            for disk, model in models.items():
+                self.assertTrue(os.path.isdir(f"{folder}/{name}/{disk}/split"))
+                self.assertTrue(self.restore(folder, "--at", name, "-d", disk) == model)
+
+    def test_pieces_rsync(self):
+        self.check_pieces("rsync")
+
+    def test_pieces_restic(self):
+        self.check_pieces("restic")
+
+    def test_pieces_borg(self):
+        self.check_pieces("borg")
+
     def check_broken_chain(self, tool, which):
         """Generation WHICH of three is gone: what follows is full, and can be restored."""
+        if tool in ("restic", "borg") and self.shows_pieces():
+            self.skipTest("there are no chains")
         vm, to = self.vm("vda"), self.repository(tool)
         for _ in range(3):
             self.backup(vm, tool=tool, to=to)
@@ -206,6 +245,8 @@ class Backup(scripts.Base):
             self.assertEqual(keep.split(chain, keep.parse(rule)), (removed, ["g0"]), rule)
 
     def check_keep(self, tool):
+        if tool in ("restic", "borg") and self.shows_pieces():
+            self.skipTest("there are no chains")
         vm, to, expected = self.vm("vda"), self.repository(tool), []
         for options in ([], [], ["--full"], []):
             self.backup(vm, *options, tool=tool, to=to)
