@@ -264,6 +264,18 @@ static void name_disks(const FlSnapshot *backup)
     }
 }
 
+/* What libvirt says of its files has their path in it. */
+static bool fail_to_begin(const FlLibvirtSession *session, const FlLibvirtCall *call,
+                          GError **error)
+{
+    if (call->message != NULL && strstr(call->message, session->scratch) != NULL)
+        return fl_libvirt_fail(error, call,
+                               "cannot take the snapshot (the VM's process must be able to write "
+                               "in %s; -o scratch=DIR names another)",
+                               session->scratch);
+    return fl_libvirt_fail(error, call, "cannot take the snapshot");
+}
+
 bool fl_libvirt_snapshot(FlLibvirtSession *session, GError **error)
 {
     FlSnapshot *backup = &session->backup;
@@ -289,10 +301,7 @@ bool fl_libvirt_snapshot(FlLibvirtSession *session, GError **error)
             return true;
         if (call->silent || call->code != VIR_ERR_CHECKPOINT_INCONSISTENT ||
             !drop_bases(backup->disks, call->message))
-            return fl_libvirt_fail(error, call,
-                                   "cannot take the snapshot (the VM's process must be able to "
-                                   "write in %s; -o scratch=DIR names another)",
-                                   session->scratch);
+            return fail_to_begin(session, call, error);
     }
 }
 
