@@ -13,6 +13,7 @@
 #include "util/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib-unix.h>
 #include <signal.h>
 #include <stdio.h>
@@ -255,12 +256,25 @@ static void hide_credentials(char **argv)
     }
 }
 
+/* A pipe or socket of ours must not get a number that it is closed by as stdin, stdout or stderr. */
+static void fill_stdio(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FlOptions) options = NULL;
     int status;
 
+    fill_stdio();
     signal(SIGPIPE, SIG_IGN);
     g_set_prgname("fleecefs");
     options = fl_options_parse(argv, &error);

@@ -3,8 +3,6 @@
 
 #include "util/deadline.h"
 
-#include <gio/gio.h>
-
 /* How long connections may take to close, and how often that is looked at. */
 #define STILL_SECONDS 5
 #define STILL_MS      10
@@ -36,6 +34,8 @@ typedef struct {
     bool commit, force;
     unsigned loading; /* disks whose maps are not there yet */
     gint64 deadline;  /* for connections to be closed (g_get_monotonic_time()) */
+    GThread *worker;
+    GError *error; /* of the worker; NULL: it did all */
 } Command;
 
 static void snapshot_free(gpointer data)
@@ -260,17 +260,6 @@ static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
     return false;
 }
 
-static void command_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
-{
-    Command *command = data;
-    GError *error = NULL;
-
-    if (end_all(command->snapshots, command->commit, &error))
-        g_task_return_boolean(task, TRUE);
-    else
-        g_task_return_error(task, error);
-}
-
 /* The mount stays for the sake of others: who reads a disk whose snapshot has ended would wait for
  * ever. */
 static void fail_ended(const FlSnapshots *snapshots)
@@ -284,14 +273,16 @@ static void fail_ended(const FlSnapshots *snapshots)
     }
 }
 
-static void command_done(GObject *object, GAsyncResult *result, gpointer opaque)
+static gboolean command_done(gpointer opaque)
 {
-    const Command *command = g_task_get_task_data(G_TASK(result));
+    g_autofree Command *command = opaque;
     FlSnapshots *snapshots = command->snapshots;
-    g_autoptr(GError) error = NULL;
-    bool ok = g_task_propagate_boolean(G_TASK(result), &error);
+    g_autoptr(GError) error = command->error;
+    bool ok = error == NULL;
     bool ended = true;
 
+    if (command->worker != NULL)
+        g_thread_join(command->worker);
     snapshots->busy = false;
     for (guint i = 0; i < snapshots->snapshots->len; i++)
         ended = ended && ((const Snapshot *)snapshots->snapshots->pdata[i])->ended;
@@ -305,6 +296,16 @@ static void command_done(GObject *object, GAsyncResult *result, gpointer opaque)
         fail_ended(snapshots);
         for_each_disk(snapshots, fl_disk_resume);
     }
+    return G_SOURCE_REMOVE;
+}
+
+static gpointer command_worker(gpointer opaque)
+{
+    Command *command = opaque;
+
+    end_all(command->snapshots, command->commit, &command->error);
+    g_idle_add(command_done, command);
+    return NULL;
 }
 
 static bool are_still(const FlSnapshots *snapshots)
@@ -325,13 +326,13 @@ static bool are_still(const FlSnapshots *snapshots)
 static gboolean run_when_still(gpointer opaque)
 {
     Command *command = opaque;
-    g_autoptr(GTask) task = NULL;
 
     if (!are_still(command->snapshots) && g_get_monotonic_time() < command->deadline)
         return G_SOURCE_CONTINUE;
-    task = g_task_new(NULL, NULL, command_done, NULL);
-    g_task_set_task_data(task, command, g_free);
-    g_task_run_in_thread(task, command_worker);
+    /* Its end is told in the loop, which is this thread: no sooner than this returns. */
+    command->worker = g_thread_try_new("fleecefs-end", command_worker, command, &command->error);
+    if (command->worker == NULL)
+        command_done(command);
     return G_SOURCE_REMOVE;
 }
 

@@ -37,7 +37,6 @@ void fl_snapshot_init(FlSnapshot *backup, const FlSnapshotOps *ops,
     backup->report = g_ptr_array_new_with_free_func(g_free);
     backup->socket = -1;
     backup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    g_assert(backup->wake >= 0);
     g_mutex_init(&backup->lock);
 }
 
@@ -52,7 +51,8 @@ void fl_snapshot_clear(FlSnapshot *backup)
     g_free(backup->vm.name);
     g_free(backup->vm.source);
     g_free(backup->id);
-    close(backup->wake);
+    if (backup->wake >= 0)
+        close(backup->wake);
     g_mutex_clear(&backup->lock);
 }
 
@@ -339,10 +339,18 @@ static void set_stop(FlSnapshot *backup, bool stop)
     eventfd_write(backup->wake, 1);
 }
 
+/* A snapshot that nobody watches may turn into live data at any time: without a thread it is lost.
+ */
 static void start_watch(FlSnapshot *backup)
 {
+    g_autoptr(GError) failure = NULL;
+
     set_stop(backup, false);
-    backup->thread = g_thread_new("fleecefs-vm", watch, backup);
+    backup->thread = g_thread_try_new("fleecefs-vm", watch, backup, &failure);
+    if (backup->thread != NULL)
+        return;
+    fl_snapshot_lose_all(backup, failure->message);
+    tell_lost(backup);
 }
 
 static void stop_watch(FlSnapshot *backup)
