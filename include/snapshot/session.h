@@ -97,6 +97,8 @@ void fl_snapshot_lose(FlSnapshotDisk *disk, const char *format, ...) G_GNUC_PRIN
 void fl_snapshot_lose_all(FlSnapshot *backup, const char *why);
 /* Whether the caller has yet to be told of a disk. */
 bool fl_snapshot_newly_lost(const FlSnapshot *backup);
+/* Notes what fl_snapshot_scratch_use() tells. */
+void fl_snapshot_measure(FlSnapshot *backup);
 /* For a commit: fails if a disk is lost. */
 bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error);
 

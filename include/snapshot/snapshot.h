@@ -61,6 +61,8 @@ typedef struct {
     /* Of the session: why the snapshot can be trusted no more, and whether the caller knows. */
     char *lost;
     bool told;
+    /* Of the session, atomic: bytes of the scratch file as of its last look. */
+    uint64_t scratch_used, scratch_limit;
 } FlSnapshotDisk;
 
 /* Whose disks they are. UUID and NAME may be NULL. */
@@ -100,7 +102,8 @@ typedef struct {
 FlSnapshotTimes fl_snapshot_times(const FlSnapshot *backup);
 /* What a person should know though all went well, one line each; of char *. */
 const GPtrArray *fl_snapshot_notes(const FlSnapshot *backup);
-/* Bytes that the scratch file of DISK takes, and bytes that it may take as things are now. */
+/* Bytes that the scratch file of DISK took when the session last looked, and bytes that it might
+ * have taken then. Never blocks, however slow the scratch directory is. */
 void fl_snapshot_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
                              uint64_t *limit);
 

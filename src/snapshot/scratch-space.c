@@ -8,7 +8,8 @@
 #define MIB (UINT64_C(1) << 20)
 /* Without at least this much for each disk the snapshot would break before it was mounted. */
 #define LEAST_ROOM (4 * MIB)
-/* The reserve lies between the two. */
+/* The reserve lies between the two: what a guest may overwrite between the look that finds no more
+ * room and the end of the backup job; it may do so with 500 MB/s and more. */
 #define LEAST_RESERVE (1 * MIB)
 #define MOST_RESERVE  (256 * MIB)
 
@@ -34,7 +35,7 @@ bool fl_snapshot_check_room(FlSnapshot *backup, const char *path, uint64_t *rese
         least += MIN(disk->size, LEAST_ROOM);
         most += MIN(disk->size, UINT64_MAX / 2 - most);
     }
-    *reserve = CLAMP(room / 8, LEAST_RESERVE, MOST_RESERVE);
+    *reserve = CLAMP(room / 2, LEAST_RESERVE, MOST_RESERVE);
     if (room < least + *reserve)
         return fl_fail(error,
                        "scratch directory %s: %" G_GUINT64_FORMAT

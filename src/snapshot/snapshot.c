@@ -101,6 +101,18 @@ bool fl_snapshot_newly_lost(const FlSnapshot *backup)
     return false;
 }
 
+void fl_snapshot_measure(FlSnapshot *backup)
+{
+    for (guint i = 0; i < backup->disks->len; i++) {
+        FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
+        uint64_t used = 0, limit = 0;
+
+        backup->ops->scratch_use(backup, disk, &used, &limit);
+        __atomic_store_n(&disk->scratch_used, used, __ATOMIC_RELAXED);
+        __atomic_store_n(&disk->scratch_limit, limit, __ATOMIC_RELAXED);
+    }
+}
+
 bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error)
 {
     for (guint i = 0; i < backup->disks->len; i++) {
@@ -244,6 +256,7 @@ FlSnapshot *fl_snapshot_begin(const FlSnapshotOptions *options, GError **error)
         return NULL;
     }
     backup->times.begin = now_ns() - start;
+    fl_snapshot_measure(backup);
     return g_steal_pointer(&backup);
 }
 
@@ -499,5 +512,6 @@ const GPtrArray *fl_snapshot_notes(const FlSnapshot *backup)
 void fl_snapshot_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
                              uint64_t *limit)
 {
-    backup->ops->scratch_use(backup, disk, used, limit);
+    *used = __atomic_load_n(&disk->scratch_used, __ATOMIC_RELAXED);
+    *limit = __atomic_load_n(&disk->scratch_limit, __ATOMIC_RELAXED);
 }

@@ -40,6 +40,7 @@ typedef struct {
     char *scratch;         /* directory, absolute */
     char *socket;     /* path; its directory, in the above, is ours and has the scratch files */
     char *point;      /* name of the new checkpoint; NULL before SNAPSHOT, or if there is none */
+    gint64 next_look; /* when the room for scratch is looked at (g_get_monotonic_time()) */
     uint64_t reserve; /* bytes of the scratch file system that the guest cannot have */
     uint64_t total;   /* what the jobs of all disks amount to; 0 before EXPORT */
     bool left;        /* something that the journal tells of could not be ended */

@@ -36,6 +36,7 @@ typedef struct {
     bool new_identity; /* the disk_id is one that the snapshot makes */
     GPtrArray *copies;   /* of FlFleeceCopy, as disk.bitmaps */
     int scratch;         /* the file, without a name; -1 before PREPARE */
+    uint64_t reserved;   /* bytes of it that have room on its file system, written or not */
     bool near_threshold; /* the file grew past what block-set-write-threshold was told */
 } FlFleeceDisk;
 
@@ -48,6 +49,7 @@ typedef struct {
     FlAgent *agent;      /* from FREEZE to THAW */
     gint64 frozen_since; /* g_get_monotonic_time() at FREEZE; 0 before */
     uint64_t reserve;    /* bytes of the scratch file system that the guest cannot have */
+    gint64 next_look;    /* when the room for scratch is looked at (g_get_monotonic_time()) */
     unsigned events;     /* that came so far */
     bool gone;           /* QEMU has ended, and everything in it with it */
     bool left;           /* something that the journal tells of could not be ended */
@@ -118,8 +120,8 @@ bool fl_fleece_thaw(FlFleece *session, GError **error);
 
 /* scratch.c */
 bool fl_fleece_prepare(FlFleece *session, GError **error);
-/* Lets scratch files that come near their threshold grow further, or, if there is no room for that,
- * loses the disk with the largest. */
+/* Reserves room for what the guest may overwrite until the next look, or, if there is none, loses
+ * the disk with the largest scratch file. */
 void fl_fleece_watch_room(FlFleece *session);
 /* Gives the space of the scratch file back; the descriptor stays. */
 void fl_fleece_empty_scratch(FlFleeceDisk *disk);

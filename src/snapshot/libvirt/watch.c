@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 
 /* Milliseconds between looks at the room for scratch and at the guest. */
-#define WATCH_INTERVAL 1000
+#define WATCH_INTERVAL 250
 
 /*
  * Loses all disks if the job is not whole any more: libvirt ends it for all of them.
@@ -36,17 +36,15 @@ bool fl_libvirt_check_job(FlLibvirtSession *session, GError **error)
     return fl_snapshot_none_lost(&session->backup, error);
 }
 
-bool fl_libvirt_look(FlSnapshot *backup)
-{
-    FlLibvirtSession *session = (FlLibvirtSession *)backup;
-
-    return !session->running || look(session, NULL);
-}
-
 static void watch_room(FlLibvirtSession *session)
 {
+    gint64 now = g_get_monotonic_time();
     uint64_t room = 0;
 
+    if (now < session->next_look)
+        return;
+    session->next_look = now + WATCH_INTERVAL * 1000;
+    fl_snapshot_measure(&session->backup);
     if (fl_snapshot_free_room(session->scratch, &room, NULL) && room <= session->reserve)
         fl_snapshot_lose_all(&session->backup, "the scratch directory is full: the guest has "
                                                "overwritten too much");
@@ -55,6 +53,17 @@ static void watch_room(FlLibvirtSession *session)
             &session->backup,
             "there was no space for a write of the guest: the scratch directory, or "
             "what the disk itself is on, is full");
+}
+
+bool fl_libvirt_look(FlSnapshot *backup)
+{
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+
+    if (!session->running)
+        return true;
+    /* A reader may keep the session busy with questions all the time. */
+    watch_room(session);
+    return look(session, NULL);
 }
 
 /* libvirt's events need a loop of libvirt's, which would be the daemon's main one; a look costs

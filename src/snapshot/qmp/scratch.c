@@ -122,11 +122,43 @@ static bool wait_for_images(FlFleece *session, GError **error)
     }
 }
 
-/* Lets the file grow by half of its share of the room, and no further without a word. */
-static bool set_threshold(FlFleece *session, FlFleeceDisk *disk, uint64_t room, GError **error)
+/* What is to be reserved for DISK beyond the end of its file. */
+static uint64_t share_of(const FlFleece *session, const FlFleeceDisk *disk)
+{
+    /* The file gets hardly larger than the disk. */
+    return MIN(session->reserve / session->backup.disks->len,
+               disk->disk.size + disk->disk.size / 64 + MIB);
+}
+
+/*
+ * Makes sure that a file of SIZE bytes can grow by its share: the blocks are its own then, whoever
+ * else fills the file system. False if there is no room.
+ */
+static bool reserve_room(const FlFleece *session, FlFleeceDisk *disk, uint64_t size)
+{
+    uint64_t share = share_of(session, disk), room = 0;
+
+    /* Not for each little step. */
+    if (disk->reserved >= size + share - share / 4)
+        return true;
+    disk->reserved = MAX(disk->reserved, size);
+    if (fallocate(disk->scratch, FALLOC_FL_KEEP_SIZE, (off_t)disk->reserved,
+                  (off_t)(size + share - disk->reserved)) == 0) {
+        disk->reserved = size + share;
+        return true;
+    }
+    if (errno == EINTR)
+        return true;
+    if (errno != EOPNOTSUPP && errno != ENOSYS)
+        return false;
+    return !fl_snapshot_free_room(directory(session), &room, NULL) || room > session->reserve;
+}
+
+/* Lets the file grow by half of what is reserved, and no further without a word. */
+static bool set_threshold(FlFleece *session, FlFleeceDisk *disk, GError **error)
 {
     g_autofree char *file = fl_fleece_id(disk, "file");
-    uint64_t share = (room - session->reserve) / session->backup.disks->len / 2;
+    uint64_t share = share_of(session, disk) / 2;
     struct stat st;
 
     if (fstat(disk->scratch, &st) < 0)
@@ -141,14 +173,15 @@ static bool add_overlay(FlFleece *session, FlFleeceDisk *disk, GError **error)
 {
     g_autofree char *file = fl_fleece_id(disk, "file");
     g_autofree char *overlay = fl_fleece_id(disk, "overlay");
-    uint64_t room = 0;
 
+    if (!reserve_room(session, disk, 0))
+        return fl_fail(error, "scratch directory %s: cannot reserve room: %s; -o scratch=DIR names "
+                       "another", directory(session), g_strerror(errno));
     return fl_fleece_do(session, "blockdev-add",
                         fl_qmp_args('s', "driver", "qcow2", 's', "node-name", overlay, 's', "file",
                                     file, 's', "backing", disk->node, 's', "discard", "unmap", 0),
                         NULL, error, "disk %s: scratch image", disk->disk.name) &&
-           fl_snapshot_free_room(directory(session), &room, error) &&
-           set_threshold(session, disk, MAX(room, session->reserve), error);
+           set_threshold(session, disk, error);
 }
 
 bool fl_fleece_prepare(FlFleece *session, GError **error)
@@ -172,7 +205,10 @@ static uint64_t scratch_bytes(const FlFleeceDisk *disk)
 {
     struct stat st;
 
-    return disk->scratch >= 0 && fstat(disk->scratch, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+    if (disk->scratch < 0 || fstat(disk->scratch, &st) < 0)
+        return 0;
+    /* Blocks beyond the end are reserved only. */
+    return MIN((uint64_t)st.st_blocks * 512, (uint64_t)st.st_size);
 }
 
 /* The disk that giving up frees the most. */
@@ -191,25 +227,25 @@ static FlFleeceDisk *largest(const FlFleece *session)
 
 void fl_fleece_watch_room(FlFleece *session)
 {
-    uint64_t room = 0;
-    FlFleeceDisk *worst;
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
+        FlFleeceDisk *worst;
+        struct stat st;
 
-    if (!fl_snapshot_free_room(directory(session), &room, NULL))
-        return;
-    if (room <= session->reserve) {
-        worst = largest(session);
-        if (worst != NULL)
+        if (disk->disk.lost != NULL || fstat(disk->scratch, &st) < 0)
+            continue;
+        if (!reserve_room(session, disk, (uint64_t)st.st_size)) {
+            worst = largest(session);
             fl_snapshot_lose(&worst->disk,
                              "the scratch directory %s is full: the guest has overwritten too much",
                              directory(session));
-        return;
-    }
-    for (guint i = 0; i < session->backup.disks->len; i++) {
-        FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        if (disk->near_threshold && disk->disk.lost == NULL)
-            set_threshold(session, disk, room, NULL);
+            return;
+        }
+        if (disk->near_threshold)
+            set_threshold(session, disk, NULL);
         disk->near_threshold = false;
     }
+    fl_snapshot_measure(&session->backup);
 }
 
 void fl_fleece_empty_scratch(FlFleeceDisk *disk)
@@ -217,16 +253,17 @@ void fl_fleece_empty_scratch(FlFleeceDisk *disk)
     /* QEMU may keep its descriptor for longer than its node, so closing ours would not do. */
     if (disk->scratch >= 0 && ftruncate(disk->scratch, 0) < 0)
         g_debug("scratch file: %s", g_strerror(errno));
+    disk->reserved = 0;
 }
 
 void fl_fleece_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
                            uint64_t *limit)
 {
     const FlFleece *session = (const FlFleece *)backup;
-    uint64_t room = 0;
+    uint64_t reserve = ((const FlFleeceDisk *)disk)->reserved > 0 ? 0 : session->reserve, room = 0;
 
     *used = scratch_bytes((const FlFleeceDisk *)disk);
     *limit = *used;
-    if (fl_snapshot_free_room(directory(session), &room, NULL) && room > session->reserve)
-        *limit += room - session->reserve;
+    if (fl_snapshot_free_room(directory(session), &room, NULL) && room > reserve)
+        *limit += room - reserve;
 }

@@ -7,8 +7,9 @@
 #include <poll.h>
 #include <string.h>
 
-/* Milliseconds between looks at the room for scratch, which others may take too. */
-#define ROOM_INTERVAL 1000
+/* Milliseconds between looks at the room for scratch, which others may take too. What a scratch
+ * file has reserved has to last for that long. */
+#define ROOM_INTERVAL 100
 
 static bool is_over(const char *status)
 {
@@ -54,6 +55,7 @@ void fl_fleece_on_event(const char *event, JsonObject *data, void *opaque)
         disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "file");
         if (disk != NULL)
             disk->near_threshold = true;
+        session->next_look = 0;
     } else if (g_str_equal(event, "BLOCK_IO_ERROR") && fl_json_bool(data, "nospace")) {
         /* It is the guest's write that failed, and the guest may stand still because of it. */
         disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "filter");
@@ -61,6 +63,15 @@ void fl_fleece_on_event(const char *event, JsonObject *data, void *opaque)
             fl_snapshot_lose(&disk->disk,
                              "there was no space for a write of the guest: the scratch "
                              "directory, or what the disk itself is on, is full");
+    } else if (g_str_equal(event, "BLOCK_IO_ERROR") &&
+               g_strcmp0(fl_json_string(data, "operation"), "write") == 0) {
+        /* With the job gone the guest's next try needs no copy of what cannot be read. */
+        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "filter");
+        if (disk != NULL)
+            fl_snapshot_lose(&disk->disk,
+                             "a write of the guest failed, possibly because what it overwrites "
+                             "could not be copied: %s",
+                             fl_json_string(data, "reason"));
     }
 }
 
@@ -126,25 +137,41 @@ static void dispatch(FlFleece *session)
         look_at_jobs(session, NULL);
 }
 
+/* By a clock of its own: a reader may keep the session busy with questions all the time. Returns the
+ * milliseconds until it is due again; -1: never. */
+static int look_at_room(FlFleece *session)
+{
+    gint64 now = g_get_monotonic_time();
+
+    if (session->gone)
+        return -1;
+    if (now >= session->next_look) {
+        session->next_look = now + ROOM_INTERVAL * 1000;
+        fl_fleece_watch_room(session);
+    }
+    return (int)((session->next_look - now) / 1000) + 1;
+}
+
 void fl_fleece_wait(FlSnapshot *backup, int wake)
 {
     FlFleece *session = (FlFleece *)backup;
 
-    while (!fl_snapshot_newly_lost(backup)) {
+    for (;;) {
+        int timeout = look_at_room(session);
         struct pollfd fds[] = {
             {.fd = wake, .events = POLLIN},
             {.fd = session->qmp == NULL ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
         };
 
-        if (poll(fds, G_N_ELEMENTS(fds), session->gone ? -1 : ROOM_INTERVAL) < 0 && errno != EINTR)
+        if (fl_snapshot_newly_lost(backup))
+            return;
+        if (poll(fds, G_N_ELEMENTS(fds), timeout) < 0 && errno != EINTR)
             return;
         if (fds[0].revents != 0)
             return;
         dispatch(session);
-        if (session->gone)
-            continue;
-        fl_fleece_watch_room(session);
-        fl_fleece_watch_owner(session);
+        if (!session->gone)
+            fl_fleece_watch_owner(session);
     }
 }
 
@@ -153,5 +180,6 @@ bool fl_fleece_look(FlSnapshot *backup)
     FlFleece *session = (FlFleece *)backup;
 
     dispatch(session);
+    look_at_room(session);
     return session->gone || look_at_jobs(session, NULL);
 }
