@@ -44,6 +44,7 @@ typedef struct {
     FlViewOptions view;
     char *format; /* of image files, as QEMU calls it; NULL: found by their contents */
     /* Of snapshots. */
+    const char *snapshot_option; /* one that was given and is of snapshots; else NULL */
     char *series, *agent, *scratch, *nbd; /* paths are absolute */
     char *since;                          /* a checkpoint of libvirt's */
     char **disks;                         /* NULL: all */

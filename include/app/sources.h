@@ -36,6 +36,8 @@ bool fl_sources_close(FlSources *sources, GError **error);
 bool fl_source_is_nbd(const char *text);
 /* Whether TEXT names a VM whose snapshot is to be taken. */
 bool fl_source_is_vm(const char *text);
+/* Fails if OPTIONS are about snapshots, and no source is a VM. */
+bool fl_sources_check_options(const FlOptions *options, GError **error);
 /* What backup/ needs to know; strings belong to OPTIONS and SPEC. */
 FlSnapshotOptions fl_source_snapshot_options(const FlOptions *options, const FlSourceSpec *spec);
 

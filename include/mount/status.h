@@ -10,8 +10,9 @@ typedef struct {
     const FlViewOptions *options;
     const char *mountpoint;
     struct timespec since;
-    bool sandbox;                /* asked for */
-    const char *sandbox_missing; /* NULL: nothing */
+    uint64_t pid_namespace; /* filled in by fl_status_add() */
+    bool sandbox;          /* asked for */
+    char *sandbox_missing; /* NULL: nothing */
 } FlStatus;
 
 /* Adds the status files to STATUS->tree; STATUS outlives it. */

@@ -4,11 +4,13 @@
 #include "mount/control.h"
 #include "app/status-page.h"
 #include "qemu/json.h"
+#include "util/deadline.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -17,6 +19,11 @@
 #include <unistd.h>
 
 #define STATUS_FILE ".fleecefs/status.json"
+/* A daemon that is well answers at once; one that has been told to end may have a VM to put in
+ * order. */
+#define ANSWER_SECONDS 5
+#define END_SECONDS    120
+#define SILENT         "%s: its daemon does not answer within %d s: is it stopped (kill -CONT), or does the machine hang? To give it up: fusermount3 -uz"
 #define DEAD        "%s is a mount whose daemon has died: fusermount3 -u %s"
 
 /* Whether it is a mount whose daemon was killed. What stat(2) tells of one may still come from the
@@ -45,7 +52,8 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
         return fl_fail(error, "mount point %s: %s%s", mountpoint, g_strerror(errno),
                        errno == ENOENT ? "; create the folder first" : "");
     if (!S_ISDIR(st.st_mode))
-        return fl_fail(error, "mount point %s is not a folder", mountpoint);
+        return fl_fail(error, "mount point %s is not a folder; the source comes first: fleecefs SOURCE "
+                              "MOUNTPOINT", mountpoint);
     /* fusermount3 would refuse it, in a line of its own. */
     if (access(mountpoint, W_OK) != 0 && errno == EACCES)
         return fl_fail(error, "mount point %s: you have to be able to write to it; choose another",
@@ -61,51 +69,215 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
     return empty || fl_fail(error, "mount point %s is not empty", mountpoint);
 }
 
-/* The process id in the status of a mount; 0 if there is none. */
-static pid_t read_pid(const char *path)
-{
-    g_autofree char *text = NULL;
-    g_autoptr(JsonObject) status = NULL;
-    gsize length;
+/* What a child of ours has found out. */
+typedef struct {
+    int error; /* errno; 0: none */
+    FlControlMessage message;
+} Reply;
 
-    if (!g_file_get_contents(path, &text, &length, NULL))
-        return 0;
-    status = fl_json_parse(text, length, NULL);
-    return (pid_t)fl_json_int(status, "pid");
+typedef struct {
+    pid_t pid;
+    int fd;
+} Child;
+
+/*
+ * Runs FUNCTION in a child: whoever asks a daemon that is stopped waits in the kernel, where no
+ * time-out reaches him, and possibly no signal. The child's end of the pipe is FUNCTION's to write
+ * to. FD is -1 on failure.
+ */
+static Child ask_by_child(void (*function)(const char *path, void *opaque, int fd),
+                          const char *path, void *opaque)
+{
+    Child child = {.fd = -1};
+    int fds[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (null < 0 || pipe2(fds, O_CLOEXEC) < 0)
+        return child;
+    child.pid = fork();
+    if (child.pid == 0) {
+        /* Whoever waits for the end of our output must not wait for the child. */
+        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+            dup2(null, fd);
+        function(path, opaque, fds[1]);
+        _exit(0);
+    }
+    close(null);
+    close(fds[1]);
+    if (child.pid > 0)
+        child.fd = fds[0];
+    else
+        close(fds[0]);
+    return child;
+}
+
+/* Not waited for: it may be stuck in the kernel. */
+static void leave_child(const Child *child)
+{
+    if (child->fd < 0)
+        return;
+    close(child->fd);
+    kill(child->pid, SIGKILL);
+}
+
+static void write_all(int fd, const void *buf, size_t length)
+{
+    const char *p = buf;
+    ssize_t n;
+
+    while (length > 0 && ((n = write(fd, p, length)) > 0 || errno == EINTR)) {
+        p += MAX(n, 0);
+        length -= (size_t)MAX(n, 0);
+    }
+}
+
+static void read_status(const char *path, void *opaque, int out)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC), failed = fd < 0 ? errno : 0;
+    char buf[4096];
+    ssize_t n;
+
+    write_all(out, &failed, sizeof failed);
+    while (fd >= 0 && (n = read(fd, buf, sizeof buf)) > 0)
+        write_all(out, buf, (size_t)n);
+}
+
+/* All that CHILD writes until it ends; NULL if that takes too long. */
+static GByteArray *receive(Child child, gint64 deadline)
+{
+    g_autoptr(GByteArray) bytes = g_byte_array_new();
+    char buf[4096];
+    ssize_t n;
+
+    for (;;) {
+        struct pollfd p = {.fd = child.fd, .events = POLLIN};
+        int ready = child.fd < 0 ? 0 : poll(&p, 1, fl_deadline_poll(deadline));
+
+        if (ready < 0 && errno == EINTR)
+            continue;
+        n = ready > 0 ? read(child.fd, buf, sizeof buf) : -1;
+        if (n > 0) {
+            g_byte_array_append(bytes, (guint8 *)buf, (guint)n);
+            continue;
+        }
+        leave_child(&child);
+        return n == 0 ? g_steal_pointer(&bytes) : NULL;
+    }
+}
+
+/* The status of the mount as text; else NULL and a message. */
+static char *ask_status(const char *mountpoint, const char *path)
+{
+    g_autoptr(GByteArray) bytes =
+        receive(ask_by_child(read_status, path, NULL),
+                g_get_monotonic_time() + ANSWER_SECONDS * G_USEC_PER_SEC);
+    int failed = 0;
+
+    if (bytes == NULL || bytes->len < sizeof failed) {
+        g_critical(SILENT, mountpoint, ANSWER_SECONDS);
+        return NULL;
+    }
+    memcpy(&failed, bytes->data, sizeof failed);
+    if (failed == 0)
+        return g_strndup((char *)bytes->data + sizeof failed, bytes->len - sizeof failed);
+    if (failed == ENOTCONN)
+        g_critical(DEAD, mountpoint, mountpoint);
+    else
+        g_critical("%s is not a fleecefs mount that answers: %s", mountpoint, g_strerror(failed));
+    return NULL;
+}
+
+typedef struct {
+    bool commit, force;
+} Command;
+
+static void send_command(const char *path, void *opaque, int out)
+{
+    const Command *command = opaque;
+    Reply reply = {.message = {.force = command->force}};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || ioctl(fd, command->commit ? FL_CONTROL_COMMIT : FL_CONTROL_ABORT,
+                        &reply.message) < 0)
+        reply.error = errno;
+    /* An open file would keep the mount, and so the daemon. */
+    if (fd >= 0)
+        close(fd);
+    write_all(out, &reply, sizeof reply);
+}
+
+/* Waits for what CHILD has to say, for as long as the daemon answers to others. */
+static bool await_reply(const char *mountpoint, const char *path, Child child, Reply *reply)
+{
+    struct pollfd p = {.fd = child.fd, .events = POLLIN};
+    g_autoptr(GByteArray) bytes = NULL;
+
+    while (poll(&p, 1, ANSWER_SECONDS * 1000) == 0) {
+        g_autofree char *text = ask_status(mountpoint, path);
+        if (text == NULL && poll(&p, 1, 0) == 0) {
+            leave_child(&child);
+            return false;
+        }
+    }
+    bytes = receive(child, g_get_monotonic_time() + ANSWER_SECONDS * G_USEC_PER_SEC);
+    if (bytes == NULL || bytes->len != sizeof *reply) {
+        g_critical(SILENT, mountpoint, ANSWER_SECONDS);
+        return false;
+    }
+    memcpy(reply, bytes->data, sizeof *reply);
+    return true;
+}
+
+/* A descriptor of the daemon's process, or -1: its number means nothing in another PID namespace
+ * than its own. */
+static int open_daemon(JsonObject *status)
+{
+    gint64 pid = fl_json_int(status, "pid");
+    struct stat st;
+
+    if (pid <= 0 || stat("/proc/self/ns/pid", &st) != 0 ||
+        fl_json_int(status, "pid_namespace") != (gint64)st.st_ino)
+        return -1;
+    return (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+}
+
+/* The daemon ends when all is done. Where it cannot be watched, its mount ends a little before. */
+static void wait_for_end(int daemon, const char *path)
+{
+    struct pollfd p = {.fd = daemon, .events = POLLIN};
+
+    if (daemon >= 0)
+        poll(&p, 1, END_SECONDS * 1000);
+    for (unsigned i = 0; daemon < 0 && i < END_SECONDS * 20 && access(path, F_OK) == 0; i++)
+        g_usleep(G_USEC_PER_SEC / 20);
 }
 
 int fl_client_end(const char *mountpoint, bool commit, bool force)
 {
     g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
-    pid_t pid = read_pid(path);
-    int daemon = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    FlControlMessage message = {.force = force};
-    int r = -1, why;
+    g_autofree char *text = ask_status(mountpoint, path);
+    g_autoptr(JsonObject) status = text != NULL ? fl_json_parse(text, strlen(text), NULL) : NULL;
+    Command command = {.commit = commit, .force = force};
+    Reply reply;
+    int daemon;
 
-    if (fd >= 0)
-        r = ioctl(fd, commit ? FL_CONTROL_COMMIT : FL_CONTROL_ABORT, &message);
-    why = errno;
-    /* An open file would keep the mount, and so the daemon. */
-    if (fd >= 0)
-        close(fd);
-    if (r < 0) {
-        if (fd < 0 && is_dead(mountpoint))
-            g_critical(DEAD, mountpoint, mountpoint);
-        else
-            g_critical("%s: %s", mountpoint,
-                       fd < 0 ? "not a fleecefs mount that answers" : g_strerror(why));
-        message.status = FL_ERROR_FAILED;
+    if (text == NULL)
+        return FL_ERROR_FAILED;
+    daemon = open_daemon(status);
+    if (!await_reply(mountpoint, path, ask_by_child(send_command, path, &command), &reply)) {
+        reply.message.status = FL_ERROR_FAILED;
+    } else if (reply.error != 0) {
+        g_critical("%s: %s", mountpoint, g_strerror(reply.error));
+        reply.message.status = FL_ERROR_FAILED;
     } else {
-        if (message.text[0] != '\0')
-            g_critical("%s: %s", mountpoint, message.text);
-        /* Unless it was refused, the daemon ends: it is done when that is. */
-        if ((!commit || message.status != FL_ERROR_FAILED) && daemon >= 0)
-            poll(&(struct pollfd){.fd = daemon, .events = POLLIN}, 1, -1);
+        if (reply.message.text[0] != '\0')
+            g_critical("%s: %s", mountpoint, reply.message.text);
+        /* Unless it was refused. */
+        if (!commit || reply.message.status != FL_ERROR_FAILED)
+            wait_for_end(daemon, path);
     }
     if (daemon >= 0)
         close(daemon);
-    return message.status;
+    return reply.message.status;
 }
 
 /* Of the terminal that the page goes to; a page for a file or a pipe is as wide as one usually is.
@@ -123,34 +295,40 @@ static FlStatusPageOptions page_options(const char *mountpoint)
     return options;
 }
 
+/* 1 if a disk has failed: scripts ask. */
+static int exit_status_of(JsonObject *status)
+{
+    JsonArray *disks = fl_json_array(status, "exports");
+
+    for (guint i = 0; i < fl_json_length(disks); i++) {
+        if (g_strcmp0(fl_json_string(fl_json_element(disks, i), "state"), "failed") == 0)
+            return FL_ERROR_FAILED;
+    }
+    return 0;
+}
+
 int fl_client_status(const char *mountpoint, bool json)
 {
     g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
-    g_autofree char *text = NULL;
+    g_autofree char *text = ask_status(mountpoint, path);
     g_autoptr(JsonObject) status = NULL;
     g_autoptr(GError) error = NULL;
     g_autofree char *page = NULL;
     FlStatusPageOptions options;
-    gsize length;
 
-    if (!g_file_get_contents(path, &text, &length, &error)) {
-        if (is_dead(mountpoint))
-            g_critical(DEAD, mountpoint, mountpoint);
-        else
-            g_critical("%s is not a fleecefs mount that answers: %s", mountpoint, error->message);
+    if (text == NULL)
         return FL_ERROR_FAILED;
-    }
-    if (json) {
-        fputs(text, stdout);
-        return 0;
-    }
-    status = fl_json_parse(text, length, &error);
+    status = fl_json_parse(text, strlen(text), &error);
     if (status == NULL) {
         g_critical("%s cannot be read: %s", path, error->message);
         return FL_ERROR_FAILED;
     }
+    if (json) {
+        fputs(text, stdout);
+        return exit_status_of(status);
+    }
     options = page_options(mountpoint);
     page = fl_status_page_make(status, &options);
     fputs(page, stdout);
-    return 0;
+    return exit_status_of(status);
 }

@@ -2,6 +2,7 @@
 #include "app/options.h"
 
 #include "app/option-list.h"
+#include "app/sources.h"
 #include "util/size.h"
 #include "view/qcow2.h"
 
@@ -23,6 +24,7 @@ typedef struct {
     const char *value; /* what it is called in --help; NULL: takes none */
     const char *help;
     bool (*set)(FlOptions *options, const char *value, GError **error);
+    bool of_snapshots; /* says nothing to other sources */
 } Setting;
 
 /* Keeps a copy of VALUE in *WHERE. */
@@ -208,15 +210,15 @@ static const Setting settings[] = {
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},
     {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", set_cluster_size},
     {"series", "NAME", "the series of backups it is part of (last)", set_series},
-    {"disk", "NODE[:NODE...]", "only these disks (all that can be written)", set_disk},
-    {"since", "CHECKPOINT", "libvirt: what changed since then (our last)", set_since},
-    {"full", NULL, "a full backup, whatever was backed up before", set_full},
-    {"agent", "PATH", "guest agent's socket: file systems are frozen", set_agent},
-    {"agent_optional", NULL, "go on if the agent does not answer", set_agent_optional},
+    {"disk", "NODE[:NODE...]", "only these disks (all that can be written)", set_disk, true},
+    {"since", "CHECKPOINT", "libvirt: what changed since then (our last)", set_since, true},
+    {"full", NULL, "a full backup, whatever was backed up before", set_full, true},
+    {"agent", "PATH", "guest agent's socket: file systems are frozen", set_agent, true},
+    {"agent_optional", NULL, "go on if the agent does not answer", set_agent_optional, true},
     {"freeze_timeout", "SECONDS", "the guest is frozen no longer than that (10)",
-     set_freeze_timeout},
-    {"scratch", "DIR", "keeps what the guest overwrites (/var/tmp)", set_scratch},
-    {"nbd", "URI", "an NBD server that runs in the VM already", set_nbd},
+     set_freeze_timeout, true},
+    {"scratch", "DIR", "keeps what the guest overwrites (/var/tmp)", set_scratch, true},
+    {"nbd", "URI", "an NBD server that runs in the VM already", set_nbd, true},
     {"sandbox", "HOW", "require: or do not mount; off (on)", set_sandbox},
     {"uid", "N", "owner of all files (who mounts)", set_uid},
     {"gid", "N", "group of all files (who mounts)", set_gid},
@@ -252,6 +254,8 @@ static bool apply(FlOptions *options, const Setting *setting, const char *value,
                              setting->value);
     if (setting->value == NULL && value != NULL)
         return fl_fail_usage(error, "option %s takes no value", setting->name);
+    if (setting->of_snapshots)
+        options->snapshot_option = setting->name;
     if (!setting->set(options, value, error)) {
         g_prefix_error(error, "option %s: ", setting->name);
         return false;
@@ -442,6 +446,12 @@ static char **take_servers(char **argv, GPtrArray *servers, GError **error)
 
         g_free(take_name(&text));
         options = options && !g_str_equal(*argv, "--");
+        if (options && g_str_has_prefix(*argv, "--status=") &&
+            !g_str_equal(*argv, "--status=json")) {
+            fl_fail_usage(error, "%s: the status is shown as a page, or as JSON: --status=json",
+                          *argv);
+            return NULL;
+        }
         if (options)
             take_word(rest, *argv);
         else
@@ -543,7 +553,8 @@ FlOptions *fl_options_parse(char **argv, GError **error)
         fl_fail_usage(error, "%s", why->message);
         return NULL;
     }
-    if (!take_arguments(options, args + 1, servers, error))
+    if (!take_arguments(options, args + 1, servers, error) ||
+        !fl_sources_check_options(options, error))
         return NULL;
     g_ptr_array_add(options->fuse, NULL);
     if (options->debug)

@@ -194,6 +194,22 @@ bool fl_source_is_vm(const char *text)
     return g_str_has_prefix(text, "qmp:") || g_str_has_prefix(text, "libvirt:");
 }
 
+/* An option that is ignored would promise what is not done: a frozen guest, one disk only. */
+bool fl_sources_check_options(const FlOptions *options, GError **error)
+{
+    if (options->command != FL_COMMAND_MOUNT || options->snapshot_option == NULL)
+        return true;
+    for (guint i = 0; i < options->sources->len; i++) {
+        const FlSourceSpec *spec = options->sources->pdata[i];
+        if (spec->text != NULL && fl_source_is_vm(spec->text))
+            return true;
+    }
+    return fl_fail_usage(error,
+                         "option %s is for snapshots of VMs, and no source is qmp:PATH or "
+                         "libvirt:DOMAIN",
+                         options->snapshot_option);
+}
+
 FlSnapshotOptions fl_source_snapshot_options(const FlOptions *options, const FlSourceSpec *spec)
 {
     return (FlSnapshotOptions){
@@ -418,6 +434,29 @@ static bool start_server(Opening *opening, FlServer *server)
     return true;
 }
 
+/* A source that is no file is often something else, written in another way than it should be. */
+static bool check_image(const char *text, GError **error)
+{
+    g_autofree char *program = NULL;
+
+    if (g_file_test(text, G_FILE_TEST_EXISTS))
+        return true;
+    if (text[0] == '[')
+        return fl_fail_usage(error, "%s: write a space after '[': [ SERVER ARGS... ]", text);
+    if (g_str_has_prefix(text, "http://") || g_str_has_prefix(text, "https://"))
+        return fl_fail_usage(error,
+                             "%s: not read by fleecefs itself; a server that does: fleecefs [ "
+                             "nbdkit curl URL ] MOUNTPOINT",
+                             text);
+    if (strpbrk(text, "/.:") != NULL)
+        return true;
+    program = g_find_program_in_path(text);
+    if (program != NULL)
+        return fl_fail(error, "%s: no such file; a server is written in brackets: [ %s ARGS... ]",
+                       text, text);
+    return fl_fail(error, "%s: no such file; a VM of libvirt is written libvirt:%s", text, text);
+}
+
 static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **error)
 {
     Opening opening = {.sources = sources, .spec = spec, .folder = spec->name};
@@ -436,7 +475,8 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
             return false;
     } else if (fl_source_is_nbd(spec->text)) {
         opening.endpoint = fl_endpoint_new_uri(spec->text);
-    } else if (!start_server(&opening,
+    } else if (!check_image(spec->text, error) ||
+               !start_server(&opening,
                              fl_server_new_image(spec->text, sources->options->format, error))) {
         return false;
     }

@@ -232,7 +232,9 @@ static void add_traffic(Page *page, JsonObject *disk)
     if (reconnects > 0)
         add_formatted(page, "", "%" G_GINT64_FORMAT " were opened in place of one that was lost",
                       reconnects);
-    if (errors > 0)
+    if (has_failed(disk) && errors <= 0)
+        add_field(page, "errors", "all reads fail");
+    else if (errors > 0)
         add_formatted(page, "errors",
                       "%" G_GINT64_FORMAT
                       " reads were refused by the server, and failed: see its log",

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -175,6 +176,27 @@ static FlKeeper *start_keeper(const FlSession *session, const FlSessionOptions *
     return fl_keeper_start(&spec, error);
 }
 
+/* What keeps FUSE from mounting, and what to do about it. */
+static const char *why_not_mounted(void)
+{
+    int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC), why = errno;
+
+    if (fd >= 0)
+        close(fd);
+    else if (why == ENOENT || why == ENODEV || why == ENXIO)
+        return "there is no /dev/fuse: load the module (modprobe fuse); a container needs --device "
+               "/dev/fuse --cap-add SYS_ADMIN";
+    else
+        return "/dev/fuse cannot be opened: a container needs --device /dev/fuse --cap-add "
+               "SYS_ADMIN";
+    if (geteuid() == 0)
+        return "the kernel does not permit it: a container needs --cap-add SYS_ADMIN, and where "
+               "AppArmor is in force --security-opt apparmor=unconfined";
+    if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
+        return "fusermount3 gets no rights under NoNewPrivileges: run as root, or without that";
+    return "is fusermount3 installed, and may you mount there?";
+}
+
 FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error)
 {
     g_autoptr(FlSession) session = g_new0(FlSession, 1);
@@ -192,10 +214,7 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
         return NULL;
     }
     if (fuse_session_mount(session->fuse, options->mountpoint) != 0) {
-        fl_fail(error,
-                "cannot mount on %s: is FUSE there (/dev/fuse, fusermount3), and may you "
-                "mount there?",
-                options->mountpoint);
+        fl_fail(error, "cannot mount on %s: %s", options->mountpoint, why_not_mounted());
         return NULL;
     }
     session->mounted = true;

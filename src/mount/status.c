@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static gint64 count_entries(const char *path)
@@ -120,6 +121,7 @@ static GBytes *make_status(void *opaque)
     json_builder_begin_object(json);
     fl_json_add_string(json, "version", FL_VERSION);
     fl_json_add_int(json, "pid", getpid());
+    fl_json_add_int(json, "pid_namespace", (gint64)status->pid_namespace);
     fl_json_add_string(json, "mountpoint", status->mountpoint);
     fl_json_add_string(json, "since", since);
     fl_json_add_string(json, "sandbox",
@@ -143,5 +145,8 @@ static GBytes *make_status(void *opaque)
 
 void fl_status_add(FlStatus *status)
 {
+    struct stat st;
+
+    status->pid_namespace = stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
     fl_tree_add_text(status->tree, ".fleecefs/status.json", make_status, status);
 }

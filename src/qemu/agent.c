@@ -26,6 +26,9 @@ struct FlAgent {
     gint64 last_sync; /* a number that no earlier client is likely to have sent */
 };
 
+#define SILENT "no answer; is qemu-guest-agent running in the guest, and does nobody else hold this " \
+               "socket?"
+
 static bool agent_fail(const FlAgent *agent, GError **error, const char *what)
 {
     return fl_fail(error, "guest agent %s: %s", agent->name, what);
@@ -39,9 +42,7 @@ static bool wait_for(const FlAgent *agent, short events, gint64 deadline, GError
         int left = fl_deadline_poll(deadline), n;
 
         if (left == 0)
-            return agent_fail(agent, error,
-                              "no answer; is qemu-guest-agent running in the guest, and does "
-                              "nobody else hold this socket?");
+            return agent_fail(agent, error, SILENT);
         n = poll(&p, 1, left);
         if (n > 0)
             return true;
@@ -71,7 +72,8 @@ static bool send_all(const FlAgent *agent, const void *buf, size_t length, gint6
     return true;
 }
 
-/* The next line, without its end. */
+/* The next line, without its end. Fails past DEADLINE, however much arrives: one that sends lines
+ * without end is as good as silent. */
 static char *receive_line(FlAgent *agent, gint64 deadline, GError **error)
 {
     for (;;) {
@@ -79,6 +81,10 @@ static char *receive_line(FlAgent *agent, gint64 deadline, GError **error)
         char buf[4096];
         ssize_t n;
 
+        if (fl_deadline_left(deadline) == 0) {
+            agent_fail(agent, error, SILENT);
+            return NULL;
+        }
         if (end != NULL) {
             guint length = (guint)(end - agent->in->data);
             char *line = g_strndup((char *)agent->in->data, length);

@@ -217,13 +217,23 @@ static void drive(FlSnapshot *backup, FlEvent event, GError **error)
     } while (step->actions[0] != FL_ACTION_NONE);
 }
 
+/* BACKUP, if its thread can be woken. */
+static FlSnapshot *with_wake(FlSnapshot *backup, GError **error)
+{
+    if (backup == NULL || backup->wake >= 0)
+        return backup;
+    fl_fail(error, "%s: cannot watch the snapshot: no descriptor is left", backup->options->source);
+    fl_snapshot_free(backup);
+    return NULL;
+}
+
 static FlSnapshot *open_source(const FlSnapshotOptions *options, GError **error)
 {
     if (!fl_series_check(fl_snapshot_series(options), error))
         return NULL;
     for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
         if (g_str_has_prefix(options->source, ways[i].prefix))
-            return ways[i].ops->open(options, error);
+            return with_wake(ways[i].ops->open(options, error), error);
     }
 #ifdef HAVE_LIBVIRT
     fl_fail_usage(error, "%s: not the name of a VM (qmp:PATH, libvirt:DOMAIN)", options->source);

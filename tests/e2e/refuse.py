@@ -47,6 +47,34 @@ class Refuse(lib.TestCase):
             self.assertEqual(done.returncode, 2, f"{args}: {done.stderr}")
             self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
 
+    def test_snapshot_options_of_other_sources(self):
+        """What would be ignored is refused."""
+        for option in ("--since=x", "--full", "--agent=/nosuch", "--agent_optional", "--disk=vda",
+                       "--freeze_timeout=3", "--scratch=/nosuch"):
+            self.refused(option, self.disk(), status=2,
+                         says=["option " + option[2:].split("=")[0], "qmp:PATH"])
+        self.assert_refused("--status=xml", self.point, status=2, says=["--status=json"])
+
+    def test_words_for_what_is_written_wrongly(self):
+        image, folder = self.disk(), self.mkdir("other")
+        self.assert_refused(folder, image, says=[image, "the source comes first"])
+        self.refused("web", says=["no such file", "libvirt:web"])
+        self.refused("[nbdkit", "memory", "1G]", status=2, says=["a space after '['"])
+        self.refused("sh", "memory", says=["in brackets: [ sh ARGS"])
+        self.refused("http://host/disk", status=2, says=["[ nbdkit curl URL ]"])
+
+    def test_no_fuse(self):
+        """As in a container that was not given the device."""
+        done = lib.attempt("unshare", "--mount", "sh", "-c",
+                           "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && "
+                           "mknod -m 444 /dev/urandom c 1 9 && exec \"$@\"", "sh", *lib.FLEECEFS,
+                           self.disk(), self.point)
+        if "tmpfs" in done.stderr or "unshare" in done.stderr:
+            self.skipTest(done.stderr)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("there is no /dev/fuse", done.stderr)
+        self.assertIn("--device /dev/fuse", done.stderr)
+
     # Sources
 
     def test_unreachable_server(self):
@@ -82,7 +110,7 @@ class Refuse(lib.TestCase):
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, disk, "1M")
         os.truncate(disk, lib.MIB)
         # After an option that is of no use here: what was given stays as it is.
-        with self.mount(disk, options=["-o", "format=raw,since=x,series=y"]) as mount:
+        with self.mount(disk, options=["-o", "format=raw,series=y"]) as mount:
             with open(disk, "rb") as f:
                 self.assertEqual(mount.read(f"{mount.folders()[0]}/disk.raw", "rb"), f.read())
         self.assert_refused("-o", "format=nosuch", disk, self.mkdir("mnt"), says=["nosuch"])

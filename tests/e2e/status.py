@@ -22,11 +22,13 @@ BAR = r"\[(#*)(-*)\] +(\d+)%"
 
 
 class Status(lib.TestCase):
-    def page(self, mount, columns=None, json_too=False):
+    def page(self, mount, columns=None, json_too=False, status=0):
         """What --status prints: into a pipe, or on a terminal of so many COLUMNS."""
         argv = [*lib.FLEECEFS, "--status" + "=json" * json_too, mount.point]
         if columns is None:
-            text = lib.run(*argv)
+            done = lib.attempt(*argv)
+            self.assertEqual((done.returncode, done.stderr), (status, ""))
+            text = done.stdout
         else:
             ours, theirs = pty.openpty()
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
@@ -39,7 +41,7 @@ class Status(lib.TestCase):
                 except OSError as error:  # all is read, and nobody writes any more
                     self.assertEqual(error.errno, errno.EIO)
                 os.close(ours)
-            self.assertEqual(process.returncode, 0)
+            self.assertEqual(process.returncode, status)
             text = said.decode().replace("\r\n", "\n")
         self.assert_harmless(text)
         return text
@@ -146,7 +148,7 @@ class Status(lib.TestCase):
             mount.read("disk7/disk.raw", "rb")
             server.exports["disk3"].size = 8192
             self.assert_errno(errno.EIO, os.stat, mount / "disk3/disk.raw")
-            page = self.page(mount, 80)
+            page = self.page(mount, 80, status=1)
         rows = re.findall(r"^disk\d+ .*$", page, re.M)
         self.assertEqual(len(rows), 100)
         self.assertRegex(rows[7], r"^disk7 +4\.0 KiB +512 bytes +\[#+\] 100% .* ok$")
@@ -159,9 +161,11 @@ class Status(lib.TestCase):
         with self.mount(server.uri(), options=["-o", "reconnect=0"]) as mount:
             server.stop()
             self.assert_errno(errno.EIO, os.stat, mount / "vda/disk.raw")
-            page = self.page(mount)
+            page = self.page(mount, status=1)
+            self.page(mount, json_too=True, status=1)
         self.assertIn("\nvda: 4.0 KiB, FAILED\n", page)
         fields = self.fields(page)
+        self.assertEqual(fields["errors"], "all reads fail")
         self.assertIn(server.path, fields["failure"])
         self.assertIn("fleecefs --abort " + mount.point, fields["to do"])
 
