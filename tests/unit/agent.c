@@ -188,6 +188,30 @@ static void test_line_without_end(void)
     close(fds[1]);
 }
 
+static gpointer flood_lines(gpointer fd)
+{
+    static const char line[] = "{\"return\": {}}\n{\"return\": 7}\n";
+
+    while (send(GPOINTER_TO_INT(fd), line, sizeof line - 1, MSG_NOSIGNAL) > 0)
+        continue;
+    return NULL;
+}
+
+/* Answers without end are no answer: the time is up although there is always something to read. */
+static void test_lines_without_end(void)
+{
+    g_autoptr(GError) error = NULL;
+    GThread *thread;
+    int fds[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), ==, 0);
+    thread = g_thread_new("flood", flood_lines, GINT_TO_POINTER(fds[1]));
+    g_assert_null(fl_agent_new_fd(fds[0], "test", SHORT, &error));
+    g_assert_nonnull(strstr(error->message, "no answer"));
+    g_thread_join(thread);
+    close(fds[1]);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -198,5 +222,6 @@ int main(int argc, char **argv)
     g_test_add_func("/agent/deep-answer", test_deep_answer);
     g_test_add_func("/agent/no-agent", test_no_agent);
     g_test_add_func("/agent/line-without-end", test_line_without_end);
+    g_test_add_func("/agent/lines-without-end", test_lines_without_end);
     return g_test_run();
 }
