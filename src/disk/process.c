@@ -159,6 +159,7 @@ static FlProcess *watch_process(const char *program, GPid pid, int output, GErro
 {
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     int stop = eventfd(0, EFD_CLOEXEC);
+    g_autoptr(GError) failure = NULL;
     FlProcess *process;
 
     if (pidfd < 0 || stop < 0) {
@@ -182,8 +183,12 @@ static FlProcess *watch_process(const char *program, GPid pid, int output, GErro
     g_mutex_init(&process->mutex);
     g_cond_init(&process->ended);
     g_unix_set_fd_nonblocking(output, TRUE, NULL);
-    process->drain = g_thread_new("server-output", drain_output, process);
-    return process;
+    process->drain = g_thread_try_new("server-output", drain_output, process, &failure);
+    if (process->drain != NULL)
+        return process;
+    fl_fail(error, "cannot watch %s: %s", program, failure->message);
+    fl_process_free(process);
+    return NULL;
 }
 
 FlProcess *fl_process_start(const FlProcessSpec *spec, GError **error)
@@ -249,7 +254,8 @@ void fl_process_free(FlProcess *process)
         waitpid(process->pid, NULL, 0);
 
     eventfd_write(process->stop, 1);
-    g_thread_join(process->drain);
+    if (process->drain != NULL)
+        g_thread_join(process->drain);
     close(process->stop);
     close(process->output);
     close(process->pidfd);

@@ -76,11 +76,18 @@ static gpointer run(gpointer data)
 bool fl_libvirt_call_run(FlLibvirtCall *call, unsigned timeout)
 {
     gint64 end = g_get_monotonic_time() + (gint64)timeout * 1000;
+    g_autoptr(GError) failure = NULL;
     GThread *thread;
     bool ok;
 
     g_atomic_ref_count_inc(&call->refs);
-    thread = g_thread_new("fleecefs-libvirt", run, call);
+    thread = g_thread_try_new("fleecefs-libvirt", run, call, &failure);
+    if (thread == NULL) {
+        /* As good as no answer. */
+        call->silent = true;
+        fl_libvirt_call_unref(call);
+        return false;
+    }
     g_mutex_lock(&call->lock);
     while (!call->done && g_cond_wait_until(&call->cond, &call->lock, end))
         continue;
