@@ -168,8 +168,7 @@ static GByteArray *receive(Child child, gint64 deadline)
 static char *ask_status(const char *mountpoint, const char *path)
 {
     g_autoptr(GByteArray) bytes =
-        receive(ask_by_child(read_status, path, NULL),
-                g_get_monotonic_time() + ANSWER_SECONDS * G_USEC_PER_SEC);
+        receive(ask_by_child(read_status, path, NULL), fl_deadline_in(ANSWER_SECONDS));
     int failed = 0;
 
     if (bytes == NULL || bytes->len < sizeof failed) {
@@ -218,7 +217,7 @@ static bool await_reply(const char *mountpoint, const char *path, Child child, R
             return false;
         }
     }
-    bytes = receive(child, g_get_monotonic_time() + ANSWER_SECONDS * G_USEC_PER_SEC);
+    bytes = receive(child, fl_deadline_in(ANSWER_SECONDS));
     if (bytes == NULL || bytes->len != sizeof *reply) {
         g_critical(SILENT, mountpoint, ANSWER_SECONDS);
         return false;
