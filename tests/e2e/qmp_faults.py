@@ -194,20 +194,20 @@ class Faults(lib.TestCase):
 
     def test_scratch_full(self):
         """The guest goes on, the disk that took the most is lost, and the space is free again."""
-        vm = Vm(self, [Disk(self, "vda", 64 * lib.MIB), Disk(self, "vdb", lib.MIB)])
-        vm.write("vda", 0, 48 * lib.MIB, 1)
+        vm = Vm(self, [Disk(self, "vda", 160 * lib.MIB), Disk(self, "vdb", lib.MIB)])
+        vm.write("vda", 0, 160 * lib.MIB, 1)
         vm.begin().finish("commit")
         points = vm.points()
-        folder = self.small_scratch("24m")
+        folder = self.small_scratch("128m")
         snapshot = vm.begin("--scratch", folder)
-        for offset in range(0, 40 * lib.MIB, 1 * lib.MIB):
+        for offset in range(0, 160 * lib.MIB, lib.MIB):
             vm.write("vda", offset, lib.MIB, 2)
         self.assertRegex(snapshot.line(), "^lost: vda: the scratch directory .* is full")
         self.assertTrue(snapshot.read("vdb") == vm.disks["vdb"].model)
         self.assertRegex(snapshot.ask("commit"), "^failed: ")
         free = os.statvfs(folder)
-        self.assertGreater(free.f_bavail * free.f_frsize, 20 * lib.MIB)
-        vm.write("vda", 0, 48 * lib.MIB, 3)
+        self.assertGreater(free.f_bavail * free.f_frsize, 120 * lib.MIB)
+        vm.write("vda", 0, 160 * lib.MIB, 3)
         snapshot.finish("abort")
         self.check_clean(vm, points)
 

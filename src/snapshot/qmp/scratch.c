@@ -125,9 +125,15 @@ static bool wait_for_images(FlFleece *session, GError **error)
 /* What is to be reserved for DISK beyond the end of its file. */
 static uint64_t share_of(const FlFleece *session, const FlFleeceDisk *disk)
 {
-    /* The file gets hardly larger than the disk. */
-    return MIN(session->reserve / session->backup.disks->len,
-               disk->disk.size + disk->disk.size / 64 + MIB);
+    uint64_t all = 0;
+
+    /* By size: a file gets hardly larger than its disk. */
+    for (guint i = 0; i < session->backup.disks->len; i++) {
+        const FlSnapshotDisk *other = g_ptr_array_index(session->backup.disks, i);
+        all += MIN(other->size, session->reserve);
+    }
+    return (uint64_t)((double)session->reserve / (double)MAX(all, 1) *
+                      (double)MIN(disk->disk.size, session->reserve));
 }
 
 /*
