@@ -127,6 +127,25 @@ class World:
         disk.model.extend(bytes(128 << 10))
         self.start()
 
+    def resize(self, disk, size):
+        lib.run("qemu-img", "resize", "-q", "--shrink", "-f", disk.format, disk.image, size)
+        del disk.model[size:]
+        disk.model.extend(bytes(size - len(disk.model)))
+        disk.size = size
+
+    def shrink(self):
+        """Sometimes by mistake."""
+        found = [d for d in self.disks if d.image not in self.under and d.size > SIZE // 2]
+        if not found:
+            return
+        self.stop()
+        disk = self.rng.choice(found)
+        size = disk.size
+        self.resize(disk, size - (128 << 10))
+        if self.rng.randrange(2):
+            self.resize(disk, size)
+        self.start()
+
     def keep(self):
         """A snapshot of the storage."""
         if not self.images():
@@ -236,8 +255,9 @@ class World:
 
     def run(self, steps):
         actions = [self.restart, self.trade, self.rename, self.move, self.clone, self.add,
-                   self.remove, self.replace, self.grow, self.keep, self.roll_back, self.overlay,
-                   self.end_overlay, self.migrate, self.kill, self.jump, self.abort, self.die]
+                   self.remove, self.replace, self.grow, self.shrink, self.keep, self.roll_back,
+                   self.overlay, self.end_overlay, self.migrate, self.kill, self.jump, self.abort,
+                   self.die]
         done = collections.Counter()
         self.write()
         self.back_up()
