@@ -124,7 +124,8 @@ class Migrate(lib.TestCase):
         self.refused(self.source, "was migrated away")
 
     def begin_slow(self, vm):
-        """A migration that lasts until it is cancelled: nobody reads what it sends."""
+        """A migration that lasts until it is cancelled: nobody reads what it sends. Returns where
+        it can be read."""
         path = self.path("migration")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -134,6 +135,16 @@ class Migrate(lib.TestCase):
                capabilities=[{"capability": "events", "state": True}])
         vm.qmp("migrate", uri=f"unix:{path}")
         vm.qmp.wait("MIGRATION", status="active")
+        return listener
+
+    def carry(self, listener, target):
+        """Reads on, and takes the guest to TARGET."""
+        path = self.path("target")
+        target.qmp("migrate-incoming", uri=f"unix:{path}")
+        with listener.accept()[0] as source, socket.socket(socket.AF_UNIX) as sink:
+            sink.connect(path)
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
 
     def test_under_way(self):
         vm = self.source
@@ -179,16 +190,11 @@ class Migrate(lib.TestCase):
         vm.write("vda", lib.MIB, 65536, 8)
         target = self.target()
         mount = self.mounted(vm)
-        vm.qmp("migrate-set-capabilities",
-               capabilities=[{"capability": "events", "state": True}])
-        vm.qmp("migrate-set-parameters", max_bandwidth=1)
-        path = self.path("migration")
-        target.qmp("migrate-incoming", uri=f"unix:{path}")
-        vm.qmp("migrate", uri=f"unix:{path}")
+        listener = self.begin_slow(vm)
         # Its end would fail while there are jobs.
         for _ in self.disks:
             vm.qmp.wait("JOB_STATUS_CHANGE", status="null")
-        vm.qmp("migrate-set-parameters", max_bandwidth=1 << 30)
+        self.carry(listener, target)
         vm.qmp.wait("MIGRATION", status="completed")
         target.qmp.wait("RESUME")
         target.write("vda", lib.MIB * 2, 65536, 9)
