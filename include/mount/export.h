@@ -10,6 +10,7 @@
 #pragma once
 
 #include "mount/read.h"
+#include "mount/split.h"
 
 #include <json-glib/json-glib.h>
 #include <time.h>
@@ -18,6 +19,7 @@
 typedef struct {
     uint64_t cache, readahead;   /* bytes */
     uint64_t cluster_size;       /* of qcow2 files; 0: as fits the bitmap */
+    uint64_t split;              /* bytes of a piece; 0: as fits the disk */
     char *backing, *backing_fmt; /* of increments; NULL: ../disk.raw and raw; "none" for none */
 } FlViewOptions;
 
@@ -68,6 +70,9 @@ void fl_export_free(FlExport *export); /* NULL is fine */
 
 FlDisk *fl_export_disk(const FlExport *export);
 const FlOrigin *fl_export_origin(const FlExport *export);
+
+/* The disk in pieces; belongs to EXPORT. */
+FlSplit *fl_export_split(const FlExport *export);
 
 /* The files (FlFile), belonging to EXPORT; and who is told of each that comes later. */
 const GPtrArray *fl_export_files(const FlExport *export);

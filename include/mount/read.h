@@ -19,6 +19,9 @@ typedef struct {
     FlBlocks *blocks;   /* of the disk */
     FlStreams *streams; /* of the file */
     uint64_t readahead; /* bytes; 0: none */
+    /* What readahead runs along; NULL: VIEW. It has VIEW's offsets. */
+    const FlView *ahead;
+    uint64_t ahead_end; /* where readahead ends at the latest; 0: at the view's end */
     /* Called for each piece that reached a reader; may be NULL. */
     void (*delivered)(void *opaque, const FlPiece *piece);
     void *opaque;

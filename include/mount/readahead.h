@@ -18,6 +18,6 @@ FlStreams *fl_streams_new(void);
 void fl_streams_free(FlStreams *streams); /* NULL is fine */
 
 /* Somebody reads [OFFSET, OFFSET + LENGTH) of VIEW, whose disk has BLOCKS. Starts reading up to
- * LIMIT bytes of what is likely to come next. */
+ * LIMIT bytes of what is likely to come next, and nothing from END on. */
 void fl_streams_note(FlStreams *streams, const FlView *view, FlBlocks *blocks, uint64_t offset,
-                     uint64_t length, uint64_t limit);
+                     uint64_t length, uint64_t limit, uint64_t end);

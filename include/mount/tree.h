@@ -5,7 +5,8 @@
  * Inode numbers are a hash of the source's name, the export's and the path, so that they are the
  * same in every mount; backup tools tell by them what they have seen. A tree is built once, and
  * changes no more than that the folder of an export gets the files of its partitions when it is
- * complete. Belongs to the loop.
+ * complete. The pieces of a disk have no nodes: who asks for one gets it written to where he says.
+ * Belongs to the loop.
  */
 #pragma once
 
@@ -26,6 +27,10 @@ struct FlNode {
     FlFile *file;
     FlMakeText make_text;
     void *opaque;
+    /* Of the folder of pieces, which lists no children, and of a piece, which is none of the above.
+     */
+    FlSplit *split;
+    uint64_t piece;
 };
 
 typedef struct FlTree FlTree;
@@ -45,10 +50,17 @@ void fl_tree_add_text(FlTree *tree, const char *path, FlMakeText make, void *opa
 const GPtrArray *fl_tree_exports(const FlTree *tree); /* of FlExport */
 
 FlNode *fl_tree_root(const FlTree *tree);
-FlNode *fl_tree_find(const FlTree *tree, uint64_t ino); /* NULL if there is none */
-FlNode *fl_node_lookup(const FlTree *tree, const FlNode *folder, const char *name);
+/* Both return NULL if there is none, and *ROOM, filled in, if it is a piece. */
+FlNode *fl_tree_find(const FlTree *tree, uint64_t ino, FlNode *room);
+FlNode *fl_node_lookup(const FlTree *tree, const FlNode *folder, const char *name, FlNode *room);
+/* Piece INDEX of FOLDER, whose name is not filled in. */
+FlNode fl_node_piece(const FlNode *folder, uint64_t index);
 static inline bool fl_node_is_folder(const FlNode *node)
 {
     return node->children != NULL;
+}
+static inline bool fl_node_is_piece(const FlNode *node)
+{
+    return node->split != NULL && node->children == NULL;
 }
 unsigned fl_node_subfolders(const FlNode *folder);

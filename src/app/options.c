@@ -199,6 +199,15 @@ static bool set_sandbox(FlOptions *options, const char *value, GError **error)
     return fl_fail_usage(error, "option sandbox: '%s' is none of on, require and off", value);
 }
 
+static bool set_split(FlOptions *options, const char *value, GError **error)
+{
+    if (!fl_size_parse(value, &options->view.split, error))
+        return false;
+    return fl_split_size_valid(options->view.split) ||
+           fl_fail_usage(error, "the size of pieces is a power of two from 1M to 1G, not %s",
+                         value);
+}
+
 static const Setting settings[] = {
     {"connections", "N", "NBD connections per export, at most (4)", set_connections},
     {"cache", "SIZE", "memory for data read ahead (64M)", set_cache},
@@ -208,6 +217,7 @@ static const Setting settings[] = {
     {"format", "FMT", "of image files: raw, qcow2... (as they look)", set_format},
     {"backing", "NAME", "of qcow2 increments; or: none (../disk.raw)", set_backing},
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},
+    {"split", "SIZE", "of the pieces in split/ (4M, or as fits the disk)", set_split},
     {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", set_cluster_size},
     {"series", "NAME", "the series of backups it is part of (last)", set_series},
     {"disk", "NODE[:NODE...]", "only these disks (all that can be written)", set_disk, true},

@@ -8,13 +8,12 @@ FlOps *fl_ops_of(fuse_req_t req)
     return fuse_req_userdata(req);
 }
 
-FlNode *fl_call_node(fuse_req_t req, fuse_ino_t ino)
+bool fl_call_find(FlCall *call, fuse_ino_t ino)
 {
-    FlNode *node = fl_tree_find(fl_ops_of(req)->tree, ino);
-
-    if (node == NULL)
-        fuse_reply_err(req, ENOENT);
-    return node;
+    call->node = fl_tree_find(call->ops->tree, ino, &call->piece);
+    if (call->node == NULL)
+        fuse_reply_err(call->req, ENOENT);
+    return call->node != NULL;
 }
 
 static void call_interrupted(fuse_req_t req, void *opaque)
@@ -64,6 +63,8 @@ void fl_call_run(const FlCall *call, FlNeeds needs)
     }
     waiting = g_memdup2(call, sizeof *call);
     waiting->name = g_strdup(call->name);
+    if (call->node == &call->piece)
+        waiting->node = &waiting->piece;
     fuse_req_interrupt_func(call->req, call_interrupted, waiting);
     if (needs == FL_NEEDS_TABLE)
         fl_export_complete(export, call_loaded, waiting);

@@ -21,6 +21,7 @@ struct FlCall {
     FlOps *ops;
     fuse_req_t req; /* NULL once it was interrupted */
     FlNode *node;
+    FlNode piece; /* what NODE is if it is a piece, which has no node of its own */
     /* LOADED: what it waited for is there. Replies to REQ. */
     void (*run)(FlCall *call, bool loaded);
     size_t size;
@@ -31,8 +32,8 @@ struct FlCall {
 };
 
 FlOps *fl_ops_of(fuse_req_t req);
-/* NULL if there is none, and then REQ was replied to. */
-FlNode *fl_call_node(fuse_req_t req, fuse_ino_t ino);
+/* Finds the call's node; false if there is none, and then its request was replied to. */
+bool fl_call_find(FlCall *call, fuse_ino_t ino);
 
 /* What must be there before a request can be answered. */
 typedef enum {

@@ -22,7 +22,8 @@ void fl_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct
                  unsigned flags, const void *in, size_t in_size, size_t out_size)
 {
     const FlOps *ops = fl_ops_of(req);
-    const FlNode *node = fl_tree_find(ops->tree, ino);
+    FlNode piece;
+    const FlNode *node = fl_tree_find(ops->tree, ino, &piece);
     uid_t caller = fuse_req_ctx(req)->uid;
     FlControlCall *call;
 

@@ -5,6 +5,7 @@
 #include "disk/table.h"
 #include "map/cover.h"
 #include "mount/export.h"
+#include "mount/split.h"
 
 #define FL_ALLOCATION    "base:allocation"
 #define FL_BITMAP_PREFIX "qemu:dirty-bitmap:"
@@ -20,6 +21,7 @@ struct FlExport {
     FlCover *cover;   /* ranges of the disk that reached a reader */
     unsigned opened;  /* files */
     bool has_qcow2;
+    FlSplit *split;
     FlTable *table;          /* NULL until it is known */
     const char *table_fault; /* why it never will be; NULL: it may */
     FlTableReading *reading;
@@ -43,6 +45,11 @@ struct FlFile {
 
 /* ISO 8601 with microseconds, in UTC; to be freed with g_free(). */
 char *fl_time_format(const struct timespec *time);
+
+FlSplit *fl_split_new(FlExport *export);
+void fl_split_free(FlSplit *split); /* NULL is fine */
+/* Its part of info.json. */
+void fl_split_add_info(const FlSplit *split, JsonBuilder *json);
 
 /* The table is known, and taken over: adds the files of its partitions. */
 void fl_export_add_partitions(FlExport *export, FlTable *table);

@@ -310,6 +310,7 @@ FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
     export->files = g_ptr_array_new_with_free_func(file_free);
     export->cover = fl_cover_new(origin->snapshot ? COVER_MAX : PROGRESS_MAX);
     export->has_qcow2 = can_be_qcow2(export);
+    export->split = fl_split_new(export);
     add_file(export, &disk_raw, NULL, NULL);
     if (export->has_qcow2)
         add_file(export, &disk_qcow2, NULL, NULL);
@@ -324,6 +325,7 @@ void fl_export_free(FlExport *export)
     if (export == NULL)
         return;
     fl_export_forget_table(export);
+    fl_split_free(export->split);
     g_ptr_array_unref(export->files);
     fl_blocks_free(export->blocks);
     fl_disk_unref(export->disk);
@@ -340,6 +342,11 @@ FlDisk *fl_export_disk(const FlExport *export)
 const FlOrigin *fl_export_origin(const FlExport *export)
 {
     return export->origin;
+}
+
+FlSplit *fl_export_split(const FlExport *export)
+{
+    return export->split;
 }
 
 const GPtrArray *fl_export_files(const FlExport *export)

@@ -127,6 +127,7 @@ GBytes *fl_export_info_json(FlExport *export)
     fl_json_add_string(json, "snapshot", origin->snapshot_id);
     add_vm(json, origin);
 
+    fl_split_add_info(export->split, json);
     json_builder_set_member_name(json, "contexts");
     json_builder_begin_array(json);
     for (guint i = 0; i < maps->contexts->len; i++)

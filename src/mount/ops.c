@@ -55,9 +55,27 @@ static bool is_export(const FlNode *node)
 /* What the attributes of a file need, and its view. */
 static FlNeeds needs_of(const FlNode *node)
 {
+    if (fl_node_is_piece(node))
+        return FL_NEEDS_MAPS;
     if (node->file == NULL)
         return FL_NEEDS_NOTHING;
     return fl_file_is_newer(node->file) ? FL_NEEDS_TABLE : FL_NEEDS_MAPS;
+}
+
+/* The view of a file whose maps are loaded, to be unref'd; NULL if it cannot be made. */
+static FlView *view_of(const FlNode *node)
+{
+    const FlView *view;
+
+    if (fl_node_is_piece(node))
+        return fl_split_view(node->split, node->piece);
+    view = fl_file_view(node->file);
+    return view != NULL ? fl_view_ref((FlView *)view) : NULL;
+}
+
+static bool is_file(const FlNode *node)
+{
+    return node->file != NULL || fl_node_is_piece(node);
 }
 
 /* Attributes */
@@ -71,8 +89,8 @@ static errint_t fill_attributes(const FlOps *ops, const FlNode *node, struct sta
     if (fl_node_is_folder(node)) {
         st->st_mode = S_IFDIR | 0555;
         st->st_nlink = 2 + fl_node_subfolders(node);
-    } else if (node->file != NULL) {
-        const FlView *view = fl_file_view(node->file);
+    } else if (is_file(node)) {
+        g_autoptr(FlView) view = view_of(node);
         if (view == NULL)
             return -EIO;
         st->st_mode = S_IFREG | 0444;
@@ -92,6 +110,8 @@ static errint_t fill_attributes(const FlOps *ops, const FlNode *node, struct sta
         st->st_mtim = fl_export_origin(node->export)->time;
         st->st_ctim = fl_export_origin(node->export)->ctime;
     }
+    if (fl_node_is_piece(node))
+        fl_split_times(node->split, node->piece, &st->st_mtim, &st->st_ctim);
     st->st_atim = st->st_mtim;
     return 0;
 }
@@ -130,7 +150,8 @@ static void run_lookup(FlCall *call, bool loaded)
 /* The folder is complete now. */
 static void run_late_lookup(FlCall *call, bool loaded)
 {
-    FlNode *found = loaded ? fl_node_lookup(call->ops->tree, call->node, call->name) : NULL;
+    FlNode *found =
+        loaded ? fl_node_lookup(call->ops->tree, call->node, call->name, &call->piece) : NULL;
 
     call->node = found;
     if (loaded && found == NULL)
@@ -142,12 +163,17 @@ static void run_late_lookup(FlCall *call, bool loaded)
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     FlOps *ops = fl_ops_of(req);
-    FlNode *folder = fl_call_node(req, parent);
     FlCall call = {.ops = ops, .req = req, .run = run_lookup, .name = (char *)name};
+    FlNode *folder;
 
-    if (folder == NULL)
+    if (!fl_call_find(&call, parent))
         return;
-    call.node = fl_node_lookup(ops->tree, folder, name);
+    if (!fl_node_is_folder(call.node)) {
+        fuse_reply_err(req, ENOTDIR);
+        return;
+    }
+    folder = call.node;
+    call.node = fl_node_lookup(ops->tree, folder, name, &call.piece);
     if (call.node != NULL) {
         fl_call_run(&call, needs_of(call.node));
     } else if (is_export(folder) && g_str_has_prefix(name, "part")) {
@@ -171,10 +197,9 @@ static void run_getattr(FlCall *call, bool loaded)
 
 static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    FlCall call = {
-        .ops = fl_ops_of(req), .req = req, .node = fl_call_node(req, ino), .run = run_getattr};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_getattr};
 
-    if (call.node != NULL)
+    if (fl_call_find(&call, ino))
         fl_call_run(&call, needs_of(call.node));
 }
 
@@ -187,6 +212,12 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 }
 
 /* Extended attributes */
+
+static GHashTable *xattrs_of(const FlNode *node)
+{
+    return fl_node_is_piece(node) ? fl_split_xattrs(node->split, node->piece)
+                                  : fl_file_xattrs(node->file);
+}
 
 static void reply_bytes(fuse_req_t req, const char *bytes, size_t length, size_t size)
 {
@@ -207,7 +238,7 @@ static void run_getxattr(FlCall *call, bool loaded)
         fuse_reply_err(call->req, EIO);
         return;
     }
-    xattrs = fl_file_xattrs(call->node->file);
+    xattrs = xattrs_of(call->node);
     value = g_hash_table_lookup(xattrs, call->name + strlen(XATTR_PREFIX));
     if (value == NULL)
         fuse_reply_err(call->req, ENODATA);
@@ -219,11 +250,10 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 {
     FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_getxattr, .size = size};
 
-    call.node = fl_call_node(req, ino);
     call.name = (char *)name;
-    if (call.node == NULL)
+    if (!fl_call_find(&call, ino))
         return;
-    if (call.node->file == NULL || !g_str_has_prefix(name, XATTR_PREFIX))
+    if (!is_file(call.node) || !g_str_has_prefix(name, XATTR_PREFIX))
         fuse_reply_err(req, ENODATA);
     else
         fl_call_run(&call, needs_of(call.node));
@@ -237,8 +267,8 @@ static void run_listxattr(FlCall *call, bool loaded)
         fuse_reply_err(call->req, EIO);
         return;
     }
-    if (call->node->file != NULL) {
-        g_autoptr(GHashTable) xattrs = fl_file_xattrs(call->node->file);
+    if (is_file(call->node)) {
+        g_autoptr(GHashTable) xattrs = xattrs_of(call->node);
         g_autoptr(GList) keys = g_list_sort(g_hash_table_get_keys(xattrs), (GCompareFunc)strcmp);
         for (GList *l = keys; l != NULL; l = l->next) {
             g_string_append_printf(names, XATTR_PREFIX "%s", (char *)l->data);
@@ -252,8 +282,7 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_listxattr, .size = size};
 
-    call.node = fl_call_node(req, ino);
-    if (call.node != NULL)
+    if (fl_call_find(&call, ino))
         fl_call_run(&call, needs_of(call.node));
 }
 
@@ -266,7 +295,7 @@ static size_t add_entry(FlCall *call, char *buf, size_t room, const char *name, 
 
     /* Without attributes an entry is a name, and whoever looks it up hears of the error. */
     if (!call->plus || g_str_equal(name, ".") || g_str_equal(name, "..") ||
-        (node->file != NULL && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
+        (is_file(node) && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
         entry = (struct fuse_entry_param){.attr.st_ino = node->ino};
         entry.attr.st_mode = fl_node_is_folder(node) ? S_IFDIR : S_IFREG;
     }
@@ -274,18 +303,38 @@ static size_t add_entry(FlCall *call, char *buf, size_t room, const char *name, 
                       : fuse_add_direntry(call->req, buf, room, name, &entry.attr, next);
 }
 
+/* Entry INDEX of a folder and its name, for which BUF has room; false at the end. */
+static bool entry_at(const FlNode *folder, uint64_t index, FlNode *entry,
+                     char buf[static FL_SPLIT_NAME_MAX], const char **name)
+{
+    if (index < 2) {
+        *entry = index == 0 ? *folder : *folder->parent;
+        *name = index == 0 ? "." : "..";
+    } else if (folder->split != NULL && index - 2 < fl_split_count(folder->split)) {
+        *entry = fl_node_piece(folder, index - 2);
+        fl_split_name(buf, index - 2);
+        *name = buf;
+    } else if (index - 2 < folder->children->len) {
+        *entry = *(const FlNode *)folder->children->pdata[index - 2];
+        *name = entry->name;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static void run_readdir(FlCall *call, bool loaded)
 {
     const FlNode *folder = call->node;
     g_autofree char *buf = g_malloc(call->size);
+    char piece[FL_SPLIT_NAME_MAX];
+    const char *name;
+    FlNode node;
     size_t used = 0;
 
-    for (guint i = (guint)call->offset; i < folder->children->len + 2; i++) {
-        const FlNode *node = i == 0   ? folder
-                             : i == 1 ? folder->parent
-                                      : folder->children->pdata[i - 2];
-        const char *name = i == 0 ? "." : i == 1 ? ".." : node->name;
-        size_t n = add_entry(call, buf + used, call->size - used, name, node, loaded, i + 1);
+    for (uint64_t i = (uint64_t)call->offset; entry_at(folder, i, &node, piece, &name); i++) {
+        size_t n =
+            add_entry(call, buf + used, call->size - used, name, &node, loaded, (off_t)i + 1);
 
         if (n > call->size - used)
             break;
@@ -298,10 +347,9 @@ static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offse
 {
     FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_readdir, .size = size};
 
-    call.node = fl_call_node(req, ino);
     call.offset = offset;
     call.plus = plus;
-    if (call.node == NULL)
+    if (!fl_call_find(&call, ino))
         return;
     if (!fl_node_is_folder(call.node))
         fuse_reply_err(req, ENOTDIR);
@@ -336,29 +384,46 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
     FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_opendir, .fi = *fi};
 
-    call.node = fl_call_node(req, ino);
-    if (call.node != NULL)
+    if (fl_call_find(&call, ino))
         fl_call_run(&call, is_export(call.node) ? FL_NEEDS_TABLE : FL_NEEDS_NOTHING);
 }
 
 /* Files */
 
+static void opened(const FlNode *node)
+{
+    if (fl_node_is_piece(node))
+        fl_split_opened(node->split);
+    else
+        fl_file_opened(node->file);
+}
+
+static void closed(const FlNode *node)
+{
+    if (fl_node_is_piece(node))
+        fl_split_closed(node->split);
+    else
+        fl_file_closed(node->file);
+}
+
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    FlNode *node = fl_call_node(req, ino);
     FlOps *ops = fl_ops_of(req);
+    FlCall call = {.ops = ops, .req = req};
+    const FlNode *node;
     GBytes *text = NULL;
 
-    if (node == NULL)
+    if (!fl_call_find(&call, ino))
         return;
+    node = call.node;
     if ((fi->flags & O_ACCMODE) != O_RDONLY) {
         fuse_reply_err(req, EROFS);
         return;
     }
     fi->noflush = 1;
-    if (node->file != NULL) {
+    if (is_file(node)) {
         fi->keep_cache = 1;
-        fl_file_opened(node->file);
+        opened(node);
     } else {
         /* One text for all reads of this descriptor. */
         fi->direct_io = 1;
@@ -369,27 +434,46 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (fuse_reply_open(req, fi) == 0)
         return;
     /* The open was interrupted: there will be no release. */
-    if (node->file != NULL)
-        fl_file_closed(node->file);
+    if (is_file(node))
+        closed(node);
     else
         g_hash_table_remove(ops->texts, text);
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    FlNode *node = fl_tree_find(fl_ops_of(req)->tree, ino);
+    FlNode piece;
+    const FlNode *node = fl_tree_find(fl_ops_of(req)->tree, ino, &piece);
 
-    if (node != NULL && node->file != NULL)
-        fl_file_closed(node->file);
+    if (node != NULL && is_file(node))
+        closed(node);
     else if (node != NULL)
         g_hash_table_remove(fl_ops_of(req)->texts, (GBytes *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
+}
+
+/* At the disk's own offsets, so that who goes from piece to piece is one reader. */
+static void read_piece(const FlCall *call)
+{
+    FlReadSource source = fl_split_source(call->node->split, call->node->piece);
+    uint64_t start, end, offset = (uint64_t)call->offset;
+
+    fl_split_range(call->node->split, call->node->piece, &start, &end);
+    if (offset >= end - start)
+        fuse_reply_buf(call->req, NULL, 0);
+    else
+        fl_read_reply(&source, call->req, (size_t)MIN(call->size, end - start - offset),
+                      start + offset);
 }
 
 static void run_read(FlCall *call, bool loaded)
 {
     FlReadSource source;
 
+    if (loaded && fl_node_is_piece(call->node)) {
+        read_piece(call);
+        return;
+    }
     if (!loaded || fl_file_view(call->node->file) == NULL) {
         fuse_reply_err(call->req, EIO);
         return;
@@ -406,10 +490,9 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     gsize length;
     const char *text;
 
-    call.node = fl_call_node(req, ino);
-    if (call.node == NULL)
+    if (!fl_call_find(&call, ino))
         return;
-    if (call.node->file != NULL) {
+    if (is_file(call.node)) {
         fl_call_run(&call, needs_of(call.node));
         return;
     }
@@ -422,7 +505,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 
 static void run_lseek(FlCall *call, bool loaded)
 {
-    const FlView *view = loaded ? fl_file_view(call->node->file) : NULL;
+    g_autoptr(FlView) view = loaded ? view_of(call->node) : NULL;
     int64_t found;
 
     if (view == NULL) {
@@ -441,11 +524,10 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
 {
     FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_lseek, .offset = offset};
 
-    call.node = fl_call_node(req, ino);
     call.data = whence == SEEK_DATA;
-    if (call.node == NULL)
+    if (!fl_call_find(&call, ino))
         return;
-    if (call.node->file == NULL || (whence != SEEK_DATA && whence != SEEK_HOLE))
+    if (!is_file(call.node) || (whence != SEEK_DATA && whence != SEEK_HOLE))
         fuse_reply_err(req, EINVAL);
     else
         fl_call_run(&call, needs_of(call.node));

@@ -237,8 +237,9 @@ void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint
     file->fetches = g_ptr_array_new_with_free_func(g_free);
 
     if (source->disk != NULL && source->readahead > 0)
-        fl_streams_note(source->streams, view, source->blocks, offset, file->size,
-                        source->readahead);
+        fl_streams_note(source->streams, source->ahead != NULL ? source->ahead : view,
+                        source->blocks, offset, file->size, source->readahead,
+                        source->ahead_end != 0 ? source->ahead_end : view->size);
 
     while (at < file->size) {
         FlPiece piece = fl_view_piece(view, offset + at);

@@ -151,16 +151,16 @@ static void adapt_window(Stream *stream, const FlBlocks *blocks, bool waits, uin
     stream->window = MIN(stream->window, limit);
 }
 
-static void extend(Stream *stream, const FlView *view, FlBlocks *blocks)
+static void extend(Stream *stream, const FlView *view, FlBlocks *blocks, uint64_t end)
 {
     uint64_t request = stream->window / 16 < REQUEST_LARGE ? REQUEST_SMALL : REQUEST_LARGE;
 
     /* In whole requests, or a window that is full would be topped up by crumbs. */
     if (stream->ahead_bytes + MIN(request, stream->window) > stream->window)
         return;
-    for (unsigned i = 0; i < STEPS_MAX && stream->ahead < view->size; i++) {
+    for (unsigned i = 0; i < STEPS_MAX && stream->ahead < end; i++) {
         FlPiece piece = fl_view_piece(view, stream->ahead);
-        uint64_t length = piece.end - piece.start;
+        uint64_t length = MIN(piece.end, end) - piece.start;
 
         if (piece.kind == FL_PIECE_DISK) {
             if (stream->ahead_bytes >= stream->window)
@@ -188,7 +188,7 @@ static bool is_here(const FlView *view, FlBlocks *blocks, uint64_t offset)
 }
 
 void fl_streams_note(FlStreams *streams, const FlView *view, FlBlocks *blocks, uint64_t offset,
-                     uint64_t length, uint64_t limit)
+                     uint64_t length, uint64_t limit, uint64_t end)
 {
     Stream *stream = find_stream(streams, view, offset);
     uint64_t used = stream->used;
@@ -204,5 +204,5 @@ void fl_streams_note(FlStreams *streams, const FlView *view, FlBlocks *blocks, u
     }
     advance(stream, view, MIN(offset + length, view->size));
     if (stream->hits > 0)
-        extend(stream, view, blocks);
+        extend(stream, view, blocks, MIN(end, view->size));
 }

@@ -16,6 +16,9 @@ struct FlTree {
     FlNode *root;
     GHashTable *by_ino;  /* uint64_t -> FlNode, owned */
     GHashTable *by_name; /* FlNode by parent and name */
+    /* The upper halves of inode numbers: all that nodes have, and the folders of pieces by theirs,
+     * which no node has. */
+    GHashTable *taken, *splits;
     GPtrArray *exports;
     GPtrArray *places; /* of Place, one for each of them */
 };
@@ -49,6 +52,8 @@ FlTree *fl_tree_new(void)
 
     tree->by_ino = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, node_free);
     tree->by_name = g_hash_table_new(hash_name, equal_name);
+    tree->taken = g_hash_table_new(NULL, NULL);
+    tree->splits = g_hash_table_new(NULL, NULL);
     tree->exports = g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_free);
     tree->places = g_ptr_array_new_with_free_func(g_free);
     tree->root = g_new0(FlNode, 1);
@@ -65,6 +70,8 @@ void fl_tree_free(FlTree *tree)
     if (tree == NULL)
         return;
     g_hash_table_unref(tree->by_name);
+    g_hash_table_unref(tree->taken);
+    g_hash_table_unref(tree->splits);
     g_hash_table_unref(tree->by_ino);
     g_ptr_array_unref(tree->exports);
     g_ptr_array_unref(tree->places);
@@ -81,16 +88,58 @@ FlNode *fl_tree_root(const FlTree *tree)
     return tree->root;
 }
 
-FlNode *fl_tree_find(const FlTree *tree, uint64_t ino)
+static gpointer upper_half(uint64_t ino)
 {
-    return g_hash_table_lookup(tree->by_ino, &ino);
+    return GUINT_TO_POINTER((guint)(ino >> 32));
 }
 
-FlNode *fl_node_lookup(const FlTree *tree, const FlNode *folder, const char *name)
+/* Where the numbers of pieces start. */
+static uint64_t first_piece(const FlNode *folder)
+{
+    return (uint64_t)GPOINTER_TO_UINT(folder->opaque) << 32;
+}
+
+FlNode fl_node_piece(const FlNode *folder, uint64_t index)
+{
+    return (FlNode){
+        .ino = first_piece(folder) + index,
+        .parent = (FlNode *)folder,
+        .export = folder->export,
+        .split = folder->split,
+        .piece = index,
+    };
+}
+
+FlNode *fl_tree_find(const FlTree *tree, uint64_t ino, FlNode *room)
+{
+    FlNode *node = g_hash_table_lookup(tree->by_ino, &ino);
+
+    if (node != NULL)
+        return node;
+    node = g_hash_table_lookup(tree->splits, upper_half(ino));
+    if (node == NULL || ino - first_piece(node) >= fl_split_count(node->split))
+        return NULL;
+    *room = fl_node_piece(node, ino - first_piece(node));
+    return room;
+}
+
+static FlNode *find_child(const FlTree *tree, const FlNode *folder, const char *name)
 {
     FlNode key = {.name = name, .parent = (FlNode *)folder};
 
     return g_hash_table_lookup(tree->by_name, &key);
+}
+
+FlNode *fl_node_lookup(const FlTree *tree, const FlNode *folder, const char *name, FlNode *room)
+{
+    uint64_t index;
+
+    if (folder->split == NULL)
+        return find_child(tree, folder, name);
+    if (!fl_node_is_folder(folder) || !fl_split_parse(folder->split, name, &index))
+        return NULL;
+    *room = fl_node_piece(folder, index);
+    return room;
 }
 
 unsigned fl_node_subfolders(const FlNode *folder)
@@ -113,8 +162,10 @@ static FlNode *add_node(FlTree *tree, FlNode *parent, const char *name, const ch
     node->ino = fl_name_hash(source, path, NULL);
     /* Numbers that mean something else to FUSE or are taken: as good as never, and then the next.
      */
-    while (node->ino <= ROOT_INO || fl_tree_find(tree, node->ino) != NULL)
-        node->ino++;
+    while (node->ino <= ROOT_INO || g_hash_table_contains(tree->by_ino, &node->ino) ||
+           g_hash_table_contains(tree->splits, upper_half(node->ino)))
+        node->ino += UINT64_C(0x100000001);
+    g_hash_table_add(tree->taken, upper_half(node->ino));
     g_ptr_array_add(parent->children, node);
     g_hash_table_insert(tree->by_ino, &node->ino, node);
     g_hash_table_add(tree->by_name, node);
@@ -124,7 +175,7 @@ static FlNode *add_node(FlTree *tree, FlNode *parent, const char *name, const ch
 static FlNode *add_folder(FlTree *tree, FlNode *parent, const char *name, const char *source,
                           const char *path)
 {
-    FlNode *node = fl_node_lookup(tree, parent, name);
+    FlNode *node = find_child(tree, parent, name);
 
     if (node == NULL) {
         node = add_node(tree, parent, name, source, path);
@@ -147,7 +198,7 @@ static FlNode *add_path(FlTree *tree, FlNode *top, const char *path, const char 
         folder->export = export;
         name = parts[1];
     }
-    if (fl_node_lookup(tree, folder, name) != NULL)
+    if (find_child(tree, folder, name) != NULL)
         return NULL;
     node = add_node(tree, folder, name, source, path);
     node->export = export;
@@ -180,6 +231,21 @@ static void add_late(FlExport *export, FlFile *file, void *opaque)
         node->file = file;
 }
 
+/* The folder of pieces: its numbers are those of an upper half that nobody else has. */
+static void add_split(FlTree *tree, FlNode *top, const char *source, FlExport *export)
+{
+    FlNode *folder = add_folder(tree, top, "split", source, "split");
+    uint64_t first = fl_name_hash(source, "split/", NULL);
+
+    while (upper_half(first) == NULL || g_hash_table_contains(tree->taken, upper_half(first)))
+        first += UINT64_C(1) << 32;
+    folder->export = export;
+    folder->split = fl_export_split(export);
+    folder->opaque = upper_half(first);
+    g_hash_table_add(tree->taken, upper_half(first));
+    g_hash_table_insert(tree->splits, upper_half(first), folder);
+}
+
 bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GError **error)
 {
     const FlOrigin *origin = fl_export_origin(export);
@@ -194,7 +260,7 @@ bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GErr
         g_autofree char *safe = fl_name_encode(folder);
         parent = add_folder(tree, parent, safe, origin->source, "");
     }
-    top = fl_node_lookup(tree, parent, name);
+    top = find_child(tree, parent, name);
     if (top != NULL) {
         const char *other = top->export != NULL ? fl_export_origin(top->export)->folder : name;
         return fl_fail(error,
@@ -216,6 +282,7 @@ bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GErr
                            origin->folder, fl_file_path(file));
         node->file = file;
     }
+    add_split(tree, top, source, export);
     place = g_new(Place, 1);
     *place = (Place){tree, top};
     g_ptr_array_add(tree->places, place);

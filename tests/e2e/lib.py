@@ -296,7 +296,7 @@ class Mount:
             self.processes = {}
 
     def files(self):
-        """All files of the tree, relative to its root, sorted; without .fleecefs/."""
+        """All files of the tree, relative to its root, sorted; without .fleecefs/ and pieces."""
         def fail(error):
             raise error
 
@@ -304,6 +304,7 @@ class Mount:
         for folder, subfolders, names in os.walk(self.point, onerror=fail):
             if folder == self.point:
                 subfolders[:] = [s for s in subfolders if s != ".fleecefs"]
+            subfolders[:] = [s for s in subfolders if s != "split"]
             found += [os.path.relpath(os.path.join(folder, n), self.point) for n in names]
         return sorted(found)
 
