@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include "map/times.h"
 #include "mount/read.h"
 #include "mount/split.h"
 
@@ -55,7 +56,9 @@ typedef struct {
     char *increment;
     /* Bytes that the scratch file of the snapshot takes and may take; NULL where there is none. */
     void (*scratch_use)(const void *scratch, uint64_t *used, uint64_t *limit);
-    void *scratch; /* freed with g_free() */
+    void *scratch;  /* freed with g_free() */
+    FlTimes *times; /* of its pieces at the base; NULL: not known */
+    char *place;    /* what its times are noted under; NULL: nothing */
 } FlOrigin;
 FlOrigin *fl_origin_new(const char *source, const char *folder);
 void fl_origin_free(FlOrigin *origin); /* NULL is fine */

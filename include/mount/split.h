@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include "map/times.h"
 #include "mount/read.h"
 
 #include <time.h>
@@ -49,8 +50,9 @@ bool fl_split_is_new(const FlSplit *split, uint64_t index);
 uint64_t fl_split_changed(const FlSplit *split);
 /* The point in time of the first snapshot in which the piece was as it is now, as far as is known:
  * its mtime and ctime. */
-void fl_split_times(const FlSplit *split, uint64_t index, struct timespec *mtime,
-                    struct timespec *ctime);
+void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, struct timespec *ctime);
+/* The times of all pieces, to be noted for what is the base next; to be freed. */
+FlTimes *fl_split_all_times(const FlSplit *split);
 /* To read the disk from, at the disk's own offsets, for a reader of piece INDEX. */
 FlReadSource fl_split_source(FlSplit *split, uint64_t index);
 void fl_split_opened(FlSplit *split);

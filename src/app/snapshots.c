@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/snapshots.h"
 
+#include "app/pieces.h"
 #include "util/deadline.h"
 
 /* How long connections may take to close, and how often that is looked at. */
@@ -17,6 +18,7 @@ typedef struct {
 typedef struct {
     const FlSnapshotDisk *disk;
     FlExport *export;
+    FlPieces *pieces; /* to be noted by the commit that is under way; NULL: nothing */
 } Disk;
 
 struct FlSnapshots {
@@ -37,6 +39,14 @@ typedef struct {
     GThread *worker;
     GError *error; /* of the worker; NULL: it did all */
 } Command;
+
+static void disk_free(gpointer data)
+{
+    Disk *disk = data;
+
+    fl_pieces_free(disk->pieces);
+    g_free(disk);
+}
 
 static void snapshot_free(gpointer data)
 {
@@ -87,7 +97,7 @@ FlSnapshot *fl_snapshots_begin(FlSnapshots *snapshots, const FlSnapshotOptions *
         g_free(snapshot);
         return NULL;
     }
-    snapshot->disks = g_ptr_array_new_with_free_func(g_free);
+    snapshot->disks = g_ptr_array_new_with_free_func(disk_free);
     g_ptr_array_add(snapshots->snapshots, snapshot);
     return snapshot->backup;
 }
@@ -229,6 +239,16 @@ static bool check_all(const FlSnapshots *snapshots, GError **error)
     return true;
 }
 
+static void for_each_pieces(const Snapshot *snapshot, void (*function)(const FlPieces *pieces))
+{
+    for (guint i = 0; i < snapshot->disks->len; i++) {
+        const Disk *disk = snapshot->disks->pdata[i];
+
+        if (disk->pieces != NULL)
+            function(disk->pieces);
+    }
+}
+
 /*
  * Commits or aborts all. An error of the code FL_ERROR_LEFT is one that something was left by; the
  * first other error stops a commit, but not an abort.
@@ -246,9 +266,13 @@ static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
 
         if (snapshot->ended)
             continue;
+        if (commit)
+            for_each_pieces(snapshot, fl_pieces_save);
         ok = commit ? fl_snapshot_commit(snapshot->backup, &why)
                     : fl_snapshot_abort(snapshot->backup, &why);
         snapshot->ended = ok || !commit || g_error_matches(why, FL_ERROR, FL_ERROR_LEFT);
+        if (commit && snapshot->ended)
+            for_each_pieces(snapshot, fl_pieces_settle);
         if (!ok && first == NULL)
             first = g_steal_pointer(&why);
         if (!snapshot->ended)
@@ -336,6 +360,20 @@ static gboolean run_when_still(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+static void prepare_pieces(const FlSnapshots *snapshots)
+{
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+
+        for (guint j = 0; j < snapshot->disks->len; j++) {
+            Disk *disk = snapshot->disks->pdata[j];
+
+            fl_pieces_free(disk->pieces);
+            disk->pieces = fl_pieces_new(disk->export, &snapshot->options);
+        }
+    }
+}
+
 static void start_command(Command *command)
 {
     FlSnapshots *snapshots = command->snapshots;
@@ -347,6 +385,8 @@ static void start_command(Command *command)
         g_free(command);
         return;
     }
+    if (command->commit)
+        prepare_pieces(snapshots);
     for_each_disk(snapshots, fl_disk_suspend);
     command->deadline = fl_deadline_in(STILL_SECONDS);
     if (run_when_still(command))

@@ -2,6 +2,7 @@
 #include "app/sources.h"
 
 #include "app/image-point.h"
+#include "app/pieces.h"
 #include "snapshot/point.h"
 #include "util/deadline.h"
 #include "util/size.h"
@@ -172,10 +173,12 @@ static bool add_exports(Opening *opening, GError **error)
             forget_huge_maps(opening, info, origin);
             if (opening->image != NULL)
                 forget_notes(info);
+            if (opening->image != NULL)
+                fl_pieces_load(origin, opening->spec, opening->sources->options, info->size);
             /* qemu-nbd serves one client unless it is told otherwise, and ends with it. Others may
              * want to end, and wait for us to leave. */
-            options.keep_one = n == 1 && opening->image == NULL &&
-                               (!info->multi_conn || opening->server != NULL);
+            options.keep_one =
+                n == 1 && opening->image == NULL && (!info->multi_conn || opening->server != NULL);
             if (add_export(opening, info, origin, &options, error) == NULL)
                 return false;
             continue;
@@ -350,8 +353,8 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError
 static bool share_connections(const Opening *opening, const GPtrArray *disks,
                               FlDiskOptions *options, GError **error)
 {
-    bool own = g_str_has_prefix(opening->spec->text, "qmp:") &&
-               opening->sources->options->nbd == NULL;
+    bool own =
+        g_str_has_prefix(opening->spec->text, "qmp:") && opening->sources->options->nbd == NULL;
 
     *options = opening->sources->snapshot_disk;
     if (own || opening->endpoint == NULL || disks->len * options->connections <= SERVER_CLIENTS)
@@ -380,6 +383,7 @@ static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
     origin = make_disk_origin(opening, backup, disk);
     if (origin->reason != NULL)
         g_message("disk %s: a full backup, because %s", disk->name, origin->reason);
+    fl_pieces_load(origin, opening->spec, sources->options, disk->size);
     export = add_export(opening, g_ptr_array_steal_index(found, 0), origin, options, error);
     if (export == NULL)
         return false;

@@ -66,6 +66,8 @@ void fl_origin_free(FlOrigin *origin)
     g_free(origin->base);
     g_free(origin->increment);
     g_free(origin->scratch);
+    fl_times_free(origin->times);
+    g_free(origin->place);
     g_free(origin);
 }
 

@@ -17,6 +17,7 @@ struct FlSplit {
     uint64_t piece_size, count;
     /* Readers of new pieces run ahead along all new pieces, readers of old ones within theirs. */
     FlStreams *fresh, *old; /* NULL: nobody reads */
+    FlTimes *times;         /* NULL until somebody asks */
     FlView *ahead;          /* what of the disk is new; NULL: all of it, or not made yet */
     unsigned opened;
     guint timer; /* until what was read ahead goes; 0: none */
@@ -40,10 +41,14 @@ uint64_t fl_split_choose(uint64_t disk_size, uint64_t wanted)
 FlSplit *fl_split_new(FlExport *export)
 {
     FlSplit *split = g_new0(FlSplit, 1);
-    uint64_t size = fl_disk_info(export->disk)->size;
+    uint64_t size = fl_disk_info(export->disk)->size, wanted = export->options->split;
+    const FlTimes *times = export->origin->times;
 
+    /* A series keeps the size that it has begun with. */
+    if (wanted == 0 && times != NULL && fl_times_disk_size(times) == size)
+        wanted = fl_times_piece_size(times);
     split->export = export;
-    split->piece_size = fl_split_choose(size, export->options->split);
+    split->piece_size = fl_split_choose(size, wanted);
     split->count = (size - 1) / split->piece_size + 1;
     return split;
 }
@@ -61,6 +66,7 @@ void fl_split_free(FlSplit *split)
         return;
     forget(split);
     fl_view_unref(split->ahead);
+    fl_times_free(split->times);
     g_free(split);
 }
 
@@ -111,12 +117,16 @@ FlView *fl_split_view(const FlSplit *split, uint64_t index)
     return fl_view_raw_new(alloc, NULL, fl_disk_info(disk)->size, start, end - start);
 }
 
-/* What has changed since the last backup; NULL: nobody knows. */
+/* What has changed since the last backup; NULL: nobody knows, or knows since when the rest has been
+ * as it is, and all of it counts as changed. */
 static FlMap *dirty_of(const FlSplit *split)
 {
     const FlOrigin *origin = split->export->origin;
+    uint64_t size = fl_disk_info(split->export->disk)->size;
+    const char *why;
 
-    if (origin->increment == NULL || origin->base == NULL)
+    if (origin->increment == NULL || origin->base == NULL || origin->times == NULL ||
+        !fl_times_fit(origin->times, size, split->piece_size, origin->time, &why))
         return NULL;
     return fl_disk_maps_find(fl_disk_maps(split->export->disk), origin->increment);
 }
@@ -135,11 +145,22 @@ bool fl_split_is_new(const FlSplit *split, uint64_t index)
     return (fl_map_get(dirty, extent).type & FL_DIRTY) != 0 || fl_map_get(dirty, extent).end < end;
 }
 
-void fl_split_times(const FlSplit *split, uint64_t index, struct timespec *mtime,
-                    struct timespec *ctime)
+FlTimes *fl_split_all_times(const FlSplit *split)
 {
-    *mtime = split->export->origin->time;
-    *ctime = split->export->origin->ctime;
+    const FlOrigin *origin = split->export->origin;
+
+    return fl_times_next(origin->times, dirty_of(split), fl_disk_info(split->export->disk)->size,
+                         split->piece_size, origin->time);
+}
+
+void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, struct timespec *ctime)
+{
+    const FlOrigin *origin = split->export->origin;
+
+    if (split->times == NULL)
+        split->times = fl_split_all_times(split);
+    *mtime = fl_times_get(split->times, index);
+    *ctime = fl_split_is_new(split, index) ? origin->ctime : *mtime;
 }
 
 /* The next run of pieces that are new, [*FIRST, *END), of which none is before FROM; false if there

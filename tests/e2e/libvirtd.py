@@ -358,7 +358,9 @@ class Domain(vm.Vm):
         found += os.listdir(self.scratch)
         found += [n for n in self.checkpoints() if "pending" in self.virsh(
             "checkpoint-dumpxml", self.name, n, "--no-domain")]
-        return found + [f for f in os.listdir(self.state) if not f.endswith(".lock")]
+        # Locks and the times of pieces outlast a backup.
+        return found + [f for f in os.listdir(self.state)
+                        if not f.endswith(".lock") and not f.startswith("pieces-")]
 
     def source(self, path=None):
         return f"libvirt:{self.name}?connect={self.libvirtd.uri(path)}"

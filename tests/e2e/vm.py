@@ -235,7 +235,9 @@ class Vm:
             found.append(str(error))
         found += [o["name"] for o in self.qmp("qom-list", path="/objects")
                   if o["name"].startswith("fleecefs")]
-        found += [f for f in os.listdir(self.state) if not f.endswith(".lock")]
+        # Locks and the times of pieces outlast a backup.
+        found += [f for f in os.listdir(self.state)
+                  if not f.endswith(".lock") and not f.startswith("pieces-")]
         return found
 
     def environment(self):

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The times of a disk's pieces, from one backup of a series to the next. */
+#pragma once
+
+#include "app/options.h"
+#include "snapshot/snapshot.h"
+
+/* Finds what is noted of the base of ORIGIN, whose disk has SIZE bytes, and says so if that does
+ * not count. SPEC is its source. */
+void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, const FlOptions *options,
+                    uint64_t size);
+
+/* Notes of one disk that a commit writes. */
+typedef struct FlPieces FlPieces;
+
+/* What is to be noted for EXPORT, if it gets a restore point and its maps are loaded; else NULL. */
+FlPieces *fl_pieces_new(FlExport *export, const FlSnapshotOptions *options);
+void fl_pieces_free(FlPieces *pieces); /* NULL is fine */
+/* Before and after the commit; any thread. What cannot be written costs reading next time. */
+void fl_pieces_save(const FlPieces *pieces);
+void fl_pieces_settle(const FlPieces *pieces);

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "snapshot/piece-notes.h"
+
+#include "snapshot/journal.h"
+#include "util/name.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TITLE   "fleecefs pieces "
+#define VERSION "1"
+#define SUM     "sha256 "
+/* A run of pieces takes up to 42 bytes, and there are rarely more runs than pieces of the default
+ * size. */
+#define NOTES_MAX (64u << 20)
+
+/* What all notes of one disk and series start with. */
+static char *prefix_of(const FlPieceNotes *notes)
+{
+    return g_strdup_printf("pieces-%016" G_GINT64_MODIFIER "x-%016" G_GINT64_MODIFIER "x-",
+                           fl_name_hash(notes->source, NULL),
+                           fl_name_hash(notes->series, notes->place, NULL));
+}
+
+static char *name_of(const FlPieceNotes *notes)
+{
+    g_autofree char *prefix = prefix_of(notes);
+    g_autofree char *point = fl_name_encode(notes->point);
+
+    return g_strconcat(prefix, point, NULL);
+}
+
+static char *sum_of(const char *text, gsize length)
+{
+    return g_compute_checksum_for_data(G_CHECKSUM_SHA256, (const guchar *)text, length);
+}
+
+static void add_line(GString *text, const char *name, const char *value)
+{
+    g_autofree char *safe = value != NULL ? fl_name_encode(value) : g_strdup("-");
+
+    g_string_append_printf(text, "%s %s\n", name, safe);
+}
+
+static void add_number(GString *text, const char *name, uint64_t value)
+{
+    g_string_append_printf(text, "%s %" G_GUINT64_FORMAT "\n", name, value);
+}
+
+/* All but times and checksum. */
+static GString *make_head(const FlPieceNotes *notes, const char *disk_id, uint64_t disk_size,
+                          uint64_t piece_size)
+{
+    GString *text = g_string_new(TITLE VERSION "\n");
+
+    add_line(text, "series", notes->series);
+    add_line(text, "place", notes->place);
+    add_line(text, "disk_id", disk_id);
+    add_line(text, "restore_point", notes->point);
+    add_number(text, "disk_size", disk_size);
+    add_number(text, "piece_size", piece_size);
+    return text;
+}
+
+/* The value of the line that begins with NAME, to be freed; NULL if there is none. */
+static char *value_of(const char *text, const char *name)
+{
+    g_autofree char *start = g_strconcat("\n", name, " ", NULL);
+    const char *at = strstr(text, start);
+
+    return at != NULL ? g_strndup(at + strlen(start), strcspn(at + strlen(start), "\n")) : NULL;
+}
+
+static uint64_t number_of(const char *text, const char *name)
+{
+    g_autofree char *value = value_of(text, name);
+    guint64 n = 0;
+
+    return value != NULL && g_ascii_string_to_unsigned(value, 10, 1, G_MAXINT64, &n, NULL) ? n : 0;
+}
+
+static FlTimes *parse(const FlPieceNotes *notes, char *text, gsize length, const char **why)
+{
+    char *sum = g_strrstr(text, "\n" SUM);
+    g_autofree char *expected = NULL, *disk_id = NULL;
+    g_autoptr(GString) head = NULL;
+    uint64_t disk_size, piece_size;
+    FlTimes *times;
+
+    *why = "they are damaged";
+    if (sum == NULL || strlen(text) != length)
+        return NULL;
+    sum++;
+    expected = sum_of(text, (gsize)(sum - text));
+    if (!g_str_has_prefix(sum + strlen(SUM), expected) ||
+        !g_str_equal(sum + strlen(SUM) + strlen(expected), "\n"))
+        return NULL;
+    *sum = '\0';
+    if (!g_str_has_prefix(text, TITLE VERSION "\n")) {
+        *why = "they are of another version of fleecefs";
+        return NULL;
+    }
+    disk_size = number_of(text, "disk_size");
+    piece_size = number_of(text, "piece_size");
+    if (notes->disk_id == NULL) {
+        disk_id = value_of(text, "disk_id");
+        if (g_strcmp0(disk_id, "-") == 0)
+            g_clear_pointer(&disk_id, g_free);
+    } else {
+        disk_id = g_strdup(notes->disk_id);
+    }
+    head = make_head(notes, disk_id, disk_size, piece_size);
+    if (!g_str_has_prefix(text, head->str)) {
+        *why = "they are of another disk, or the disk had another name";
+        return NULL;
+    }
+    times = fl_times_parse(text + head->len, disk_size, piece_size);
+    if (times != NULL)
+        *why = NULL;
+    return times;
+}
+
+static FlTimes *load_file(const FlPieceNotes *notes, const char *path, const char **why)
+{
+    g_autofree char *text = NULL;
+    gsize length;
+    struct stat st;
+
+    if (stat(path, &st) < 0 || st.st_size > NOTES_MAX ||
+        !g_file_get_contents(path, &text, &length, NULL))
+        return NULL;
+    return parse(notes, text, length, why);
+}
+
+FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why)
+{
+    g_autofree char *state = fl_state_directory(NULL);
+    g_autofree char *name = name_of(notes);
+    g_autofree char *point = fl_name_encode(notes->point);
+    g_autofree char *suffix = g_strconcat("-", point, NULL);
+    g_autofree char *path = state != NULL ? g_build_filename(state, name, NULL) : NULL;
+    g_autoptr(GDir) directory = NULL;
+    FlTimes *times;
+    const char *other;
+
+    *why = "there are none";
+    if (path == NULL)
+        return NULL;
+    times = load_file(notes, path, why);
+    /* Another source may have written them: the VM whose image this is. */
+    directory = times == NULL ? g_dir_open(state, 0, NULL) : NULL;
+    while (directory != NULL && times == NULL && (other = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *there = g_build_filename(state, other, NULL);
+
+        if (g_str_has_prefix(other, "pieces-") && g_str_has_suffix(other, suffix))
+            times = load_file(notes, there, why);
+    }
+    return times;
+}
+
+static bool sync_directory(const char *path, GError **error)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool ok = fd >= 0 && fsync(fd) == 0;
+
+    if (!ok)
+        fl_fail(error, "state directory %s: %s", path, g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError **error)
+{
+    g_autofree char *state = fl_state_directory(error);
+    g_autofree char *name = name_of(notes);
+    g_autofree char *path = NULL, *sum = NULL;
+    g_autoptr(GString) text = NULL;
+
+    if (state == NULL)
+        return false;
+    text = make_head(notes, notes->disk_id, fl_times_disk_size(times), fl_times_piece_size(times));
+    fl_times_print(times, text);
+    sum = sum_of(text->str, text->len);
+    g_string_append_printf(text, SUM "%s\n", sum);
+    path = g_build_filename(state, name, NULL);
+    return g_file_set_contents_full(path, text->str, (gssize)text->len,
+                                    G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE,
+                                    0600, error) &&
+           sync_directory(state, error);
+}
+
+void fl_piece_notes_settle(const FlPieceNotes *notes)
+{
+    g_autofree char *state = fl_state_directory(NULL);
+    g_autofree char *prefix = prefix_of(notes);
+    g_autofree char *name = name_of(notes);
+    g_autoptr(GDir) directory = state != NULL ? g_dir_open(state, 0, NULL) : NULL;
+    const char *other;
+
+    while (directory != NULL && (other = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *path = g_build_filename(state, other, NULL);
+
+        if (g_str_has_prefix(other, prefix) && !g_str_equal(other, name))
+            g_unlink(path);
+    }
+}
