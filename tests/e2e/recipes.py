@@ -4,6 +4,7 @@
 A recipe is the display below a line '.\\" recipe: NAME'. Each tool's `full` and `increment` run in a
 folder with an empty folder `mnt`; what restores must make restored.qcow2 or restored.raw.
 """
+import json
 import os
 import re
 import shutil
@@ -172,11 +173,61 @@ class Recipes(lib.TestCase):
             self.assertEqual(f.read(), "guest\n")
         lib.run("fusermount3", "-u", self.mnt)
 
+    def check_pieces(self, tool, prune=True):
+        """Whole disks that read what has changed, and outlive one another."""
+        lib.require(tool, "nbdkit")
+        source, contents, disk = QmpSource(self), [], bytearray(SIZE)
+        source.write(f"write -P 17 0 {SIZE}")
+        disk[:] = bytes([17]) * SIZE
+        if prune:
+            self.follow(f"pieces {tool} init")
+        # Listing the folder reads the partition table.
+        most = (SIZE, 0, 4 * lib.MIB, 0, 8 * lib.MIB)
+        for day, limit in enumerate(most):
+            if day == 2:
+                source.write("write -P 34 5M 4k")
+                disk[5 * lib.MIB:5 * lib.MIB + 4096] = bytes([34]) * 4096
+            elif day == 4:
+                source.write("write -z 1M 4M")
+                disk[lib.MIB:5 * lib.MIB] = bytes(4 * lib.MIB)
+            contents.append(bytes(disk))
+            self.follow("qmp mount")
+            self.follow(f"pieces {tool}", day)
+            with open(self.mnt + "/.fleecefs/status.json") as f:
+                read = json.load(f)["exports"][0]["bytes_read"]
+            # Readers in parallel may have some of it read twice.
+            self.assertLessEqual(read, limit * 5 // 4 + 64 * lib.KIB, DAYS[day])
+            self.follow("qmp done")
+        if prune:
+            self.follow(f"pieces {tool} prune")
+        else:
+            for day in range(len(most) - 3):
+                shutil.rmtree(os.path.join(self.dir, DAYS[day]))
+        for day in range(len(most) - 3, len(most)):
+            self.follow(f"pieces {tool} restore", day)
+            with open(self.dir + "/restored.raw", "rb") as f:
+                self.assertTrue(f.read() == contents[day], DAYS[day])
+
+    def test_pieces_by_rsync(self):
+        self.check_pieces("rsync", prune=False)
+        self.follow("pieces look", 4)
+        lib.run("cmp", self.mnt + "/default/disk.raw", self.dir + "/restored.raw")
+        lib.run("fusermount3", "-u", self.mnt)
+
+    def test_pieces_by_restic(self):
+        self.check_pieces("restic")
+
+    def test_pieces_by_borg(self):
+        self.check_pieces("borg")
+
     def test_every_recipe_is_run(self):
         known = {f"{tool} {part}" for tool in TOOLS for part in ("full", "increment")}
         known |= {recipe for all_of_it in RESTORES.values() for recipe in all_of_it}
         known |= {"image mount", "image full-done", "image increment-done", "nbd mount", "nbd done",
-                  "qmp mount", "qmp done", "debugfs"}
+                  "qmp mount", "qmp done", "debugfs", "pieces look"}
+        known |= {f"pieces {tool}{part}" for tool in ("rsync", "restic", "borg")
+                  for part in ("", " init", " prune", " restore")
+                  if tool != "rsync" or part in ("", " restore")}
         self.assertEqual(set(self.recipes), known)
 
 
