@@ -217,7 +217,7 @@ static const Setting settings[] = {
     {"format", "FMT", "of image files: raw, qcow2... (as they look)", set_format},
     {"backing", "NAME", "of qcow2 increments; or: none (../disk.raw)", set_backing},
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},
-    {"split", "SIZE", "of the pieces in split/ (4M, or as fits the disk)", set_split},
+    {"split", "SIZE", "of the pieces in split/ (4M or more)", set_split},
     {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", set_cluster_size},
     {"series", "NAME", "the series of backups it is part of (last)", set_series},
     {"disk", "NODE[:NODE...]", "only these disks (all that can be written)", set_disk, true},
