@@ -17,6 +17,15 @@
 #include <string.h>
 #include <unistd.h>
 
+/* A node that takes ARRAY over. */
+static JsonNode *array_node(JsonArray *array)
+{
+    JsonNode *node = json_node_new(JSON_NODE_ARRAY);
+
+    json_node_take_array(node, array);
+    return node;
+}
+
 static JsonNode *describe_bitmaps(const FlSnapshotDisk *disk)
 {
     JsonArray *array = json_array_new();
@@ -27,7 +36,7 @@ static JsonNode *describe_bitmaps(const FlSnapshotDisk *disk)
                                                   bitmap->context, 'i', "granularity",
                                                   (gint64)bitmap->granularity, 0));
     }
-    return json_node_init_array(json_node_alloc(), array);
+    return array_node(array);
 }
 
 static void print_snapshot(const FlSnapshot *backup)
@@ -55,8 +64,8 @@ static void print_snapshot(const FlSnapshot *backup)
         fl_qmp_args('s', "socket", socket, 's', "snapshot", fl_snapshot_id(backup), 'i', "seconds",
                     (gint64)fl_snapshot_time(backup).tv_sec, 'i', "begin_us",
                     (gint64)(times.begin / 1000), 'i', "frozen_us", (gint64)(times.frozen / 1000),
-                    'n', "disks", json_node_init_array(json_node_alloc(), array), 'n', "notes",
-                    json_node_init_array(json_node_alloc(), lines), 0);
+                    'n', "disks", array_node(array), 'n', "notes",
+                    array_node(lines), 0);
     text = json_to_string(node, FALSE);
     puts(text);
 }
