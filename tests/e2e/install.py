@@ -25,7 +25,8 @@ class Install(lib.TestCase):
                     "share/bash-completion/completions/fleecefs",
                     "share/zsh/site-functions/_fleecefs", "share/doc/fleecefs/README.md",
                     "share/doc/fleecefs/examples/demo",
-                    "share/doc/fleecefs/examples/backup.conf"}
+                    "share/doc/fleecefs/examples/backup.conf",
+                    "share/doc/fleecefs/examples/apparmor"}
         modules = os.listdir(f"{lib.TOP}/contrib/fleecefs_backups")
         expected |= {f"share/fleecefs/fleecefs_backups/{n}" for n in modules if n.endswith(".py")}
         units = {f"lib/systemd/system/fleecefs-backup@.{kind}" for kind in ("service", "timer")}

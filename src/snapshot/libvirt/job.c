@@ -19,6 +19,8 @@
 #include <unistd.h>
 
 #define PREFIX "fleecefs-"
+/* More advice: root is denied something by these, as a rule. */
+#define CONFINED "; AppArmor and SELinux have to allow its socket: man fleecefs, SECURITY"
 /* Milliseconds: for a job to begin or end, and between looks at it then. */
 #define CHANGE_TIMEOUT  10000
 #define CHANGE_INTERVAL 20
@@ -271,8 +273,9 @@ static bool fail_to_begin(const FlLibvirtSession *session, const FlLibvirtCall *
     if (call->message != NULL && strstr(call->message, session->scratch) != NULL)
         return fl_libvirt_fail(error, call,
                                "cannot take the snapshot (the VM's process must be able to write "
-                               "in %s; -o scratch=DIR names another)",
-                               session->scratch);
+                               "in %s; -o scratch=DIR names another%s)",
+                               session->scratch,
+                               strstr(call->message, "Permission denied") != NULL ? CONFINED : "");
     return fl_libvirt_fail(error, call, "cannot take the snapshot");
 }
 
