@@ -29,3 +29,5 @@ FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why);
 bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError **error);
 /* NOTES->point is committed: removes those of all others. */
 void fl_piece_notes_settle(const FlPieceNotes *notes);
+/* Removes those that SOURCE has left, of SERIES unless that is NULL. */
+void fl_piece_notes_forget(const char *source, const char *series);

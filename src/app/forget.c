@@ -3,6 +3,7 @@
 
 #include "app/sources.h"
 #include "disk/image-bitmaps.h"
+#include "snapshot/piece-notes.h"
 #include "snapshot/point.h"
 
 #include <stdio.h>
@@ -40,7 +41,10 @@ static bool forget(const FlOptions *options, char **report, GError **error)
     if (!fl_source_is_vm(spec->text))
         return forget_image(options, spec->text, report, error);
     snapshot = fl_source_snapshot_options(options, spec);
-    return fl_snapshot_forget(&snapshot, report, error);
+    if (!fl_snapshot_forget(&snapshot, report, error))
+        return false;
+    fl_piece_notes_forget(spec->text, options->series);
+    return true;
 }
 
 int fl_forget(const FlOptions *options)

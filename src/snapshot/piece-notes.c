@@ -209,3 +209,29 @@ void fl_piece_notes_settle(const FlPieceNotes *notes)
             g_unlink(path);
     }
 }
+
+static bool is_of_series(const char *path, const char *series)
+{
+    g_autofree char *text = NULL, *value = NULL, *safe = fl_name_encode(series);
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return false;
+    value = value_of(text, "series");
+    return g_strcmp0(value, safe) == 0;
+}
+
+void fl_piece_notes_forget(const char *source, const char *series)
+{
+    g_autofree char *state = fl_state_directory(NULL);
+    g_autofree char *prefix =
+        g_strdup_printf("pieces-%016" G_GINT64_MODIFIER "x-", fl_name_hash(source, NULL));
+    g_autoptr(GDir) directory = state != NULL ? g_dir_open(state, 0, NULL) : NULL;
+    const char *name;
+
+    while (directory != NULL && (name = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *path = g_build_filename(state, name, NULL);
+
+        if (g_str_has_prefix(name, prefix) && (series == NULL || is_of_series(path, series)))
+            g_unlink(path);
+    }
+}

@@ -249,7 +249,11 @@ static void test_damage(void)
         g_assert_null(fl_piece_notes_load(&other, &why));
         g_assert_cmpstr(why, ==, "they are of another disk, or the disk had another name");
     }
-    g_unlink(path);
+    fl_piece_notes_forget("qmp:y", NULL);
+    fl_piece_notes_forget(notes.source, "weekly");
+    g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    fl_piece_notes_forget(notes.source, notes.series);
+    g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
     g_rmdir(state);
 }
 
