@@ -23,8 +23,10 @@
  * order. */
 #define ANSWER_SECONDS 5
 #define END_SECONDS    120
-#define SILENT         "%s: its daemon does not answer within %d s: is it stopped (kill -CONT), or does the machine hang? To give it up: fusermount3 -uz"
-#define DEAD        "%s is a mount whose daemon has died: fusermount3 -u %s"
+#define SILENT                                                                                     \
+    "%s: its daemon does not answer within %d s: is it stopped (kill -CONT), or does the machine " \
+    "hang? To give it up: fusermount3 -uz"
+#define DEAD "%s is a mount whose daemon has died: fusermount3 -u %s"
 
 /* Whether it is a mount whose daemon was killed. What stat(2) tells of one may still come from the
  * kernel's cache; to open it never does. */
@@ -52,8 +54,10 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
         return fl_fail(error, "mount point %s: %s%s", mountpoint, g_strerror(errno),
                        errno == ENOENT ? "; create the folder first" : "");
     if (!S_ISDIR(st.st_mode))
-        return fl_fail(error, "mount point %s is not a folder; the source comes first: fleecefs SOURCE "
-                              "MOUNTPOINT", mountpoint);
+        return fl_fail(error,
+                       "mount point %s is not a folder; the source comes first: fleecefs SOURCE "
+                       "MOUNTPOINT",
+                       mountpoint);
     /* fusermount3 would refuse it, in a line of its own. */
     if (access(mountpoint, W_OK) != 0 && errno == EACCES)
         return fl_fail(error, "mount point %s: you have to be able to write to it; choose another",
@@ -195,8 +199,8 @@ static void send_command(const char *path, void *opaque, int out)
     Reply reply = {.message = {.force = command->force}};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-    if (fd < 0 || ioctl(fd, command->commit ? FL_CONTROL_COMMIT : FL_CONTROL_ABORT,
-                        &reply.message) < 0)
+    if (fd < 0 ||
+        ioctl(fd, command->commit ? FL_CONTROL_COMMIT : FL_CONTROL_ABORT, &reply.message) < 0)
         reply.error = errno;
     /* An open file would keep the mount, and so the daemon. */
     if (fd >= 0)
