@@ -76,7 +76,8 @@ void fl_disk_read(FlDisk *disk, FlRead *read);
 void fl_disk_rest(FlDisk *disk);
 
 /* Loads the maps unless they are loaded, and calls DONE (possibly before this returns) with 0 or
- * -errno. Several callers share one load; a load that failed is tried again by the next caller. */
+ * -errno. Several callers share one load; a load that failed is tried again by a caller a second
+ * later. */
 typedef void (*FlDiskLoaded)(FlDisk *disk, errint_t result, void *opaque);
 void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque);
 /* NULL until they are loaded. */

@@ -2,8 +2,9 @@
 #include "disk/disk.h"
 
 #include "blocksize.h"
-#include "conn.h"
 #include "confirm.h"
+#include "conn.h"
+#include "util/deadline.h"
 #include "waiters.h"
 #include "worker.h"
 
@@ -15,6 +16,7 @@
 #define FILL_AHEAD   (2u << 20)
 #define FILL_DEMAND  (64u << 10)
 #define IDLE_SECONDS 30
+#define LOAD_PAUSE   1 /* second */
 #define TICK_MS      100
 
 struct FlDisk {
@@ -32,6 +34,7 @@ struct FlDisk {
     FlConfirm *confirm;         /* NULL: what arrives is handed on at once */
     FlWaiters *waiters;         /* for the maps */
     gint64 loading;             /* since when (g_get_monotonic_time()); 0: not */
+    gint64 load_again;          /* no sooner than then; the last one failed */
 
     GPtrArray *conns;     /* of FlConn */
     unsigned conns_max;   /* lowered when the server refuses more */
@@ -556,9 +559,11 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
         fail_changed(disk, error);
     else if (g_error_matches(error, FL_ERROR, FL_ERROR_LOST))
         fail_loudly(disk, error->message);
-    else
+    else {
+        disk->load_again = fl_deadline_in(LOAD_PAUSE);
         g_warning("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk),
                   error->message);
+    }
     take_maps(&loaded->read, error == NULL ? 0 : -EIO);
 }
 
@@ -572,7 +577,9 @@ static void start_load(FlDisk *disk)
 
 void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
 {
-    if (disk->maps != NULL || disk->failure != NULL) {
+    /* Each stat of a file asks for them: a server that refuses is not asked by each. */
+    if (disk->maps != NULL || disk->failure != NULL ||
+        (disk->loading == 0 && g_get_monotonic_time() < disk->load_again)) {
         done(disk, disk->maps != NULL ? 0 : -EIO, opaque);
         return;
     }

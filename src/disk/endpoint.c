@@ -158,15 +158,34 @@ uint64_t fl_endpoint_room(FlEndpoint *endpoint)
     return FL_REMEMBER_MAX - endpoint->remembered;
 }
 
+/* Whether the handshake is at another STAGE than the last time: libnbd asks for several things on
+ * its own, newer ones for more, and each answer has its own time. There are as many stages as
+ * libnbd knows, so this ends. */
+static bool handshake_moves_on(struct nbd_handle *nbd, char **stage)
+{
+    const char *now = nbd_aio_is_connecting(nbd) ? nbd_connection_state(nbd) : NULL;
+    bool moved = now != NULL && *stage != NULL && !g_str_equal(now, *stage);
+
+    if (now == NULL || *stage == NULL || moved) {
+        g_free(*stage);
+        *stage = g_strdup(now);
+    }
+    return moved;
+}
+
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
                  void *opaque, const FlWait *wait, GError **error)
 {
     /* Short slices, so that a cancel is noticed without a descriptor of its own. */
     enum { SLICE_MS = 100 };
     gint64 late = fl_deadline_in(wait->seconds);
+    g_autofree char *stage = NULL;
 
     while (!done(nbd, opaque)) {
         gint64 now = g_get_monotonic_time();
+
+        if (handshake_moves_on(nbd, &stage))
+            late = fl_deadline_in(wait->seconds);
 
         if (wait->cancel != NULL && g_cancellable_set_error_if_cancelled(wait->cancel, error))
             return false;
