@@ -35,9 +35,11 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, const FlOptions 
             return;
         g_clear_pointer(&origin->times, fl_times_free);
     }
-    g_info("disk %s: all files in split/ are of this point in time: of the notes of restore point "
-           "%s, %s",
-           origin->folder, origin->base, why);
+    /* Whoever looks at an image elsewhere has no notes of it, and no backup to make. */
+    g_log(G_LOG_DOMAIN, origin->snapshot ? G_LOG_LEVEL_MESSAGE : G_LOG_LEVEL_INFO,
+          "disk %s: all files in split/ are of this point in time: of the notes of restore point "
+          "%s, %s",
+          origin->folder, origin->base, why);
 }
 
 FlPieces *fl_pieces_new(FlExport *export, const FlSnapshotOptions *options)
