@@ -224,6 +224,8 @@ static bool is_connected(struct nbd_handle *nbd, void *opaque)
 /* MESSAGE is another's, of what ended in ERROR. */
 static const char *why_not(int error, const char *message)
 {
+    if (error == ENOENT)
+        return "no server listens there: its socket does not exist; is the server running?";
     return error == ECONNREFUSED
                ? "connection refused: nobody listens there, is the server running?"
                : message;

@@ -51,6 +51,16 @@ static bool fail_image(const FlImage *image, const char *message, GError **error
                        "it is based on; mount the VM instead (qmp:SOCKET or libvirt:DOMAIN), or an "
                        "NBD export of the program that uses it",
                        shown);
+    if (strstr(message, "doesn't satisfy the constraints") != NULL)
+        return fl_fail(error,
+                       "cannot open %s: the image is cut off or damaged (%s); see qemu-img check",
+                       shown, message);
+    if (strstr(message, "Could not open backing file") != NULL)
+        return fl_fail(error,
+                       "cannot open %s: the image that it is based on is missing (%s); if it is a "
+                       "stored increment, restore it with fleecefs-restore, or name its base with "
+                       "qemu-img rebase -u -b",
+                       shown, message);
     return fl_fail(error, "cannot open %s: %s", shown, message);
 }
 

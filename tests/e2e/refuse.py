@@ -79,7 +79,7 @@ class Refuse(lib.TestCase):
 
     def test_unreachable_server(self):
         path = os.path.join(self.dir, "nobody.sock")
-        self.refused("nbd+unix:///?socket=" + path, says=["nobody.sock"])
+        self.refused("nbd+unix:///?socket=" + path, says=["nobody.sock", "no server listens there"])
         self.refused("nbd://127.0.0.1:1/", says=["127.0.0.1"])
 
     def test_wrong_export_name_lists_those_there_are(self):
@@ -130,12 +130,18 @@ class Refuse(lib.TestCase):
         image = self.disk()
         os.truncate(image, 50)
         self.refused(image, says=["vm.qcow2"])
+        # So that what it says of its bitmaps lies behind its end.
+        image = disks.create(self.path("cut.qcow2"), 64 * lib.MIB, ["b"])
+        disks.qemu_io(image, ["write -q 0 8M"])
+        lib.run("qemu-img", "bitmap", "--add", image, "late")
+        os.truncate(image, 300 * lib.KIB)
+        self.refused(image, says=["cut.qcow2", "cut off or damaged", "qemu-img check"])
 
     def test_missing_backing_file(self):
         base = disks.create(os.path.join(self.dir, "base.qcow2"), size="4M")
         image = self.disk(backing=base)
         os.unlink(base)
-        self.refused(image, says=["vm.qcow2"])
+        self.refused(image, says=["vm.qcow2", "qemu-img rebase", "fleecefs-restore"])
 
     def test_image_of_a_running_writer(self):
         image = self.disk()
