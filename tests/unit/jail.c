@@ -67,7 +67,7 @@ static int probe(const char *file)
 }
 
 /* MODE: of the file, which belongs to whoever runs the test. */
-static void test_program(gconstpointer mode)
+static G_GNUC_UNUSED void test_program(gconstpointer mode)
 {
     g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);
     g_autofree char *file = g_build_filename(folder, "file", NULL);

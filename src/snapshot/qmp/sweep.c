@@ -99,7 +99,7 @@ static bool query_nodes(FlFleece *session, JsonNode **reply, GError **error)
 /* Overlays first: they hold their files. */
 static bool end_nodes(Sweep *sweep, GError **error)
 {
-    static const char *const parts[] = {"-overlay", "-file", "-" FL_FLEECE_TAIL};
+    static const char *const parts[] = {"-overlay", "-file", ("-" FL_FLEECE_TAIL)};
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *nodes;
 
@@ -161,8 +161,8 @@ static bool resume_guest(FlFleece *session, GError **error)
 /*
  * An export that does not end has a client that reads no replies. From 8.0 on (seen in 10.0) QEMU
  * stands still, with all of its monitors, when a job of that disk is cancelled then, and until the
- * client has left: so the job stays, and the guest's writes go on. An older QEMU cuts the client off,
- * and there a job that stayed would stop the guest in the end.
+ * client has left: so the job stays, and the guest's writes go on. An older QEMU cuts the client
+ * off, and there a job that stayed would stop the guest in the end.
  */
 static bool is_stuck(Sweep *sweep, const GError *failure, GError **error)
 {
