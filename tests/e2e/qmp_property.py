@@ -12,7 +12,7 @@ import uuid
 
 import lib
 from chains import Chains
-from vm import Disk, Vm
+from vm import Disk, QmpError, Vm
 
 SEQUENCES = int(os.environ.get("SEQUENCES") or 3)
 STEPS = int(os.environ.get("STEPS") or 12)
@@ -27,7 +27,7 @@ class World:
         self.test, self.rng = test, rng
         self.names = iter(f"disk{n}" for n in range(1000))
         self.kept = []  # (copy of an image, its disk as it was)
-        self.under = {}  # image of an overlay to (its backing disk as it was)
+        self.under = {}  # image of an overlay to (image, content, size, format) of what it is on
         self.destinations = [Chains(test), Chains(test)]
         self.log = []
         self.disks = [self.new_disk() for _ in range(2)]
@@ -122,13 +122,16 @@ class World:
     def grow(self):
         self.stop()
         disk = self.rng.choice(self.disks)
-        lib.run("qemu-img", "resize", "-q", "-f", disk.format, disk.image, f"+{128 << 10}")
-        disk.size += 128 << 10
-        disk.model.extend(bytes(128 << 10))
+        self.resize(disk, disk.size + (128 << 10))
         self.start()
 
     def resize(self, disk, size):
-        lib.run("qemu-img", "resize", "-q", "--shrink", "-f", disk.format, disk.image, size)
+        """QEMU refuses after a crash, until the bitmaps that were lost are removed."""
+        done = lib.attempt("qemu-img", "resize", "-q", "--shrink", "-f", disk.format, disk.image,
+                           str(size))
+        if done.returncode != 0:
+            self.test.assertIn("is inconsistent", done.stderr)
+            return
         del disk.model[size:]
         disk.model.extend(bytes(size - len(disk.model)))
         disk.size = size
@@ -175,23 +178,40 @@ class World:
         disk = self.rng.choice(self.images())
         path = self.test.path("overlay.qcow2")
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk.image, path)
-        self.under[path] = (disk.image, bytes(disk.model), disk.size)
-        disk.image = path
+        self.lay(disk, path)
         self.start()
+
+    def lay(self, disk, path):
+        """Notes that a new overlay at PATH is the disk's image now."""
+        self.under[path] = (disk.image, bytes(disk.model), disk.size, disk.format)
+        disk.image = path
+        disk.kind = disk.format = "qcow2"
+
+    def fall(self, disk):
+        """Notes that the image under the overlay is the disk's again."""
+        image, _, disk.size, disk.format = self.under.pop(disk.image)
+        self.kept = [k for k in self.kept if k[2] not in (disk.image, image)]
+        disk.image, disk.kind = image, disk.format
+
+    def is_used(self, image, but):
+        """Whether IMAGE is under another image than BUT, or is a disk's."""
+        return image in [u[0] for path, u in self.under.items() if path != but] or \
+            any(d.image == image and d.image != but for d in self.disks)
+
+    def overlays(self):
+        """Disks that are the only ones on what is under them."""
+        return [d for d in self.disks if d.image in self.under and
+                d.size == self.under[d.image][2] and
+                not self.is_used(self.under[d.image][0], d.image) and
+                not self.is_used(d.image, d.image)]
 
     def end_overlay(self):
         """Into what is under it, or away, or with all that is under it."""
-        found = [d for d in self.disks if d.image in self.under]
+        found = self.overlays()
         if not found:
             return
         disk = self.rng.choice(found)
-        image, model, size = self.under[disk.image]
         how = self.rng.choice(("commit", "throw", "flatten"))
-        # What others lie on, or have as theirs, must stay as it is.
-        others = [u[0] for path, u in self.under.items() if path != disk.image]
-        shared = image in others or any(d.image == image for d in self.disks)
-        if shared or disk.size != size or disk.image in others:
-            return
         self.stop()
         if how == "flatten":
             lib.run("qemu-img", "rebase", "-f", "qcow2", "-b", "", disk.image)
@@ -200,11 +220,156 @@ class World:
             if how == "commit":
                 lib.run("qemu-img", "commit", "-q", disk.image)
             else:
-                disk.model = bytearray(model)
-            self.kept = [k for k in self.kept if k[2] not in (disk.image, image)]
-            del self.under[disk.image]
-            disk.image = image
+                disk.model = bytearray(self.under[disk.image][1])
+            self.fall(disk)
         self.start()
+
+    def revert(self):
+        """To an external snapshot, as libvirt does: by another overlay in place of the one."""
+        found = [d for d in self.disks
+                 if d.image in self.under and not self.is_used(d.image, d.image)]
+        if not found:
+            return
+        disk = self.rng.choice(found)
+        image, model, disk.size, form = self.under[disk.image]
+        self.stop()
+        os.unlink(disk.image)
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", image, disk.image,
+                disk.size)
+        disk.model = bytearray(model)
+        self.start()
+
+    def revert_internal(self):
+        """To an internal snapshot; QEMU refuses while there are bitmaps."""
+        if not self.images():
+            return
+        self.stop()
+        disk = self.rng.choice(self.images())
+        lib.run("qemu-img", "snapshot", "-c", "earlier", disk.image)
+        model = bytes(disk.model)
+        self.start()
+        self.write()
+        if self.rng.randrange(2):
+            self.back_up()
+        self.stop()
+        if self.rng.randrange(2):
+            lib.run(*lib.FLEECEFS, "--forget", disk.image, env=self.vm.environment())
+        if lib.attempt("qemu-img", "snapshot", "-a", "earlier", disk.image).returncode == 0:
+            self.log.append("reverted")
+            disk.model = bytearray(model)
+        lib.run("qemu-img", "snapshot", "-d", "earlier", disk.image)
+        self.start()
+
+    # The same with a VM that runs. A dead daemon's jobs would be in the way.
+
+    def root(self, disk):
+        """The names of the node that the device has and, where it has one, of its drive."""
+        for block in self.vm.qmp("query-block"):
+            if f"/{disk.device}/" in block.get("qdev", ""):
+                return block["inserted"]["node-name"], block["device"]
+        raise AssertionError(f"{disk.device} has no node")
+
+    def look(self, disk):
+        """Takes note of how a disk is called now, and takes away nodes that are not needed."""
+        del self.vm.disks[disk.name]
+        node, device = self.root(disk)
+        disk.name = node if node[0] != "#" else device or disk.device
+        self.vm.disks[disk.name] = disk
+        for node in self.vm.qmp("query-named-block-nodes", flat=True):
+            if node["node-name"][0] != "#" and node["node-name"] not in self.vm.disks:
+                try:
+                    self.vm.qmp("blockdev-del", node_name=node["node-name"])
+                except QmpError as error:
+                    self.test.assertRegex(str(error), "in use|busy|not owned by the monitor")
+
+    def node(self, image):
+        """The only one that has IMAGE; None where there are more."""
+        found = [n["node-name"] for n in self.vm.qmp("query-named-block-nodes", flat=True)
+                 if n["file"] == image and n["drv"] in ("qcow2", "raw")]
+        return found[0] if len(found) == 1 else None
+
+    def live_overlay(self):
+        self.vm.recover()
+        disk = self.rng.choice(self.disks)
+        path, name = self.test.path("live.qcow2"), next(self.names)
+        node, device = self.root(disk)
+        how = self.rng.choice(("added", "named", "nameless") if device else ("added", "named"))
+        self.log.append(f"{how} on {disk.name}")
+        if how == "added":
+            lib.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", disk.format,
+                    "-b", disk.image, path, disk.size)
+            self.vm.qmp("blockdev-add", driver="qcow2", node_name=name, discard="unmap",
+                        backing=None,
+                        file={"driver": "file", "filename": path, "discard": "unmap"})
+            self.vm.qmp("blockdev-snapshot", node=node, overlay=name)
+        else:
+            of = {"node_name": node, "snapshot_node_name": name} if how == "named" else \
+                {"device": device}
+            self.vm.qmp("blockdev-snapshot-sync", snapshot_file=path, format="qcow2", **of)
+        self.lay(disk, path)
+        self.look(disk)
+
+    def run_job(self, command, disk, **arguments):
+        """Block job COMMAND on DISK, to its end; the guest writes meanwhile."""
+        self.vm.qmp(command, job_id="job", device=self.root(disk)[0], **arguments)
+        self.write()
+        if command == "block-commit" and "top_node" not in arguments:
+            self.vm.qmp.wait("BLOCK_JOB_READY", device="job")
+            self.write()
+            self.vm.qmp("block-job-complete", device="job")
+        self.test.assertNotIn("error", self.vm.qmp.wait("BLOCK_JOB_COMPLETED", device="job"))
+
+    def live_commit(self):
+        """Of the active layer."""
+        self.vm.recover()
+        found = [(d, b) for d in self.overlays() if (b := self.node(self.under[d.image][0]))]
+        if not found:
+            return
+        disk, base = self.rng.choice(found)
+        self.log.append(f"of {disk.name}")
+        self.run_job("block-commit", disk, base_node=base)
+        self.fall(disk)
+        self.look(disk)
+
+    def live_commit_below(self):
+        """Of the layer below the active one, where that has one under it."""
+        self.vm.recover()
+        found = [d for d in self.overlays() if self.under[d.image][0] in self.under]
+        if not found:
+            return
+        disk = self.rng.choice(found)
+        middle, model, size, _ = self.under[disk.image]
+        image, _, old, form = self.under[middle]
+        top, base = self.node(middle), self.node(image)
+        if size != old or self.is_used(image, middle) or not top or not base:
+            return
+        self.log.append(f"of {disk.name}")
+        self.run_job("block-commit", disk, top_node=top, base_node=base)
+        del self.under[middle]
+        self.under[disk.image] = (image, model, size, form)
+        self.kept = [k for k in self.kept if k[2] not in (disk.image, middle, image)]
+        self.look(disk)
+
+    def live_pull(self):
+        """All that is under the active layer into it, or what is next."""
+        self.vm.recover()
+        found = [d for d in self.disks if d.image in self.under]
+        if not found:
+            return
+        disk = self.rng.choice(found)
+        self.log.append(f"of {disk.name}")
+        middle = self.under[disk.image][0]
+        base = self.node(self.under[middle][0]) if middle in self.under else None
+        if base and self.rng.randrange(2):
+            self.run_job("block-stream", disk, base_node=base)
+            self.under[disk.image] = self.under[middle]
+            if not self.is_used(middle, disk.image):
+                del self.under[middle]
+        else:
+            self.run_job("block-stream", disk)
+            del self.under[disk.image]
+        self.kept = [k for k in self.kept if k[2] != disk.image]
+        self.look(disk)
 
     def migrate(self):
         source = self.vm
@@ -221,9 +386,11 @@ class World:
     def jump(self):
         """As if the clock had been anywhere at the last backup."""
         for node, names in self.vm.points().items():
-            if node.startswith("#"):
+            if node not in self.vm.disks:
                 continue
             for name in names:
+                if self.vm.bitmaps()[node, name].get("inconsistent"):
+                    continue
                 old = name.rpartition(".")[2]
                 new = self.rng.choice(("19700102", "20200101", "20991231")) + old[8:]
                 other = "fleecefs.last." + new
@@ -256,8 +423,9 @@ class World:
     def run(self, steps):
         actions = [self.restart, self.trade, self.rename, self.move, self.clone, self.add,
                    self.remove, self.replace, self.grow, self.shrink, self.keep, self.roll_back,
-                   self.overlay, self.end_overlay, self.migrate, self.kill, self.jump, self.abort,
-                   self.die]
+                   self.overlay, self.end_overlay, self.revert, self.revert_internal,
+                   self.live_overlay, self.live_overlay, self.live_commit, self.live_commit_below,
+                   self.live_pull, self.migrate, self.kill, self.jump, self.abort, self.die]
         done = collections.Counter()
         self.write()
         self.back_up()

@@ -82,15 +82,18 @@ class Disk:
         else:
             lib.run("qemu-img", "create", "-q", "-f", "qcow2", self.image, size)
         self.format = "raw" if kind == "raw" else "qcow2"
+        self.device = f"dev-{name}"
 
     def arguments(self):
+        # A disk may have its name from its device.
+        self.device = "dev-" + self.name.removeprefix("dev-")
         if self.style == "drive":
             return ["-drive", f"file={self.image},format={self.format},if=none,id={self.name},"
                     "discard=unmap",
-                    "-device", f"virtio-blk-pci,id=dev-{self.name},drive={self.name}"]
+                    "-device", f"virtio-blk-pci,id={self.device},drive={self.name}"]
         node = {"driver": self.format, "node-name": self.name, "discard": "unmap",
                 "file": {"driver": "file", "filename": self.image, "discard": "unmap"}}
-        device = f"virtio-blk-pci,id=dev-{self.name},drive={self.name}"
+        device = f"virtio-blk-pci,id={self.device},drive={self.name}"
         if self.iothread is not None:
             device += f",iothread={self.iothread}"
         return ["-blockdev", json.dumps(node), "-device", device]
@@ -170,7 +173,7 @@ class Vm:
     def io(self, name, command):
         """qemu-io COMMAND as the device of disk NAME."""
         before = len(self.said())
-        path = f"/machine/peripheral/dev-{name}/virtio-backend"
+        path = f"/machine/peripheral/{self.disks[name].device}/virtio-backend"
         self.qmp("human-monitor-command", command_line=f'qemu-io -d {path} "{command}"')
         said = self.said()[before:]
         if "failed" in said or "rror" in said:
