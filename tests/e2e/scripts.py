@@ -268,6 +268,7 @@ class Scripts(Base):
         self.assertEqual(has_base, [False, True])
         for form in ("raw", "qcow2"):
             os.unlink(f"{self.to}/monday/vda/disk.{form}")
+        shutil.rmtree(self.to + "/monday/vda/split")
         self.assertTrue(self.restore(self.to) == model)
         shutil.rmtree(self.to + "/full")
         self.restore(self.to, status=1, says="last.qcow2 needs restore point")

@@ -54,7 +54,7 @@ class Restore(lib.TestCase):
     def restore(self, *options, folder=None, status=0, says="."):
         """What it restores."""
         out = self.path("restored")
-        done = lib.attempt(RESTORE, "-O", "raw", *options, folder or self.to, out)
+        done = lib.attempt(RESTORE, "-O", "raw", *options, folder or self.to, out, timeout=600)
         self.assertEqual(done.returncode, status, done.stderr)
         self.assertRegex(done.stderr, says)
         if status:

@@ -113,7 +113,10 @@ class Tools(lib.TestCase):
     def test_find_and_du(self):
         with self.mount(self.image) as mount:
             data = sum(os.stat(mount / f).st_blocks for f in mount.files()) * 512
-            self.assertEqual(int(lib.run("du", "-sB1", mount / "vm").split()[0]), data)
+            whole = os.stat(mount / "vm/disk.raw").st_blocks * 512
+            for folder, expected in (("vm", data + whole), ("vm/split", whole)):
+                du = lib.run("du", "-sB1", mount / folder).split()[0]
+                self.assertEqual(int(du), expected, folder)
             self.assertIn("disk.raw", lib.run("ls", "-lR", mount.point))
 
     def test_copy_of_a_large_disk_with_little_data(self):
