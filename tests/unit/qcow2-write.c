@@ -154,7 +154,8 @@ static uint64_t copy(const FlView *view, const FlMap *alloc, const FlMap *dirty,
             made += n;
         }
         if (piece.kind != FL_PIECE_DISK || disk_fd >= 0)
-            write_out(out, piece.kind == FL_PIECE_ZERO ? zeros : buf, n, at);
+            write_out(out, piece.kind == FL_PIECE_DISK || piece.kind == FL_PIECE_MADE ? buf : zeros,
+                      n, at);
         at += n;
     }
     return made;
