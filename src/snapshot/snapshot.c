@@ -411,6 +411,7 @@ bool fl_snapshot_can_ask(const FlSnapshot *backup)
 static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **error)
 {
     GError *failure = NULL;
+    FlState state;
 
     stop_watch(backup);
     if (backup->state == wanted)
@@ -418,18 +419,20 @@ static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **erro
     if (fl_machine_step(backup->state, event) == NULL)
         return fl_fail(error, "%s: the snapshot has ended already", backup->options->source);
     drive(backup, event, &failure);
-    if (backup->state == FL_STATE_HELD && backup->watcher != NULL)
+    /* A watch that goes on may take it further. */
+    state = backup->state;
+    if (state == FL_STATE_HELD && backup->watcher != NULL)
         start_watch(backup);
     /* Who waits for this to return may begin anew while this process is still ending. */
-    if (fl_machine_is_last(backup->state))
+    if (fl_machine_is_last(state))
         backup->ops->release(backup);
     if (failure == NULL)
         return true;
 
     failure->domain = FL_ERROR;
-    failure->code = backup->state == wanted ? FL_ERROR_LEFT : FL_ERROR_FAILED;
+    failure->code = state == wanted ? FL_ERROR_LEFT : FL_ERROR_FAILED;
     /* A commit that failed when the exports were gone is an abort. */
-    if (fl_machine_is_last(backup->state) && backup->state != wanted && backup->watcher != NULL)
+    if (fl_machine_is_last(state) && state != wanted && backup->watcher != NULL)
         backup->watcher->lost(NULL, failure->message, backup->opaque);
     name_source(backup, failure, error);
     return false;
