@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "disk/server.h"
+#include "source/server.h"
 #include "mount/export.h"
 
 /* Whether the bitmap called NAME says something of restore points, and nothing of the disk. */

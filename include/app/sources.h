@@ -2,8 +2,8 @@
 /* Sources: from what the command line names to exports in the tree. */
 #pragma once
 
-#include "disk/endpoint.h"
-#include "disk/server.h"
+#include "source/nbd/endpoint.h"
+#include "source/server.h"
 #include "mount/tree.h"
 #include "app/options.h"
 #include "app/snapshots.h"

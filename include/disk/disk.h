@@ -12,8 +12,9 @@
  */
 #pragma once
 
-#include "disk/blockstatus.h"
-#include "disk/endpoint.h"
+#include "source/nbd/blockstatus.h"
+#include "source/nbd/endpoint.h"
+#include "source/read.h"
 #include "util/rate.h"
 
 #include <time.h>
@@ -34,26 +35,6 @@ typedef struct {
 } FlDiskBitmap;
 
 typedef struct FlDisk FlDisk;
-typedef struct FlRead FlRead;
-
-/* A read under way. The caller fills the first part, keeps it in place until DONE is called, and
- * may not give it back sooner. */
-struct FlRead {
-    void *buf; /* undefined unless the read succeeds */
-    size_t length;
-    uint64_t offset; /* of the disk; [offset, offset + length) lies inside it */
-    bool ahead;      /* nobody waits for it yet: everything else goes first */
-    void (*done)(FlRead *read, errint_t result);
-
-    /* Private to disk/. */
-    GList link;
-    struct FlConn *conn;
-    struct FlPread *pread; /* what libnbd has of it; NULL: nothing */
-    int error;             /* what the server said */
-    unsigned faults;       /* replies that were against the protocol */
-    gint64 since;          /* when it was asked for, or, if it is held, answered */
-    uint64_t number;       /* of the question about it, if it is held */
-};
 
 /* Takes over INFO. */
 FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOptions *options);

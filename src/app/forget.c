@@ -2,7 +2,7 @@
 #include "app/forget.h"
 
 #include "app/sources.h"
-#include "disk/image-bitmaps.h"
+#include "source/image/image-bitmaps.h"
 #include "snapshot/piece-notes.h"
 #include "snapshot/point.h"
 

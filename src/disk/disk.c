@@ -3,7 +3,7 @@
 
 #include "blocksize.h"
 #include "confirm.h"
-#include "conn.h"
+#include "source/nbd/conn.h"
 #include "util/deadline.h"
 #include "waiters.h"
 #include "worker.h"

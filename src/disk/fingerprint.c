@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fingerprint.h"
 
-#include "pread.h"
+#include "source/nbd/pread.h"
 
 #include <string.h>
 

@@ -3,8 +3,8 @@
 #include "fuzz.h"
 
 /* Static functions take it in, between calls of programs. */
-#include "../../src/disk/image.c"         // NOLINT
-#include "../../src/disk/image-bitmaps.c" // NOLINT
+#include "../../src/source/image/image.c"         // NOLINT
+#include "../../src/source/image/image-bitmaps.c" // NOLINT
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

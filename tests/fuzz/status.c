@@ -3,7 +3,7 @@
 #include "fuzz.h"
 
 /* The replies are taken in by static functions, which libnbd would call. */
-#include "../../src/disk/walk.c" // NOLINT
+#include "../../src/source/nbd/walk.c" // NOLINT
 
 static uint32_t take(const uint8_t **data, size_t *size)
 {

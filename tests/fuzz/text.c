@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Names, sizes, URIs and command lines: the input is what a command line has, one word a line. */
-#include "disk/endpoint.h"
+#include "source/nbd/endpoint.h"
 #include "fuzz.h"
 #include "app/options.h"
 #include "util/name.h"

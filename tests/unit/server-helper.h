@@ -2,7 +2,7 @@
 /* What the tests of servers that we start share: folders, shell commands, connections. */
 #pragma once
 
-#include "disk/server.h"
+#include "source/server.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>

@@ -6,7 +6,7 @@
  */
 #include "snapshot/libvirt/session.h"
 
-#include "disk/image-bitmaps.h"
+#include "source/image/image-bitmaps.h"
 #include "snapshot/point.h"
 
 

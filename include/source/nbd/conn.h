@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* One connection of a disk, polled by the loop. Private to disk/. */
+/* One connection of a disk, polled by the loop. Private to source/. */
 #pragma once
 
-#include "disk/disk.h"
+#include "source/nbd/endpoint.h"
+#include "source/read.h"
 
 typedef struct FlConn FlConn;
 

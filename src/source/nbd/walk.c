@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "walk.h"
+#include "source/nbd/walk.h"
 
 #include "config.h"
-#include "disk/blockstatus.h"
+#include "source/nbd/blockstatus.h"
 #include "util/size.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "disk/endpoint.h"
+#include "source/nbd/endpoint.h"
 
 #include "exports.h"
 #include "option.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is asked of a server before an export is chosen. Private to disk/. Blocks; see FlWait. */
+/* What is asked of a server before an export is chosen. Private to source/. Blocks; see FlWait. */
 #pragma once
 
-#include "disk/endpoint.h"
+#include "source/nbd/endpoint.h"
 
 /* Enters the export that NBD names. */
 bool fl_option_go(struct nbd_handle *nbd, const FlWait *wait, GError **error);

@@ -11,7 +11,7 @@
  */
 #pragma once
 
-#include "disk/server.h"
+#include "source/server.h"
 #include "qemu/qmp.h"
 #include "util/jail.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "process.h"
+#include "source/process.h"
 
 #include "util/deadline.h"
 

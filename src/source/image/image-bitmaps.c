@@ -7,7 +7,7 @@
  * part of what was written. So bitmaps of one name in images that follow on one another, from the
  * top down, are one bitmap.
  */
-#include "image.h"
+#include "source/image/image.h"
 
 #include "qemu/json.h"
 

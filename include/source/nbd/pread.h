@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A read that libnbd has under way. Private to disk/.
+ * A read that libnbd has under way. Private to source/.
  *
  * libnbd calls a command's callbacks when it is answered, when the connection dies, and (since
  * 1.16) from nbd_close(); once, twice or never, by version. So what they use belongs to libnbd as
@@ -9,7 +9,7 @@
  */
 #pragma once
 
-#include "walk.h"
+#include "source/nbd/walk.h"
 
 /* What no server can say: its reply is against the protocol. */
 #define FL_PREAD_WRONG (-1)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "image.h"
+#include "source/image/image.h"
 
-#include "process.h"
+#include "source/process.h"
 #include "qemu/json.h"
 
 #include <errno.h>

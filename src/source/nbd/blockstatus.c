@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "disk/blockstatus.h"
+#include "source/nbd/blockstatus.h"
 
-#include "walk.h"
+#include "source/nbd/walk.h"
 
 /* Requests in flight: cuts of a disk, and small ranges of it. */
 #define SEGMENTS 16

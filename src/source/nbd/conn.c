@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "conn.h"
+#include "source/nbd/conn.h"
 
-#include "pread.h"
+#include "source/nbd/pread.h"
 
 #include <errno.h>
 

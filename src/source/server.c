@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "disk/server.h"
+#include "source/server.h"
 
-#include "image.h"
-#include "process.h"
+#include "source/image/image.h"
+#include "source/process.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "disk/maps.h"
+#include "map/maps.h"
 
 #define ALLOCATION "base:allocation"
 #define DEPTH      "qemu:allocation-depth"

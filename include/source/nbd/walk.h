@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Walking ranges of a disk by block status, with a request for each under way. Private to disk/.
+ * Walking ranges of a disk by block status, with a request for each under way. Private to source/.
  *
  * What a server replies is checked here: see disk/blockstatus.h. Blocks; for workers.
  */
 #pragma once
 
-#include "disk/endpoint.h"
+#include "source/nbd/endpoint.h"
 #include "map/map.h"
 
 /* A request names at most 2^32-1 bytes; kept to a multiple of every block size. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "disk/blockstatus.h"
-#include "pread.h"
+#include "source/nbd/blockstatus.h"
+#include "source/nbd/pread.h"
 #include "util/size.h"
-#include "walk.h"
+#include "source/nbd/walk.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* TLS: whether a server's certificate will be verified, and what that takes. Private to disk/. */
+/* TLS: whether a server's certificate will be verified, and what that takes. Private to source/. */
 #pragma once
 
 #include "util/error.h"

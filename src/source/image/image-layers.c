@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "disk/image-bitmaps.h"
+#include "source/image/image-bitmaps.h"
 
-#include "image.h"
-#include "process.h"
+#include "source/image/image.h"
+#include "source/process.h"
 #include "qemu/json.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "pread.h"
+#include "source/nbd/pread.h"
 
 #include "reply.h"
 
