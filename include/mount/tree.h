@@ -40,10 +40,11 @@ void fl_tree_free(FlTree *tree); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlTree, fl_tree_free)
 
 /*
- * Puts an export's files under FOLDER, or at the root if that is NULL. Fails where two names are
- * the same once they are safe, naming both. The tree takes over EXPORT.
+ * Puts an export's files in the folder at PATH: names from the root down, ended by NULL, at least
+ * one. Fails where two names are the same once they are safe, naming both. The tree takes over
+ * EXPORT.
  */
-bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GError **error);
+bool fl_tree_add_export(FlTree *tree, const char *const *path, FlExport *export, GError **error);
 /* Puts a text at PATH, below the root. */
 void fl_tree_add_text(FlTree *tree, const char *path, FlMakeText make, void *opaque);
 

@@ -107,8 +107,15 @@ static FlExport *add_export(const Opening *opening, FlExportInfo *info, FlOrigin
     FlSources *sources = opening->sources;
     g_autoptr(FlDisk) disk = fl_disk_new(opening->endpoint, info, options);
     FlExport *export = fl_export_new(disk, origin, sources->cache, &sources->options->view);
+    const char *path[] = {opening->folder, origin->folder, NULL};
+    const char *const *below = path;
 
-    return fl_tree_add_export(sources->tree, opening->folder, export, error) ? export : NULL;
+    /* An image is one disk: a name that it was given is that of its folder. */
+    if (opening->folder == NULL)
+        below = path + 1;
+    else if (opening->server != NULL && opening->image != NULL)
+        path[1] = NULL;
+    return fl_tree_add_export(sources->tree, below, export, error) ? export : NULL;
 }
 
 /* Block status tells of 4 GiB at a time: the maps of a larger disk would take for ever. */
@@ -484,7 +491,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
                              fl_server_new_image(spec->text, sources->options->format, error))) {
         return false;
     }
-    if (several)
+    if (several && opening.image == NULL)
         opening.folder = fl_endpoint_label(opening.endpoint);
     ok = add_exports(&opening, error);
     keep_endpoint(&opening);

@@ -246,28 +246,49 @@ static void add_split(FlTree *tree, FlNode *top, const char *source, FlExport *e
     g_hash_table_insert(tree->splits, upper_half(first), folder);
 }
 
-bool fl_tree_add_export(FlTree *tree, const char *folder, FlExport *export, GError **error)
+/* The folders above that of an export; NULL where one of them is an export's. */
+static FlNode *add_parents(FlTree *tree, const char *const *path, const char *source)
+{
+    FlNode *parent = tree->root;
+
+    for (; path[1] != NULL && parent->export == NULL; path++) {
+        g_autofree char *name = fl_name_encode(path[0]);
+        parent = add_folder(tree, parent, name, source, name);
+    }
+    return parent->export == NULL ? parent : NULL;
+}
+
+/* TOP has the place of an export already; NULL: a folder above it is another export's. */
+static bool fail_taken(const FlNode *top, const char *const *path, const FlOrigin *origin,
+                       GError **error)
+{
+    g_autofree char *shown = g_strjoinv("/", (char **)path);
+
+    if (top == NULL)
+        return fl_fail(error,
+                       "folder %s is a disk's already, and no other export can be in it: give "
+                       "the sources other names (NAME=SOURCE)",
+                       path[0]);
+    return fl_fail(error,
+                   "\"%s\" and \"%s\" would both be the folder %s: give their sources names "
+                   "(NAME=SOURCE), or mount one of them alone",
+                   top->export != NULL ? fl_export_origin(top->export)->folder : shown,
+                   origin->folder, shown);
+}
+
+bool fl_tree_add_export(FlTree *tree, const char *const *path, FlExport *export, GError **error)
 {
     const FlOrigin *origin = fl_export_origin(export);
     const GPtrArray *files = fl_export_files(export);
-    g_autofree char *name = fl_name_encode(origin->folder);
+    g_autofree char *name = fl_name_encode(path[g_strv_length((char **)path) - 1]);
     g_autofree char *source = source_of(export);
-    FlNode *parent = tree->root, *top;
+    FlNode *parent = add_parents(tree, path, origin->source);
+    FlNode *top = parent != NULL ? find_child(tree, parent, name) : NULL;
     Place *place;
 
     g_ptr_array_add(tree->exports, export);
-    if (folder != NULL) {
-        g_autofree char *safe = fl_name_encode(folder);
-        parent = add_folder(tree, parent, safe, origin->source, "");
-    }
-    top = find_child(tree, parent, name);
-    if (top != NULL) {
-        const char *other = top->export != NULL ? fl_export_origin(top->export)->folder : name;
-        return fl_fail(error,
-                       "exports \"%s\" and \"%s\" would both be the folder %s: give their "
-                       "sources names (NAME=SOURCE), or mount one of them alone",
-                       other, origin->folder, name);
-    }
+    if (parent == NULL || top != NULL)
+        return fail_taken(top, path, origin, error);
     top = add_folder(tree, parent, name, source, "");
     top->export = export;
 

@@ -96,7 +96,22 @@ class Tree(lib.TestCase):
         server = self.nbdkit("memory", "1M")
         with self.mount("one=" + server.uri, "two=" + self.disk("vm.qcow2")) as mount:
             self.assert_tree(mount, export_files("one/default", depth=False),
-                             export_files("two/vm", ["b0", "b1"]))
+                             export_files("two", ["b0", "b1"]))
+
+    def test_several_images(self):
+        a, b = self.disk("a.qcow2"), self.disk("b.qcow2", [])
+        with self.mount(a, b) as mount:
+            self.assert_tree(mount, export_files("a", ["b0", "b1"]), export_files("b"))
+        with self.mount("web=" + a) as mount:
+            self.assert_tree(mount, export_files("web", ["b0", "b1"]))
+        with self.mount("one=" + a, "two=" + a) as mount:
+            self.assertEqual(mount.folders(), ["one", "two"])
+            self.assertEqual(len({os.stat(mount / f"{f}/disk.raw").st_ino for f in ("one", "two")}), 2)
+        self.assert_refused(a, self.disk("a.qcow2"), self.mkdir("mnt"), says=["folder a:", "NAME="])
+        self.assert_refused("a=" + a, a, self.mkdir("mnt"), says=["folder a:", "NAME="])
+        server = self.nbdkit("memory", "1M").uri
+        self.assert_refused("a=" + a, "a=" + server, self.mkdir("mnt"),
+                            says=["folder a is", "NAME="])
 
     def test_other_meta_contexts(self):
         contexts = {"base:allocation": [(0, 4096, 0)],
