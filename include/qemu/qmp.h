@@ -66,11 +66,45 @@ int fl_qmp_fd(const FlQmp *qmp);
  * the peer has gone. */
 bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error);
 
+/* One argument of a command; its value is the caller's, unless it is a node. */
+typedef struct {
+    const char *name;
+    enum { FL_QMP_STRING, FL_QMP_INT, FL_QMP_BOOL, FL_QMP_NODE } type;
+    union {
+        const char *string;
+        gint64 number;
+        bool truth;
+        JsonNode *node;
+    };
+} FlQmpArg;
+
+/* NULL: the argument is left out. */
+static inline FlQmpArg fl_qmp_string(const char *name, const char *value)
+{
+    return (FlQmpArg){.name = name, .type = FL_QMP_STRING, .string = value};
+}
+
+static inline FlQmpArg fl_qmp_int(const char *name, gint64 value)
+{
+    return (FlQmpArg){.name = name, .type = FL_QMP_INT, .number = value};
+}
+
+static inline FlQmpArg fl_qmp_bool(const char *name, bool value)
+{
+    return (FlQmpArg){.name = name, .type = FL_QMP_BOOL, .truth = value};
+}
+
+/* VALUE is taken over; NULL: the argument is left out. */
+static inline FlQmpArg fl_qmp_node(const char *name, JsonNode *value)
+{
+    return (FlQmpArg){.name = name, .type = FL_QMP_NODE, .node = value};
+}
+
 /*
- * An object of a command's arguments: a type, a name and a value for each member, then 0. The types
- * are 's' const char *, 'b' bool, 'i' gint64 (a plain int must be cast) and 'n' JsonNode *, taken
- * over. A member whose string or node is NULL is left out.
+ * The object of a command's arguments:
  *
- *     fl_qmp_args('s', "node", node, 's', "name", bitmap, 'b', "persistent", true, 0)
+ *     fl_qmp_args(fl_qmp_string("node", node), fl_qmp_bool("persistent", true))
  */
-JsonNode *fl_qmp_args(int type, ...);
+#define fl_qmp_args(...) fl_qmp_object((const FlQmpArg[]){__VA_ARGS__, {0}})
+/* The same of an array whose last element has no name. */
+JsonNode *fl_qmp_object(const FlQmpArg *args);

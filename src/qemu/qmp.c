@@ -242,36 +242,33 @@ bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error)
     return true;
 }
 
-JsonNode *fl_qmp_args(int type, ...)
+/* NULL if ARG is left out. */
+static JsonNode *value_of(const FlQmpArg *arg)
+{
+    switch (arg->type) {
+    case FL_QMP_STRING:
+        return arg->string != NULL ? json_node_init_string(json_node_alloc(), arg->string) : NULL;
+    case FL_QMP_INT:
+        return json_node_init_int(json_node_alloc(), arg->number);
+    case FL_QMP_BOOL:
+        return json_node_init_boolean(json_node_alloc(), arg->truth);
+    case FL_QMP_NODE:
+        return arg->node;
+    }
+    g_assert_not_reached();
+}
+
+JsonNode *fl_qmp_object(const FlQmpArg *args)
 {
     JsonObject *object = json_object_new();
-    JsonNode *node;
-    va_list args;
+    JsonNode *node = json_node_new(JSON_NODE_OBJECT);
 
-    va_start(args, type);
-    while (type != 0) {
-        const char *name = va_arg(args, const char *);
+    for (; args->name != NULL; args++) {
+        JsonNode *value = value_of(args);
 
-        node = NULL;
-        if (type == 's') {
-            const char *text = va_arg(args, const char *);
-            if (text != NULL)
-                node = json_node_init_string(json_node_alloc(), text);
-        } else if (type == 'b') {
-            node = json_node_init_boolean(json_node_alloc(), va_arg(args, int));
-        } else if (type == 'i') {
-            node = json_node_init_int(json_node_alloc(), va_arg(args, gint64));
-        } else if (type == 'n') {
-            node = va_arg(args, JsonNode *);
-        } else {
-            g_assert_not_reached();
-        }
-        if (node != NULL)
-            json_object_set_member(object, name, node);
-        type = va_arg(args, int);
+        if (value != NULL)
+            json_object_set_member(object, args->name, value);
     }
-    va_end(args);
-    node = json_node_new(JSON_NODE_OBJECT);
     json_node_take_object(node, object);
     return node;
 }

@@ -261,7 +261,7 @@ static void test_never_reads(void)
     qmp = fl_qmp_new_fd(fds[0], "peer", 20000, &error);
     g_assert_no_error(error);
     fl_qmp_set_timeout(qmp, 100);
-    g_assert_false(fl_qmp_call(qmp, "x", fl_qmp_args('s', "a", long_text, 0), NULL, &error));
+    g_assert_false(fl_qmp_call(qmp, "x", fl_qmp_args(fl_qmp_string("a", long_text)), NULL, &error));
     assert_error_has(error, "does not read");
     fl_qmp_free(qmp);
     close(fds[1]);
@@ -357,9 +357,9 @@ static void test_dispatch(void)
 
 static void test_args(void)
 {
-    g_autoptr(JsonNode) node =
-        fl_qmp_args('s', "s", "a\"b\n", 'b', "b", true, 'i', "i", G_MAXINT64, 's', "left out", NULL,
-                    'n', "n", json_node_init_null(json_node_alloc()), 0);
+    g_autoptr(JsonNode) node = fl_qmp_args(
+        fl_qmp_string("s", "a\"b\n"), fl_qmp_bool("b", true), fl_qmp_int("i", G_MAXINT64),
+        fl_qmp_string("left out", NULL), fl_qmp_node("n", json_node_init_null(json_node_alloc())));
     g_autofree char *text = json_to_string(node, FALSE);
 
     g_assert_cmpstr(text, ==,
@@ -461,16 +461,17 @@ static void test_real(Daemon *daemon, gconstpointer data)
     version = json_object_get_object_member(json_node_get_object(reply), "qemu");
     g_assert_cmpint(json_object_get_int_member(version, "major"), >=, 7);
 
-    g_assert_true(fl_qmp_call(qmp, "blockdev-add",
-                              fl_qmp_args('s', "driver", "null-co", 's', "node-name", "n", 'i',
-                                          "size", (gint64)1 << 40, 'b', "read-zeroes", true, 0),
-                              NULL, &error));
-    g_assert_true(fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0),
-                              &nodes, &error));
+    g_assert_true(fl_qmp_call(
+        qmp, "blockdev-add",
+        fl_qmp_args(fl_qmp_string("driver", "null-co"), fl_qmp_string("node-name", "n"),
+                    fl_qmp_int("size", (gint64)1 << 40), fl_qmp_bool("read-zeroes", true)),
+        NULL, &error));
+    g_assert_true(fl_qmp_call(qmp, "query-named-block-nodes",
+                              fl_qmp_args(fl_qmp_bool("flat", true)), &nodes, &error));
     g_assert_cmpint(json_array_get_length(json_node_get_array(nodes)), ==, 1);
 
-    g_assert_false(
-        fl_qmp_call(qmp, "blockdev-del", fl_qmp_args('s', "node-name", "absent", 0), NULL, &error));
+    g_assert_false(fl_qmp_call(qmp, "blockdev-del",
+                               fl_qmp_args(fl_qmp_string("node-name", "absent")), NULL, &error));
     g_assert_error(error, FL_QMP_ERROR, FL_QMP_ERROR_GENERIC);
     assert_error_has(error, "absent");
     g_clear_error(&error);
@@ -507,15 +508,16 @@ static void test_real_fd(Daemon *daemon, gconstpointer data)
 
     g_assert_no_error(error);
     g_assert_no_errno(ftruncate(fd, 1 << 20));
-    g_assert_true(fl_qmp_call_fd(qmp, "add-fd", fl_qmp_args('i', "fdset-id", (gint64)7, 0), fd,
-                                 &reply, &error));
+    g_assert_true(
+        fl_qmp_call_fd(qmp, "add-fd", fl_qmp_args(fl_qmp_int("fdset-id", 7)), fd, &reply, &error));
     g_assert_no_errno(fcntl(fd, F_GETFD));
     close(fd);
     g_remove(name);
-    g_assert_true(fl_qmp_call(qmp, "blockdev-add",
-                              fl_qmp_args('s', "driver", "file", 's', "node-name", "f", 's',
-                                          "filename", "/dev/fdset/7", 0),
-                              NULL, &error));
+    g_assert_true(
+        fl_qmp_call(qmp, "blockdev-add",
+                    fl_qmp_args(fl_qmp_string("driver", "file"), fl_qmp_string("node-name", "f"),
+                                fl_qmp_string("filename", "/dev/fdset/7")),
+                    NULL, &error));
 }
 
 static void test_real_gone(Daemon *daemon, gconstpointer data)

@@ -32,9 +32,10 @@ static JsonNode *describe_bitmaps(const FlSnapshotDisk *disk)
 
     for (guint i = 0; i < disk->bitmaps->len; i++) {
         const FlSnapshotBitmap *bitmap = g_ptr_array_index(disk->bitmaps, i);
-        json_array_add_element(array, fl_qmp_args('s', "name", bitmap->name, 's', "context",
-                                                  bitmap->context, 'i', "granularity",
-                                                  (gint64)bitmap->granularity, 0));
+        json_array_add_element(array,
+                               fl_qmp_args(fl_qmp_string("name", bitmap->name),
+                                           fl_qmp_string("context", bitmap->context),
+                                           fl_qmp_int("granularity", (gint64)bitmap->granularity)));
     }
     return array_node(array);
 }
@@ -53,19 +54,22 @@ static void print_snapshot(const FlSnapshot *backup)
         const FlSnapshotDisk *disk = g_ptr_array_index(disks, i);
         json_array_add_element(
             array,
-            fl_qmp_args('s', "name", disk->name, 's', "export", disk->export_name, 's', "image",
-                        disk->image, 'i', "size", (gint64)disk->size, 's', "restore_point",
-                        disk->restore_point, 's', "base", disk->base, 's', "disk_id", disk->disk_id,
-                        's', "reason", disk->reason, 'n', "bitmaps", describe_bitmaps(disk), 0));
+            fl_qmp_args(fl_qmp_string("name", disk->name),
+                        fl_qmp_string("export", disk->export_name),
+                        fl_qmp_string("image", disk->image), fl_qmp_int("size", (gint64)disk->size),
+                        fl_qmp_string("restore_point", disk->restore_point),
+                        fl_qmp_string("base", disk->base), fl_qmp_string("disk_id", disk->disk_id),
+                        fl_qmp_string("reason", disk->reason),
+                        fl_qmp_node("bitmaps", describe_bitmaps(disk))));
     }
     for (guint i = 0; i < notes->len; i++)
         json_array_add_string_element(lines, g_ptr_array_index(notes, i));
-    node =
-        fl_qmp_args('s', "socket", socket, 's', "snapshot", fl_snapshot_id(backup), 'i', "seconds",
-                    (gint64)fl_snapshot_time(backup).tv_sec, 'i', "begin_us",
-                    (gint64)(times.begin / 1000), 'i', "frozen_us", (gint64)(times.frozen / 1000),
-                    'n', "disks", array_node(array), 'n', "notes",
-                    array_node(lines), 0);
+    node = fl_qmp_args(
+        fl_qmp_string("socket", socket), fl_qmp_string("snapshot", fl_snapshot_id(backup)),
+        fl_qmp_int("seconds", (gint64)fl_snapshot_time(backup).tv_sec),
+        fl_qmp_int("begin_us", (gint64)(times.begin / 1000)),
+        fl_qmp_int("frozen_us", (gint64)(times.frozen / 1000)),
+        fl_qmp_node("disks", array_node(array)), fl_qmp_node("notes", array_node(lines)));
     text = json_to_string(node, FALSE);
     puts(text);
 }

@@ -21,7 +21,8 @@ static char *read_claim(FlFleece *session)
     g_autoptr(JsonNode) reply = NULL;
 
     if (!fl_qmp_call(session->qmp, "qom-get",
-                     fl_qmp_args('s', "path", "/objects/" CLAIM, 's', "property", "identity", 0),
+                     fl_qmp_args(fl_qmp_string("path", "/objects/" CLAIM),
+                                 fl_qmp_string("property", "identity")),
                      &reply, NULL) ||
         json_node_get_value_type(reply) != G_TYPE_STRING)
         return NULL;
@@ -30,10 +31,10 @@ static char *read_claim(FlFleece *session)
 
 static bool add_claim(FlFleece *session, const char *claim, GError **error)
 {
-    return fl_fleece_do(
-        session, "object-add",
-        fl_qmp_args('s', "qom-type", "authz-simple", 's', "id", CLAIM, 's', "identity", claim, 0),
-        NULL, error, "cannot mark the VM as taken");
+    return fl_fleece_do(session, "object-add",
+                        fl_qmp_args(fl_qmp_string("qom-type", "authz-simple"),
+                                    fl_qmp_string("id", CLAIM), fl_qmp_string("identity", claim)),
+                        NULL, error, "cannot mark the VM as taken");
 }
 
 /* The key that CLAIM names. Only one in DIRECTORY is believed: a VM is not to choose where we
@@ -88,5 +89,5 @@ void fl_fleece_unclaim(FlFleece *session)
     if (session->journal == NULL || fl_journal_entry(session->journal) != NULL || session->gone ||
         session->qmp == NULL)
         return;
-    fl_qmp_call(session->qmp, "object-del", fl_qmp_args('s', "id", CLAIM, 0), NULL, NULL);
+    fl_qmp_call(session->qmp, "object-del", fl_qmp_args(fl_qmp_string("id", CLAIM)), NULL, NULL);
 }

@@ -24,7 +24,7 @@ static void add_foreign(FlQmp *qmp, const char *top, GPtrArray *disks)
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *devices;
 
-    if (!fl_qmp_call(qmp, "qom-list", fl_qmp_args('s', "path", top, 0), &reply, NULL))
+    if (!fl_qmp_call(qmp, "qom-list", fl_qmp_args(fl_qmp_string("path", top)), &reply, NULL))
         return;
     devices = fl_json_as_array(reply);
     for (guint i = 0; i < fl_json_length(devices); i++) {
@@ -42,9 +42,10 @@ static bool is_shared(FlQmp *qmp, const char *device)
     g_autoptr(JsonNode) reply = NULL;
 
     return device != NULL &&
-           fl_qmp_call(qmp, "qom-get",
-                       fl_qmp_args('s', "path", device, 's', "property", "share-rw", 0), &reply,
-                       NULL) &&
+           fl_qmp_call(
+               qmp, "qom-get",
+               fl_qmp_args(fl_qmp_string("path", device), fl_qmp_string("property", "share-rw")),
+               &reply, NULL) &&
            json_node_get_value_type(reply) == G_TYPE_BOOLEAN && json_node_get_boolean(reply);
 }
 

@@ -66,16 +66,18 @@ static bool start_server(FlFleece *session, int fd, GError **error)
     /* It is private to one mount, so nothing is gained by a limit, which newer QEMUs have. */
     const gint64 max_connections = 0;
     JsonNode *address =
-        fl_qmp_args('s', "type", "fd", 'n', "data", fl_qmp_args('s', "str", FD_NAME, 0), 0);
+        fl_qmp_args(fl_qmp_string("type", "fd"),
+                    fl_qmp_node("data", fl_qmp_args(fl_qmp_string("str", FD_NAME))));
 
-    if (!fl_qmp_call_fd(session->qmp, "getfd", fl_qmp_args('s', "fdname", FD_NAME, 0), fd, NULL,
-                        error)) {
+    if (!fl_qmp_call_fd(session->qmp, "getfd", fl_qmp_args(fl_qmp_string("fdname", FD_NAME)), fd,
+                        NULL, error)) {
         json_node_unref(address);
         g_prefix_error(error, "NBD server: cannot pass its socket: ");
         return false;
     }
     if (fl_qmp_call(session->qmp, "nbd-server-start",
-                    fl_qmp_args('n', "addr", address, 'i', "max-connections", max_connections, 0),
+                    fl_qmp_args(fl_qmp_node("addr", address),
+                                fl_qmp_int("max-connections", max_connections)),
                     NULL, &failure))
         return true;
     if (strstr(failure->message, "already running") != NULL)
@@ -117,9 +119,9 @@ bool fl_fleece_listens(const char *path)
 }
 
 /*
- * Whether the server at PATH answers, and has taken leave of whoever came before: QEMU 7.2 hangs for
- * good, with the VM, when its NBD server is stopped while a client is negotiating; 10.0 does not. The
- * end of the stream is the last that it does for a client that goes.
+ * Whether the server at PATH answers, and has taken leave of whoever came before: QEMU 7.2 hangs
+ * for good, with the VM, when its NBD server is stopped while a client is negotiating; 10.0 does
+ * not. The end of the stream is the last that it does for a client that goes.
  */
 static bool wait_for_eof(const char *path, GError **error)
 {
@@ -152,7 +154,8 @@ bool fl_fleece_stop_server(FlFleece *session, GError **error)
 
     if (!session->gone) {
         /* Passed but not used: then what listens is only waiting to be. */
-        fl_qmp_call(session->qmp, "closefd", fl_qmp_args('s', "fdname", FD_NAME, 0), NULL, NULL);
+        fl_qmp_call(session->qmp, "closefd", fl_qmp_args(fl_qmp_string("fdname", FD_NAME)), NULL,
+                    NULL);
         if (fl_fleece_listens(path)) {
             bool robust = fl_vm_is_since(session->qmp, 10, 0, 0);
 
@@ -179,10 +182,12 @@ static bool add_export(FlFleece *session, FlFleeceDisk *disk, GError **error)
         json_array_add_string_element(bitmaps, copy->name);
     }
     if (fl_fleece_do(session, "block-export-add",
-                     fl_qmp_args('s', "type", "nbd", 's', "id", id, 's', "node-name", overlay, 's',
-                                 "name", disk->disk.export_name, 'b', "writable", false, 'b',
-                                 "allocation-depth", true, 'n', "bitmaps", fl_fleece_array(bitmaps),
-                                 0),
+                     fl_qmp_args(fl_qmp_string("type", "nbd"), fl_qmp_string("id", id),
+                                 fl_qmp_string("node-name", overlay),
+                                 fl_qmp_string("name", disk->disk.export_name),
+                                 fl_qmp_bool("writable", false),
+                                 fl_qmp_bool("allocation-depth", true),
+                                 fl_qmp_node("bitmaps", fl_fleece_array(bitmaps))),
                      NULL, &failure, "disk %s: export", disk->disk.name))
         return true;
     if (strstr(failure->message, "not running") != NULL)

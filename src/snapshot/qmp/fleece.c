@@ -234,8 +234,8 @@ static bool snapshot(FlFleece *session, GError **error)
         fl_fleece_name_point(g_ptr_array_index(session->backup.disks, i), second);
     return fl_fleece_do(
         session, "transaction",
-        fl_qmp_args('n', "actions",
-                    fl_fleece_array(fl_fleece_snapshot_actions(session->backup.disks, series)), 0),
+        fl_qmp_args(fl_qmp_node(
+            "actions", fl_fleece_array(fl_fleece_snapshot_actions(session->backup.disks, series)))),
         NULL, error, "cannot take the snapshot");
 }
 

@@ -8,11 +8,12 @@
 
 static bool forget_bitmap(FlFleece *session, const char *node, const char *name, GError **error)
 {
-    if (!fl_fleece_do(session, "block-dirty-bitmap-remove",
-                      fl_qmp_args('s', "node", node, 's', "name", name, 0), NULL, error,
-                      "bitmap %s of %s stays (of an image below a disk it can be removed when the VM "
-                      "is shut off: fleecefs --forget IMAGE)",
-                      name, node))
+    if (!fl_fleece_do(
+            session, "block-dirty-bitmap-remove",
+            fl_qmp_args(fl_qmp_string("node", node), fl_qmp_string("name", name)), NULL, error,
+            "bitmap %s of %s stays (of an image below a disk it can be removed when the VM "
+            "is shut off: fleecefs --forget IMAGE)",
+            name, node))
         return false;
     fl_snapshot_report(&session->backup, "removed bitmap %s of %s", name, node);
     return true;
@@ -49,8 +50,8 @@ bool fl_fleece_forget(FlSnapshot *backup, GError **error)
         return fl_fail(error, "QEMU has ended; name its images");
     if (!fl_fleece_check_owner(session, false, error))
         return false;
-    if (!fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0), &reply,
-                      error, "nodes"))
+    if (!fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args(fl_qmp_bool("flat", true)),
+                      &reply, error, "nodes"))
         return false;
     nodes = fl_json_as_array(reply);
     for (guint i = 0; i < fl_json_length(nodes); i++) {

@@ -300,9 +300,8 @@ static bool check_names(const GPtrArray *disks, const FlSnapshotOptions *options
         if (found == NULL)
             return fl_fail(error, "there is no disk '%s'; there are: %s", *name, known->str);
         if (!found->writable)
-            return fl_fail(
-                error, "disk %s cannot be backed up: it is %s; copy its image instead", *name,
-                found->left_out);
+            return fl_fail(error, "disk %s cannot be backed up: it is %s; copy its image instead",
+                           *name, found->left_out);
     }
     return true;
 }
@@ -351,7 +350,8 @@ GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *optio
 
 static void add_action(JsonArray *actions, const char *type, JsonNode *data)
 {
-    json_array_add_element(actions, fl_qmp_args('s', "type", type, 'n', "data", data, 0));
+    json_array_add_element(actions,
+                           fl_qmp_args(fl_qmp_string("type", type), fl_qmp_node("data", data)));
 }
 
 /* The increment has the last granule of the end's mark in any case where that may be cut without
@@ -369,13 +369,13 @@ static JsonNode *merge_args(const char *overlay, const FlFleeceDisk *disk, const
     JsonArray *sources = json_array_new();
 
     if (needs_end(disk, copy))
-        json_array_add_element(sources,
-                               fl_qmp_args('s', "node", disk->node, 's', "name", identity, 0));
+        json_array_add_element(sources, fl_qmp_args(fl_qmp_string("node", disk->node),
+                                                    fl_qmp_string("name", identity)));
 
-    json_array_add_element(sources,
-                           fl_qmp_args('s', "node", disk->node, 's', "name", copy->source, 0));
-    return fl_qmp_args('s', "node", overlay, 's', "target", copy->name, 'n', "bitmaps",
-                       fl_fleece_array(sources), 0);
+    json_array_add_element(sources, fl_qmp_args(fl_qmp_string("node", disk->node),
+                                                fl_qmp_string("name", copy->source)));
+    return fl_qmp_args(fl_qmp_string("node", overlay), fl_qmp_string("target", copy->name),
+                       fl_qmp_node("bitmaps", fl_fleece_array(sources)));
 }
 
 void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds)
@@ -394,9 +394,10 @@ void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds)
 static void add_marker(JsonArray *actions, const FlFleeceDisk *disk, const char *name)
 {
     add_action(actions, "block-dirty-bitmap-add",
-               fl_qmp_args('s', "node", disk->node, 's', "name", name, 'b', "persistent",
-                           disk->persistent, 'b', "disabled", true, 'i', "granularity",
-                           MARKER_GRANULARITY, 0));
+               fl_qmp_args(fl_qmp_string("node", disk->node), fl_qmp_string("name", name),
+                           fl_qmp_bool("persistent", disk->persistent),
+                           fl_qmp_bool("disabled", true),
+                           fl_qmp_int("granularity", MARKER_GRANULARITY)));
 }
 
 /* The bitmap that says which disk it is, with the end of that marked. */
@@ -406,15 +407,16 @@ static void add_identity(JsonArray *actions, const FlFleeceDisk *disk, const cha
     g_autofree char *tail = fl_fleece_id(disk, FL_FLEECE_TAIL);
     JsonArray *sources = json_array_new();
 
-    json_array_add_element(sources,
-                           fl_qmp_args('s', "node", tail, 's', "name", FL_FLEECE_TAIL, 0));
+    json_array_add_element(
+        sources, fl_qmp_args(fl_qmp_string("node", tail), fl_qmp_string("name", FL_FLEECE_TAIL)));
     add_action(actions, "block-dirty-bitmap-add",
-               fl_qmp_args('s', "node", disk->node, 's', "name", name, 'b', "persistent",
-                           disk->persistent, 'b', "disabled", true, 'i', "granularity",
-                           (gint64)fl_fleece_tail_granularity(disk->disk.size), 0));
+               fl_qmp_args(
+                   fl_qmp_string("node", disk->node), fl_qmp_string("name", name),
+                   fl_qmp_bool("persistent", disk->persistent), fl_qmp_bool("disabled", true),
+                   fl_qmp_int("granularity", (gint64)fl_fleece_tail_granularity(disk->disk.size))));
     add_action(actions, "block-dirty-bitmap-merge",
-               fl_qmp_args('s', "node", disk->node, 's', "target", name, 'n', "bitmaps",
-                           fl_fleece_array(sources), 0));
+               fl_qmp_args(fl_qmp_string("node", disk->node), fl_qmp_string("target", name),
+                           fl_qmp_node("bitmaps", fl_fleece_array(sources))));
 }
 
 static void add_point(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
@@ -423,8 +425,8 @@ static void add_point(JsonArray *actions, const FlFleeceDisk *disk, const char *
     g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
 
     add_action(actions, "block-dirty-bitmap-add",
-               fl_qmp_args('s', "node", disk->node, 's', "name", point, 'b', "persistent",
-                           disk->persistent, 0));
+               fl_qmp_args(fl_qmp_string("node", disk->node), fl_qmp_string("name", point),
+                           fl_qmp_bool("persistent", disk->persistent)));
     add_marker(actions, disk, marker);
     if (disk->new_identity)
         add_identity(actions, disk, series);
@@ -441,9 +443,9 @@ static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *s
     for (guint i = 0; i < disk->copies->len; i++) {
         const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
         add_action(actions, "block-dirty-bitmap-add",
-                   fl_qmp_args('s', "node", overlay, 's', "name", copy->name, 'b', "persistent",
-                               false, 'b', "disabled", true, 'i', "granularity",
-                               (gint64)copy->granularity, 0));
+                   fl_qmp_args(fl_qmp_string("node", overlay), fl_qmp_string("name", copy->name),
+                               fl_qmp_bool("persistent", false), fl_qmp_bool("disabled", true),
+                               fl_qmp_int("granularity", (gint64)copy->granularity)));
         add_action(actions, "block-dirty-bitmap-merge", merge_args(overlay, disk, copy, series));
     }
     /*
@@ -452,9 +454,10 @@ static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *s
      * it pass and fails reads through snapshot-access alone, not those of the overlay.
      */
     add_action(actions, "blockdev-backup",
-               fl_qmp_args('s', "job-id", job, 's', "device", disk->node, 's', "target", overlay,
-                           's', "sync", "none", 'b', "auto-dismiss", false, 's', "filter-node-name",
-                           filter, 0));
+               fl_qmp_args(fl_qmp_string("job-id", job), fl_qmp_string("device", disk->node),
+                           fl_qmp_string("target", overlay), fl_qmp_string("sync", "none"),
+                           fl_qmp_bool("auto-dismiss", false),
+                           fl_qmp_string("filter-node-name", filter)));
 }
 
 JsonArray *fl_fleece_snapshot_actions(const GPtrArray *disks, const char *series)

@@ -53,27 +53,30 @@ static bool start_image(FlFleece *session, FlFleeceDisk *disk, GError **error)
     disk->scratch = make_file(session, error);
     if (disk->scratch < 0)
         return false;
-    if (!fl_qmp_call_fd(session->qmp, "add-fd", fl_qmp_args('s', "opaque", file, 0), disk->scratch,
-                        &reply, error)) {
+    if (!fl_qmp_call_fd(session->qmp, "add-fd", fl_qmp_args(fl_qmp_string("opaque", file)),
+                        disk->scratch, &reply, error)) {
         g_prefix_error(error, "disk %s: cannot pass the scratch file: ", disk->disk.name);
         return false;
     }
     set = fl_json_int(fl_json_as_object(reply), "fdset-id");
     path = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, set);
     if (!fl_fleece_do(session, "blockdev-add",
-                      fl_qmp_args('s', "driver", "file", 's', "node-name", file, 's', "filename",
-                                  path, 's', "discard", "unmap", 0),
+                      fl_qmp_args(fl_qmp_string("driver", "file"), fl_qmp_string("node-name", file),
+                                  fl_qmp_string("filename", path),
+                                  fl_qmp_string("discard", "unmap")),
                       NULL, error, "disk %s: scratch file", disk->disk.name))
         return false;
     /* The node has a descriptor of its own now; QEMU drops the set when that is closed. */
-    return fl_fleece_do(session, "remove-fd", fl_qmp_args('i', "fdset-id", set, 0), NULL, error,
+    return fl_fleece_do(session, "remove-fd", fl_qmp_args(fl_qmp_int("fdset-id", set)), NULL, error,
                         "disk %s: scratch file", disk->disk.name) &&
-           fl_fleece_do(session, "blockdev-create",
-                        fl_qmp_args('s', "job-id", create, 'n', "options",
-                                    fl_qmp_args('s', "driver", "qcow2", 's', "file", file, 'i',
-                                                "size", (gint64)disk->disk.size, 0),
-                                    0),
-                        NULL, error, "disk %s: scratch image", disk->disk.name);
+           fl_fleece_do(
+               session, "blockdev-create",
+               fl_qmp_args(fl_qmp_string("job-id", create),
+                           fl_qmp_node("options",
+                                       fl_qmp_args(fl_qmp_string("driver", "qcow2"),
+                                                   fl_qmp_string("file", file),
+                                                   fl_qmp_int("size", (gint64)disk->disk.size)))),
+               NULL, error, "disk %s: scratch image", disk->disk.name);
 }
 
 /* Whether every job that makes an image has ended well. */
@@ -98,8 +101,8 @@ static bool images_done(FlFleece *session, bool *done, GError **error)
             return fl_fail(error, "disk %s: scratch image: %s", disk->disk.name, failure);
         if (g_strcmp0(fl_json_string(job, "status"), "concluded") != 0)
             *done = false;
-        else if (!fl_fleece_do(session, "job-dismiss", fl_qmp_args('s', "id", id, 0), NULL, error,
-                               "disk %s: scratch image", disk->disk.name))
+        else if (!fl_fleece_do(session, "job-dismiss", fl_qmp_args(fl_qmp_string("id", id)), NULL,
+                               error, "disk %s: scratch image", disk->disk.name))
             return false;
     }
     return true;
@@ -170,8 +173,9 @@ static bool set_threshold(FlFleece *session, FlFleeceDisk *disk, GError **error)
     if (fstat(disk->scratch, &st) < 0)
         return fl_fail(error, "disk %s: scratch file: %s", disk->disk.name, g_strerror(errno));
     return fl_fleece_do(session, "block-set-write-threshold",
-                        fl_qmp_args('s', "node-name", file, 'i', "write-threshold",
-                                    (gint64)((uint64_t)st.st_size + MAX(share, MIB / 2)), 0),
+                        fl_qmp_args(fl_qmp_string("node-name", file),
+                                    fl_qmp_int("write-threshold", (gint64)((uint64_t)st.st_size +
+                                                                           MAX(share, MIB / 2)))),
                         NULL, error, "disk %s: scratch file", disk->disk.name);
 }
 
@@ -181,12 +185,16 @@ static bool add_overlay(FlFleece *session, FlFleeceDisk *disk, GError **error)
     g_autofree char *overlay = fl_fleece_id(disk, "overlay");
 
     if (!reserve_room(session, disk, 0))
-        return fl_fail(error, "scratch directory %s: cannot reserve room: %s; -o scratch=DIR names "
-                       "another", directory(session), g_strerror(errno));
-    return fl_fleece_do(session, "blockdev-add",
-                        fl_qmp_args('s', "driver", "qcow2", 's', "node-name", overlay, 's', "file",
-                                    file, 's', "backing", disk->node, 's', "discard", "unmap", 0),
-                        NULL, error, "disk %s: scratch image", disk->disk.name) &&
+        return fl_fail(error,
+                       "scratch directory %s: cannot reserve room: %s; -o scratch=DIR names "
+                       "another",
+                       directory(session), g_strerror(errno));
+    return fl_fleece_do(
+               session, "blockdev-add",
+               fl_qmp_args(fl_qmp_string("driver", "qcow2"), fl_qmp_string("node-name", overlay),
+                           fl_qmp_string("file", file), fl_qmp_string("backing", disk->node),
+                           fl_qmp_string("discard", "unmap")),
+               NULL, error, "disk %s: scratch image", disk->disk.name) &&
            set_threshold(session, disk, error);
 }
 

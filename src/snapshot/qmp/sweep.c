@@ -36,7 +36,8 @@ static void end_export(Sweep *sweep, JsonObject *object, const char *id, bool fi
     /* Refused for one that is ending already. */
     if (first)
         fl_qmp_call(sweep->session->qmp, "block-export-del",
-                    fl_qmp_args('s', "id", id, 's', "mode", "hard", 0), NULL, NULL);
+                    fl_qmp_args(fl_qmp_string("id", id), fl_qmp_string("mode", "hard")), NULL,
+                    NULL);
     sweep->exports += first;
 }
 
@@ -51,7 +52,7 @@ static void end_job(Sweep *sweep, JsonObject *object, const char *id, bool first
         command = "job-cancel";
     /* A job may have gone on since it was asked for; the next round sees. */
     if (command != NULL)
-        fl_qmp_call(sweep->session->qmp, command, fl_qmp_args('s', "id", id, 0), NULL, NULL);
+        fl_qmp_call(sweep->session->qmp, command, fl_qmp_args(fl_qmp_string("id", id)), NULL, NULL);
     sweep->jobs += first;
 }
 
@@ -92,7 +93,7 @@ static bool end_all(Sweep *sweep, const Kind *kind, GError **error)
 
 static bool query_nodes(FlFleece *session, JsonNode **reply, GError **error)
 {
-    return fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args('b', "flat", true, 0),
+    return fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args(fl_qmp_bool("flat", true)),
                         reply, error, "nodes");
 }
 
@@ -114,7 +115,8 @@ static bool end_nodes(Sweep *sweep, GError **error)
                 !g_str_has_suffix(name, parts[p]))
                 continue;
             if (!fl_fleece_do(sweep->session, "blockdev-del",
-                              fl_qmp_args('s', "node-name", name, 0), NULL, error, "node %s", name))
+                              fl_qmp_args(fl_qmp_string("node-name", name)), NULL, error, "node %s",
+                              name))
                 return false;
             sweep->nodes++;
         }
@@ -140,7 +142,8 @@ static bool end_fdsets(const Sweep *sweep, GError **error)
         /* Refused for one that is going already. */
         if (opaque != NULL && g_str_has_prefix(opaque, sweep->prefix))
             fl_qmp_call(sweep->session->qmp, "remove-fd",
-                        fl_qmp_args('i', "fdset-id", fl_json_int(set, "fdset-id"), 0), NULL, NULL);
+                        fl_qmp_args(fl_qmp_int("fdset-id", fl_json_int(set, "fdset-id"))), NULL,
+                        NULL);
     }
     return true;
 }
@@ -244,8 +247,8 @@ bool fl_fleece_let_go(FlFleece *session, GError **error)
 static bool remove_bitmap(FlFleece *session, const char *node, const char *name, GError **error)
 {
     return fl_fleece_do(session, "block-dirty-bitmap-remove",
-                        fl_qmp_args('s', "node", node, 's', "name", name, 0), NULL, error,
-                        "bitmap %s of %s", name, node);
+                        fl_qmp_args(fl_qmp_string("node", node), fl_qmp_string("name", name)), NULL,
+                        error, "bitmap %s of %s", name, node);
 }
 
 /* Whether one of BITMAPS is the marker of POINT, or of that with which the disk POINT began. */
@@ -343,8 +346,9 @@ static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonArray
             continue;
         }
         json_array_add_element(
-            actions, fl_qmp_args('s', "type", "block-dirty-bitmap-remove", 'n', "data",
-                                 fl_qmp_args('s', "node", disk->node, 's', "name", name, 0), 0));
+            actions, fl_qmp_args(fl_qmp_string("type", "block-dirty-bitmap-remove"),
+                                 fl_qmp_node("data", fl_qmp_args(fl_qmp_string("node", disk->node),
+                                                                 fl_qmp_string("name", name)))));
     }
     return found || disk->shared ||
            fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
@@ -372,7 +376,8 @@ bool fl_fleece_roll_forward(FlFleece *session, GError **error)
         if (!add_removals(actions, disk, g_hash_table_lookup(found, disk->node), series, error))
             return false;
     }
-    return fl_fleece_do(session, "transaction",
-                        fl_qmp_args('n', "actions", fl_fleece_array(g_steal_pointer(&actions)), 0),
-                        NULL, error, "restore points");
+    return fl_fleece_do(
+        session, "transaction",
+        fl_qmp_args(fl_qmp_node("actions", fl_fleece_array(g_steal_pointer(&actions)))), NULL,
+        error, "restore points");
 }

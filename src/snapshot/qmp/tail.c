@@ -35,16 +35,18 @@ static bool add_tail(FlFleece *session, const FlFleeceDisk *disk, GError **error
         g_strdup_printf("qemu-io %s \"write -q -z %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT "\"",
                         node, start, size - start);
 
-    return fl_fleece_do(session, "blockdev-add",
-                        fl_qmp_args('s', "driver", "null-co", 's', "node-name", node, 'i', "size",
-                                    (gint64)size, 'b', "read-zeroes", true, 0),
-                        NULL, error, "disk %s: cannot mark its end", disk->disk.name) &&
+    return fl_fleece_do(
+               session, "blockdev-add",
+               fl_qmp_args(fl_qmp_string("driver", "null-co"), fl_qmp_string("node-name", node),
+                           fl_qmp_int("size", (gint64)size), fl_qmp_bool("read-zeroes", true)),
+               NULL, error, "disk %s: cannot mark its end", disk->disk.name) &&
            fl_fleece_do(session, "block-dirty-bitmap-add",
-                        fl_qmp_args('s', "node", node, 's', "name", FL_FLEECE_TAIL, 'i',
-                                    "granularity", (gint64)granularity, 0),
+                        fl_qmp_args(fl_qmp_string("node", node),
+                                    fl_qmp_string("name", FL_FLEECE_TAIL),
+                                    fl_qmp_int("granularity", (gint64)granularity)),
                         NULL, error, "disk %s: cannot mark its end", disk->disk.name) &&
            fl_fleece_do(session, "human-monitor-command",
-                        fl_qmp_args('s', "command-line", line, 0), NULL, error,
+                        fl_qmp_args(fl_qmp_string("command-line", line)), NULL, error,
                         "disk %s: cannot mark its end", disk->disk.name);
 }
 
@@ -67,7 +69,7 @@ void fl_fleece_drop_tails(FlFleece *session)
         g_autofree char *node = fl_fleece_id(disk, FL_FLEECE_TAIL);
 
         if (disk->new_identity)
-            fl_qmp_call(session->qmp, "blockdev-del", fl_qmp_args('s', "node-name", node, 0), NULL,
-                        NULL);
+            fl_qmp_call(session->qmp, "blockdev-del", fl_qmp_args(fl_qmp_string("node-name", node)),
+                        NULL, NULL);
     }
 }

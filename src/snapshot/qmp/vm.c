@@ -271,7 +271,8 @@ static char *qom_string(FlQmp *qmp, const char *path, const char *property)
 {
     g_autoptr(JsonNode) reply = NULL;
 
-    if (!fl_qmp_call(qmp, "qom-get", fl_qmp_args('s', "path", path, 's', "property", property, 0),
+    if (!fl_qmp_call(qmp, "qom-get",
+                     fl_qmp_args(fl_qmp_string("path", path), fl_qmp_string("property", property)),
                      &reply, NULL) ||
         json_node_get_value_type(reply) != G_TYPE_STRING)
         return NULL;
@@ -305,7 +306,8 @@ bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *
         g_autoptr(JsonNode) reply = NULL;
         JsonArray *devices;
 
-        if (!fl_qmp_call(qmp, "qom-list", fl_qmp_args('s', "path", tops[i], 0), &reply, error))
+        if (!fl_qmp_call(qmp, "qom-list", fl_qmp_args(fl_qmp_string("path", tops[i])), &reply,
+                         error))
             return false;
         devices = fl_json_as_array(reply);
         for (guint k = 0; k < fl_json_length(devices); k++) {

@@ -68,7 +68,8 @@ static JsonObject *node_of_depth(JsonArray *nodes, gint64 depth)
 
 static void add_source(JsonArray *sources, const char *node, const char *name)
 {
-    json_array_add_element(sources, fl_qmp_args('s', "node", node, 's', "name", name, 0));
+    json_array_add_element(sources,
+                           fl_qmp_args(fl_qmp_string("node", node), fl_qmp_string("name", name)));
 }
 
 /* What is to be merged, from TOP down; NULL if BITMAP is in that image alone. */
@@ -97,8 +98,9 @@ static bool add_union_node(FlQmp *qmp, JsonObject *top, GError **error)
     gint64 size = fl_json_int(fl_json_object(top, "image"), "virtual-size");
 
     return fl_qmp_call(qmp, "blockdev-add",
-                       fl_qmp_args('s', "driver", "null-co", 's', "node-name", UNION_NODE, 'i',
-                                   "size", size, 'b', "read-zeroes", true, 0),
+                       fl_qmp_args(fl_qmp_string("driver", "null-co"),
+                                   fl_qmp_string("node-name", UNION_NODE), fl_qmp_int("size", size),
+                                   fl_qmp_bool("read-zeroes", true)),
                        NULL, error);
 }
 
@@ -108,13 +110,15 @@ static bool merge(FlQmp *qmp, FlBitmapInfo *bitmap, JsonArray *parts, GError **e
 
     bitmap->node = UNION_NODE;
     return fl_qmp_call(qmp, "block-dirty-bitmap-add",
-                       fl_qmp_args('s', "node", UNION_NODE, 's', "name", bitmap->name, 'i',
-                                   "granularity", (gint64)bitmap->granularity, 'b', "disabled",
-                                   true, 0),
+                       fl_qmp_args(fl_qmp_string("node", UNION_NODE),
+                                   fl_qmp_string("name", bitmap->name),
+                                   fl_qmp_int("granularity", (gint64)bitmap->granularity),
+                                   fl_qmp_bool("disabled", true)),
                        NULL, error) &&
            fl_qmp_call(qmp, "block-dirty-bitmap-merge",
-                       fl_qmp_args('s', "node", UNION_NODE, 's', "target", bitmap->name, 'n',
-                                   "bitmaps", sources, 0),
+                       fl_qmp_args(fl_qmp_string("node", UNION_NODE),
+                                   fl_qmp_string("target", bitmap->name),
+                                   fl_qmp_node("bitmaps", sources)),
                        NULL, error);
 }
 
@@ -170,7 +174,7 @@ static JsonObject *find_node(JsonArray *nodes, const char *name)
 /* QEMU tells depths only together with a description, of each image, of all images below it. */
 static JsonArray *query_nodes(FlQmp *qmp, bool with_depth, JsonNode **reply, GError **error)
 {
-    if (!fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args('b', "flat", !with_depth, 0),
+    if (!fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args(fl_qmp_bool("flat", !with_depth)),
                      reply, error))
         return NULL;
     if (fl_json_as_array(*reply) == NULL)
@@ -190,6 +194,5 @@ bool fl_image_find_bitmaps(FlImage *image, FlQmp *qmp, GError **error)
     if (!has_parts(bitmaps, nodes))
         return true;
     nodes = query_nodes(qmp, true, &deep, error);
-    return nodes != NULL &&
-           join_parts(bitmaps, nodes, find_node(nodes, FL_IMAGE_NODE), qmp, error);
+    return nodes != NULL && join_parts(bitmaps, nodes, find_node(nodes, FL_IMAGE_NODE), qmp, error);
 }

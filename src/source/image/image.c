@@ -257,12 +257,14 @@ static JsonNode *string_array(const char *const *strings, size_t n)
 
 static bool add_image_node(const FlImage *image, FlQmp *qmp, GError **error)
 {
-    JsonNode *file = fl_qmp_args('s', "driver", image->block_device ? "host_device" : "file", 's',
-                                 "filename", image->path, 0);
+    JsonNode *file =
+        fl_qmp_args(fl_qmp_string("driver", image->block_device ? "host_device" : "file"),
+                    fl_qmp_string("filename", image->path));
 
     return fl_qmp_call(qmp, "blockdev-add",
-                       fl_qmp_args('s', "driver", image->info.format, 's', "node-name",
-                                   FL_IMAGE_NODE, 'b', "read-only", true, 'n', "file", file, 0),
+                       fl_qmp_args(fl_qmp_string("driver", image->info.format),
+                                   fl_qmp_string("node-name", FL_IMAGE_NODE),
+                                   fl_qmp_bool("read-only", true), fl_qmp_node("file", file)),
                        NULL, error);
 }
 
@@ -276,9 +278,11 @@ static bool add_guard_node(FlQmp *qmp, GError **error)
     static const char *const unshared[] = {"write", "resize"};
 
     return fl_qmp_call(qmp, "blockdev-add",
-                       fl_qmp_args('s', "driver", "blkdebug", 's', "node-name", "guard", 's',
-                                   "image", FL_IMAGE_NODE, 'n', "unshare-child-perms",
-                                   string_array(unshared, G_N_ELEMENTS(unshared)), 0),
+                       fl_qmp_args(fl_qmp_string("driver", "blkdebug"),
+                                   fl_qmp_string("node-name", "guard"),
+                                   fl_qmp_string("image", FL_IMAGE_NODE),
+                                   fl_qmp_node("unshare-child-perms",
+                                               string_array(unshared, G_N_ELEMENTS(unshared)))),
                        NULL, error);
 }
 
@@ -294,14 +298,15 @@ static bool add_export(const FlImage *image, FlQmp *qmp, GError **error)
         if (bitmap->node == NULL)
             json_array_add_string_element(served, bitmap->name);
         else
-            json_array_add_element(
-                served, fl_qmp_args('s', "node", bitmap->node, 's', "name", bitmap->name, 0));
+            json_array_add_element(served, fl_qmp_args(fl_qmp_string("node", bitmap->node),
+                                                       fl_qmp_string("name", bitmap->name)));
     }
     return fl_qmp_call(qmp, "block-export-add",
-                       fl_qmp_args('s', "type", "nbd", 's', "id", "export", 's', "node-name",
-                                   FL_IMAGE_NODE, 's', "name", image->info.name, 'b',
-                                   "allocation-depth", true, 'n', "bitmaps",
-                                   fl_json_array_node(served), 0),
+                       fl_qmp_args(fl_qmp_string("type", "nbd"), fl_qmp_string("id", "export"),
+                                   fl_qmp_string("node-name", FL_IMAGE_NODE),
+                                   fl_qmp_string("name", image->info.name),
+                                   fl_qmp_bool("allocation-depth", true),
+                                   fl_qmp_node("bitmaps", fl_json_array_node(served))),
                        NULL, error);
 }
 
