@@ -11,6 +11,7 @@
 /* What lives as long as the mount. */
 typedef struct {
     const FlOptions *options;
+    FlBudget *budget;     /* of memory, for what sources make us remember */
     FlTree *tree;
     FlCache *cache;
     GPtrArray *servers;   /* of FlServer: those that we started */

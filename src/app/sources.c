@@ -346,7 +346,8 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError
     g_ptr_array_add(sources->servers, server);
     opening->image = fl_server_image(server);
     keep_endpoint(opening);
-    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text);
+    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text,
+                                               sources->budget);
     return fl_endpoint_exports(opening->endpoint, &wait, error);
 }
 
@@ -410,9 +411,10 @@ static bool open_snapshot(Opening *opening, GError **error)
     if (backup == NULL)
         return false;
     if (fl_snapshot_socket(backup) >= 0)
-        opening->endpoint = fl_endpoint_new_socket(fl_snapshot_socket(backup), opening->spec->text);
+        opening->endpoint = fl_endpoint_new_socket(fl_snapshot_socket(backup),
+                                                   opening->spec->text, sources->budget);
     else if (options.nbd != NULL)
-        opening->endpoint = fl_endpoint_new_uri(options.nbd);
+        opening->endpoint = fl_endpoint_new_uri(options.nbd, sources->budget);
     notes = fl_snapshot_notes(backup);
     for (guint i = 0; i < notes->len; i++)
         g_message("%s", (const char *)notes->pdata[i]);
@@ -441,7 +443,8 @@ static bool start_server(Opening *opening, FlServer *server)
     opening->image = fl_server_image(server);
     label = opening->spec->argv != NULL ? g_strdup_printf("[ %s ]", opening->spec->argv[0])
                                         : g_canonicalize_filename(opening->spec->text, NULL);
-    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), label);
+    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), label,
+                                               opening->sources->budget);
     return true;
 }
 
@@ -485,7 +488,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
         if (!start_server(&opening, fl_server_new_command((const char *const *)spec->argv, error)))
             return false;
     } else if (fl_source_is_nbd(spec->text)) {
-        opening.endpoint = fl_endpoint_new_uri(spec->text);
+        opening.endpoint = fl_endpoint_new_uri(spec->text, sources->budget);
     } else if (!check_image(spec->text, error) ||
                !start_server(&opening,
                              fl_server_new_image(spec->text, sources->options->format, error))) {
@@ -501,6 +504,7 @@ static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **e
 void fl_sources_init(FlSources *sources, const FlOptions *options)
 {
     sources->options = options;
+    sources->budget = fl_budget_new(FL_REMEMBER_MAX);
     sources->tree = fl_tree_new();
     sources->cache = fl_cache_new(options->view.cache);
     sources->snapshots = fl_snapshots_new();
@@ -549,6 +553,7 @@ void fl_sources_clear(FlSources *sources)
     fl_cache_free(sources->cache);
     g_ptr_array_unref(sources->endpoints);
     g_ptr_array_unref(sources->servers);
+    fl_budget_unref(sources->budget);
 }
 
 char *fl_sources_label(const FlOptions *options)
@@ -562,6 +567,6 @@ char *fl_sources_label(const FlOptions *options)
         return g_strdup(spec->argv[0]);
     if (!fl_source_is_nbd(spec->text))
         return g_strdup(spec->text);
-    endpoint = fl_endpoint_new_uri(spec->text);
+    endpoint = fl_endpoint_new_uri(spec->text, NULL);
     return g_strdup(fl_endpoint_label(endpoint));
 }

@@ -238,6 +238,17 @@ class Hostile(lib.TestCase):
         self.assertEqual(said.count("\n"), 1)
         self.assertLess(time.monotonic() - self.began, SLOW)
 
+    def test_names_of_several_sources_that_are_too_much_together(self):
+        """What one source may take is what all of them may."""
+        long = "x" * 4000
+        self.export.contexts = {f"{i}:{long}": [(0, SIZE, 0)] for i in range(900)}
+        self.server.exports = {f"e{i}": self.export for i in range(10)}
+        other = NbdServer(self, self.server.exports)
+        self.mounted().unmount()
+        self.assert_refused("a=" + self.server.uri(), "b=" + other.uri(), self.mkdir("both"),
+                            says=["meta contexts take", "of the sources before it"])
+        self.assertLess(time.monotonic() - self.began, 2 * SLOW)
+
     def test_names_of_any_bytes(self):
         every = bytes(range(1, 256)).decode(errors="surrogateescape")
         names = [every, (every * 17)[:4096], "x" * 4096, ".", "..", "../..", "a/b", ".fleecefs",

@@ -23,7 +23,7 @@ static void check_name(const char *name)
 
 static void check_uri(const char *uri)
 {
-    g_autoptr(FlEndpoint) endpoint = fl_endpoint_new_uri(uri);
+    g_autoptr(FlEndpoint) endpoint = fl_endpoint_new_uri(uri, NULL);
     g_autoptr(GUri) label = g_uri_parse(fl_endpoint_label(endpoint), G_URI_FLAGS_NONE, NULL);
 
     g_assert_true(label == NULL || g_uri_get_userinfo(label) == NULL);

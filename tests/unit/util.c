@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Errors, sizes, file names, foreign text, and rates. */
+#include "util/budget.h"
 #include "util/error.h"
 #include "util/name.h"
 #include "util/printable.h"
@@ -270,6 +271,22 @@ static void test_rate(void)
     g_assert_cmpuint(fl_rate_get(&rate, now + 7200 * second), >, UINT64_MAX / 4);
 }
 
+static void test_budget(void)
+{
+    g_autoptr(FlBudget) budget = fl_budget_new(100);
+
+    g_assert_true(fl_budget_take(budget, 40, 50));
+    g_assert_false(fl_budget_take(budget, 11, 50));
+    g_assert_true(fl_budget_take(budget, 0, 40));
+    g_assert_false(fl_budget_take(budget, 0, 39));
+    g_assert_false(fl_budget_take(budget, UINT64_MAX, UINT64_MAX));
+    g_assert_true(fl_budget_take(budget, 60, UINT64_MAX));
+    g_assert_false(fl_budget_take(budget, 1, UINT64_MAX));
+    fl_budget_give_back(budget, 30);
+    g_assert_false(fl_budget_take(budget, 31, UINT64_MAX));
+    g_assert_true(fl_budget_take(budget, 30, UINT64_MAX));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -283,5 +300,6 @@ int main(int argc, char **argv)
     g_test_add_func("/util/hash", test_hash);
     g_test_add_func("/util/printable", test_printable);
     g_test_add_func("/util/rate", test_rate);
+    g_test_add_func("/util/budget", test_budget);
     return g_test_run();
 }

@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "util/budget.h"
 #include "util/error.h"
 #include "util/sandbox.h"
 
@@ -17,8 +18,8 @@
 
 #define FL_EXPORTS_MAX  20000u
 #define FL_CONTEXTS_MAX 1000u
-/* Bytes that all of what a server says of its exports may take: names, descriptions, contexts (with
- * what the tree makes of each), and maps. The most of that is left to the maps. */
+/* Bytes that all of what the servers of a mount say of their exports may take: names, descriptions,
+ * contexts (with what the tree makes of each), and maps. The most of that is left to the maps. */
 #define FL_REMEMBER_MAX       (UINT64_C(1) << 30)
 #define FL_REMEMBER_NAMES_MAX (UINT64_C(64) << 20)
 
@@ -46,11 +47,12 @@ bool fl_export_info_has_context(const FlExportInfo *info, const char *context);
 
 typedef struct FlEndpoint FlEndpoint;
 
-/* A server by its NBD URI (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). */
-FlEndpoint *fl_endpoint_new_uri(const char *uri);
+/* A server by its NBD URI (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). What
+ * it makes us remember is taken of BUDGET; NULL: of one of FL_REMEMBER_MAX bytes. */
+FlEndpoint *fl_endpoint_new_uri(const char *uri, FlBudget *budget);
 /* A server by a descriptor (O_PATH) of its Unix socket, duplicated here. LABEL is its name in
  * messages. */
-FlEndpoint *fl_endpoint_new_socket(int fd, const char *label);
+FlEndpoint *fl_endpoint_new_socket(int fd, const char *label, FlBudget *budget);
 FlEndpoint *fl_endpoint_ref(FlEndpoint *endpoint);
 void fl_endpoint_unref(FlEndpoint *endpoint); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlEndpoint, fl_endpoint_unref)
@@ -73,11 +75,8 @@ GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError 
 GPtrArray *fl_endpoint_export(FlEndpoint *endpoint, const char *name, const FlWait *wait,
                               GError **error);
 
-/* So many BYTES more are remembered for good of what the server said; false if that makes more than
- * MOST, and they are not counted. */
-bool fl_endpoint_remember(FlEndpoint *endpoint, uint64_t bytes, uint64_t most);
-/* How many more may be, up to FL_REMEMBER_MAX. */
-uint64_t fl_endpoint_room(FlEndpoint *endpoint);
+/* What all that is remembered for good of what the server says is taken of. */
+FlBudget *fl_endpoint_budget(const FlEndpoint *endpoint);
 
 /*
  * A connection in transmission phase to EXPORT with CONTEXTS (NULL-terminated, may be NULL)

@@ -17,11 +17,18 @@ typedef struct {
     uint64_t start, end;
 } FlSpan;
 
+/* The memory for the maps of one export, while they are loaded. */
+typedef struct {
+    FlBudget *budget; /* NULL: there is no limit but FL_MAPS_MAX */
+    uint64_t bytes;   /* that they take so far */
+    uint64_t taken;   /* of the budget */
+} FlMapsUse;
+
 /*
  * Walks N ranges for all CONTEXTS, which NBD has negotiated. The builders that are returned hold
- * what was told of each range, by range and then by context; NULL with an error. BYTES is what the
- * maps of the export take, and is kept. REFUSED tells a server that replied with an error from all
- * other failures. After a failure NBD can only be closed.
+ * what was told of each range, by range and then by context; NULL with an error. USE goes on
+ * counting what the maps of the export take. REFUSED tells a server that replied with an error from
+ * all other failures. After a failure NBD can only be closed.
  */
 FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, const FlSpan *spans,
-                       guint n, size_t *bytes, bool *refused, const FlWait *wait, GError **error);
+                       guint n, FlMapsUse *use, bool *refused, const FlWait *wait, GError **error);

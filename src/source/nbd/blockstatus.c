@@ -14,7 +14,7 @@ static const char no_memory[] = "there is no memory for the map";
 
 /* The maps of the whole disk, by context; false with nothing in MAPS_OUT. */
 static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint64_t size,
-                      size_t *bytes, FlMap **maps_out, bool *refused, const FlWait *wait,
+                      FlMapsUse *use, FlMap **maps_out, bool *refused, const FlWait *wait,
                       GError **error)
 {
     guint ncontexts = g_strv_length((char **)contexts);
@@ -26,7 +26,7 @@ static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint6
 
     for (guint i = 0; i < n; i++)
         ranges[i] = (FlSpan){.start = i * step, .end = i + 1 == n ? size : (i + 1) * step};
-    builders = fl_walk(nbd, contexts, ranges, n, bytes, refused, wait, error);
+    builders = fl_walk(nbd, contexts, ranges, n, use, refused, wait, error);
     if (builders == NULL)
         return false;
     for (guint c = 0; c < ncontexts; c++) {
@@ -70,7 +70,7 @@ static struct nbd_handle *open_with(FlEndpoint *endpoint, const FlExportInfo *in
 }
 
 static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
-                          const char *const *contexts, size_t *bytes, FlMap **maps, bool *refused,
+                          const char *const *contexts, FlMapsUse *use, FlMap **maps, bool *refused,
                           const FlWait *wait, GError **error)
 {
     g_autoptr(GPtrArray) given = g_ptr_array_new();
@@ -82,7 +82,7 @@ static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
     if (nbd == NULL)
         return false;
     loaded = g_new0(FlMap *, given->len);
-    ok = given->len == 1 || walk_disk(nbd, (const char *const *)given->pdata, info->size, bytes,
+    ok = given->len == 1 || walk_disk(nbd, (const char *const *)given->pdata, info->size, use,
                                       loaded, refused, wait, error);
     if (ok)
         fl_endpoint_keep(endpoint, info->name, nbd);
@@ -136,7 +136,7 @@ static FlMap *dirty_union(const FlDiskMaps *maps, guint from, guint to, uint64_t
 /* base:allocation on the dirty extents of DIRTY from FIRST on, a batch of them, at the end of
  * WHOLE; the others are taken as data. The index of the extent to go on with; 0 if it failed. */
 static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_t first,
-                               size_t *bytes, FlMapBuilder *whole, const FlWait *wait,
+                               FlMapsUse *use, FlMapBuilder *whole, const FlWait *wait,
                                GError **error)
 {
     static const char *const contexts[] = {ALLOCATION, NULL};
@@ -152,7 +152,7 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
             ranges[n++] = (FlSpan){.start = e.start, .end = e.end};
     }
     if (n > 0) {
-        builders = fl_walk(nbd, contexts, ranges, n, bytes, &refused, wait, error);
+        builders = fl_walk(nbd, contexts, ranges, n, use, &refused, wait, error);
         if (builders == NULL)
             return 0;
     }
@@ -172,7 +172,7 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
  * copy-before-write filter with a bitmap does: asked on dirty ranges, taken as data elsewhere.
  */
 static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *info,
-                                    const FlDiskMaps *bitmaps, size_t bytes, const FlWait *wait,
+                                    const FlDiskMaps *bitmaps, FlMapsUse *use, const FlWait *wait,
                                     GError **error)
 {
     static const char *const contexts[] = {ALLOCATION, NULL};
@@ -183,7 +183,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
     size_t next = 0;
 
     /* What is made of them takes as much again, and once more while it is being made. */
-    if (bytes > FL_MAPS_MAX / 3) {
+    if (use->bytes > FL_MAPS_MAX / 3) {
         fl_fail(error, "the bitmaps have too many extents");
         return NULL;
     }
@@ -196,7 +196,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
         return fl_map_new_uniform(info->size, 0);
     }
     do
-        next = load_dirty_batch(nbd, dirty, next, &bytes, whole, wait, error);
+        next = load_dirty_batch(nbd, dirty, next, use, whole, wait, error);
     while (next > 0 && next < fl_map_count(dirty));
     fl_nbd_close(nbd);
     return next > 0 ? fl_map_builder_finish(g_steal_pointer(&whole)) : NULL;
@@ -204,7 +204,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
 
 /* Each context for itself, when the server refused them together. */
 static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMaps *maps,
-                       size_t *bytes, const FlWait *wait, GError **error)
+                       FlMapsUse *use, const FlWait *wait, GError **error)
 {
     for (guint i = 0; i < info->contexts->len; i++) {
         const char *contexts[] = {info->contexts->pdata[i], NULL};
@@ -213,14 +213,14 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
 
         if (g_str_equal(contexts[0], ALLOCATION))
             continue;
-        if (!load_together(endpoint, info, contexts, bytes, &map, &refused, wait, error)) {
+        if (!load_together(endpoint, info, contexts, use, &map, &refused, wait, error)) {
             g_prefix_error(error, "%s: ", contexts[0]);
             return false;
         }
         fl_disk_maps_add(maps, contexts[0], map);
     }
     if (fl_export_info_has_context(info, ALLOCATION)) {
-        FlMap *map = load_dirty_allocation(endpoint, info, maps, *bytes, wait, error);
+        FlMap *map = load_dirty_allocation(endpoint, info, maps, use, wait, error);
         if (map == NULL) {
             g_prefix_error(error, ALLOCATION ": ");
             return false;
@@ -231,8 +231,8 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
     return true;
 }
 
-FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
-                                 GError **error)
+static FlDiskMaps *load(FlEndpoint *endpoint, const FlExportInfo *info, FlMapsUse *use,
+                        const FlWait *wait, GError **error)
 {
     g_autoptr(FlDiskMaps) maps = fl_disk_maps_new();
     guint n = info->contexts->len;
@@ -240,29 +240,31 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
     g_autofree FlMap **loaded = g_new0(FlMap *, n);
     g_autoptr(GError) why = NULL;
     bool refused = false;
-    /* What others have taken of what all of the server's maps may take counts from the start. */
-    size_t taken = FL_MAPS_MAX - (size_t)MIN(fl_endpoint_room(endpoint), FL_MAPS_MAX);
-    size_t bytes = taken;
 
     for (guint i = 0; i < n; i++)
         contexts[i] = info->contexts->pdata[i];
     if (n == 0 || info->size == 0) {
         for (guint i = 0; i < n; i++)
             fl_disk_maps_add(maps, contexts[i], fl_map_new_uniform(0, 0));
-    } else if (load_together(endpoint, info, contexts, &bytes, loaded, &refused, wait, &why)) {
+    } else if (load_together(endpoint, info, contexts, use, loaded, &refused, wait, &why)) {
         for (guint i = 0; i < n; i++)
             fl_disk_maps_add(maps, contexts[i], loaded[i]);
     } else if (!refused) {
         g_propagate_prefixed_error(error, g_steal_pointer(&why), "block status: ");
         return NULL;
-    } else if (!load_apart(endpoint, info, maps, &bytes, wait, error)) {
+    } else if (!load_apart(endpoint, info, maps, use, wait, error)) {
         g_prefix_error(error, "block status: ");
         return NULL;
     }
-    if (!fl_endpoint_remember(endpoint, bytes - taken, FL_REMEMBER_MAX)) {
-        fl_fail(error, "the maps of all its exports take more than %u MiB",
-                (unsigned)(FL_REMEMBER_MAX >> 20));
-        return NULL;
-    }
     return g_steal_pointer(&maps);
+}
+
+FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
+                                 GError **error)
+{
+    FlMapsUse use = {.budget = fl_endpoint_budget(endpoint)};
+    FlDiskMaps *maps = load(endpoint, info, &use, wait, error);
+
+    fl_budget_give_back(use.budget, use.taken - (maps != NULL ? MIN(use.bytes, use.taken) : 0));
+    return maps;
 }

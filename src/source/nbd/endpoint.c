@@ -20,9 +20,9 @@ struct FlEndpoint {
     char *path;   /* of a Unix socket that we connect ourselves; NULL for other URIs */
     char *chosen; /* the export that the URI names, once it was connected to; atomic */
     char *label;
+    FlBudget *budget;
 
     GMutex lock;             /* for all that follows */
-    uint64_t remembered;     /* bytes */
     char *only;              /* the name of the only export; NULL: not known to be one */
     struct nbd_handle *kept; /* a connection to it that nobody uses */
 };
@@ -73,12 +73,20 @@ static char *path_of_uri(const char *uri)
     return params != NULL ? g_strdup(g_hash_table_lookup(params, "socket")) : NULL;
 }
 
-FlEndpoint *fl_endpoint_new_uri(const char *uri)
+static FlEndpoint *new_endpoint(FlBudget *budget)
 {
     FlEndpoint *endpoint = g_new0(FlEndpoint, 1);
 
     g_atomic_ref_count_init(&endpoint->refs);
     g_mutex_init(&endpoint->lock);
+    endpoint->budget = budget != NULL ? fl_budget_ref(budget) : fl_budget_new(FL_REMEMBER_MAX);
+    return endpoint;
+}
+
+FlEndpoint *fl_endpoint_new_uri(const char *uri, FlBudget *budget)
+{
+    FlEndpoint *endpoint = new_endpoint(budget);
+
     endpoint->uri = with_absolute_paths(uri);
     endpoint->socket = -1;
     endpoint->path = path_of_uri(endpoint->uri);
@@ -86,12 +94,10 @@ FlEndpoint *fl_endpoint_new_uri(const char *uri)
     return endpoint;
 }
 
-FlEndpoint *fl_endpoint_new_socket(int fd, const char *label)
+FlEndpoint *fl_endpoint_new_socket(int fd, const char *label, FlBudget *budget)
 {
-    FlEndpoint *endpoint = g_new0(FlEndpoint, 1);
+    FlEndpoint *endpoint = new_endpoint(budget);
 
-    g_atomic_ref_count_init(&endpoint->refs);
-    g_mutex_init(&endpoint->lock);
     endpoint->socket = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     endpoint->path = g_strdup_printf("/proc/self/fd/%d", endpoint->socket);
     endpoint->label = g_strdup(label);
@@ -117,6 +123,7 @@ void fl_endpoint_unref(FlEndpoint *endpoint)
     g_free(endpoint->path);
     free(endpoint->chosen); /* of libnbd */
     g_free(endpoint->label);
+    fl_budget_unref(endpoint->budget);
     g_free(endpoint);
 }
 
@@ -141,21 +148,9 @@ void fl_endpoint_allow(const FlEndpoint *endpoint, FlSandbox *sandbox)
     fl_tls_allow(sandbox, endpoint->uri);
 }
 
-bool fl_endpoint_remember(FlEndpoint *endpoint, uint64_t bytes, uint64_t most)
+FlBudget *fl_endpoint_budget(const FlEndpoint *endpoint)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&endpoint->lock);
-    bool fits = endpoint->remembered <= most && bytes <= most - endpoint->remembered;
-
-    if (fits)
-        endpoint->remembered += bytes;
-    return fits;
-}
-
-uint64_t fl_endpoint_room(FlEndpoint *endpoint)
-{
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&endpoint->lock);
-
-    return FL_REMEMBER_MAX - endpoint->remembered;
+    return endpoint->budget;
 }
 
 /* Whether the handshake is at another STAGE than the last time: libnbd asks for several things on

@@ -41,8 +41,10 @@ static bool remember_info(FlEndpoint *endpoint, const FlExportInfo *info, GError
         bytes += strlen(info->description);
     for (guint i = 0; i < info->contexts->len; i++)
         bytes += CONTEXT_BYTES + strlen(info->contexts->pdata[i]);
-    return fl_endpoint_remember(endpoint, bytes, FL_REMEMBER_NAMES_MAX) ||
-           fl_fail(error, "the names of its exports and meta contexts take more than %u MiB",
+    return fl_budget_take(fl_endpoint_budget(endpoint), bytes, FL_REMEMBER_NAMES_MAX) ||
+           fl_fail(error,
+                   "the names of its exports and meta contexts take more than %u MiB, with those "
+                   "of the sources before it",
                    (unsigned)(FL_REMEMBER_NAMES_MAX >> 20));
 }
 

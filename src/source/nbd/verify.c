@@ -84,7 +84,7 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
     FlSpan ranges[SAMPLES], zeros[SAMPLES] = {0};
     FlMapBuilder **builders;
     const char *changed = NULL;
-    size_t bytes = 0;
+    FlMapsUse use = {0};
     guint n = 0;
     bool refused;
 
@@ -106,7 +106,7 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
         ranges[i] =
             (FlSpan){.start = e.start, .end = MIN(e.end, e.start + FL_WALK_REQUEST_MAX)};
     }
-    builders = fl_walk(nbd, contexts, ranges, SAMPLES, &bytes, &refused, wait, error);
+    builders = fl_walk(nbd, contexts, ranges, SAMPLES, &use, &refused, wait, error);
     if (builders == NULL) {
         /* An error may pass; the next connection will tell. */
         if (refused && error != NULL)

@@ -12,6 +12,9 @@
 #define CRUMB_BYTES (UINT64_C(64) << 10)
 #define CRUMBS_MAX  (32u << 10)
 
+/* Bytes that are taken of the budget at once. */
+#define STEP (UINT64_C(64) << 10)
+
 typedef struct Walk Walk;
 
 /* A range walked by one request after another. */
@@ -38,7 +41,7 @@ struct Walk {
     guint nsegments;
     FlMapBuilder **builders; /* by segment and then by context */
     bool sending;            /* inside nbd_aio_block_status() */
-    size_t bytes;            /* of memory, for all maps of the export so far */
+    FlMapsUse use;
     unsigned crumbs;         /* replies that told next to nothing */
     int error;               /* the server's errno, once a request was refused */
     const char *wrong;       /* what is wrong with the server's replies; NULL: nothing yet */
@@ -72,6 +75,19 @@ static int context_index(const Walk *walk, const char *context)
     return -1;
 }
 
+/* Takes what USE says of its budget, by steps: there may be many threads, and many small maps. */
+static bool take_memory(FlMapsUse *use)
+{
+    uint64_t more = use->bytes > use->taken ? fl_div_up(use->bytes - use->taken, STEP) * STEP : 0;
+
+    if (more == 0 || use->budget == NULL)
+        return true;
+    if (!fl_budget_take(use->budget, more, UINT64_MAX))
+        return false;
+    use->taken += more;
+    return true;
+}
+
 /* One range of a reply: what is known already is skipped, what goes past the segment is cut. */
 static void take_range(Segment *segment, int context, uint64_t start, uint64_t length,
                        uint64_t flags)
@@ -89,9 +105,11 @@ static void take_range(Segment *segment, int context, uint64_t start, uint64_t l
     else if (fl_map_builder_add(builder, end - known, (uint32_t)flags) < 0)
         walk->wrong = no_memory;
     segment->grew = segment->grew || fl_map_builder_count(builder) > count;
-    walk->bytes += fl_map_builder_bytes(builder) - bytes;
-    if (walk->bytes > FL_MAPS_MAX)
+    walk->use.bytes += fl_map_builder_bytes(builder) - bytes;
+    if (walk->use.bytes > FL_MAPS_MAX)
         walk->wrong = "the maps have too many extents";
+    else if (!take_memory(&walk->use))
+        walk->wrong = "the maps of all exports of all sources take too much memory";
 }
 
 #ifdef HAVE_NBD_BLOCK_STATUS_64
@@ -253,7 +271,7 @@ static uint64_t request_max(struct nbd_handle *nbd)
 }
 
 FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, const FlSpan *spans,
-                       guint n, size_t *bytes, bool *refused, const FlWait *wait, GError **error)
+                       guint n, FlMapsUse *use, bool *refused, const FlWait *wait, GError **error)
 {
     Walk *walk = g_new0(Walk, 1);
     FlMapBuilder **builders = NULL;
@@ -266,7 +284,7 @@ FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, cons
     walk->block = (uint32_t)CLAMP(nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM), 1, 1 << 16);
     walk->most = request_max(nbd);
     walk->nsegments = n;
-    walk->bytes = *bytes;
+    walk->use = *use;
     walk->segments = g_new0(Segment, n);
     nbuilders = (size_t)n * walk->ncontexts;
     walk->builders = g_new(FlMapBuilder *, nbuilders);
@@ -283,10 +301,10 @@ FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, cons
     *refused = false;
     if (run_walk(nbd, walk, wait, error)) {
         builders = g_steal_pointer(&walk->builders);
-        *bytes = walk->bytes;
     } else {
         *refused = walk->error != 0 && walk->wrong == NULL && !is_gone(nbd, walk->error);
     }
+    *use = walk->use;
     walk->abandoned = true;
     walk_unref(walk);
     return builders;
