@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "stored-private.h"
+
+#include "stored/when.h"
+
+#include <string.h>
+
+/* So many are named where one has to be chosen. */
+#define LISTED_MAX 10
+
+const char *fl_stored_vm_label(const FlStoredVm *vm)
+{
+    return vm->name != NULL ? vm->name : vm->uuid != NULL ? vm->uuid : vm->source;
+}
+
+/* TEXT with NAME added to it, unless that is there; the rest of a long list is left out. */
+static void add_name(GPtrArray *names, const char *name)
+{
+    if (!g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))
+        g_ptr_array_add(names, g_strdup(name));
+}
+
+static char *join_names(GPtrArray *names)
+{
+    guint more = names->len > LISTED_MAX ? names->len - LISTED_MAX : 0;
+    g_autofree char *text = NULL;
+
+    g_ptr_array_set_size(names, (gint)(names->len - more));
+    g_ptr_array_add(names, NULL);
+    text = g_strjoinv(", ", (char **)names->pdata);
+    return more > 0 ? g_strdup_printf("%s and %u more", text, more) : g_steal_pointer(&text);
+}
+
+static char *list_vms(const FlStored *stored)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+
+    for (guint i = 0; i < stored->vms->len; i++) {
+        const FlStoredVm *vm = stored->vms->pdata[i];
+        g_autofree char *text = vm->uuid != NULL && vm->name != NULL
+                                    ? g_strdup_printf("%s (%s)", vm->name, vm->uuid)
+                                    : g_strdup(fl_stored_vm_label(vm));
+        add_name(names, text);
+    }
+    return join_names(names);
+}
+
+static char *list_generations(const GPtrArray *images)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+
+    /* The newest are those that somebody is looking for. */
+    for (guint i = images->len; i-- > 0;)
+        add_name(names, ((const FlStoredImage *)images->pdata[i])->generation);
+    return join_names(names);
+}
+
+static bool is_vm(const FlStoredImage *image, const char *name)
+{
+    const FlStoredVm *vm = image->vm;
+    g_autofree char *generation = fl_stored_generation_folder(image);
+    g_autofree char *folder = g_path_get_dirname(generation);
+    g_autofree char *folder_name = g_path_get_basename(folder);
+
+    return g_strcmp0(vm->name, name) == 0 ||
+           (vm->uuid != NULL && g_ascii_strcasecmp(vm->uuid, name) == 0) ||
+           g_strcmp0(vm->source, name) == 0 || g_str_equal(folder_name, name);
+}
+
+/* The images of the VM called NAME; NULL: of all. */
+static GPtrArray *images_of(const FlStored *stored, const char *name, GError **error)
+{
+    g_autoptr(GPtrArray) found = g_ptr_array_new();
+    g_autofree char *list = NULL;
+
+    for (guint i = 0; i < stored->images->len; i++) {
+        if (name == NULL || is_vm(stored->images->pdata[i], name))
+            g_ptr_array_add(found, stored->images->pdata[i]);
+    }
+    if (found->len > 0)
+        return g_steal_pointer(&found);
+    list = list_vms(stored);
+    fl_fail(error, "backup:%s: there is no VM %s, but: %s", stored->top, name, list);
+    return NULL;
+}
+
+static bool check_one_vm(const FlStored *stored, const GPtrArray *images, GError **error)
+{
+    const FlStoredImage *first = images->pdata[0];
+    g_autofree char *list = NULL;
+
+    for (guint i = 1; i < images->len; i++) {
+        if (((const FlStoredImage *)images->pdata[i])->vm == first->vm)
+            continue;
+        list = list_vms(stored);
+        return fl_fail(error,
+                       "backup:%s: there are several VMs: %s; choose one with ?vm=NAME, or show "
+                       "all with ?all",
+                       stored->top, list);
+    }
+    return true;
+}
+
+static bool is_same_generation(const FlStoredImage *a, const FlStoredImage *b)
+{
+    return a->vm == b->vm && a->number == b->number && g_str_equal(a->generation, b->generation);
+}
+
+/* Whether AT is the name of IMAGE's generation or a folder of it, or how it begins. */
+static bool is_named(const FlStored *stored, const FlStoredImage *image, const char *at)
+{
+    g_auto(GStrv) folders = g_strsplit(image->path + strlen(stored->top), "/", -1);
+
+    return g_str_has_prefix(image->generation, at) ||
+           (image->point != NULL && g_str_has_prefix(image->point, at)) ||
+           g_strv_contains((const char *const *)folders, at);
+}
+
+/* The last image that was taken before END. */
+static const FlStoredImage *last_before(const GPtrArray *images, GDateTime *end)
+{
+    for (guint i = images->len; i-- > 0;) {
+        const FlStoredImage *image = images->pdata[i];
+        gint64 seconds = g_date_time_to_unix(end);
+
+        if (image->time.tv_sec < seconds ||
+            (image->time.tv_sec == seconds &&
+             image->time.tv_nsec < g_date_time_get_microsecond(end) * 1000))
+            return image;
+    }
+    return NULL;
+}
+
+/* An image of the generation that AT means. */
+static const FlStoredImage *find_at(const FlStored *stored, const GPtrArray *images, const char *at,
+                                    GDateTime *now, GError **error)
+{
+    g_autoptr(GPtrArray) named = g_ptr_array_new();
+    g_autoptr(GDateTime) end = NULL;
+    g_autofree char *list = NULL;
+    const FlStoredImage *found = NULL;
+    bool one = true;
+
+    for (guint i = 0; i < images->len; i++) {
+        if (is_named(stored, images->pdata[i], at))
+            g_ptr_array_add(named, images->pdata[i]);
+    }
+    for (guint i = 1; i < named->len; i++)
+        one = one && is_same_generation(named->pdata[0], named->pdata[i]);
+    if (named->len > 0 && one)
+        return named->pdata[0];
+    list = list_generations(named->len > 0 ? named : images);
+    if (named->len > 0) {
+        fl_fail(error, "backup:%s: %s is not one generation but several: %s", stored->top, at,
+                list);
+        return NULL;
+    }
+    end = fl_when_end(at, now);
+    if (end == NULL)
+        fl_fail(error,
+                "backup:%s: %s is neither a time (tuesday, yesterday, \"2026-11-25 22:10\") nor "
+                "one of: %s",
+                stored->top, at, list);
+    else if ((found = last_before(images, end)) == NULL)
+        fl_fail(error, "backup:%s: there is no backup that old; there are: %s", stored->top, list);
+    return found;
+}
+
+/* Adds IMAGE, or puts it in the place of a worse form of the same disk. */
+static bool add_disk(const FlStored *stored, GPtrArray *disks, const FlStoredImage *image,
+                     GError **error)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        const FlStoredImage *other = disks->pdata[i];
+
+        if (!is_same_generation(other, image) || !g_str_equal(other->disk, image->disk))
+            continue;
+        if (!g_str_equal(other->home, image->home))
+            return fl_fail(error, "backup:%s: several files are %s of %s: %s, %s", stored->top,
+                           image->disk, image->generation, other->path, image->path);
+        if ((other->fault != NULL && image->fault == NULL) ||
+            ((other->fault != NULL) == (image->fault != NULL) &&
+             (other->base != NULL) >= (image->base != NULL) && image->form < other->form))
+            disks->pdata[i] = (gpointer)image;
+        return true;
+    }
+    g_ptr_array_add(disks, (gpointer)image);
+    return true;
+}
+
+GPtrArray *fl_stored_choose(const FlStored *stored, const char *vm, const char *at, GDateTime *now,
+                            GError **error)
+{
+    g_autoptr(GPtrArray) images = images_of(stored, vm, error);
+    g_autoptr(GPtrArray) disks = g_ptr_array_new();
+    const FlStoredImage *one;
+
+    if (images == NULL || !check_one_vm(stored, images, error))
+        return NULL;
+    if (at == NULL && stored->damaged->len > 0) {
+        fl_fail(error, "backup:%s: %s; ?at= chooses a generation that is not damaged", stored->top,
+                (char *)stored->damaged->pdata[0]);
+        return NULL;
+    }
+    one = at != NULL ? find_at(stored, images, at, now, error) : images->pdata[images->len - 1];
+    if (one == NULL)
+        return NULL;
+    for (guint i = 0; i < images->len; i++) {
+        if (is_same_generation(one, images->pdata[i]) &&
+            !add_disk(stored, disks, images->pdata[i], error))
+            return NULL;
+    }
+    for (guint i = 0; i < disks->len; i++) {
+        const FlStoredImage *disk = disks->pdata[i];
+        if (disk->fault != NULL) {
+            fl_fail(error, "backup:%s: %s; ?at= chooses another generation", stored->top,
+                    disk->fault);
+            return NULL;
+        }
+    }
+    return g_steal_pointer(&disks);
+}
+
+GPtrArray *fl_stored_all(const FlStored *stored, const char *vm, GError **error)
+{
+    g_autoptr(GPtrArray) images = images_of(stored, vm, error);
+    g_autoptr(GPtrArray) all = g_ptr_array_new(), generation = g_ptr_array_new();
+
+    for (guint i = 0; images != NULL && i < images->len; i++) {
+        const FlStoredImage *image = images->pdata[i];
+
+        if (image->fault != NULL) {
+            g_warning("backup:%s: left out: %s", stored->top, image->fault);
+            continue;
+        }
+        /* In order, generations follow each other. */
+        if (generation->len > 0 && !is_same_generation(generation->pdata[0], image)) {
+            g_ptr_array_extend_and_steal(all, g_steal_pointer(&generation));
+            generation = g_ptr_array_new();
+        }
+        if (!add_disk(stored, generation, image, error))
+            return NULL;
+    }
+    if (images == NULL)
+        return NULL;
+    g_ptr_array_extend_and_steal(all, g_steal_pointer(&generation));
+    return g_steal_pointer(&all);
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "stored-private.h"
+
+#include <string.h>
+
+/* VMs */
+
+/* By UUID where both have one: sockets move, and two VMs can have one name. */
+static bool is_same(const FlStoredVm *a, const FlStoredVm *b)
+{
+    if (a->uuid != NULL && b->uuid != NULL)
+        return g_str_equal(a->uuid, b->uuid);
+    return a->source != NULL && g_strcmp0(a->source, b->source) == 0;
+}
+
+static FlStoredVm *add_vm(FlStored *stored, const char *uuid, const char *name, const char *source)
+{
+    FlStoredVm *vm = g_new0(FlStoredVm, 1);
+
+    vm->uuid = g_strdup(uuid);
+    vm->name = g_strdup(name);
+    vm->source = g_strdup(source);
+    g_ptr_array_add(stored->vms, vm);
+    return vm;
+}
+
+/* The one known VM that SAID is; NULL if it is none, or may be several. */
+static FlStoredVm *find_vm(const FlStored *stored, const FlStoredVm *said)
+{
+    FlStoredVm *found = NULL;
+
+    for (guint i = 0; i < stored->vms->len; i++) {
+        FlStoredVm *vm = stored->vms->pdata[i];
+        if (!is_same(vm, said))
+            continue;
+        if (found != NULL)
+            return NULL;
+        found = vm;
+    }
+    return found;
+}
+
+static char *folder_of_vm(const FlStoredImage *image)
+{
+    g_autofree char *generation = fl_stored_generation_folder(image);
+
+    return g_path_get_dirname(generation);
+}
+
+/* Those that tell, the ones with a UUID first: the others may be the same. */
+static void find_recorded_vms(FlStored *stored)
+{
+    for (int with_uuid = 1; with_uuid >= 0; with_uuid--) {
+        for (guint i = 0; i < stored->images->len; i++) {
+            FlStoredImage *image = stored->images->pdata[i];
+            const FlStoredVm *said = &image->said;
+
+            if ((said->uuid == NULL && said->source == NULL) ||
+                (said->uuid != NULL) != (with_uuid == 1))
+                continue;
+            image->vm = find_vm(stored, said);
+            if (image->vm == NULL)
+                image->vm = add_vm(stored, said->uuid, said->name, said->source);
+        }
+    }
+}
+
+/* An older version recorded nothing: then it is the VM of what lies beside it, or of that folder.
+ */
+static void find_other_vms(FlStored *stored)
+{
+    g_autoptr(GHashTable) beside = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    static FlStoredVm several;
+
+    for (guint i = 0; i < stored->images->len; i++) {
+        const FlStoredImage *image = stored->images->pdata[i];
+        char *folder = image->vm != NULL ? folder_of_vm(image) : NULL;
+        FlStoredVm *there = folder != NULL ? g_hash_table_lookup(beside, folder) : NULL;
+
+        if (folder != NULL)
+            g_hash_table_insert(beside, folder,
+                                there == NULL || there == image->vm ? image->vm : &several);
+    }
+    for (guint i = 0; i < stored->images->len; i++) {
+        FlStoredImage *image = stored->images->pdata[i];
+        g_autofree char *folder = folder_of_vm(image), *name = g_path_get_basename(folder);
+        FlStoredVm *there = g_hash_table_lookup(beside, folder);
+
+        if (image->vm != NULL)
+            continue;
+        if (there == NULL || there == &several) {
+            const FlStoredVm said = {.source = folder};
+            there = find_vm(stored, &said);
+            if (there == NULL)
+                there = add_vm(stored, NULL, name, folder);
+        }
+        image->vm = there;
+    }
+}
+
+/* Bases */
+
+/* What an image is found by: its restore point, and its disk by identity or, if BY_NAME, by name.
+ */
+static char *key_of(const FlStoredImage *image, const char *point, bool by_name)
+{
+    return by_name ? g_strdup_printf("%s\n%p\n%s", point, (void *)image->vm, image->disk)
+                   : g_strdup_printf("%s\n%s", point, image->disk_id);
+}
+
+static void index_image(GHashTable *table, FlStoredImage *image, bool by_name)
+{
+    char *key = key_of(image, image->point, by_name);
+    GPtrArray *list = g_hash_table_lookup(table, key);
+
+    if (list == NULL) {
+        list = g_ptr_array_new();
+        g_hash_table_insert(table, key, list);
+    } else {
+        g_free(key);
+    }
+    g_ptr_array_add(list, image);
+}
+
+/* What needs least: a full backup, and a qcow2, which needs no map. */
+static bool is_better(const FlStoredImage *a, const FlStoredImage *b)
+{
+    if ((a->base == NULL) != (b->base == NULL))
+        return a->base == NULL;
+    return a->form < b->form;
+}
+
+/* Of CANDIDATES the one that IMAGE lies on; notes a fault if there is not one. */
+static void choose_base(FlStoredImage *image, const GPtrArray *candidates, bool by_name)
+{
+    FlStoredImage *found = NULL;
+
+    for (guint i = 0; candidates != NULL && i < candidates->len; i++) {
+        FlStoredImage *other = candidates->pdata[i];
+
+        if (by_name && image->disk_id != NULL && other->disk_id != NULL)
+            continue;
+        if (found != NULL && !g_str_equal(found->home, other->home)) {
+            image->fault = g_strdup_printf("several files are restore point %s of %s: %s, %s",
+                                           image->base, image->disk, found->path, other->path);
+            return;
+        }
+        if (found == NULL || is_better(other, found))
+            found = other;
+    }
+    if (found != NULL && found->size != image->size)
+        image->fault =
+            g_strdup_printf("%s and %s are of disks of different sizes", image->path, found->path);
+    else
+        image->on = found;
+}
+
+static void find_bases(FlStored *stored)
+{
+    GDestroyNotify drop = (GDestroyNotify)g_ptr_array_unref;
+    g_autoptr(GHashTable) by_id = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, drop);
+    g_autoptr(GHashTable) by_name = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, drop);
+
+    for (guint i = 0; i < stored->images->len; i++) {
+        FlStoredImage *image = stored->images->pdata[i];
+
+        if (image->point != NULL && image->disk_id != NULL)
+            index_image(by_id, image, false);
+        if (image->point != NULL)
+            index_image(by_name, image, true);
+    }
+    for (guint i = 0; i < stored->images->len; i++) {
+        FlStoredImage *image = stored->images->pdata[i];
+        g_autofree char *id = NULL, *name = NULL;
+
+        if (image->base == NULL)
+            continue;
+        id = key_of(image, image->base, false);
+        name = key_of(image, image->base, true);
+        if (image->disk_id != NULL)
+            choose_base(image, g_hash_table_lookup(by_id, id), false);
+        if (image->on == NULL && image->fault == NULL)
+            choose_base(image, g_hash_table_lookup(by_name, name), true);
+        if (image->on == NULL && image->fault == NULL)
+            image->fault = g_strdup_printf("%s needs restore point %s, which is not there",
+                                           image->path, image->base);
+    }
+}
+
+/* Order */
+
+static int compare_times(struct timespec a, struct timespec b)
+{
+    if (a.tv_sec != b.tv_sec)
+        return a.tv_sec < b.tv_sec ? -1 : 1;
+    return (a.tv_nsec > b.tv_nsec) - (a.tv_nsec < b.tv_nsec);
+}
+
+static int compare_orders(const FlStoredImage *a, const FlStoredImage *b)
+{
+    if (a->order_number != b->order_number)
+        return a->order_number < b->order_number ? -1 : 1;
+    return compare_times(a->order_time, b->order_time);
+}
+
+/* An image comes after what it lies on, and cannot be put together if that cannot. */
+static void resolve_one(FlStoredImage *image)
+{
+    image->resolved = true;
+    image->order_number = image->number;
+    image->order_time = image->time;
+    if (image->on == NULL)
+        return;
+    image->depth = image->on->depth + 1;
+    if (image->on->fault != NULL && image->fault == NULL)
+        image->fault = g_strdup(image->on->fault);
+    if (compare_orders(image, image->on) < 0) {
+        image->order_number = image->on->order_number;
+        image->order_time = image->on->order_time;
+    }
+}
+
+/* Without calling itself: chains are as long as people let them be. */
+static void resolve_chain(FlStoredImage *image, guint longest)
+{
+    g_autoptr(GPtrArray) line = g_ptr_array_new();
+
+    for (FlStoredImage *step = image; step != NULL && !step->resolved;
+         step = (FlStoredImage *)step->on) {
+        if (line->len > longest) {
+            g_free(image->fault);
+            image->fault = g_strdup_printf("%s is based on itself", image->path);
+            image->on = NULL;
+            resolve_one(image);
+            return;
+        }
+        g_ptr_array_add(line, step);
+    }
+    while (line->len > 0)
+        resolve_one(g_ptr_array_steal_index(line, line->len - 1));
+}
+
+static int compare_images(gconstpointer a, gconstpointer b)
+{
+    const FlStoredImage *x = *(FlStoredImage *const *)a, *y = *(FlStoredImage *const *)b;
+    int order = compare_orders(x, y);
+
+    if (order == 0 && x->depth != y->depth)
+        order = x->depth < y->depth ? -1 : 1;
+    return order != 0 ? order : strcmp(x->path, y->path);
+}
+
+void fl_stored_resolve(FlStored *stored)
+{
+    find_recorded_vms(stored);
+    find_other_vms(stored);
+    find_bases(stored);
+    for (guint i = 0; i < stored->images->len; i++)
+        resolve_chain(stored->images->pdata[i], stored->images->len);
+    g_ptr_array_sort(stored->images, compare_images);
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "stored/when.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The end of the day that is DAYS from that of NOW. */
+static GDateTime *end_of_day(GDateTime *now, int days)
+{
+    g_autoptr(GDateTime) midnight =
+        g_date_time_new(g_date_time_get_timezone(now), g_date_time_get_year(now),
+                        g_date_time_get_month(now), g_date_time_get_day_of_month(now), 0, 0, 0);
+
+    return midnight != NULL ? g_date_time_add_days(midnight, days + 1) : NULL;
+}
+
+static GDateTime *end_of_word(const char *word, GDateTime *now)
+{
+    static const char *const weekdays[] = {"monday", "tuesday",  "wednesday", "thursday",
+                                           "friday", "saturday", "sunday"};
+
+    if (g_str_equal(word, "now"))
+        return g_date_time_ref(now);
+    if (g_str_equal(word, "today"))
+        return end_of_day(now, 0);
+    if (g_str_equal(word, "yesterday"))
+        return end_of_day(now, -1);
+    for (int i = 0; i < (int)G_N_ELEMENTS(weekdays); i++) {
+        if (g_str_equal(word, weekdays[i]))
+            return end_of_day(now, -((g_date_time_get_day_of_week(now) - 1 - i + 7) % 7));
+    }
+    return NULL;
+}
+
+static GDateTime *end_of_ago(const char *words, GDateTime *now)
+{
+    g_autoptr(GRegex) form = g_regex_new("^(\\d{1,6}) (minute|hour|day|week)s? ago$", 0, 0, NULL);
+    g_autoptr(GMatchInfo) match = NULL;
+    g_autofree char *count = NULL, *unit = NULL;
+    int n;
+
+    if (!g_regex_match(form, words, 0, &match))
+        return NULL;
+    count = g_match_info_fetch(match, 1);
+    unit = g_match_info_fetch(match, 2);
+    n = atoi(count);
+    if (g_str_equal(unit, "minute"))
+        return g_date_time_add_minutes(now, -n);
+    if (g_str_equal(unit, "hour"))
+        return g_date_time_add_hours(now, -n);
+    return end_of_day(now, g_str_equal(unit, "week") ? -7 * n : -n);
+}
+
+static GTimeZone *zone_of(const char *text, GDateTime *now)
+{
+    g_autofree char *upper = g_ascii_strup(text, -1);
+
+    return *text == '\0' ? g_time_zone_ref(g_date_time_get_timezone(now))
+                         : g_time_zone_new_identifier(upper);
+}
+
+static GDateTime *end_of_date(const char *when, GDateTime *now)
+{
+    g_autoptr(GRegex) form = g_regex_new("^(\\d{4})-(\\d\\d)-(\\d\\d)"
+                                         "(?:[Tt ](\\d\\d):(\\d\\d)(?::(\\d\\d(?:\\.\\d{1,9})?))?"
+                                         " ?([Zz]|[+-]\\d\\d:?\\d\\d)?)?$",
+                                         0, 0, NULL);
+    g_autoptr(GMatchInfo) match = NULL;
+    g_autoptr(GTimeZone) zone = NULL;
+    g_autoptr(GDateTime) start = NULL;
+    g_autofree char *zone_text = NULL;
+    char *part[7];
+
+    if (!g_regex_match(form, when, 0, &match))
+        return NULL;
+    zone_text = g_match_info_fetch(match, 7);
+    zone = zone_of(zone_text != NULL ? zone_text : "", now);
+    for (int i = 1; i < 7; i++)
+        part[i] = g_match_info_fetch(match, i);
+    if (zone != NULL)
+        start = g_date_time_new(zone, atoi(part[1]), atoi(part[2]), atoi(part[3]),
+                                part[4] != NULL ? atoi(part[4]) : 0,
+                                part[5] != NULL ? atoi(part[5]) : 0,
+                                part[6] != NULL ? g_ascii_strtod(part[6], NULL) : 0);
+    if (start != NULL && (part[4] == NULL || *part[4] == '\0'))
+        now = end_of_day(start, 0);
+    else if (start != NULL && (part[6] == NULL || *part[6] == '\0'))
+        now = g_date_time_add_minutes(start, 1);
+    else if (start != NULL && strchr(part[6], '.') == NULL)
+        now = g_date_time_add_seconds(start, 1);
+    else
+        now = g_steal_pointer(&start);
+    for (int i = 1; i < 7; i++)
+        g_free(part[i]);
+    return now;
+}
+
+GDateTime *fl_when_end(const char *when, GDateTime *now)
+{
+    g_autofree char *text = g_strstrip(g_strdup(when)), *lower = g_ascii_strdown(text, -1);
+    GDateTime *end = end_of_word(lower, now);
+
+    if (end == NULL)
+        end = end_of_ago(lower, now);
+    return end != NULL ? end : end_of_date(text, now);
+}
