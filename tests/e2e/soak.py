@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Many readers at once of random disks, with random options, while connections drop and servers die.
 
-ROUNDS in the environment says how many disks; a server is killed five times as often.
+In the environment ROUNDS says how many disks there are, KILLS how often a server is killed (by
+default five times for each disk).
 """
 import concurrent.futures
 import contextlib
@@ -18,7 +19,7 @@ import lib
 from nbdserver import DIRTY, Export, HangUp, NbdServer
 
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
-KILLS = 5 * ROUNDS
+KILLS = int(os.environ.get("KILLS", 5 * ROUNDS))
 READERS, READS = 6, 150
 
 
