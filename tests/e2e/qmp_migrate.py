@@ -5,7 +5,7 @@ import os
 import socket
 
 import lib
-from vm import Disk, Vm
+from vm import Disk, QmpError, Vm
 
 
 # Their guest is one, with so much memory that a migration takes its time where it is told to.
@@ -56,6 +56,11 @@ class Migrate(lib.TestCase):
             self.assertRegex(done.stderr, f"^fleecefs: [^\n]*{says}[^\n]*\n$")
         os.rmdir(point)
         self.assertEqual([digest(i) for i in self.images], before)
+
+    @staticmethod
+    def tells_active(vm):
+        """Whether QEMU tells of each image whether it is its own."""
+        return "active" in vm.qmp("query-block")[0]["inserted"]
 
     def target(self):
         return Vm(self, self.disks, [*GUEST, "-incoming", "defer"])
@@ -122,6 +127,11 @@ class Migrate(lib.TestCase):
         target.qmp("cont")
         self.back_up(target)
         self.refused(self.source, "was migrated away")
+        target.qmp("stop")
+        if self.tells_active(target):
+            self.back_up(target)
+        else:
+            self.refused(target, "not been resumed since")
 
     def begin_slow(self, vm):
         """A migration that lasts until it is cancelled: nobody reads what it sends. Returns where
@@ -213,6 +223,38 @@ class Migrate(lib.TestCase):
         self.assertEqual(target.leftovers(), [])
         target.quit()
         self.check_image()
+
+    def test_inactive(self):
+        """An image that QEMU says is not its own is left alone, whatever the run state."""
+        vm = self.source
+        if not self.tells_active(vm):
+            self.skipTest("this QEMU does not tell which images are its own")
+        first = self.back_up(vm)
+        # A session that has died leaves a restore point in the image that is not committed.
+        self.mounted(vm).kill()
+        vm.write("vda", 0, 65536, 10)
+        with self.assertRaisesRegex(QmpError, "active parent"):
+            vm.qmp("blockdev-set-active", node_name="vda", active=False)
+        vm.quit()
+        vm.start()
+        points = vm.points()["vda"]
+        self.assertEqual(len(points), 2)
+        vm.qmp("blockdev-set-active", node_name="vda", active=False)
+        before = [digest(i) for i in self.images]
+        for status, *args in (
+                (1, "-o", f"scratch={self.dir}", "qmp:" + vm.monitor, self.mkdir("point")),
+                (3, "--forget", "qmp:" + vm.monitor)):
+            done = self.fleecefs(vm, *args)
+            self.assertEqual((done.returncode, done.stdout), (status, ""))
+            self.assertRegex(done.stderr, "disk vda is inactive in this QEMU, so another one may")
+        # What is left there goes when the image is back.
+        self.assertEqual(self.fleecefs(vm, "--recover", "qmp:" + vm.monitor).returncode, 0)
+        self.assertEqual([digest(i) for i in self.images], before)
+        vm.qmp("blockdev-set-active", node_name="vda", active=True)
+        self.assertEqual(vm.points()["vda"], points)
+        second = self.back_up(vm)
+        self.assertEqual(second["vda"]["base"], first["vda"]["restore_point"])
+        self.assertEqual(len(vm.points()["vda"]), 1)
 
 
 if __name__ == "__main__":

@@ -344,6 +344,8 @@ static void test_refusals(void)
                             "{\"name\": \"fleecefs.last.20260101T000000Z-100000\", \"busy\": "
                             "true, \"granularity\": 65536}") "]",
                    &plain, "in use by another operation");
+    assert_refused("[" DISK("", "vda", "qcow2", "\"active\": false, ", "") "]", &plain,
+                   "disk vda is inactive in this QEMU");
 }
 
 static void test_transaction(void)

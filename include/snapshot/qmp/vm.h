@@ -24,6 +24,7 @@ typedef struct {
     bool writable;      /* a disk: neither read-only nor removable nor empty */
     const char *left_out; /* why it is not; NULL if it is */
     bool shared;          /* others may write to its image (share-rw=on) */
+    bool inactive;        /* this QEMU may not write to its image: another one may have it */
     bool persistent;    /* bitmaps outlive QEMU */
     bool has_job;       /* a block job sits on top of it */
     GPtrArray *bitmaps; /* of FlVmBitmap: the node's, without internal ones */
@@ -53,6 +54,15 @@ FlVmDisk *fl_vm_disk_new_foreign(const char *name);
 void fl_vm_look_at_devices(FlQmp *qmp, GPtrArray *disks);
 /* The same from the reply to query-block. */
 GPtrArray *fl_vm_parse_disks(JsonNode *reply);
+/* Whether NODE, of a reply to query-block or query-named-block-nodes, is one that QEMU calls
+ * inactive, as from 10.0 on it does while the image is not its own: after a migration to elsewhere,
+ * before one from there, or by blockdev-set-active. It does not know the bitmaps of such an image
+ * then, so that every backup would be full; and a new one would be lost. */
+bool fl_vm_is_inactive(JsonObject *node);
+/* Why nothing is done with it, with the name of the disk. */
+#define FL_VM_INACTIVE                                                                             \
+    "disk %s is inactive in this QEMU, so another one may have its image: back the VM up where it " \
+    "runs now; if that is here, resume it, or give the image back (blockdev-set-active)"
 
 /*
  * Whether QDEV (of FlVmDisk) runs in an iothread of a QEMU that aborts when an NBD client leaves

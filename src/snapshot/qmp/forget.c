@@ -37,6 +37,20 @@ static bool forget_node(FlFleece *session, const char *node, JsonArray *bitmaps,
     return ok;
 }
 
+/* Of an inactive image QEMU does not know the bitmaps: they would seem to be gone. */
+static bool check_active(FlFleece *session, GError **error)
+{
+    g_autoptr(GPtrArray) disks = fl_vm_disks(session->qmp, error);
+
+    for (guint i = 0; disks != NULL && i < disks->len; i++) {
+        const FlVmDisk *disk = g_ptr_array_index(disks, i);
+
+        if (disk->inactive)
+            return fl_fail(error, FL_VM_INACTIVE, disk->name);
+    }
+    return disks != NULL;
+}
+
 bool fl_fleece_forget(FlSnapshot *backup, GError **error)
 {
     FlFleece *session = (FlFleece *)backup;
@@ -48,7 +62,7 @@ bool fl_fleece_forget(FlSnapshot *backup, GError **error)
         return false;
     if (session->gone)
         return fl_fail(error, "QEMU has ended; name its images");
-    if (!fl_fleece_check_owner(session, false, error))
+    if (!fl_fleece_check_owner(session, false, error) || !check_active(session, error))
         return false;
     if (!fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args(fl_qmp_bool("flat", true)),
                       &reply, error, "nodes"))

@@ -66,10 +66,33 @@ static bool late_activation(FlFleece *session)
     return false;
 }
 
+/* Whether QEMU says (from 10.0 on) that all images of its devices are active. */
+static bool all_active(FlFleece *session)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *devices;
+    bool active = false;
+
+    if (!fl_qmp_call(session->qmp, "query-block", NULL, &reply, NULL))
+        return false;
+    devices = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(devices); i++) {
+        JsonObject *inserted = fl_json_object(fl_json_element(devices, i), "inserted");
+
+        if (inserted == NULL)
+            continue;
+        active = fl_json_bool(inserted, "active");
+        if (!active)
+            break;
+    }
+    return active;
+}
+
 bool fl_fleece_ask_owner(FlFleece *session, bool migrating, char **why, GError **error)
 {
     g_autoptr(JsonNode) status = NULL, reply = NULL;
     const char *state, *migration;
+    bool late;
 
     *why = NULL;
     if (!fl_fleece_do(session, "query-status", NULL, &status, error, "run state") ||
@@ -77,8 +100,8 @@ bool fl_fleece_ask_owner(FlFleece *session, bool migrating, char **why, GError *
         return false;
     state = fl_json_string(fl_json_as_object(status), "status");
     migration = fl_json_string(fl_json_as_object(reply), "status");
-    *why = fl_vm_disowned(state, migration,
-                          g_strcmp0(migration, "completed") == 0 && late_activation(session));
+    late = g_strcmp0(migration, "completed") == 0 && late_activation(session);
+    *why = fl_vm_disowned(state, migration, late && !all_active(session));
     if (*why == NULL && !migrating)
         *why = fl_vm_migrating(migration);
     return true;

@@ -325,6 +325,10 @@ GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *optio
             continue;
         if (!check_shared(vm, options, notes, error))
             return NULL;
+        if (vm->inactive) {
+            fl_fail(error, FL_VM_INACTIVE, vm->name);
+            return NULL;
+        }
         if (vm->has_job) {
             fl_fail(error, "disk %s: a block job (%s) has it; end that first", vm->name,
                     vm->driver);

@@ -326,15 +326,18 @@ bool fl_fleece_roll_back(FlFleece *session, GError **error)
     return ok;
 }
 
-/* Adds to ACTIONS what a commit removes of the BITMAPS of DISK: all of the series but the new
- * point, which must be there, and what says which disk it is. */
-static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonArray *bitmaps,
+/* Adds to ACTIONS what a commit removes of the bitmaps of DISK, whose node is as NODE says: all of
+ * the series but the new point, which must be there, and what says which disk it is. */
+static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonObject *node,
                          const char *series, GError **error)
 {
+    JsonArray *bitmaps = fl_json_array(node, "dirty-bitmaps");
     g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
     g_autofree char *identity = fl_point_disk(series, disk->disk.disk_id);
     bool found = false;
 
+    if (fl_vm_is_inactive(node))
+        return fl_fail(error, FL_VM_INACTIVE, disk->disk.name);
     for (guint i = 0; i < fl_json_length(bitmaps); i++) {
         const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
         g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
@@ -369,7 +372,7 @@ bool fl_fleece_roll_forward(FlFleece *session, GError **error)
         JsonObject *object = fl_json_element(nodes, i);
         const char *node = fl_json_string(object, "node-name");
         if (node != NULL)
-            g_hash_table_insert(found, (gpointer)node, fl_json_array(object, "dirty-bitmaps"));
+            g_hash_table_insert(found, (gpointer)node, object);
     }
     for (guint i = 0; i < session->backup.disks->len; i++) {
         const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);

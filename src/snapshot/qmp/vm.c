@@ -197,6 +197,12 @@ static char *device_path(const char *qdev)
     return *qdev == '/' ? g_strdup(qdev) : g_strconcat("/machine/peripheral/", qdev, NULL);
 }
 
+bool fl_vm_is_inactive(JsonObject *node)
+{
+    /* Older versions do not tell, and of those the run state has to be enough. */
+    return fl_json_value(node, "active", G_TYPE_BOOLEAN) != NULL && !fl_json_bool(node, "active");
+}
+
 static FlVmDisk *parse_disk(JsonObject *object)
 {
     JsonObject *inserted = fl_json_object(object, "inserted");
@@ -222,6 +228,7 @@ static FlVmDisk *parse_disk(JsonObject *object)
                      : size <= 0                       ? "empty"
                                                        : NULL;
     disk->writable = disk->left_out == NULL;
+    disk->inactive = fl_vm_is_inactive(inserted);
     /* Version 2 of the format has no place for bitmaps. */
     disk->persistent = g_str_equal(disk->driver, "qcow2") &&
                        g_strcmp0(fl_json_string(specific, "compat"), "0.10") != 0;
