@@ -6,7 +6,7 @@
 #include "snapshot/snapshot.h"
 
 /* Finds what is noted of the base of ORIGIN, whose disk has SIZE bytes, and says so if that does
- * not count. SPEC is its source. */
+ * not count; and decides on the time of what has changed. SPEC is its source. */
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, const FlOptions *options,
                     uint64_t size);
 
@@ -19,3 +19,6 @@ void fl_pieces_free(FlPieces *pieces); /* NULL is fine */
 /* Before and after the commit; any thread. What cannot be written costs reading next time. */
 void fl_pieces_save(const FlPieces *pieces);
 void fl_pieces_settle(const FlPieces *pieces);
+
+/* The snapshot has ended, in whatever way: what changes from now on is later. Any thread. */
+void fl_pieces_ended(const FlSnapshotOptions *options);

@@ -29,6 +29,8 @@ FlTimes *fl_times_next(const FlTimes *last, const FlMap *dirty, uint64_t disk_si
 bool fl_times_fit(const FlTimes *last, uint64_t disk_size, uint64_t piece_size, struct timespec now,
                   const char **why);
 
+/* The latest of all. */
+struct timespec fl_times_latest(const FlTimes *times);
 uint64_t fl_times_disk_size(const FlTimes *times);
 uint64_t fl_times_piece_size(const FlTimes *times);
 /* Of piece INDEX, below the number of pieces. */

@@ -56,9 +56,10 @@ typedef struct {
     char *increment;
     /* Bytes that the scratch file of the snapshot takes and may take; NULL where there is none. */
     void (*scratch_use)(const void *scratch, uint64_t *used, uint64_t *limit);
-    void *scratch;  /* freed with g_free() */
-    FlTimes *times; /* of its pieces at the base; NULL: not known */
-    char *place;    /* what its times are noted under; NULL: nothing */
+    void *scratch;              /* freed with g_free() */
+    FlTimes *times;             /* of its pieces at the base; NULL: not known */
+    struct timespec piece_time; /* of those that have changed: not before time */
+    char *place;                /* what its times are noted under; NULL: nothing */
 } FlOrigin;
 FlOrigin *fl_origin_new(const char *source, const char *folder);
 void fl_origin_free(FlOrigin *origin); /* NULL is fine */

@@ -30,6 +30,9 @@ typedef struct {
  * ~/.local/state/fleecefs). Made if it is not there.
  */
 char *fl_state_directory(GError **error);
+/* Replaces the file at PATH, in that directory; when this returns true it survives a crash of the
+ * host. */
+bool fl_state_write(const char *path, const char *text, gssize length, GError **error);
 
 /* Locks KEY (any string) in DIRECTORY. Fails if another process has it. */
 FlJournal *fl_journal_open(const char *directory, const char *key, GError **error);

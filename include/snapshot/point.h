@@ -44,6 +44,9 @@ typedef struct {
     char *binding;     /* FL_POINT_DISK: what it is bound to; NULL: to the image that it is in */
 } FlPoint;
 
+/* The series of who names none. */
+#define FL_SERIES_DEFAULT "last"
+
 /* A new id. */
 char *fl_point_id(gint64 seconds);
 /* The identity of a disk from the restore point of its full backup on. BINDING may be NULL. */

@@ -8,6 +8,7 @@
 #include "snapshot/snapshot.h"
 #include "snapshot/journal.h"
 #include "snapshot/machine.h"
+#include "snapshot/point.h"
 
 typedef struct {
     /* Connects to the VM and locks it; changes nothing. */
@@ -73,7 +74,7 @@ struct FlSnapshot {
 /* The series, by default "last". */
 static inline const char *fl_snapshot_series(const FlSnapshotOptions *options)
 {
-    return options->series != NULL ? options->series : "last";
+    return options->series != NULL ? options->series : FL_SERIES_DEFAULT;
 }
 
 /* Milliseconds that the guest may stay frozen. */

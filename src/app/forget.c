@@ -3,6 +3,7 @@
 
 #include "app/sources.h"
 #include "source/image/image-bitmaps.h"
+#include "snapshot/piece-clock.h"
 #include "snapshot/piece-notes.h"
 #include "snapshot/point.h"
 
@@ -44,6 +45,8 @@ static bool forget(const FlOptions *options, char **report, GError **error)
     if (!fl_snapshot_forget(&snapshot, report, error))
         return false;
     fl_piece_notes_forget(spec->text, options->series);
+    if (options->series == NULL)
+        fl_piece_clock_forget(spec->text);
     return true;
 }
 

@@ -76,7 +76,7 @@ static bool was_resized(const FlImageInfo *image, const FlPoint *identity, uint6
 void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t size,
                            const char *series)
 {
-    const char *wanted = series != NULL ? series : "last";
+    const char *wanted = series != NULL ? series : FL_SERIES_DEFAULT;
     g_autoptr(FlPoint) identity = find_identity(image, wanted);
 
     for (guint i = 0; i < image->bitmaps->len; i++) {

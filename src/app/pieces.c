@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/pieces.h"
 
+#include "snapshot/piece-clock.h"
 #include "snapshot/piece-notes.h"
+#include "snapshot/point.h"
 
 struct FlPieces {
     FlTimes *times;
@@ -11,7 +13,49 @@ struct FlPieces {
 
 static const char *series_of(const char *series)
 {
-    return series != NULL ? series : "last";
+    return series != NULL ? series : FL_SERIES_DEFAULT;
+}
+
+static gint64 host_second(void)
+{
+    return g_get_real_time() / G_USEC_PER_SEC;
+}
+
+/* When the base of ORIGIN was taken; 0 if there is none, or its id does not say. */
+static gint64 base_second(const FlOrigin *origin)
+{
+    g_autofree char *name =
+        origin->base != NULL ? fl_point_bitmap(FL_SERIES_DEFAULT, origin->base) : NULL;
+    g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
+
+    return point != NULL ? point->seconds : 0;
+}
+
+/* What is shown: a snapshot, or the state of an image that somebody else writes to. */
+static char *state_of(const FlOrigin *origin)
+{
+    if (origin->snapshot_id != NULL)
+        return g_strdup(origin->snapshot_id);
+    return g_strdup_printf("%" G_GINT64_FORMAT ".%09ld %" G_GINT64_FORMAT ".%09ld",
+                           (gint64)origin->time.tv_sec, origin->time.tv_nsec,
+                           (gint64)origin->ctime.tv_sec, origin->ctime.tv_nsec);
+}
+
+/* A piece that has changed is later than it has ever been, whatever the host's clock says. */
+static void set_time(FlOrigin *origin, const FlSourceSpec *spec)
+{
+    g_autofree char *state = state_of(origin);
+    gint64 floor = base_second(origin), second = origin->time.tv_sec;
+    g_autoptr(GError) error = NULL;
+
+    if (origin->times != NULL)
+        floor = MAX(floor, fl_times_latest(origin->times).tv_sec);
+    if (!fl_piece_clock_next(spec->text, state, floor, host_second(), &second, &error))
+        g_log(G_LOG_DOMAIN, origin->snapshot ? G_LOG_LEVEL_WARNING : G_LOG_LEVEL_INFO,
+              "%s: the time of its pieces cannot be noted: %s; do not set the clock back",
+              spec->text, error->message);
+    if (second > origin->time.tv_sec)
+        origin->piece_time = (struct timespec){.tv_sec = second};
 }
 
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, const FlOptions *options,
@@ -22,16 +66,21 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, const FlOptions 
     const char *why;
 
     origin->place = g_strconcat(spec->name != NULL ? spec->name : "", "/", origin->folder, NULL);
-    if (origin->base == NULL || origin->increment == NULL)
+    origin->piece_time = origin->time;
+    if (origin->base == NULL || origin->increment == NULL) {
+        if (origin->snapshot)
+            set_time(origin, spec);
         return;
+    }
     notes.place = origin->place;
     notes.disk_id = origin->disk_id;
     notes.point = origin->base;
     origin->times = fl_piece_notes_load(&notes, &why);
+    set_time(origin, spec);
     if (origin->times != NULL) {
         piece_size =
             options->view.split != 0 ? options->view.split : fl_times_piece_size(origin->times);
-        if (fl_times_fit(origin->times, size, piece_size, origin->time, &why))
+        if (fl_times_fit(origin->times, size, piece_size, origin->piece_time, &why))
             return;
         g_clear_pointer(&origin->times, fl_times_free);
     }
@@ -86,6 +135,15 @@ static FlPieceNotes notes_of(const FlPieces *pieces)
         .disk_id = pieces->disk_id,
         .point = pieces->point,
     };
+}
+
+void fl_pieces_ended(const FlSnapshotOptions *options)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!fl_piece_clock_end(options->source, host_second(), &error))
+        g_warning("%s: its end cannot be noted: %s; do not set the clock back", options->source,
+                  error->message);
 }
 
 void fl_pieces_save(const FlPieces *pieces)

@@ -271,6 +271,8 @@ static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
         ok = commit ? fl_snapshot_commit(snapshot->backup, &why)
                     : fl_snapshot_abort(snapshot->backup, &why);
         snapshot->ended = ok || !commit || g_error_matches(why, FL_ERROR, FL_ERROR_LEFT);
+        if (snapshot->ended)
+            fl_pieces_ended(&snapshot->options);
         if (commit && snapshot->ended)
             for_each_pieces(snapshot, fl_pieces_settle);
         if (!ok && first == NULL)

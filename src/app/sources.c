@@ -180,8 +180,7 @@ static bool add_exports(Opening *opening, GError **error)
             forget_huge_maps(opening, info, origin);
             if (opening->image != NULL)
                 forget_notes(info);
-            if (opening->image != NULL)
-                fl_pieces_load(origin, opening->spec, opening->sources->options, info->size);
+            fl_pieces_load(origin, opening->spec, opening->sources->options, info->size);
             /* qemu-nbd serves one client unless it is told otherwise, and ends with it. Others may
              * want to end, and wait for us to leave. */
             options.keep_one =

@@ -80,6 +80,20 @@ static void keep(FlTimes *times, const FlTimes *last, uint64_t end)
     }
 }
 
+struct timespec fl_times_latest(const FlTimes *times)
+{
+    struct timespec latest = g_array_index(times->runs, Run, 0).since;
+
+    for (guint i = 1; i < times->runs->len; i++) {
+        struct timespec since = g_array_index(times->runs, Run, i).since;
+
+        if (since.tv_sec > latest.tv_sec ||
+            (since.tv_sec == latest.tv_sec && since.tv_nsec > latest.tv_nsec))
+            latest = since;
+    }
+    return latest;
+}
+
 bool fl_times_fit(const FlTimes *last, uint64_t disk_size, uint64_t piece_size, struct timespec now,
                   const char **why)
 {
@@ -91,11 +105,9 @@ bool fl_times_fit(const FlTimes *last, uint64_t disk_size, uint64_t piece_size, 
         *why = "its pieces had another size";
         return false;
     }
-    for (guint i = 0; i < last->runs->len; i++) {
-        if (g_array_index(last->runs, Run, i).since.tv_sec >= now.tv_sec) {
-            *why = "the clock has been set back";
-            return false;
-        }
+    if (fl_times_latest(last).tv_sec >= now.tv_sec) {
+        *why = "they are of a later time";
+        return false;
     }
     return true;
 }

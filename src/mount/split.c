@@ -126,7 +126,7 @@ static FlMap *dirty_of(const FlSplit *split)
     const char *why;
 
     if (origin->increment == NULL || origin->base == NULL || origin->times == NULL ||
-        !fl_times_fit(origin->times, size, split->piece_size, origin->time, &why))
+        !fl_times_fit(origin->times, size, split->piece_size, origin->piece_time, &why))
         return NULL;
     return fl_disk_maps_find(fl_disk_maps(split->export->disk), origin->increment);
 }
@@ -150,7 +150,7 @@ FlTimes *fl_split_all_times(const FlSplit *split)
     const FlOrigin *origin = split->export->origin;
 
     return fl_times_next(origin->times, dirty_of(split), fl_disk_info(split->export->disk)->size,
-                         split->piece_size, origin->time);
+                         split->piece_size, origin->piece_time);
 }
 
 void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, struct timespec *ctime)
@@ -160,7 +160,9 @@ void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, stru
     if (split->times == NULL)
         split->times = fl_split_all_times(split);
     *mtime = fl_times_get(split->times, index);
-    *ctime = fl_split_is_new(split, index) ? origin->ctime : *mtime;
+    /* That of an image may be later than its mtime. */
+    *ctime = fl_split_is_new(split, index) && origin->ctime.tv_sec > mtime->tv_sec ? origin->ctime
+                                                                                   : *mtime;
 }
 
 /* The next run of pieces that are new, [*FIRST, *END), of which none is before FROM; false if there

@@ -44,6 +44,31 @@ char *fl_state_directory(GError **error)
     return g_steal_pointer(&path);
 }
 
+/* A rename survives a crash only when the directory was synchronised too. */
+static bool sync_directory(const char *path, GError **error)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool ok = fd >= 0 && fsync(fd) == 0;
+
+    if (!ok)
+        fl_fail(error, "state directory %s: %s", path, g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+bool fl_state_write(const char *path, const char *text, gssize length, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+    g_autoptr(GError) failure = NULL;
+
+    if (!g_file_set_contents_full(path, text, length,
+                                  G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE,
+                                  0600, &failure))
+        return fl_fail(error, "state directory %s: %s", directory, failure->message);
+    return sync_directory(directory, error);
+}
+
 static void set_object(FlJournal *journal, JsonObject *object)
 {
     g_clear_pointer(&journal->object, json_object_unref);
@@ -150,19 +175,6 @@ const FlJournalEntry *fl_journal_entry(const FlJournal *journal)
     return journal->object != NULL ? &journal->entry : NULL;
 }
 
-/* A rename survives a crash only when the directory was synchronised too. */
-static bool sync_directory(const FlJournal *journal, GError **error)
-{
-    int fd = open(journal->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-
-    if (!ok)
-        fl_fail(error, "state directory %s: %s", journal->directory, g_strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return ok;
-}
-
 static void add_string(JsonObject *object, const char *name, const char *value)
 {
     if (value != NULL)
@@ -174,7 +186,6 @@ bool fl_journal_write(FlJournal *journal, const FlJournalEntry *entry, GError **
     JsonObject *object = json_object_new();
     g_autoptr(JsonNode) node = NULL;
     g_autofree char *text = NULL;
-    g_autoptr(GError) failure = NULL;
 
     json_object_set_int_member(object, "version", JOURNAL_VERSION);
     add_string(object, "source", entry->source);
@@ -185,12 +196,7 @@ bool fl_journal_write(FlJournal *journal, const FlJournalEntry *entry, GError **
     node = json_node_init_object(json_node_alloc(), object);
     text = json_to_string(node, TRUE);
     set_object(journal, object);
-
-    if (!g_file_set_contents_full(journal->path, text, -1,
-                                  G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE,
-                                  0600, &failure))
-        return fl_fail(error, "journal: %s", failure->message);
-    return sync_directory(journal, error);
+    return fl_state_write(journal->path, text, -1, error);
 }
 
 bool fl_journal_write_thawed(FlJournal *journal, GError **error)

@@ -4,12 +4,9 @@
 #include "snapshot/journal.h"
 #include "util/name.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define TITLE   "fleecefs pieces "
 #define VERSION "1"
@@ -162,18 +159,6 @@ FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why)
     return times;
 }
 
-static bool sync_directory(const char *path, GError **error)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-
-    if (!ok)
-        fl_fail(error, "state directory %s: %s", path, g_strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return ok;
-}
-
 bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError **error)
 {
     g_autofree char *state = fl_state_directory(error);
@@ -188,10 +173,7 @@ bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError
     sum = sum_of(text->str, text->len);
     g_string_append_printf(text, SUM "%s\n", sum);
     path = g_build_filename(state, name, NULL);
-    return g_file_set_contents_full(path, text->str, (gssize)text->len,
-                                    G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE,
-                                    0600, error) &&
-           sync_directory(state, error);
+    return fl_state_write(path, text->str, (gssize)text->len, error);
 }
 
 void fl_piece_notes_settle(const FlPieceNotes *notes)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The times of pieces over random histories, against a model that keeps all contents: whenever a
- * tool finds a piece with a time that it has seen, the piece is what it was then.
+ * tool finds a piece with a time that it has seen, the piece is what it was then; also where the
+ * host's clock is set back.
  */
 #include "helper.h"
 #include "map/times.h"
+#include "snapshot/piece-clock.h"
 #include "snapshot/piece-notes.h"
 
 #include <glib/gstdio.h>
@@ -19,6 +21,7 @@ typedef struct {
     guint32 bytes[PIECE * PIECES];
     bool dirty[SERIES][PIECE * PIECES];
     char *point[SERIES]; /* NULL: none */
+    gint64 second[SERIES];
 } Disk;
 
 static char *content_of(const Disk *disk, uint64_t piece)
@@ -50,85 +53,134 @@ static FlMap *dirty_map(const Disk *disk, unsigned series)
     return fl_map_builder_finish(builder);
 }
 
-/* One tool for each series and one that sees both: piece and time -> content. */
-static void see(GHashTable *seen, uint64_t piece, struct timespec since, const char *content)
+/* What tools have: one that goes by equal times, and one that goes by its own clock. */
+typedef struct {
+    GHashTable *seen; /* piece and time -> content */
+    gint64 start;     /* of the last run of the other tool */
+    char *contents[PIECES];
+} Tools;
+
+static void see(Tools *tools, uint64_t piece, struct timespec since, const char *content)
 {
     g_autofree char *key = g_strdup_printf("%" G_GUINT64_FORMAT " %ld", piece, (long)since.tv_sec);
-    const char *known = g_hash_table_lookup(seen, key);
+    const char *known = g_hash_table_lookup(tools->seen, key);
 
     if (known != NULL)
         g_assert_cmpstr(known, ==, content);
     else
-        g_hash_table_insert(seen, g_steal_pointer(&key), g_strdup(content));
+        g_hash_table_insert(tools->seen, g_steal_pointer(&key), g_strdup(content));
+    /* Not newer than its last run: skipped. */
+    if (tools->contents[piece] != NULL && since.tv_sec <= tools->start)
+        g_assert_cmpstr(tools->contents[piece], ==, content);
 }
 
-static void run_history(GRand *rand, const char *state, unsigned round)
+/* All tools look at DISK; the last one runs at START unless that is 0. How many pieces are old. */
+static uint64_t look(Tools *tools, const Disk *disk, const FlTimes *times, gint64 second,
+                     gint64 start)
 {
-    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-    g_autofree char *source = g_strdup_printf("vm%u", round);
-    Disk disk = {.size = PIECE * 7 + 3};
     uint64_t kept = 0;
 
-    for (gint64 second = 1; second < 60; second++) {
-        unsigned series = (unsigned)random_below(rand, SERIES);
-        struct timespec now = {.tv_sec = second};
-        g_autofree char *point = g_strdup_printf("point-%u-%d", round, (int)second);
-        g_autoptr(FlMap) dirty = NULL;
-        g_autoptr(FlTimes) last = NULL, times = NULL;
+    for (uint64_t piece = 0; piece * PIECE < disk->size; piece++) {
+        g_autofree char *content = content_of(disk, piece);
+        struct timespec since = fl_times_get(times, piece);
+
+        see(tools, piece, since, content);
+        kept += since.tv_sec != second;
+        if (start == 0)
+            continue;
+        g_free(tools->contents[piece]);
+        tools->contents[piece] = g_steal_pointer(&content);
+    }
+    if (start != 0)
+        tools->start = start;
+    return kept;
+}
+
+static void resize(GRand *rand, Disk *disk)
+{
+    disk->size = PIECE * 6 + random_below(rand, PIECE * 3) + 1;
+    /* The restore points no longer count. */
+    for (unsigned i = 0; i < SERIES; i++)
+        g_clear_pointer(&disk->point[i], g_free);
+}
+
+typedef enum { ABORTED, KILLED, UNNOTED, COMMITTED } End;
+
+/* One snapshot of SERIES, from the mount to its end; how many pieces are old. */
+static uint64_t run_snapshot(GRand *rand, Disk *disk, FlPieceNotes *notes, unsigned series,
+                             const char *point, gint64 *host, Tools *tools)
+{
+    gint64 floor = disk->point[series] != NULL ? disk->second[series] : 0, second = *host;
+    bool full = random_below(rand, 10) == 0;
+    End how = MIN(random_below(rand, 6), COMMITTED);
+    g_autoptr(FlMap) dirty = NULL;
+    g_autoptr(FlTimes) last = NULL, times = NULL;
+    g_autoptr(GError) error = NULL;
+    const char *why = NULL;
+    uint64_t kept;
+
+    notes->series = series == 0 ? "last" : "weekly";
+    notes->point = disk->point[series];
+    if (notes->point != NULL && !full) {
+        last = fl_piece_notes_load(notes, &why);
+        dirty = dirty_map(disk, series);
+        g_assert_true(last != NULL || why != NULL);
+    }
+    if (last != NULL)
+        floor = MAX(floor, fl_times_latest(last).tv_sec);
+    g_assert_true(fl_piece_clock_next(notes->source, point, floor, *host, &second, &error));
+    times = fl_times_next(last, dirty, disk->size, PIECE, (struct timespec){.tv_sec = second});
+    *host += (gint64)random_below(rand, 3);
+    kept = look(tools, disk, times, second,
+                how != KILLED && random_below(rand, 2) == 0 ? *host : 0);
+
+    notes->point = point;
+    if (how == KILLED || how == COMMITTED)
+        g_assert_true(fl_piece_notes_save(notes, times, &error));
+    if (how != KILLED)
+        g_assert_true(fl_piece_clock_end(notes->source, *host, &error));
+    if (how == ABORTED || how == KILLED)
+        return kept;
+    g_free(disk->point[series]);
+    disk->point[series] = g_strdup(point);
+    disk->second[series] = second;
+    memset(disk->dirty[series], 0, sizeof disk->dirty[series]);
+    /* The end may come before this. */
+    if (random_below(rand, 4) != 0)
+        fl_piece_notes_settle(notes);
+    return kept;
+}
+
+static void run_history(GRand *rand, unsigned round)
+{
+    Tools tools = {.seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free)};
+    g_autofree char *source = g_strdup_printf("vm%u", round);
+    Disk disk = {.size = PIECE * 7 + 3};
+    gint64 host = 1000;
+    uint64_t kept = 0;
+
+    for (unsigned i = 0; i < 60; i++) {
+        g_autofree char *point = g_strdup_printf("point-%u-%u", round, i);
         FlPieceNotes notes = {.source = source, .place = "/vda", .disk_id = "d"};
-        g_autoptr(GError) error = NULL;
-        bool full = random_below(rand, 10) == 0;
-        const char *why = NULL;
 
         for (uint64_t n = random_below(rand, 4); n > 0; n--)
             write_some(rand, &disk);
-        if (random_below(rand, 20) == 0) {
-            /* Resized: the restore points no longer count. */
-            disk.size = PIECE * 6 + random_below(rand, PIECE * 3) + 1;
-            for (unsigned i = 0; i < SERIES; i++)
-                g_clear_pointer(&disk.point[i], g_free);
-        }
-        notes.series = series == 0 ? "last" : "weekly";
-        notes.point = disk.point[series];
-        if (notes.point != NULL && !full) {
-            last = fl_piece_notes_load(&notes, &why);
-            dirty = dirty_map(&disk, series);
-        }
-        if (last == NULL && notes.point != NULL && !full)
-            g_assert_nonnull(why);
-        times = fl_times_next(last, dirty, disk.size, PIECE, now);
-        for (uint64_t piece = 0; piece * PIECE < disk.size; piece++) {
-            g_autofree char *content = content_of(&disk, piece);
-            struct timespec since = fl_times_get(times, piece);
-
-            see(seen, piece, since, content);
-            kept += since.tv_sec != second;
-        }
-
-        /* Aborted, or the end comes before, between or after what a commit does. */
-        notes.point = point;
-        switch (random_below(rand, 6)) {
-        case 0:
-            continue;
-        case 1:
-            g_assert_true(fl_piece_notes_save(&notes, times, &error));
-            continue;
-        default:
-            g_assert_true(fl_piece_notes_save(&notes, times, &error));
-            break;
-        case 2:
-            break; /* they could not be written */
-        }
-        g_free(disk.point[series]);
-        disk.point[series] = g_strdup(point);
-        memset(disk.dirty[series], 0, sizeof disk.dirty[series]);
-        if (random_below(rand, 4) != 0)
-            fl_piece_notes_settle(&notes);
+        if (random_below(rand, 20) == 0)
+            resize(rand, &disk);
+        /* Snapshots within a second, and a clock that is set back. */
+        host += (gint64)random_below(rand, 3);
+        if (random_below(rand, 8) == 0)
+            host -= (gint64)random_below(rand, 20);
+        kept += run_snapshot(rand, &disk, &notes, (unsigned)random_below(rand, SERIES), point,
+                             &host, &tools);
     }
     /* It is not always all that is new. */
     g_assert_cmpuint(kept, >, 20);
     for (unsigned i = 0; i < SERIES; i++)
         g_free(disk.point[i]);
+    for (unsigned i = 0; i < PIECES; i++)
+        g_free(tools.contents[i]);
+    g_hash_table_unref(tools.seen);
 }
 
 static void test_histories(void)
@@ -140,7 +192,7 @@ static void test_histories(void)
 
     g_setenv("FLEECEFS_STATE_DIR", state, TRUE);
     for (unsigned round = 0; round < 20; round++)
-        run_history(rand, state, round);
+        run_history(rand, round);
     directory = g_dir_open(state, 0, NULL);
     while ((name = g_dir_read_name(directory)) != NULL) {
         g_autofree char *path = g_build_filename(state, name, NULL);
@@ -257,6 +309,51 @@ static void test_damage(void)
     g_rmdir(state);
 }
 
+static void test_clock(void)
+{
+    g_autofree char *state = g_dir_make_tmp("times-XXXXXX", NULL);
+    g_autofree char *path = NULL;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GDir) directory = NULL;
+    static const struct {
+        const char *state;
+        gint64 floor, now, second, expected;
+    } steps[] = {
+        {"a", 0, 100, 100, 100}, {"a", 0, 105, 100, 100}, /* the same state, later */
+        {"b", 0, 100, 100, 101},                          /* another one in the same second */
+        {"c", 0, 90, 90, 102},   {"c", 200, 90, 90, 201}, /* another disk was later */
+        {"d", 0, 300, 299, 299}, {"e", 0, 300, 299, 301}, /* a tool may have run at 300 */
+    };
+
+    g_setenv("FLEECEFS_STATE_DIR", state, TRUE);
+    for (unsigned i = 0; i < G_N_ELEMENTS(steps); i++) {
+        gint64 second = steps[i].second;
+
+        g_assert_true(fl_piece_clock_next("x", steps[i].state, steps[i].floor, steps[i].now,
+                                          &second, &error));
+        g_assert_cmpint(second, ==, steps[i].expected);
+    }
+    directory = g_dir_open(state, 0, NULL);
+    path = g_build_filename(state, g_dir_read_name(directory), NULL);
+    g_assert_true(g_file_set_contents(path, "damaged", -1, NULL));
+    for (gint64 floor = 0; floor < 100; floor += 50) {
+        gint64 second = 20;
+
+        g_assert_true(fl_piece_clock_next("x", "f", floor, 20, &second, &error));
+        g_assert_cmpint(second, ==, MAX(20, floor + 1));
+    }
+    fl_piece_clock_forget("x");
+    g_assert_cmpint(g_rmdir(state), ==, 0);
+    /* A state directory that cannot be had is an error, and the floor still counts. */
+    g_assert_true(g_file_set_contents(state, "", 0, NULL));
+    for (gint64 second = 20; second < 21;) {
+        g_assert_false(fl_piece_clock_next("x", "g", 30, 20, &second, &error));
+        g_assert_nonnull(error);
+        g_assert_cmpint(second, ==, 31);
+    }
+    g_unlink(state);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -264,5 +361,6 @@ int main(int argc, char **argv)
     g_test_add_func("/times/not-fitting", test_not_fitting);
     g_test_add_func("/times/histories", test_histories);
     g_test_add_func("/times/damage", test_damage);
+    g_test_add_func("/times/clock", test_clock);
     return g_test_run();
 }
