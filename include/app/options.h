@@ -44,10 +44,10 @@ typedef struct {
     FlViewOptions view;
     char *format; /* of image files, as QEMU calls it; NULL: found by their contents */
     /* Of snapshots. */
-    const char *snapshot_option; /* one that was given and is of snapshots; else NULL */
-    char *series, *agent, *scratch, *nbd; /* paths are absolute */
-    char *since;                          /* a checkpoint of libvirt's */
-    char **disks;                         /* NULL: all */
+    const char *snapshot_option;    /* one that was given and is of snapshots; else NULL */
+    char *series, *agent, *scratch; /* paths are absolute */
+    GHashTable *own;                /* of providers (snapshot/provider.h): value by name */
+    char **disks;                   /* NULL: all */
     bool full, agent_optional;
     unsigned freeze_timeout; /* seconds */
     GPtrArray *fuse;         /* of char *: options handed on to FUSE, ended by NULL */

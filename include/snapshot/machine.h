@@ -66,6 +66,7 @@ typedef enum {
                              */
     FL_ACTION_FORGET,       /* the journal, unless something that it tells of could not be ended */
 } FlAction;
+#define FL_N_ACTIONS (FL_ACTION_FORGET + 1)
 
 #define FL_STEP_ACTIONS 5
 

@@ -1,50 +1,31 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the ways to take a snapshot have in common, for them and for backup.c only. Each way is a
- * set of functions that run the actions of backup/machine.h on a VM.
+ * What sessions of all providers have in common: for providers, and for snapshot.c, which drives
+ * them. A session belongs to one thread at a time (snapshot/snapshot.h).
  */
 #pragma once
 
-#include "snapshot/snapshot.h"
 #include "snapshot/journal.h"
-#include "snapshot/machine.h"
 #include "snapshot/point.h"
+#include "snapshot/provider.h"
 
-typedef struct {
-    /* Connects to the VM and locks it; changes nothing. */
-    FlSnapshot *(*open)(const FlSnapshotOptions *options, GError **error);
-    /* Never called with FL_ACTION_NONE. */
-    bool (*run)(FlSnapshot *backup, FlAction action, GError **error);
-    /* Handles events until a disk is newly lost or the descriptor WAKE can be read. */
-    void (*wait)(FlSnapshot *backup, int wake);
-    /* Asks the VM now, and loses each disk whose snapshot is not whole. False if it does not
-     * answer. NULL: there is no way to ask. */
-    bool (*look)(FlSnapshot *backup);
-    void (*scratch_use)(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,
-                        uint64_t *limit);
-    /* Removes all restore points of options->series, NULL: of all. */
-    bool (*forget)(FlSnapshot *backup, GError **error);
-    /* Allows what talking to the VM still takes, and putting it in order. */
-    void (*allow)(const FlSnapshot *backup, FlSandbox *sandbox);
-    /* Leaves the VM to others: connections and locks end. Only close follows. */
-    void (*release)(FlSnapshot *backup);
-    void (*close)(FlSnapshot *backup); /* frees BACKUP */
-} FlSnapshotOps;
-
-extern const FlSnapshotOps fl_fleece_backup_ops, fl_libvirt_backup_ops;
-
-/* Each way's session starts with this. */
+/* Each provider's session starts with this. */
 struct FlSnapshot {
-    const FlSnapshotOps *ops;
+    const FlProvider *provider;
     const FlSnapshotOptions *options;
     FlState state;
+    FlJournal *journal; /* opened by open; NULL after release */
+    bool left;          /* something that the journal tells of could not be ended */
+    bool refused;       /* the last sweep was, because the disks may be another QEMU's */
 
-    GPtrArray *disks;  /* each starts with FlSnapshotDisk; filled by INSPECT */
-    GPtrArray *notes;  /* of char *: what a person should know */
-    GPtrArray *report; /* of char *: what was put back */
-    int socket;        /* O_PATH, or -1 */
-    FlSnapshotVm vm;   /* filled by open */
-    char *id;          /* from fl_snapshot_set_time() on */
+    GPtrArray *disks;       /* each starts with FlSnapshotDisk; filled by INSPECT */
+    GPtrArray *notes;       /* of char *: what a person should know */
+    GPtrArray *report;      /* of char *: what was put back */
+    int socket;             /* O_PATH, or -1 */
+    const char *server_uri; /* of a server that was there before; NULL: SOCKET is that of ours */
+    unsigned max_clients;   /* that all disks together may be to the server; 0: no limit */
+    FlSnapshotVm vm;        /* filled by open */
+    char *id;               /* from fl_snapshot_set_time() on */
     struct timespec time;
     FlSnapshotTimes times;
 
@@ -71,10 +52,22 @@ struct FlSnapshot {
     "disk %s is shared with other VMs: unless they are shut off, what they write meanwhile is in " \
     "this backup in part, and it may be useless"
 
+/*
+ * QEMU's NBD server takes 100 clients unless it is told otherwise (since 9.1, and in corrections of
+ * earlier versions), and libvirt does not tell it. Some are for other tools.
+ */
+#define FL_SNAPSHOT_SERVER_CLIENTS 90
+
 /* The series, by default "last". */
 static inline const char *fl_snapshot_series(const FlSnapshotOptions *options)
 {
     return options->series != NULL ? options->series : FL_SERIES_DEFAULT;
+}
+
+/* The value of the provider's own option NAME; NULL if it was not given. */
+static inline const char *fl_snapshot_own_option(const FlSnapshotOptions *options, const char *name)
+{
+    return options->own != NULL ? g_hash_table_lookup(options->own, name) : NULL;
 }
 
 /* Milliseconds that the guest may stay frozen. */
@@ -84,7 +77,7 @@ static inline unsigned fl_snapshot_freeze_limit(const FlSnapshotOptions *options
 }
 
 /* For open and close: fills in a zeroed session, releases what fl_snapshot_init() made. */
-void fl_snapshot_init(FlSnapshot *backup, const FlSnapshotOps *ops,
+void fl_snapshot_init(FlSnapshot *backup, const FlProvider *provider,
                       const FlSnapshotOptions *options);
 void fl_snapshot_clear(FlSnapshot *backup);
 
@@ -115,6 +108,16 @@ bool fl_snapshot_free_room(const char *path, uint64_t *room, GError **error);
  */
 bool fl_snapshot_check_room(FlSnapshot *backup, const char *path, uint64_t *reserve,
                             GError **error);
+
+/*
+ * Whether QEMU of this version may abort when an NBD client leaves an export of a disk that runs in
+ * an iothread: "nbd_blockdev_client_closed: Assertion `qemu_in_main_thread() ...'" (fixed in 8.2.3
+ * and 9.0; the fault came with the correction of CVE-2024-7409, which distributors took into older
+ * versions).
+ */
+bool fl_snapshot_disconnect_kills(unsigned major, unsigned minor, unsigned micro);
+/* Refuses DISK, which runs in an iothread of such a QEMU. Returns false. */
+bool fl_snapshot_refuse_iothread(const char *disk, GError **error);
 
 void fl_snapshot_disk_clear(FlSnapshotDisk *disk);
 FlSnapshotBitmap *fl_snapshot_bitmap_new(const char *name, uint64_t granularity);

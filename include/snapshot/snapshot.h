@@ -22,19 +22,18 @@
 
 /* Strings may be NULL unless said otherwise. Must outlive the session. */
 typedef struct {
-    const char *source;       /* "qmp:PATH", "libvirt:DOMAIN[?connect=URI]"; not NULL */
+    const char *source;       /* what a provider takes, as "qmp:PATH"; not NULL */
     const char *const *disks; /* names of nodes or folders; NULL: all writable disks */
     const char *series;       /* NULL: "last" */
-    const char *since;   /* libvirt: checkpoint that the increment is relative to; NULL: our last */
-    const char *scratch; /* directory for what the guest overwrites; NULL: /var/tmp */
+    const char *scratch;      /* directory for what the guest overwrites; NULL: /var/tmp */
     /* qmp: socket of the guest agent; NULL: nothing is frozen. libvirt: the guest is frozen if its
      * agent is connected, and with any value here that must be so. */
     const char *agent;
-    const char *nbd;     /* URI of an NBD server that the VM runs already; NULL: one is started */
-    bool full;           /* as if there were no earlier backup */
-    bool agent_optional; /* without an answer of the agent: go on, not frozen */
+    bool full;               /* as if there were no earlier backup */
+    bool agent_optional;     /* without an answer of the agent: go on, not frozen */
     unsigned freeze_timeout; /* seconds that the guest may stay frozen; 0: 10 */
     unsigned timeout;        /* seconds for a command to the VM; 0: 30 */
+    GHashTable *own;         /* values (strings) of providers' own options by name; may be NULL */
 } FlSnapshotOptions;
 
 typedef struct {
@@ -88,8 +87,12 @@ const FlSnapshotVm *fl_snapshot_vm(const FlSnapshot *backup);
 /* An id like those of restore points, of all disks together: no other snapshot has it. */
 const char *fl_snapshot_id(const FlSnapshot *backup);
 /* An O_PATH descriptor of the NBD server's socket, which connect(2) reaches as /proc/self/fd/N; -1
- * if the server is the one of options->nbd, or the VM is shut off. */
+ * if the server was there before, or the VM is shut off. */
 int fl_snapshot_socket(const FlSnapshot *backup);
+/* The URI of a server that was there before; NULL if it is one of ours. */
+const char *fl_snapshot_server_uri(const FlSnapshot *backup);
+/* The connections that all disks together may have to the server; 0: any number. */
+unsigned fl_snapshot_max_clients(const FlSnapshot *backup);
 /* Allows the files and folders that commit and abort write and remove. */
 void fl_snapshot_allow(const FlSnapshot *backup, FlSandbox *sandbox);
 /* The point in time; snapshots of one VM differ in whole seconds. */

@@ -3,6 +3,7 @@
 
 #include "app/option-list.h"
 #include "app/sources.h"
+#include "snapshot/provider.h"
 #include "util/size.h"
 #include "view/qcow2.h"
 
@@ -23,6 +24,7 @@ typedef struct {
     const char *name;
     const char *value; /* what it is called in --help; NULL: takes none */
     const char *help;
+    /* NULL: it is one of a provider of snapshots. */
     bool (*set)(FlOptions *options, const char *value, GError **error);
     bool of_snapshots; /* says nothing to other sources */
 } Setting;
@@ -94,8 +96,7 @@ static bool set_cluster_size(FlOptions *options, const char *value, GError **err
            fl_fail_usage(error, "a cluster size is a power of two from 512 to 2M, not %s", value);
 }
 
-/* Keeps a copy of VALUE in *WHERE, as an absolute path: the daemon leaves the folder it started in.
- */
+/* The same as an absolute path: the daemon leaves the folder it started in. */
 static bool keep_path(char **where, const char *value)
 {
     g_free(*where);
@@ -113,9 +114,14 @@ static bool set_series(FlOptions *options, const char *value, GError **error)
     return keep(&options->series, value);
 }
 
-static bool set_since(FlOptions *options, const char *value, GError **error)
+static bool set_own(FlOptions *options, const char *name, const char *value, GError **error)
 {
-    return keep(&options->since, value);
+    const FlProviderOption *option = fl_providers_option(name);
+
+    if (option != NULL && option->check != NULL && !option->check(value, error))
+        return false;
+    g_hash_table_insert(options->own, g_strdup(name), g_strdup(value));
+    return true;
 }
 
 static bool set_disk(FlOptions *options, const char *value, GError **error)
@@ -137,16 +143,6 @@ static bool set_agent(FlOptions *options, const char *value, GError **error)
 static bool set_scratch(FlOptions *options, const char *value, GError **error)
 {
     return keep_path(&options->scratch, value);
-}
-
-static bool set_nbd(FlOptions *options, const char *value, GError **error)
-{
-    if (!g_str_has_prefix(value, "nbd") || strstr(value, ":") == NULL)
-        return fl_fail_usage(error, "option nbd: '%s' is no NBD URI, as nbd+unix:///?socket=PATH",
-                             value);
-    g_free(options->nbd);
-    options->nbd = g_strdup(value);
-    return true;
 }
 
 static bool set_full(FlOptions *options, const char *value, GError **error)
@@ -221,14 +217,14 @@ static const Setting settings[] = {
     {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", set_cluster_size},
     {"series", "NAME", "the series of backups it is part of (last)", set_series},
     {"disk", "NODE[:NODE...]", "only these disks (all that can be written)", set_disk, true},
-    {"since", "CHECKPOINT", "libvirt: what changed since then (our last)", set_since, true},
+    {"since", "CHECKPOINT", "libvirt: what changed since then (our last)", NULL, true},
     {"full", NULL, "a full backup, whatever was backed up before", set_full, true},
     {"agent", "PATH", "guest agent's socket: file systems are frozen", set_agent, true},
     {"agent_optional", NULL, "go on if the agent does not answer", set_agent_optional, true},
     {"freeze_timeout", "SECONDS", "the guest is frozen no longer than that (10)",
      set_freeze_timeout, true},
     {"scratch", "DIR", "keeps what the guest overwrites (/var/tmp)", set_scratch, true},
-    {"nbd", "URI", "an NBD server that runs in the VM already", set_nbd, true},
+    {"nbd", "URI", "an NBD server that runs in the VM already", NULL, true},
     {"sandbox", "HOW", "require: or do not mount; off (on)", set_sandbox},
     {"uid", "N", "owner of all files (who mounts)", set_uid},
     {"gid", "N", "group of all files (who mounts)", set_gid},
@@ -266,7 +262,8 @@ static bool apply(FlOptions *options, const Setting *setting, const char *value,
         return fl_fail_usage(error, "option %s takes no value", setting->name);
     if (setting->of_snapshots)
         options->snapshot_option = setting->name;
-    if (!setting->set(options, value, error)) {
+    if (setting->set == NULL ? !set_own(options, setting->name, value, error)
+                             : !setting->set(options, value, error)) {
         g_prefix_error(error, "option %s: ", setting->name);
         return false;
     }
@@ -546,6 +543,7 @@ FlOptions *fl_options_parse(char **argv, GError **error)
 
     options->sources = g_ptr_array_new_with_free_func(source_free);
     options->fuse = g_ptr_array_new_with_free_func(g_free);
+    options->own = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     options->uid = getuid();
     options->gid = getgid();
     options->disk.connections = CONNECTIONS_DEFAULT;
@@ -590,10 +588,9 @@ void fl_options_free(FlOptions *options)
     g_free(options->view.backing_fmt);
     g_free(options->format);
     g_free(options->series);
-    g_free(options->since);
     g_free(options->agent);
     g_free(options->scratch);
-    g_free(options->nbd);
+    g_hash_table_unref(options->own);
     g_strfreev(options->disks);
     g_free(options->help);
     g_free(options);

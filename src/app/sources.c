@@ -4,6 +4,7 @@
 #include "app/image-point.h"
 #include "app/pieces.h"
 #include "snapshot/point.h"
+#include "snapshot/provider.h"
 #include "util/deadline.h"
 #include "util/size.h"
 
@@ -200,12 +201,14 @@ static bool add_exports(Opening *opening, GError **error)
 
 bool fl_source_is_vm(const char *text)
 {
-    return g_str_has_prefix(text, "qmp:") || g_str_has_prefix(text, "libvirt:");
+    return fl_provider_find(text) != NULL;
 }
 
 /* An option that is ignored would promise what is not done: a frozen guest, one disk only. */
 bool fl_sources_check_options(const FlOptions *options, GError **error)
 {
+    g_autofree char *usage = NULL;
+
     if (options->command != FL_COMMAND_MOUNT || options->snapshot_option == NULL)
         return true;
     for (guint i = 0; i < options->sources->len; i++) {
@@ -213,10 +216,9 @@ bool fl_sources_check_options(const FlOptions *options, GError **error)
         if (spec->text != NULL && fl_source_is_vm(spec->text))
             return true;
     }
-    return fl_fail_usage(error,
-                         "option %s is for snapshots of VMs, and no source is qmp:PATH or "
-                         "libvirt:DOMAIN",
-                         options->snapshot_option);
+    usage = fl_providers_usage();
+    return fl_fail_usage(error, "option %s is for snapshots of VMs, and no source is %s",
+                         options->snapshot_option, usage);
 }
 
 FlSnapshotOptions fl_source_snapshot_options(const FlOptions *options, const FlSourceSpec *spec)
@@ -225,14 +227,13 @@ FlSnapshotOptions fl_source_snapshot_options(const FlOptions *options, const FlS
         .source = spec->text,
         .disks = (const char *const *)options->disks,
         .series = options->series,
-        .since = options->since,
         .scratch = options->scratch,
         .agent = options->agent,
-        .nbd = options->nbd,
         .full = options->full,
         .agent_optional = options->agent_optional,
         .freeze_timeout = options->freeze_timeout,
         .timeout = options->disk.timeout,
+        .own = options->own,
     };
 }
 
@@ -325,7 +326,8 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlSnapshot *back
 }
 
 /* Of a VM that is shut off there is the image only: a server of ours has to serve it. */
-static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError **error)
+static GPtrArray *find_disk(Opening *opening, const FlSnapshot *backup, const FlSnapshotDisk *disk,
+                            GError **error)
 {
     FlSources *sources = opening->sources;
     FlWait wait = handshake_wait(opening);
@@ -334,7 +336,7 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError
     if (disk->image == NULL) {
         GPtrArray *found = fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
 
-        if (found == NULL && sources->options->nbd != NULL)
+        if (found == NULL && fl_snapshot_server_uri(backup) != NULL)
             g_prefix_error(error, "%s: disk %s is not exported by the server given with -o nbd=: ",
                            opening->spec->text, disk->name);
         return found;
@@ -345,34 +347,27 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshotDisk *disk, GError
     g_ptr_array_add(sources->servers, server);
     opening->image = fl_server_image(server);
     keep_endpoint(opening);
-    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text,
-                                               sources->budget);
+    opening->endpoint =
+        fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text, sources->budget);
     return fl_endpoint_exports(opening->endpoint, &wait, error);
 }
 
-/*
- * QEMU's NBD server takes 100 clients unless it is told otherwise (since 9.1, and in corrections of
- * earlier versions), and libvirt does not tell it. Connections to a snapshot stay open, so the
- * disks share what there is; some are for other tools.
- */
-#define SERVER_CLIENTS 90
-
-static bool share_connections(const Opening *opening, const GPtrArray *disks,
+/* Connections to a snapshot stay open, so the disks share what there is. */
+static bool share_connections(const Opening *opening, const FlSnapshot *backup,
                               FlDiskOptions *options, GError **error)
 {
-    bool own =
-        g_str_has_prefix(opening->spec->text, "qmp:") && opening->sources->options->nbd == NULL;
+    guint n = fl_snapshot_disks(backup)->len, most = fl_snapshot_max_clients(backup);
 
     *options = opening->sources->snapshot_disk;
-    if (own || opening->endpoint == NULL || disks->len * options->connections <= SERVER_CLIENTS)
+    if (most == 0 || n * options->connections <= most)
         return true;
-    if (disks->len > SERVER_CLIENTS)
+    if (n > most)
         return fl_fail(error,
                        "%s: %u disks are more than the NBD server of this VM has connections for; "
                        "back them up in groups of up to %u (-o disk=, with a series for each)",
-                       opening->spec->text, disks->len, SERVER_CLIENTS);
-    options->connections = SERVER_CLIENTS / disks->len;
-    g_info("%u disks: %u connections for each", disks->len, options->connections);
+                       opening->spec->text, n, most);
+    options->connections = most / n;
+    g_info("%u disks: %u connections for each", n, options->connections);
     return true;
 }
 
@@ -381,7 +376,7 @@ static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
                               GError **error)
 {
     FlSources *sources = opening->sources;
-    g_autoptr(GPtrArray) found = find_disk(opening, disk, error);
+    g_autoptr(GPtrArray) found = find_disk(opening, backup, disk, error);
     FlOrigin *origin;
     FlExport *export;
 
@@ -410,10 +405,10 @@ static bool open_snapshot(Opening *opening, GError **error)
     if (backup == NULL)
         return false;
     if (fl_snapshot_socket(backup) >= 0)
-        opening->endpoint = fl_endpoint_new_socket(fl_snapshot_socket(backup),
-                                                   opening->spec->text, sources->budget);
-    else if (options.nbd != NULL)
-        opening->endpoint = fl_endpoint_new_uri(options.nbd, sources->budget);
+        opening->endpoint = fl_endpoint_new_socket(fl_snapshot_socket(backup), opening->spec->text,
+                                                   sources->budget);
+    else if (fl_snapshot_server_uri(backup) != NULL)
+        opening->endpoint = fl_endpoint_new_uri(fl_snapshot_server_uri(backup), sources->budget);
     notes = fl_snapshot_notes(backup);
     for (guint i = 0; i < notes->len; i++)
         g_message("%s", (const char *)notes->pdata[i]);
@@ -422,7 +417,7 @@ static bool open_snapshot(Opening *opening, GError **error)
            "%.1f ms",
            times.begin / 1e6, times.held / 1e6, times.frozen / 1e6);
     disks = fl_snapshot_disks(backup);
-    if (!share_connections(opening, disks, &disk_options, error))
+    if (!share_connections(opening, backup, &disk_options, error))
         return false;
     for (guint i = 0; i < disks->len; i++) {
         if (!add_snapshot_disk(opening, backup, disks->pdata[i], &disk_options, error))
@@ -442,8 +437,8 @@ static bool start_server(Opening *opening, FlServer *server)
     opening->image = fl_server_image(server);
     label = opening->spec->argv != NULL ? g_strdup_printf("[ %s ]", opening->spec->argv[0])
                                         : g_canonicalize_filename(opening->spec->text, NULL);
-    opening->endpoint = fl_endpoint_new_socket(fl_server_socket(server), label,
-                                               opening->sources->budget);
+    opening->endpoint =
+        fl_endpoint_new_socket(fl_server_socket(server), label, opening->sources->budget);
     return true;
 }
 

@@ -1,23 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "config.h"
-
 #include "snapshot/session.h"
 
 #include "snapshot/point.h"
 
-#include <string.h>
 #include <sys/eventfd.h>
-#include <unistd.h>
-
-static const struct {
-    const char *prefix;
-    const FlSnapshotOps *ops;
-} ways[] = {
-    {"qmp:", &fl_fleece_backup_ops},
-#ifdef HAVE_LIBVIRT
-    {"libvirt:", &fl_libvirt_backup_ops},
-#endif
-};
 
 static uint64_t now_ns(void)
 {
@@ -25,149 +11,6 @@ static uint64_t now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-void fl_snapshot_init(FlSnapshot *backup, const FlSnapshotOps *ops,
-                      const FlSnapshotOptions *options)
-{
-    backup->ops = ops;
-    backup->options = options;
-    backup->state = FL_STATE_IDLE;
-    backup->notes = g_ptr_array_new_with_free_func(g_free);
-    backup->report = g_ptr_array_new_with_free_func(g_free);
-    backup->socket = -1;
-    backup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    g_mutex_init(&backup->lock);
-}
-
-void fl_snapshot_clear(FlSnapshot *backup)
-{
-    g_clear_pointer(&backup->disks, g_ptr_array_unref);
-    g_ptr_array_unref(backup->notes);
-    g_ptr_array_unref(backup->report);
-    if (backup->socket >= 0)
-        close(backup->socket);
-    g_free(backup->vm.uuid);
-    g_free(backup->vm.name);
-    g_free(backup->vm.source);
-    g_free(backup->id);
-    if (backup->wake >= 0)
-        close(backup->wake);
-    g_mutex_clear(&backup->lock);
-}
-
-void fl_snapshot_note(FlSnapshot *backup, const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    g_ptr_array_add(backup->notes, g_strdup_vprintf(format, args));
-    va_end(args);
-}
-
-void fl_snapshot_report(FlSnapshot *backup, const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    g_ptr_array_add(backup->report, g_strdup_vprintf(format, args));
-    va_end(args);
-}
-
-void fl_snapshot_lose(FlSnapshotDisk *disk, const char *format, ...)
-{
-    va_list args;
-
-    if (disk->lost != NULL)
-        return;
-    va_start(args, format);
-    disk->lost = g_strdup_vprintf(format, args);
-    va_end(args);
-}
-
-void fl_snapshot_lose_all(FlSnapshot *backup, const char *why)
-{
-    for (guint i = 0; i < backup->disks->len; i++)
-        fl_snapshot_lose(g_ptr_array_index(backup->disks, i), "%s", why);
-}
-
-bool fl_snapshot_newly_lost(const FlSnapshot *backup)
-{
-    for (guint i = 0; i < backup->disks->len; i++) {
-        const FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
-        if (disk->lost != NULL && !disk->told)
-            return true;
-    }
-    return false;
-}
-
-void fl_snapshot_measure(FlSnapshot *backup)
-{
-    for (guint i = 0; i < backup->disks->len; i++) {
-        FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
-        uint64_t used = 0, limit = 0;
-
-        backup->ops->scratch_use(backup, disk, &used, &limit);
-        __atomic_store_n(&disk->scratch_used, used, __ATOMIC_RELAXED);
-        __atomic_store_n(&disk->scratch_limit, limit, __ATOMIC_RELAXED);
-    }
-}
-
-bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error)
-{
-    for (guint i = 0; i < backup->disks->len; i++) {
-        const FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
-        if (disk->lost != NULL)
-            return fl_fail(error, "cannot commit: the snapshot of disk %s is lost: %s", disk->name,
-                           disk->lost);
-    }
-    return true;
-}
-
-gint64 fl_snapshot_set_time(FlSnapshot *backup, const FlJournal *journal)
-{
-    struct timespec now;
-    gint64 second;
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    second = fl_journal_second(journal, now.tv_sec);
-    backup->time = second == now.tv_sec ? now : (struct timespec){.tv_sec = second};
-    g_free(backup->id);
-    backup->id = fl_point_id(second);
-    return second;
-}
-
-FlSnapshotBitmap *fl_snapshot_bitmap_new(const char *name, uint64_t granularity)
-{
-    FlSnapshotBitmap *bitmap = g_new(FlSnapshotBitmap, 1);
-
-    bitmap->name = g_strdup(name);
-    bitmap->context = g_strconcat("qemu:dirty-bitmap:", name, NULL);
-    bitmap->granularity = granularity;
-    return bitmap;
-}
-
-void fl_snapshot_bitmap_free(gpointer data)
-{
-    FlSnapshotBitmap *bitmap = data;
-
-    g_free(bitmap->name);
-    g_free(bitmap->context);
-    g_free(bitmap);
-}
-
-void fl_snapshot_disk_clear(FlSnapshotDisk *disk)
-{
-    g_free(disk->name);
-    g_free(disk->export_name);
-    g_free(disk->image);
-    g_free(disk->image_format);
-    g_ptr_array_unref(disk->bitmaps);
-    g_free(disk->restore_point);
-    g_free(disk->base);
-    g_free(disk->disk_id);
-    g_free(disk->reason);
-    g_free(disk->lost);
 }
 
 /* Keeps the first error; the rest are told in its message. */
@@ -183,6 +26,32 @@ static void add_error(GError **error, GError *more)
     g_error_free(more);
 }
 
+/* What may not be ended now is left for the next session, which finds it by the journal. */
+static bool is_allowed(FlSnapshot *backup, FlAction action, GError **error)
+{
+    if (backup->provider->allow_action(backup, action, error))
+        return true;
+    if (action == FL_ACTION_SWEEP || action == FL_ACTION_ROLL_BACK) {
+        backup->left = true;
+        g_prefix_error(error, "nothing was written to the disks, and what is left of this session "
+                              "goes with the next one, or with fleecefs --recover: ");
+    }
+    return false;
+}
+
+static bool run_action(FlSnapshot *backup, FlAction action, GError **error)
+{
+    bool allowed;
+
+    /* It follows a sweep that has told why. */
+    if (backup->refused && action == FL_ACTION_ROLL_BACK)
+        return true;
+    allowed = is_allowed(backup, action, error);
+    backup->refused = !allowed && action == FL_ACTION_SWEEP;
+    return allowed && (backup->provider->actions[action] == NULL ||
+                       backup->provider->actions[action](backup, error));
+}
+
 static FlEvent run_step(FlSnapshot *backup, const FlStep *step, GError **error)
 {
     FlEvent event = FL_EVENT_DONE;
@@ -190,7 +59,7 @@ static FlEvent run_step(FlSnapshot *backup, const FlStep *step, GError **error)
     for (int i = 0; i < FL_STEP_ACTIONS && step->actions[i] != FL_ACTION_NONE; i++) {
         GError *failure = NULL;
         uint64_t start = now_ns();
-        bool ok = backup->ops->run(backup, step->actions[i], &failure);
+        bool ok = run_action(backup, step->actions[i], &failure);
 
         if (step->actions[i] == FL_ACTION_SNAPSHOT)
             backup->times.held = now_ns() - start;
@@ -227,21 +96,39 @@ static FlSnapshot *with_wake(FlSnapshot *backup, GError **error)
     return NULL;
 }
 
+/* An option that is ignored would promise what is not done. */
+static bool check_own_options(const FlSnapshotOptions *options, const FlProvider *provider,
+                              GError **error)
+{
+    GHashTableIter iter;
+    gpointer name;
+
+    if (options->own == NULL)
+        return true;
+    g_hash_table_iter_init(&iter, options->own);
+    while (g_hash_table_iter_next(&iter, &name, NULL)) {
+        if (fl_provider_option(provider, name) == NULL)
+            return fl_fail_usage(error, "%s: option %s is not for sources %s", options->source,
+                                 (const char *)name, provider->usage);
+    }
+    return true;
+}
+
 static FlSnapshot *open_source(const FlSnapshotOptions *options, GError **error)
 {
+    const FlProvider *provider = fl_provider_find(options->source);
+    g_autofree char *usage = NULL;
+
     if (!fl_series_check(fl_snapshot_series(options), error))
         return NULL;
-    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
-        if (g_str_has_prefix(options->source, ways[i].prefix))
-            return with_wake(ways[i].ops->open(options, error), error);
+    if (provider == NULL) {
+        usage = fl_providers_usage();
+        fl_fail_usage(error, "%s: not the name of a VM (%s)", options->source, usage);
+        return NULL;
     }
-#ifdef HAVE_LIBVIRT
-    fl_fail_usage(error, "%s: not the name of a VM (qmp:PATH, libvirt:DOMAIN)", options->source);
-#else
-    fl_fail_usage(error, "%s: not the name of a VM (qmp:PATH; built without libvirt)",
-                  options->source);
-#endif
-    return NULL;
+    return check_own_options(options, provider, error)
+               ? with_wake(provider->open(options, error), error)
+               : NULL;
 }
 
 /* Puts the source before an error that does not begin with it. */
@@ -280,7 +167,7 @@ static bool clean_up(const FlSnapshotOptions *options, bool forget, char **repor
         return false;
     drive(backup, FL_EVENT_RECOVER, &failure);
     if (failure == NULL && forget)
-        backup->ops->forget(backup, &failure);
+        backup->provider->forget(backup, &failure);
     g_ptr_array_add(backup->report, NULL);
     *report = g_strjoinv("\n", (char **)backup->report->pdata);
     if (failure == NULL)
@@ -338,7 +225,7 @@ static gpointer watch(gpointer data)
 
     while (woken(backup, &asked)) {
         bool any = asked > backup->answered;
-        bool known = any && backup->ops->look(backup);
+        bool known = any && backup->provider->look(backup);
         bool lost = tell_lost(backup);
         g_autoptr(GError) ignored = NULL;
 
@@ -349,7 +236,7 @@ static gpointer watch(gpointer data)
         if (lost)
             drive(backup, FL_EVENT_LOST, &ignored);
         else
-            backup->ops->wait(backup, backup->wake);
+            backup->provider->wait(backup, backup->wake);
     }
     return NULL;
 }
@@ -404,7 +291,7 @@ uint64_t fl_snapshot_ask(FlSnapshot *backup)
 
 bool fl_snapshot_can_ask(const FlSnapshot *backup)
 {
-    return backup->ops->look != NULL;
+    return backup->provider->look != NULL;
 }
 
 /* Takes EVENT to one of the last states; FL_ERROR_LEFT if it came there with something left. */
@@ -425,7 +312,7 @@ static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **erro
         start_watch(backup);
     /* Who waits for this to return may begin anew while this process is still ending. */
     if (fl_machine_is_last(state))
-        backup->ops->release(backup);
+        backup->provider->release(backup);
     if (failure == NULL)
         return true;
 
@@ -469,7 +356,7 @@ void fl_snapshot_free(FlSnapshot *backup)
     if (backup == NULL)
         return;
     stop_watch(backup);
-    backup->ops->close(backup);
+    backup->provider->close(backup);
 }
 
 const GPtrArray *fl_snapshot_disks(const FlSnapshot *backup)
@@ -492,6 +379,16 @@ int fl_snapshot_socket(const FlSnapshot *backup)
     return backup->socket;
 }
 
+const char *fl_snapshot_server_uri(const FlSnapshot *backup)
+{
+    return backup->server_uri;
+}
+
+unsigned fl_snapshot_max_clients(const FlSnapshot *backup)
+{
+    return backup->max_clients;
+}
+
 void fl_snapshot_allow(const FlSnapshot *backup, FlSandbox *sandbox)
 {
     g_autofree char *state = fl_state_directory(NULL);
@@ -504,7 +401,7 @@ void fl_snapshot_allow(const FlSnapshot *backup, FlSandbox *sandbox)
     /* The socket's own folder, which goes with it. */
     fl_sandbox_allow(sandbox, directory, FL_SANDBOX_REMOVE);
     fl_sandbox_allow(sandbox, parent, FL_SANDBOX_REMOVE_FOLDERS);
-    backup->ops->allow(backup, sandbox);
+    backup->provider->allow(backup, sandbox);
 }
 
 struct timespec fl_snapshot_time(const FlSnapshot *backup)

@@ -33,7 +33,7 @@ class Refuse(lib.TestCase):
         self.refused("disk=vda::vdb", "a name is empty", 2)
         self.refused("series=", "a name has 1 to 100 letters", 2)
         self.refused("series=a/b", "a name has 1 to 100 letters", 2)
-        self.refused("since=x", "checkpoints .* are libvirt's; series= names ours", 2)
+        self.refused("since=x", "option since is not for sources qmp:PATH", 2)
         self.refused("full=no", "option full takes no value", 2)
         self.refused("freeze_timeout=-1", "'-1' is not a number of seconds", 2)
         self.refused("scratch=/nowhere", "scratch directory /nowhere: No such file .* names another")

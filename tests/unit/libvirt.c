@@ -286,6 +286,7 @@ static void test_plan_options(void)
     static const char *const none[] = {"sda", NULL};
     Plan plan;
     g_autoptr(GPtrArray) since = NULL;
+    g_autoptr(GHashTable) own = g_hash_table_new(g_str_hash, g_str_equal);
     g_autoptr(GPtrArray) resized = NULL;
     g_autoptr(GError) error = NULL;
 
@@ -294,15 +295,16 @@ static void test_plan_options(void)
     g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.1", "fleecefs committed vda=512"));
     resized = make_plan(&plan, true, NULL);
     check_disk(resized, 0, "vda", NULL, "size changed");
-    plan.options.since = "other";
+    plan.options.own = own;
+    g_hash_table_insert(own, (gpointer) "since", (gpointer) "other");
     since = make_plan(&plan, true, NULL);
     check_disk(since, 0, "vda", "other", NULL);
-    plan.options.since = "missing";
+    g_hash_table_insert(own, (gpointer) "since", (gpointer) "missing");
     g_assert_null(make_plan(&plan, true, &error));
     g_assert_nonnull(strstr(error->message, "there are: other, fleecefs.last.1"));
     g_clear_error(&error);
 
-    plan.options.since = NULL;
+    plan.options.own = NULL;
     plan.options.disks = none;
     g_assert_null(make_plan(&plan, true, &error));
     g_assert_nonnull(strstr(error->message, "it is cdrom"));

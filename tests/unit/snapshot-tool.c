@@ -156,6 +156,7 @@ int main(int argc, char **argv)
     };
     g_autoptr(GOptionContext) context = g_option_context_new("SOURCE");
     g_autoptr(FlSnapshot) backup = NULL;
+    g_autoptr(GHashTable) own = g_hash_table_new(g_str_hash, g_str_equal);
     FlSnapshotOptions options;
     GError *error = NULL;
 
@@ -165,14 +166,17 @@ int main(int argc, char **argv)
         return fail(error);
     if (argc != 2)
         return FL_ERROR_USAGE;
+    if (since != NULL)
+        g_hash_table_insert(own, (gpointer) "since", since);
+    if (nbd != NULL)
+        g_hash_table_insert(own, (gpointer) "nbd", nbd);
     options = (FlSnapshotOptions){
         .source = argv[1],
         .disks = (const char *const *)disks,
         .series = series,
-        .since = since,
         .scratch = scratch,
         .agent = agent,
-        .nbd = nbd,
+        .own = own,
         .full = full,
         .agent_optional = optional,
         .freeze_timeout = (unsigned)freeze,

@@ -33,18 +33,15 @@ typedef struct {
     virDomainPtr domain;      /* the same */
     gint64 away_since;        /* g_get_monotonic_time(); 0: it answered when last it was asked */
     char uuid[VIR_UUID_STRING_BUFLEN]; /* of the domain */
-    FlJournal *journal;
-    FlDomain *description; /* from INSPECT on */
-    bool running;          /* when the session began */
-    bool gone;             /* there is no such domain any more */
-    char *scratch;         /* directory, absolute */
+    FlDomain *description;             /* from INSPECT on */
+    bool running;                      /* when the session began */
+    bool gone;                         /* there is no such domain any more */
+    char *scratch;                     /* directory, absolute */
     char *socket;     /* path; its directory, in the above, is ours and has the scratch files */
     char *point;      /* name of the new checkpoint; NULL before SNAPSHOT, or if there is none */
     gint64 next_look; /* when the room for scratch is looked at (g_get_monotonic_time()) */
     uint64_t reserve; /* bytes of the scratch file system that the guest cannot have */
     uint64_t total;   /* what the jobs of all disks amount to; 0 before EXPORT */
-    bool left;        /* something that the journal tells of could not be ended */
-    bool refused;     /* the last sweep, because another QEMU has the disks */
     bool doubtful;    /* the journal tells of a point that failed, and it may be there still */
     GError *late;     /* what could not be done once the commit was made */
 
@@ -58,7 +55,7 @@ typedef struct {
     bool timed_out; /* LOCK: it thawed the guest */
 } FlLibvirtSession;
 
-/* libvirt-host.c: the connection. */
+/* host.c: the connection. */
 bool fl_libvirt_connect(FlLibvirtSession *session, GError **error);
 void fl_libvirt_disconnect(FlLibvirtSession *session);
 /*
@@ -98,8 +95,9 @@ char *fl_libvirt_join_keys(const FlDomainDisk *disk);
 const FlCheckpointDisk *fl_libvirt_recognize(const FlCheckpoint *checkpoint,
                                              const FlDomainDisk *disk);
 
-/* libvirt-plan.c: what is done with each disk of DOMAIN, from what libvirt says. CHECKPOINTS are of
- * FlCheckpoint; DISCONNECT_KILLS is said of this QEMU (see backup/vm.h). Of FlLibvirtDisk. Pure. */
+/* plan.c: what is done with each disk of DOMAIN, from what libvirt says. CHECKPOINTS are of
+ * FlCheckpoint; DISCONNECT_KILLS is of this QEMU: fl_snapshot_disconnect_kills(). Of FlLibvirtDisk.
+ * Pure. */
 GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints, bool running,
                            bool disconnect_kills, const FlSnapshotOptions *options,
                            GPtrArray *notes, GError **error);
@@ -108,10 +106,10 @@ bool fl_libvirt_is_wanted(const FlDomainDisk *disk, bool running, const FlSnapsh
 /* Makes the backup of DISK a full one. Takes REASON. */
 void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason);
 
-/* libvirt-checkpoint.c. Of FlCheckpoint; one whose commit failed is pending. */
+/* checkpoint.c. Of FlCheckpoint; one whose commit failed is pending. */
 GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_roll_forward(FlLibvirtSession *session, GError **error);
+bool fl_libvirt_roll_back(FlSnapshot *backup, GError **error);
+bool fl_libvirt_roll_forward(FlSnapshot *backup, GError **error);
 
 bool fl_libvirt_delete_checkpoint(FlLibvirtSession *session, const FlCheckpoint *checkpoint,
                                   GError **error);
@@ -124,11 +122,11 @@ bool fl_libvirt_remove_bitmap(FlLibvirtSession *session, const char *name, const
 /* forget.c */
 bool fl_libvirt_forget(FlSnapshot *backup, GError **error);
 
-/* libvirt-guest.c */
-bool fl_libvirt_freeze(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_thaw(FlLibvirtSession *session, GError **error);
+/* guest.c */
+bool fl_libvirt_freeze(FlSnapshot *backup, GError **error);
+bool fl_libvirt_thaw(FlSnapshot *backup, GError **error);
 
-/* libvirt-job.c */
+/* job.c */
 typedef enum {
     FL_LIBVIRT_JOB_NONE,
     FL_LIBVIRT_JOB_OURS, /* of this session, or before there is one, of any */
@@ -157,14 +155,14 @@ FlLibvirtState fl_libvirt_state(FlLibvirtSession *session);
 /* Refuses a VM in which something is in progress that is not ours. */
 bool fl_libvirt_check_idle(FlLibvirtSession *session, GError **error);
 char *fl_libvirt_choose_socket(const FlLibvirtSession *session);
-bool fl_libvirt_serve(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_snapshot(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_export(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_let_go(FlLibvirtSession *session, GError **error);
-bool fl_libvirt_sweep(FlLibvirtSession *session, GError **error);
+bool fl_libvirt_serve(FlSnapshot *backup, GError **error);
+bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error);
+bool fl_libvirt_export(FlSnapshot *backup, GError **error);
+bool fl_libvirt_let_go(FlSnapshot *backup, GError **error);
+bool fl_libvirt_sweep(FlSnapshot *backup, GError **error);
 
-/* libvirt-watch.c */
-bool fl_libvirt_check_job(FlLibvirtSession *session, GError **error);
+/* watch.c */
+bool fl_libvirt_check_job(FlSnapshot *backup, GError **error);
 void fl_libvirt_wait(FlSnapshot *backup, int wake);
 bool fl_libvirt_look(FlSnapshot *backup);
 void fl_libvirt_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk, uint64_t *used,

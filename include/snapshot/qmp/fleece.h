@@ -31,9 +31,9 @@ typedef struct {
     char *node; /* the disk's */
     char *qdev; /* QOM path, may be NULL */
     bool persistent;
-    bool shared; /* it gets no restore point */
-    char *binding;     /* of its bitmaps; NULL: to the image */
-    bool new_identity; /* the disk_id is one that the snapshot makes */
+    bool shared;         /* it gets no restore point */
+    char *binding;       /* of its bitmaps; NULL: to the image */
+    bool new_identity;   /* the disk_id is one that the snapshot makes */
     GPtrArray *copies;   /* of FlFleeceCopy, as disk.bitmaps */
     int scratch;         /* the file, without a name; -1 before PREPARE */
     uint64_t reserved;   /* bytes of it that have room on its file system, written or not */
@@ -43,8 +43,8 @@ typedef struct {
 typedef struct {
     FlSnapshot backup; /* first */
     FlQmp *qmp;
+    FlQmpEvent on_event;                  /* gets the session; set before fl_fleece_connect() */
     char *monitor, *scratch, *agent_path; /* absolute, for daemons change their directory */
-    FlJournal *journal;
     char *socket;        /* path of the NBD server's socket; NULL if it is not ours */
     FlAgent *agent;      /* from FREEZE to THAW */
     gint64 frozen_since; /* g_get_monotonic_time() at FREEZE; 0 before */
@@ -52,8 +52,6 @@ typedef struct {
     gint64 next_look;    /* when the room for scratch is looked at (g_get_monotonic_time()) */
     unsigned events;     /* that came so far */
     bool gone;           /* QEMU has ended, and everything in it with it */
-    bool left;           /* something that the journal tells of could not be ended */
-    bool refused;        /* the last sweep, because another QEMU has the disks */
     bool stirred;        /* an event says that this may have begun */
     /* Nodes whose restore point of this series could not be used any more and was removed: its id.
      */
@@ -79,6 +77,10 @@ bool fl_fleece_do(FlFleece *session, const char *command, JsonNode *args, JsonNo
  */
 bool fl_fleece_await(FlFleece *session, unsigned seen, gint64 deadline, GError **error,
                      const char *format, ...) G_GNUC_PRINTF(5, 6);
+/* Whether anyone listens on the socket at PATH. */
+bool fl_fleece_listens(const char *path);
+/* Connects to the monitor, anew if there is a connection. */
+bool fl_fleece_connect(FlFleece *session, GError **error);
 /* Makes sure of a connection, or of QEMU being gone. Fails if it runs and cannot be reached. */
 bool fl_fleece_reach(FlFleece *session, GError **error);
 
@@ -115,8 +117,8 @@ bool fl_fleece_add_tails(FlFleece *session, GError **error);
 void fl_fleece_drop_tails(FlFleece *session);
 
 /* guest.c */
-bool fl_fleece_freeze(FlFleece *session, GError **error);
-bool fl_fleece_thaw(FlFleece *session, GError **error);
+bool fl_fleece_freeze(FlSnapshot *backup, GError **error);
+bool fl_fleece_thaw(FlSnapshot *backup, GError **error);
 
 /* scratch.c */
 bool fl_fleece_prepare(FlFleece *session, GError **error);
@@ -129,25 +131,23 @@ void fl_fleece_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk,
                            uint64_t *limit);
 
 /* export.c */
-/* Whether anyone listens on the socket at PATH. */
-bool fl_fleece_listens(const char *path);
 /* A path for the NBD server's socket; nothing is made. */
 char *fl_fleece_choose_socket(void);
-bool fl_fleece_serve(FlFleece *session, GError **error);
+bool fl_fleece_serve(FlSnapshot *backup, GError **error);
 bool fl_fleece_stop_server(FlFleece *session, GError **error);
 bool fl_fleece_export(FlFleece *session, GError **error);
 
 /* sweep.c */
-bool fl_fleece_sweep(FlFleece *session, GError **error);
-bool fl_fleece_let_go(FlFleece *session, GError **error);
-bool fl_fleece_roll_back(FlFleece *session, GError **error);
-bool fl_fleece_roll_forward(FlFleece *session, GError **error);
+bool fl_fleece_sweep(FlSnapshot *backup, GError **error);
+bool fl_fleece_let_go(FlSnapshot *backup, GError **error);
+bool fl_fleece_roll_back(FlSnapshot *backup, GError **error);
+bool fl_fleece_roll_forward(FlSnapshot *backup, GError **error);
 
 /* forget.c */
 bool fl_fleece_forget(FlSnapshot *backup, GError **error);
 
 /* watch.c */
 void fl_fleece_on_event(const char *event, JsonObject *data, void *session);
-bool fl_fleece_check_jobs(FlFleece *session, GError **error);
+bool fl_fleece_check_jobs(FlSnapshot *backup, GError **error);
 void fl_fleece_wait(FlSnapshot *backup, int wake);
 bool fl_fleece_look(FlSnapshot *backup);

@@ -20,14 +20,14 @@ typedef struct {
     char *qdev;   /* QOM path of the device; NULL if none is attached */
     char *driver; /* of the top node */
     char *file;   /* name of its image; may be NULL */
-    uint64_t size;      /* bytes */
-    bool writable;      /* a disk: neither read-only nor removable nor empty */
+    uint64_t size;        /* bytes */
+    bool writable;        /* a disk: neither read-only nor removable nor empty */
     const char *left_out; /* why it is not; NULL if it is */
     bool shared;          /* others may write to its image (share-rw=on) */
     bool inactive;        /* this QEMU may not write to its image: another one may have it */
-    bool persistent;    /* bitmaps outlive QEMU */
-    bool has_job;       /* a block job sits on top of it */
-    GPtrArray *bitmaps; /* of FlVmBitmap: the node's, without internal ones */
+    bool persistent;      /* bitmaps outlive QEMU */
+    bool has_job;         /* a block job sits on top of it */
+    GPtrArray *bitmaps;   /* of FlVmBitmap: the node's, without internal ones */
 } FlVmDisk;
 
 typedef struct {
@@ -61,17 +61,12 @@ GPtrArray *fl_vm_parse_disks(JsonNode *reply);
 bool fl_vm_is_inactive(JsonObject *node);
 /* Why nothing is done with it, with the name of the disk. */
 #define FL_VM_INACTIVE                                                                             \
-    "disk %s is inactive in this QEMU, so another one may have its image: back the VM up where it " \
+    "disk %s is inactive in this QEMU, so another one may have its image: back the VM up where "   \
+    "it "                                                                                          \
     "runs now; if that is here, resume it, or give the image back (blockdev-set-active)"
 
-/*
- * Whether QDEV (of FlVmDisk) runs in an iothread of a QEMU that aborts when an NBD client leaves
- * an export of such a disk: "nbd_blockdev_client_closed: Assertion `qemu_in_main_thread() ...'"
- * (fixed in 8.2.3 and 9.0; the fault came with the correction of CVE-2024-7409, which distributors
- * took into older versions).
- */
-bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *qdev, bool *kills,
-                            GError **error);
+/* Whether QDEV (of FlVmDisk) or the controller that it is on runs in an iothread. */
+bool fl_vm_in_iothread(FlQmp *qmp, const char *qdev, bool *iothread, GError **error);
 
 /* owner.c: why the images of a QEMU in run state STATE are not its own, with what query-migrate and
  * the capability late-block-activate say; NULL if they are. Pure. */

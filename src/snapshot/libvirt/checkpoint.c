@@ -46,7 +46,7 @@ GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error)
 {
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_checkpoints, NULL, NULL);
     g_autoptr(GPtrArray) array = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
 
     if (!fl_libvirt_ask(session, call)) {
         fl_libvirt_fail(error, call, "checkpoints");
@@ -98,8 +98,7 @@ static bool ask_redefine(FlLibvirtCall *call)
 bool fl_libvirt_remove_bitmap(FlLibvirtSession *session, const char *name, const char *target)
 {
     g_autofree char *domain = fl_libvirt_domain_xml(session, NULL);
-    g_autofree char *xml =
-        domain != NULL ? fl_checkpoint_redefine_xml(name, target, domain) : NULL;
+    g_autofree char *xml = domain != NULL ? fl_checkpoint_redefine_xml(name, target, domain) : NULL;
     g_autoptr(FlLibvirtCall) redefine = fl_libvirt_call_new(ask_redefine, xml, NULL);
     g_autoptr(FlLibvirtCall) whole = fl_libvirt_call_new(ask_delete, name, NULL);
 
@@ -152,16 +151,17 @@ static bool is_superseded(const FlCheckpoint *checkpoint, const GPtrArray *check
     return false;
 }
 
-bool fl_libvirt_roll_back(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_roll_back(FlSnapshot *backup, GError **error)
 {
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     g_autoptr(GPtrArray) checkpoints = NULL;
     int active;
     bool ok = true;
 
     session->doubtful = entry != NULL && entry->failed != NULL;
     /* It has been told that libvirtd is away. */
-    if (session->left && session->domain == NULL)
+    if (session->backup.left && session->domain == NULL)
         return true;
     active = fl_libvirt_active(session, error);
     if (active < 0)
@@ -216,17 +216,18 @@ static bool confirm(FlLibvirtSession *session, GError **error)
            fl_libvirt_fail(error, redefine, "checkpoint %s", session->point);
 }
 
-bool fl_libvirt_roll_forward(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_roll_forward(FlSnapshot *backup, GError **error)
 {
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
     if (session->point == NULL)
         return true;
     if (!confirm(session, error)) {
         /* It may be made for all that, or yet be; who was told that it was not relies on it. */
         g_prefix_error(error, "the commit failed, and counts as an abort: ");
-        fl_journal_write_failed(session->journal, session->point, NULL);
+        fl_journal_write_failed(session->backup.journal, session->point, NULL);
         return false;
     }
     /* It is committed. Older ones that stay for now cost no more than their space. */
-    fl_libvirt_roll_back(session, &session->late);
+    fl_libvirt_roll_back(backup, &session->late);
     return true;
 }

@@ -9,7 +9,6 @@
 #include "source/image/image-bitmaps.h"
 #include "snapshot/point.h"
 
-
 static bool is_wanted(const char *name, const void *options)
 {
     return fl_point_is_ours(name, ((const FlSnapshotOptions *)options)->series);
@@ -100,5 +99,5 @@ bool fl_libvirt_forget(FlSnapshot *backup, GError **error)
         return false;
     fl_libvirt_find_volumes(session);
     return forget_checkpoints(session, checkpoints, error) && forget_disks(session, error) &&
-           (backup->options->series != NULL || fl_journal_remove(session->journal, error));
+           (backup->options->series != NULL || fl_journal_remove(session->backup.journal, error));
 }

@@ -85,7 +85,7 @@ static bool stop_watchdog(FlLibvirtSession *session)
 /* Nothing was frozen. Returns false. */
 static bool not_frozen(FlLibvirtSession *session)
 {
-    fl_journal_write_thawed(session->journal, NULL); /* only spares a thaw */
+    fl_journal_write_thawed(session->backup.journal, NULL); /* only spares a thaw */
     return false;
 }
 
@@ -113,10 +113,11 @@ static bool freeze(FlLibvirtSession *session, GError **error)
     return true;
 }
 
-bool fl_libvirt_freeze(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_freeze(FlSnapshot *backup, GError **error)
 {
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
     const FlSnapshotOptions *options = session->backup.options;
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     g_autoptr(GError) failure = NULL;
 
     if (entry == NULL || entry->agent == NULL)
@@ -132,7 +133,7 @@ bool fl_libvirt_freeze(FlLibvirtSession *session, GError **error)
     }
     fl_snapshot_note(&session->backup, "the snapshot is like after a power cut: %s",
                      failure->message);
-    return fl_libvirt_thaw(session, error);
+    return fl_libvirt_thaw(backup, error);
 }
 
 /* Whether the freeze lasted: Windows ends one by itself, the watchdog any. */
@@ -148,9 +149,10 @@ static bool check_lasted(FlLibvirtSession *session, bool lasted, GError **error)
     return true;
 }
 
-bool fl_libvirt_thaw(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_thaw(FlSnapshot *backup, GError **error)
 {
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     bool ours = session->frozen_since != 0;
     bool lasted = stop_watchdog(session);
     g_autoptr(FlLibvirtCall) thaw = fl_libvirt_call_new(ask_thaw, NULL, NULL);
@@ -160,13 +162,13 @@ bool fl_libvirt_thaw(FlLibvirtSession *session, GError **error)
         return true;
     /* A guest that was started since is not frozen. */
     if (!ours && fl_libvirt_active(session, NULL) == 0)
-        return fl_journal_write_thawed(session->journal, error);
+        return fl_journal_write_thawed(session->backup.journal, error);
 
     set_agent_timeout(session, THAW_TIMEOUT);
     thaw->extra = THAW_TIMEOUT * 1000;
     thawed = fl_libvirt_ask(session, thaw);
     if (!thawed) {
-        session->left = true;
+        session->backup.left = true;
         fl_libvirt_fail(error, thaw, "the guest may still be frozen, --recover thaws it");
     }
     set_agent_timeout(session, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
@@ -181,5 +183,5 @@ bool fl_libvirt_thaw(FlLibvirtSession *session, GError **error)
     session->frozen_since = 0;
     lasted = lasted && (thaw->value > 0 || thaw->repeated || session->frozen <= 0);
     lasted = session->backup.state != FL_STATE_THAWING || check_lasted(session, lasted, error);
-    return fl_journal_write_thawed(session->journal, lasted ? error : NULL) && lasted;
+    return fl_journal_write_thawed(session->backup.journal, lasted ? error : NULL) && lasted;
 }

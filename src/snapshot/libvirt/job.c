@@ -175,8 +175,9 @@ char *fl_libvirt_choose_socket(const FlLibvirtSession *session)
                            g_random_int());
 }
 
-bool fl_libvirt_serve(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_serve(FlSnapshot *backup, GError **error)
 {
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
     g_autofree char *directory = NULL;
     const FlDomain *domain = session->description;
 
@@ -279,11 +280,11 @@ static bool fail_to_begin(const FlLibvirtSession *session, const FlLibvirtCall *
     return fl_libvirt_fail(error, call, "cannot take the snapshot");
 }
 
-bool fl_libvirt_snapshot(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error)
 {
-    FlSnapshot *backup = &session->backup;
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
-    fl_snapshot_set_time(backup, session->journal);
+    fl_snapshot_set_time(backup, session->backup.journal);
     name_disks(backup);
     if (!session->running)
         return true;
@@ -335,12 +336,12 @@ static bool read_back(FlSnapshot *backup, const FlDomainBackup *job, GError **er
     return true;
 }
 
-bool fl_libvirt_export(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_export(FlSnapshot *backup, GError **error)
 {
-    FlSnapshot *backup = &session->backup;
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
     g_autoptr(FlDomainBackup) job = NULL;
 
-    if (!fl_journal_set_second(session->journal, backup->time.tv_sec, error))
+    if (!fl_journal_set_second(session->backup.journal, backup->time.tv_sec, error))
         return false;
     if (!session->running)
         return true;
@@ -433,27 +434,29 @@ static void remove_directory(const char *socket)
     g_rmdir(path);
 }
 
-bool fl_libvirt_sweep(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
 {
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
-    g_autoptr(FlDomainBackup) backup = NULL;
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
+    g_autoptr(FlDomainBackup) found = NULL;
     FlLibvirtJob job =
-        settle(session, error) ? fl_libvirt_job(session, &backup, error) : FL_LIBVIRT_JOB_UNKNOWN;
+        settle(session, error) ? fl_libvirt_job(session, &found, error) : FL_LIBVIRT_JOB_UNKNOWN;
 
     if (job == FL_LIBVIRT_JOB_UNKNOWN || (job == FL_LIBVIRT_JOB_OURS && !end_job(session, error))) {
-        session->left = true;
+        session->backup.left = true;
         g_prefix_error(error, "something is left, which fleecefs --recover puts back: ");
         return false;
     }
     if (job == FL_LIBVIRT_JOB_OURS)
-        remove_directory(backup->socket);
+        remove_directory(found->socket);
     if (entry != NULL && entry->socket != NULL)
         remove_directory(entry->socket);
     return true;
 }
 
-bool fl_libvirt_let_go(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_let_go(FlSnapshot *backup, GError **error)
 {
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
     /* libvirt ends the job for all disks or for none, so they are lost together. */
     return fl_libvirt_job(session, NULL, error) != FL_LIBVIRT_JOB_OURS || end_job(session, error);
 }

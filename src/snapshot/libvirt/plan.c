@@ -55,14 +55,15 @@ static bool has_place(const FlDomainDisk *disk)
 static const FlCheckpoint *find_base(const GPtrArray *checkpoints, const FlSnapshotOptions *options)
 {
     const char *series = fl_snapshot_series(options);
+    const char *since = fl_snapshot_own_option(options, "since");
     const FlCheckpoint *last = NULL;
 
     for (guint i = 0; i < checkpoints->len; i++) {
         const FlCheckpoint *checkpoint = g_ptr_array_index(checkpoints, i);
         g_autoptr(FlPoint) point = NULL;
 
-        if (options->since != NULL) {
-            if (g_str_equal(checkpoint->name, options->since))
+        if (since != NULL) {
+            if (g_str_equal(checkpoint->name, since))
                 return checkpoint;
             continue;
         }
@@ -232,7 +233,7 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
     g_autoptr(GString) left_out = g_string_new(NULL);
     const FlCheckpoint *base = find_base(checkpoints, options);
 
-    if (!check_since(base, checkpoints, options->since, error) ||
+    if (!check_since(base, checkpoints, fl_snapshot_own_option(options, "since"), error) ||
         !check_names(domain, options, running, error))
         return NULL;
     for (guint i = 0; i < domain->disks->len; i++) {
@@ -249,11 +250,7 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
         if (!check_shared(disk, options, notes, error))
             return NULL;
         if (running && disk->iothread && disconnect_kills) {
-            fl_fail(error,
-                    "disk %s runs in an iothread, and this QEMU may abort when an NBD client "
-                    "leaves such a disk; 8.2.3, 9.0 and newer do not; leave the disk out "
-                    "(-o disk=) or take its iothread away",
-                    disk->target);
+            fl_snapshot_refuse_iothread(disk->target, error);
             return NULL;
         }
         g_ptr_array_add(plan, plan_disk(domain, disk, base, options, running));

@@ -29,8 +29,9 @@ static bool look(FlLibvirtSession *session, GError **error)
     return true;
 }
 
-bool fl_libvirt_check_job(FlLibvirtSession *session, GError **error)
+bool fl_libvirt_check_job(FlSnapshot *backup, GError **error)
 {
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
     if (session->running && !look(session, error))
         return false;
     return fl_snapshot_none_lost(&session->backup, error);

@@ -72,7 +72,7 @@ bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, 
         if ((now = read_claim(session)) == NULL && add_claim(session, claim, &failure))
             now = g_strdup(claim);
         if (g_strcmp0(now, claim) == 0) {
-            session->journal = g_steal_pointer(&journal);
+            session->backup.journal = g_steal_pointer(&journal);
             return true;
         }
         if (failure != NULL && (now = read_claim(session)) == NULL) {
@@ -86,8 +86,8 @@ bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, 
 void fl_fleece_unclaim(FlFleece *session)
 {
     /* What is left is for the next session, which finds it by this lock. */
-    if (session->journal == NULL || fl_journal_entry(session->journal) != NULL || session->gone ||
-        session->qmp == NULL)
+    if (session->backup.journal == NULL || fl_journal_entry(session->backup.journal) != NULL ||
+        session->gone || session->qmp == NULL)
         return;
     fl_qmp_call(session->qmp, "object-del", fl_qmp_args(fl_qmp_string("id", CLAIM)), NULL, NULL);
 }

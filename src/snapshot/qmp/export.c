@@ -88,8 +88,9 @@ static bool start_server(FlFleece *session, int fd, GError **error)
     return false;
 }
 
-bool fl_fleece_serve(FlFleece *session, GError **error)
+bool fl_fleece_serve(FlSnapshot *backup, GError **error)
 {
+    FlFleece *session = (FlFleece *)backup;
     bool ok;
     int fd;
 
@@ -105,17 +106,6 @@ bool fl_fleece_serve(FlFleece *session, GError **error)
     session->backup.socket = open(session->socket, O_PATH | O_CLOEXEC);
     return session->backup.socket >= 0 ||
            fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
-}
-
-bool fl_fleece_listens(const char *path)
-{
-    int fd = fl_unix_connect(path);
-
-    /* A full backlog (EAGAIN) is somebody too; so, perhaps, is what cannot be asked. */
-    if (fd < 0)
-        return errno != ECONNREFUSED && errno != ENOENT && errno != ENOTDIR;
-    close(fd);
-    return true;
 }
 
 /*
@@ -143,7 +133,7 @@ static bool wait_for_eof(const char *path, GError **error)
 /* The server is stopped before its socket goes, and only if it is the one that listens there. */
 bool fl_fleece_stop_server(FlFleece *session, GError **error)
 {
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     g_autofree char *path = NULL;
     g_autofree char *directory = NULL;
 

@@ -76,5 +76,6 @@ bool fl_fleece_forget(FlSnapshot *backup, GError **error)
         for (int notes = 0; node != NULL && notes <= 1; notes++)
             ok = forget_node(session, node, bitmaps, notes == 1, ok ? error : NULL) && ok;
     }
-    return ok && (backup->options->series != NULL || fl_journal_remove(session->journal, error));
+    return ok &&
+           (backup->options->series != NULL || fl_journal_remove(session->backup.journal, error));
 }

@@ -11,7 +11,7 @@ static bool freeze(FlFleece *session, GError **error)
 {
     session->agent = fl_agent_connect(session->agent_path, AGENT_TIMEOUT, error);
     if (session->agent == NULL) {
-        fl_journal_write_thawed(session->journal, NULL); /* only spares a thaw */
+        fl_journal_write_thawed(session->backup.journal, NULL); /* only spares a thaw */
         return false;
     }
     session->frozen_since = g_get_monotonic_time();
@@ -29,8 +29,9 @@ static void hurry(FlFleece *session)
         (unsigned)MAX(fl_snapshot_freeze_limit(session->backup.options) - spent, LEAST_TIMEOUT));
 }
 
-bool fl_fleece_freeze(FlFleece *session, GError **error)
+bool fl_fleece_freeze(FlSnapshot *backup, GError **error)
 {
+    FlFleece *session = (FlFleece *)backup;
     g_autoptr(GError) failure = NULL;
 
     if (session->agent_path == NULL)
@@ -44,7 +45,7 @@ bool fl_fleece_freeze(FlFleece *session, GError **error)
     fl_snapshot_note(&session->backup,
                      "the guest was not frozen, so the snapshot is like after a power cut: %s",
                      failure->message);
-    return fl_fleece_thaw(session, error);
+    return fl_fleece_thaw(backup, error);
 }
 
 /* Whether the freeze lasted: Windows ends one by itself. */
@@ -75,9 +76,10 @@ static bool reconnect(FlFleece *session, const char *path, GError **error)
     return session->agent != NULL;
 }
 
-bool fl_fleece_thaw(FlFleece *session, GError **error)
+bool fl_fleece_thaw(FlSnapshot *backup, GError **error)
 {
-    const FlJournalEntry *entry = fl_journal_entry(session->journal);
+    FlFleece *session = (FlFleece *)backup;
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     bool ours = session->agent != NULL;
     g_autoptr(GError) failure = NULL;
     bool lasted = true;
@@ -86,14 +88,14 @@ bool fl_fleece_thaw(FlFleece *session, GError **error)
         return true;
     /* The agent's socket goes with QEMU, and a guest that was started since is not frozen. */
     if (!ours && !fl_fleece_listens(entry->agent))
-        return fl_journal_write_thawed(session->journal, error);
+        return fl_journal_write_thawed(session->backup.journal, error);
     if (ours && session->backup.state == FL_STATE_THAWING)
         lasted = check_frozen(session, error);
     fl_qmp_set_timeout(session->qmp, fl_fleece_timeout(session));
 
     if (!reconnect(session, entry->agent, &failure) ||
         !fl_agent_thaw(session->agent, THAW_TIMEOUT, &failure)) {
-        session->left = true;
+        session->backup.left = true;
         g_clear_error(error);
         return fl_fail(error, "the guest may still be frozen, --recover thaws it: %s",
                        failure->message);
@@ -104,5 +106,5 @@ bool fl_fleece_thaw(FlFleece *session, GError **error)
         session->backup.times.frozen =
             (uint64_t)(g_get_monotonic_time() - session->frozen_since) * 1000;
     g_clear_pointer(&session->agent, fl_agent_free);
-    return fl_journal_write_thawed(session->journal, lasted ? error : NULL) && lasted;
+    return fl_journal_write_thawed(session->backup.journal, lasted ? error : NULL) && lasted;
 }

@@ -228,9 +228,10 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
     disk->scratch = -1;
     disk->disk.name = g_strdup(vm->name);
     /* Many may be on a server that others use too, and the address may be of the wrong one. */
-    disk->disk.export_name = options->nbd == NULL ? g_strdup(vm->name)
-                                                  : g_strdup_printf(FL_FLEECE_PREFIX "%08x-%s",
-                                                                    g_random_int(), vm->name);
+    disk->disk.export_name =
+        fl_snapshot_own_option(options, "nbd") == NULL
+            ? g_strdup(vm->name)
+            : g_strdup_printf(FL_FLEECE_PREFIX "%08x-%s", g_random_int(), vm->name);
     disk->disk.size = vm->size;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_snapshot_bitmap_free);
     if (!choose_base(disk, disks, vm, options, inconsistent, error)) {

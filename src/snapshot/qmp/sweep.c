@@ -199,13 +199,14 @@ static void empty_scratch(gpointer disk, gpointer data)
     fl_fleece_empty_scratch(disk);
 }
 
-bool fl_fleece_sweep(FlFleece *session, GError **error)
+bool fl_fleece_sweep(FlSnapshot *backup, GError **error)
 {
+    FlFleece *session = (FlFleece *)backup;
     Sweep sweep = {.session = session, .prefix = FL_FLEECE_PREFIX, .timeout = END_TIMEOUT};
     bool ok;
 
     if (!fl_fleece_reach(session, error)) {
-        session->left = true;
+        session->backup.left = true;
         return false;
     }
     if (session->gone)
@@ -220,12 +221,13 @@ bool fl_fleece_sweep(FlFleece *session, GError **error)
     /* A job that stays goes on writing there. */
     if (!sweep.stuck && session->backup.disks != NULL)
         g_ptr_array_foreach(session->backup.disks, empty_scratch, NULL);
-    session->left = session->left || !ok;
+    session->backup.left = session->backup.left || !ok;
     return ok;
 }
 
-bool fl_fleece_let_go(FlFleece *session, GError **error)
+bool fl_fleece_let_go(FlSnapshot *backup, GError **error)
 {
+    FlFleece *session = (FlFleece *)backup;
     bool ok = true;
 
     if (!fl_fleece_reach(session, error) || session->gone)
@@ -296,8 +298,9 @@ static bool roll_back_node(FlFleece *session, const char *node, JsonArray *bitma
     return ok;
 }
 
-bool fl_fleece_roll_back(FlFleece *session, GError **error)
+bool fl_fleece_roll_back(FlSnapshot *backup, GError **error)
 {
+    FlFleece *session = (FlFleece *)backup;
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *nodes;
     bool ok = true;
@@ -357,8 +360,9 @@ static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonObjec
            fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
 }
 
-bool fl_fleece_roll_forward(FlFleece *session, GError **error)
+bool fl_fleece_roll_forward(FlSnapshot *backup, GError **error)
 {
+    FlFleece *session = (FlFleece *)backup;
     const char *series = fl_snapshot_series(session->backup.options);
     g_autoptr(JsonNode) reply = NULL;
     g_autoptr(GHashTable) found = g_hash_table_new(g_str_hash, g_str_equal);

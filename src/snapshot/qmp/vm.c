@@ -295,17 +295,14 @@ static bool is_below(const char *path, const char *top)
            (path[length] == '\0' || path[length] == '/');
 }
 
-bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *qdev, bool *kills,
-                            GError **error)
+bool fl_vm_in_iothread(FlQmp *qmp, const char *qdev, bool *iothread, GError **error)
 {
     static const char *const tops[] = {"/machine/peripheral", "/machine/peripheral-anon"};
-    unsigned number = version_number(version->major, version->minor, version->micro);
     g_autofree char *bus = NULL;
 
-    *kills = false;
-    if (number >= 80203 || qdev == NULL)
+    *iothread = false;
+    if (qdev == NULL)
         return true;
-
     /* The thread is a property of the disk, or of the controller (virtio-scsi) that its bus is on.
      */
     bus = qom_string(qmp, qdev, "parent_bus");
@@ -325,7 +322,7 @@ bool fl_vm_disconnect_kills(FlQmp *qmp, const FlVmVersion *version, const char *
             if (!is_below(qdev, device) && !is_below(bus, device))
                 continue;
             thread = qom_string(qmp, device, "iothread");
-            *kills = *kills || (thread != NULL && *thread != '\0');
+            *iothread = *iothread || (thread != NULL && *thread != '\0');
         }
     }
     return true;

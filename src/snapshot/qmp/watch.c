@@ -111,8 +111,9 @@ static bool look_at_jobs(FlFleece *session, GError **error)
     return true;
 }
 
-bool fl_fleece_check_jobs(FlFleece *session, GError **error)
+bool fl_fleece_check_jobs(FlSnapshot *backup, GError **error)
 {
+    FlFleece *session = (FlFleece *)backup;
     if (!fl_fleece_reach(session, error))
         return false;
     if (session->gone)
@@ -137,8 +138,8 @@ static void dispatch(FlFleece *session)
         look_at_jobs(session, NULL);
 }
 
-/* By a clock of its own: a reader may keep the session busy with questions all the time. Returns the
- * milliseconds until it is due again; -1: never. */
+/* By a clock of its own: a reader may keep the session busy with questions all the time. Returns
+ * the milliseconds until it is due again; -1: never. */
 static int look_at_room(FlFleece *session)
 {
     gint64 now = g_get_monotonic_time();

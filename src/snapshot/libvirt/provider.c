@@ -1,19 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The provider: a session from open to close, and what carries out each action. */
 #include "snapshot/libvirt/session.h"
 
 #include <string.h>
 #include <unistd.h>
-
-/* The first version of QEMU that is known not to abort when an NBD client leaves a disk in an
- * iothread (see snapshot/qmp/vm.h), as libvirt numbers them. */
-#define SAFE_DISCONNECT 8002003
 
 static void release(FlSnapshot *backup)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
     fl_libvirt_disconnect(session);
-    g_clear_pointer(&session->journal, fl_journal_close);
+    g_clear_pointer(&backup->journal, fl_journal_close);
 }
 
 static void close_session(FlSnapshot *backup)
@@ -57,18 +54,13 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     g_autoptr(FlSnapshot) backup = &session->backup;
     g_autofree char *directory = NULL;
 
-    fl_snapshot_init(backup, &fl_libvirt_backup_ops, options);
+    fl_snapshot_init(backup, &fl_libvirt_provider, options);
     g_mutex_init(&session->lock);
     g_cond_init(&session->cond);
     session->scratch =
         g_canonicalize_filename(options->scratch != NULL ? options->scratch : "/var/tmp", NULL);
     if (!parse_source(session, options->source, error))
         return NULL;
-    if (options->nbd != NULL) {
-        fl_fail_usage(error, "%s: libvirt starts a server of its own (nbd= is for qmp:)",
-                      options->source);
-        return NULL;
-    }
     if (!fl_libvirt_connect(session, error)) {
         g_prefix_error(error, "%s: ", options->source);
         return NULL;
@@ -82,8 +74,8 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     if (directory == NULL)
         return NULL;
     /* The same as of a qmp: session, so that the two keep out of each other's way. */
-    session->journal = fl_journal_open(directory, session->uuid, error);
-    return session->journal != NULL ? g_steal_pointer(&backup) : NULL;
+    backup->journal = fl_journal_open(directory, session->uuid, error);
+    return backup->journal != NULL ? g_steal_pointer(&backup) : NULL;
 }
 
 static bool check_user(const FlLibvirtSession *session, GError **error)
@@ -115,7 +107,10 @@ static bool disconnect_kills(FlLibvirtSession *session)
     for (guint i = 0; i < session->description->disks->len; i++) {
         const FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
         if (disk->iothread)
-            return !fl_libvirt_ask(session, version) || version->value < SAFE_DISCONNECT;
+            return !fl_libvirt_ask(session, version) ||
+                   fl_snapshot_disconnect_kills((unsigned)(version->value / 1000000),
+                                                (unsigned)(version->value / 1000 % 1000),
+                                                (unsigned)(version->value % 1000));
     }
     return false;
 }
@@ -125,9 +120,9 @@ static bool ask_persistent(FlLibvirtCall *call)
     return (call->value = virDomainIsPersistent(call->domain)) >= 0;
 }
 
-static bool inspect(FlLibvirtSession *session, GError **error)
+static bool inspect(FlSnapshot *backup, GError **error)
 {
-    FlSnapshot *backup = &session->backup;
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
     g_autoptr(GPtrArray) checkpoints = NULL;
     g_autoptr(FlLibvirtCall) persistent = fl_libvirt_call_new(ask_persistent, NULL, NULL);
     g_autofree char *xml = NULL;
@@ -136,6 +131,7 @@ static bool inspect(FlLibvirtSession *session, GError **error)
     if (active < 0 || (active > 0 && !fl_libvirt_check_idle(session, error)))
         return false;
     session->running = active > 0;
+    backup->max_clients = session->running ? FL_SNAPSHOT_SERVER_CLIENTS : 0;
     xml = fl_libvirt_domain_xml(session, error);
     session->description = xml != NULL ? fl_domain_parse(xml, error) : NULL;
     if (session->description == NULL || !fl_libvirt_look_at_images(session, error) ||
@@ -161,9 +157,10 @@ static bool inspect(FlLibvirtSession *session, GError **error)
     return fl_snapshot_check_room(backup, session->scratch, &session->reserve, error);
 }
 
-static bool journal(FlLibvirtSession *session, GError **error)
+static bool journal(FlSnapshot *backup, GError **error)
 {
-    const FlSnapshotOptions *options = session->backup.options;
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+    const FlSnapshotOptions *options = backup->options;
     FlJournalEntry entry = {.source = options->source, .series = fl_snapshot_series(options)};
 
     if (!session->running)
@@ -173,12 +170,13 @@ static bool journal(FlLibvirtSession *session, GError **error)
     else if (options->agent != NULL && !options->agent_optional)
         return fl_fail(error, "the guest cannot be frozen: its agent is not connected");
     entry.socket = session->socket = fl_libvirt_choose_socket(session);
-    return fl_journal_write(session->journal, &entry, error);
+    return fl_journal_write(backup->journal, &entry, error);
 }
 
-static bool forget(FlLibvirtSession *session, GError **error)
+static bool forget_journal(FlSnapshot *backup, GError **error)
 {
-    bool ok = session->left || session->doubtful || fl_journal_forget(session->journal, error);
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+    bool ok = backup->left || session->doubtful || fl_journal_forget(backup->journal, error);
 
     if (ok && session->late != NULL) {
         g_propagate_error(error, g_steal_pointer(&session->late));
@@ -187,68 +185,14 @@ static bool forget(FlLibvirtSession *session, GError **error)
     return ok;
 }
 
-/* Whether ACTION may be carried out, on disks that must be those of this QEMU. */
-static bool may_run(FlLibvirtSession *session, FlAction action, GError **error)
+static bool allow_action(FlSnapshot *backup, FlAction action, GError **error)
 {
-    bool ends = action == FL_ACTION_SWEEP || action == FL_ACTION_ROLL_BACK;
     bool jobs = action == FL_ACTION_ROLL_BACK || action == FL_ACTION_ROLL_FORWARD;
 
-    if (!ends && !jobs && action != FL_ACTION_INSPECT && action != FL_ACTION_SNAPSHOT)
+    if (!jobs && action != FL_ACTION_SWEEP && action != FL_ACTION_INSPECT &&
+        action != FL_ACTION_SNAPSHOT)
         return true;
-    if (fl_libvirt_check_owner(session, jobs, error))
-        return true;
-    if (ends) {
-        session->left = true;
-        g_prefix_error(error, "nothing was written to the disks, and what is left of this session "
-                              "goes with the next one, or with fleecefs --recover: ");
-    }
-    return false;
-}
-
-static bool run(FlSnapshot *backup, FlAction action, GError **error)
-{
-    FlLibvirtSession *session = (FlLibvirtSession *)backup;
-    bool allowed;
-
-    /* It follows a sweep that has told why. */
-    if (session->refused && action == FL_ACTION_ROLL_BACK)
-        return true;
-    allowed = may_run(session, action, error);
-    session->refused = !allowed && action == FL_ACTION_SWEEP;
-    if (!allowed)
-        return false;
-    switch (action) {
-    case FL_ACTION_NONE:
-    case FL_ACTION_PREPARE: /* libvirt makes the scratch files */
-        return true;
-    case FL_ACTION_INSPECT:
-        return inspect(session, error);
-    case FL_ACTION_JOURNAL:
-        return journal(session, error);
-    case FL_ACTION_SERVE:
-        return fl_libvirt_serve(session, error);
-    case FL_ACTION_FREEZE:
-        return fl_libvirt_freeze(session, error);
-    case FL_ACTION_SNAPSHOT:
-        return fl_libvirt_snapshot(session, error);
-    case FL_ACTION_THAW:
-        return fl_libvirt_thaw(session, error);
-    case FL_ACTION_EXPORT:
-        return fl_libvirt_export(session, error);
-    case FL_ACTION_CHECK_JOBS:
-        return fl_libvirt_check_job(session, error);
-    case FL_ACTION_LET_GO:
-        return fl_libvirt_let_go(session, error);
-    case FL_ACTION_SWEEP:
-        return fl_libvirt_sweep(session, error);
-    case FL_ACTION_ROLL_BACK:
-        return fl_libvirt_roll_back(session, error);
-    case FL_ACTION_ROLL_FORWARD:
-        return fl_libvirt_roll_forward(session, error);
-    case FL_ACTION_FORGET:
-        return forget(session, error);
-    }
-    g_assert_not_reached();
+    return fl_libvirt_check_owner((FlLibvirtSession *)backup, jobs, error);
 }
 
 /* For another connection, should libvirtd be started anew: what its client library reads, and where
@@ -267,9 +211,34 @@ static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
     fl_sandbox_allow(sandbox, runtime, FL_SANDBOX_READ | FL_SANDBOX_WRITE);
 }
 
-const FlSnapshotOps fl_libvirt_backup_ops = {
+static const FlProviderOption options[] = {
+    {"since", "CHECKPOINT", "libvirt: what changed since then (our last)"},
+    {0},
+};
+
+const FlProvider fl_libvirt_provider = {
+    .prefix = "libvirt:",
+    .usage = "libvirt:DOMAIN",
+    .options = options,
     .open = open_session,
-    .run = run,
+    .allow_action = allow_action,
+    /* libvirt makes the scratch files: there is nothing to prepare. */
+    .actions =
+        {
+            [FL_ACTION_INSPECT] = inspect,
+            [FL_ACTION_JOURNAL] = journal,
+            [FL_ACTION_SERVE] = fl_libvirt_serve,
+            [FL_ACTION_FREEZE] = fl_libvirt_freeze,
+            [FL_ACTION_SNAPSHOT] = fl_libvirt_snapshot,
+            [FL_ACTION_THAW] = fl_libvirt_thaw,
+            [FL_ACTION_EXPORT] = fl_libvirt_export,
+            [FL_ACTION_CHECK_JOBS] = fl_libvirt_check_job,
+            [FL_ACTION_LET_GO] = fl_libvirt_let_go,
+            [FL_ACTION_SWEEP] = fl_libvirt_sweep,
+            [FL_ACTION_ROLL_BACK] = fl_libvirt_roll_back,
+            [FL_ACTION_ROLL_FORWARD] = fl_libvirt_roll_forward,
+            [FL_ACTION_FORGET] = forget_journal,
+        },
     .wait = fl_libvirt_wait,
     .look = fl_libvirt_look,
     .scratch_use = fl_libvirt_scratch_use,
