@@ -44,3 +44,37 @@ char **fl_option_list_split(const char *list)
     g_ptr_array_add(parts, NULL);
     return (char **)g_ptr_array_free(parts, FALSE);
 }
+
+/* Options that FUSE or mount(8) know; those that would make the tree writable are left out. */
+static const char *const fuse_options[] = {
+    "allow_other", "allow_root", "auto_unmount", "fsname=",     "max_read=",
+    "noatime",     "context=",   "fscontext=",   "defcontext=", "rootcontext="};
+/* Options of mount(8) and fstab that say nothing to us, or what we do anyway. */
+static const char *const ignored_options[] = {
+    "ro",       "rw",     "defaults", "auto",     "noauto",     "user",
+    "nouser",   "users",  "dev",      "nodev",    "suid",       "nosuid",
+    "exec",     "noexec", "nofail",   "_netdev",  "sync",       "async",
+    "atime",    "owner",  "group",    "relatime", "norelatime", "default_permissions",
+    "nonempty",
+};
+
+static bool listed(const char *const *list, size_t n, const char *option)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (g_str_has_suffix(list[i], "=") ? g_str_has_prefix(option, list[i])
+                                           : g_str_equal(option, list[i]))
+            return true;
+    }
+    return false;
+}
+
+bool fl_option_is_for_fuse(const char *option)
+{
+    return listed(fuse_options, G_N_ELEMENTS(fuse_options), option);
+}
+
+bool fl_option_is_for_mount(const char *option)
+{
+    return listed(ignored_options, G_N_ELEMENTS(ignored_options), option) ||
+           g_str_has_prefix(option, "x-") || g_str_has_prefix(option, "comment=");
+}

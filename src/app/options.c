@@ -230,29 +230,6 @@ static const Setting settings[] = {
     {"gid", "N", "group of all files (who mounts)", set_gid},
 };
 
-/* Options that FUSE or mount(8) know; those that would make the tree writable are left out. */
-static const char *const fuse_options[] = {
-    "allow_other", "allow_root", "auto_unmount", "fsname=",     "max_read=",
-    "noatime",     "context=",   "fscontext=",   "defcontext=", "rootcontext="};
-/* Options of mount(8) and fstab that say nothing to us, or what we do anyway. */
-static const char *const ignored_options[] = {
-    "ro",       "rw",     "defaults", "auto",     "noauto",     "user",
-    "nouser",   "users",  "dev",      "nodev",    "suid",       "nosuid",
-    "exec",     "noexec", "nofail",   "_netdev",  "sync",       "async",
-    "atime",    "owner",  "group",    "relatime", "norelatime", "default_permissions",
-    "nonempty",
-};
-
-static bool listed(const char *const *list, size_t n, const char *option)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (g_str_has_suffix(list[i], "=") ? g_str_has_prefix(option, list[i])
-                                           : g_str_equal(option, list[i]))
-            return true;
-    }
-    return false;
-}
-
 static bool apply(FlOptions *options, const Setting *setting, const char *value, GError **error)
 {
     if (setting->value != NULL && value == NULL)
@@ -280,10 +257,9 @@ static bool apply_one(FlOptions *options, const char *option, GError **error)
     }
     if (g_str_equal(option, "debug"))
         options->debug = true;
-    else if (listed(fuse_options, G_N_ELEMENTS(fuse_options), option))
+    else if (fl_option_is_for_fuse(option))
         g_ptr_array_add(options->fuse, g_strdup(option));
-    else if (!listed(ignored_options, G_N_ELEMENTS(ignored_options), option) &&
-             !g_str_has_prefix(option, "x-") && !g_str_has_prefix(option, "comment="))
+    else if (!fl_option_is_for_mount(option))
         return fl_fail_usage(error, "option '%s' is not known; see fleecefs --help", option);
     return true;
 }
