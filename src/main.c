@@ -91,6 +91,9 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .cache = sources->cache,
         .options = &options->view,
         .mountpoint = options->mountpoint,
+        .series = fl_snapshots_is_empty(sources->snapshots) ? NULL
+                  : options->series != NULL                 ? options->series
+                                                            : "last",
         .sandbox = options->sandbox != FL_SANDBOX_MODE_OFF,
         .since = {.tv_sec = g_get_real_time() / G_USEC_PER_SEC},
     };
@@ -228,7 +231,10 @@ static int run(const FlOptions *options)
         puts("fleecefs " FL_VERSION);
         return 0;
     case FL_COMMAND_STATUS:
-        return fl_client_status(options->mountpoint, options->json);
+        return options->watch ? fl_client_watch(options->mountpoint)
+                              : fl_client_status(options->mountpoint, options->json);
+    case FL_COMMAND_LIST:
+        return fl_client_list(options->json);
     case FL_COMMAND_COMMIT:
         return fl_client_end(options->mountpoint, true, options->force);
     case FL_COMMAND_ABORT:
@@ -256,7 +262,8 @@ static void hide_credentials(char **argv)
     }
 }
 
-/* A pipe or socket of ours must not get a number that it is closed by as stdin, stdout or stderr. */
+/* A pipe or socket of ours must not get a number that it is closed by as stdin, stdout or stderr.
+ */
 static void fill_stdio(void)
 {
     int fd;

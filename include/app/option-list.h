@@ -9,7 +9,7 @@
  * digits after one are a byte. */
 char **fl_option_list_split(const char *list);
 
-/* Whether OPTION, "NAME" or "NAME=VALUE", is one that is handed on to FUSE: none that would make the
- * tree writable; or one that mount(8) and fstab add, and that says nothing to us. */
+/* Whether OPTION, "NAME" or "NAME=VALUE", is one that is handed on to FUSE: none that would make
+ * the tree writable; or one that mount(8) and fstab add, and that says nothing to us. */
 bool fl_option_is_for_fuse(const char *option);
 bool fl_option_is_for_mount(const char *option);

@@ -16,6 +16,7 @@ typedef enum {
     FL_COMMAND_ABORT,
     FL_COMMAND_RECOVER,
     FL_COMMAND_FORGET,
+    FL_COMMAND_LIST,
 } FlCommand;
 
 typedef enum {
@@ -35,7 +36,7 @@ typedef struct {
     FlCommand command;
     GPtrArray *sources; /* of FlSourceSpec; one for FL_COMMAND_RECOVER and _FORGET */
     char *mountpoint;   /* absolute */
-    bool foreground, debug, verbose, json, force;
+    bool foreground, debug, verbose, json, watch, force;
     char *pidfile; /* absolute; NULL: none */
     uid_t uid;
     gid_t gid;

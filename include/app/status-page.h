@@ -14,3 +14,6 @@ typedef struct {
 /* The page of STATUS, which may be of another version of the daemon: what is not there is not
  * shown. Foreign text in it is made printable. To be freed with g_free(). */
 char *fl_status_page_make(JsonObject *status, const FlStatusPageOptions *options);
+
+/* The page with colours for a terminal. To be freed. */
+char *fl_status_page_colour(const char *page);

@@ -9,6 +9,7 @@ typedef struct {
     FlCache *cache;
     const FlViewOptions *options;
     const char *mountpoint;
+    const char *series; /* of snapshots; NULL: there are none */
     struct timespec since;
     uint64_t pid_namespace; /* filled in by fl_status_add() */
     bool sandbox;          /* asked for */

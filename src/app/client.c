@@ -2,7 +2,6 @@
 #include "app/client.h"
 
 #include "mount/control.h"
-#include "app/status-page.h"
 #include "qemu/json.h"
 #include "util/deadline.h"
 
@@ -168,25 +167,39 @@ static GByteArray *receive(Child child, gint64 deadline)
     }
 }
 
-/* The status of the mount as text; else NULL and a message. */
-static char *ask_status(const char *mountpoint, const char *path)
+int fl_client_ask(const char *mountpoint, char **text)
 {
+    g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
     g_autoptr(GByteArray) bytes =
         receive(ask_by_child(read_status, path, NULL), fl_deadline_in(ANSWER_SECONDS));
     int failed = 0;
 
-    if (bytes == NULL || bytes->len < sizeof failed) {
-        g_critical(SILENT, mountpoint, ANSWER_SECONDS);
-        return NULL;
-    }
+    if (bytes == NULL || bytes->len < sizeof failed)
+        return ETIMEDOUT;
     memcpy(&failed, bytes->data, sizeof failed);
     if (failed == 0)
-        return g_strndup((char *)bytes->data + sizeof failed, bytes->len - sizeof failed);
-    if (failed == ENOTCONN)
+        *text = g_strndup((char *)bytes->data + sizeof failed, bytes->len - sizeof failed);
+    return failed;
+}
+
+void fl_client_complain(const char *mountpoint, int failed)
+{
+    if (failed == ETIMEDOUT)
+        g_critical(SILENT, mountpoint, ANSWER_SECONDS);
+    else if (failed == ENOTCONN)
         g_critical(DEAD, mountpoint, mountpoint);
     else
         g_critical("%s is not a fleecefs mount that answers: %s", mountpoint, g_strerror(failed));
-    return NULL;
+}
+
+char *fl_client_ask_loudly(const char *mountpoint)
+{
+    char *text = NULL;
+    int failed = fl_client_ask(mountpoint, &text);
+
+    if (failed != 0)
+        fl_client_complain(mountpoint, failed);
+    return text;
 }
 
 typedef struct {
@@ -209,13 +222,13 @@ static void send_command(const char *path, void *opaque, int out)
 }
 
 /* Waits for what CHILD has to say, for as long as the daemon answers to others. */
-static bool await_reply(const char *mountpoint, const char *path, Child child, Reply *reply)
+static bool await_reply(const char *mountpoint, Child child, Reply *reply)
 {
     struct pollfd p = {.fd = child.fd, .events = POLLIN};
     g_autoptr(GByteArray) bytes = NULL;
 
     while (poll(&p, 1, ANSWER_SECONDS * 1000) == 0) {
-        g_autofree char *text = ask_status(mountpoint, path);
+        g_autofree char *text = fl_client_ask_loudly(mountpoint);
         if (text == NULL && poll(&p, 1, 0) == 0) {
             leave_child(&child);
             return false;
@@ -257,7 +270,7 @@ static void wait_for_end(int daemon, const char *path)
 int fl_client_end(const char *mountpoint, bool commit, bool force)
 {
     g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
-    g_autofree char *text = ask_status(mountpoint, path);
+    g_autofree char *text = fl_client_ask_loudly(mountpoint);
     g_autoptr(JsonObject) status = text != NULL ? fl_json_parse(text, strlen(text), NULL) : NULL;
     Command command = {.commit = commit, .force = force};
     Reply reply;
@@ -266,7 +279,7 @@ int fl_client_end(const char *mountpoint, bool commit, bool force)
     if (text == NULL)
         return FL_ERROR_FAILED;
     daemon = open_daemon(status);
-    if (!await_reply(mountpoint, path, ask_by_child(send_command, path, &command), &reply)) {
+    if (!await_reply(mountpoint, ask_by_child(send_command, path, &command), &reply)) {
         reply.message.status = FL_ERROR_FAILED;
     } else if (reply.error != 0) {
         g_critical("%s: %s", mountpoint, g_strerror(reply.error));
@@ -281,57 +294,4 @@ int fl_client_end(const char *mountpoint, bool commit, bool force)
     if (daemon >= 0)
         close(daemon);
     return reply.message.status;
-}
-
-/* Of the terminal that the page goes to; a page for a file or a pipe is as wide as one usually is.
- */
-static FlStatusPageOptions page_options(const char *mountpoint)
-{
-    FlStatusPageOptions options = {.mountpoint = mountpoint, .columns = 80};
-    struct winsize size;
-
-    if (isatty(STDOUT_FILENO)) {
-        options.wrap = true;
-        if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-            options.columns = size.ws_col;
-    }
-    return options;
-}
-
-/* 1 if a disk has failed: scripts ask. */
-static int exit_status_of(JsonObject *status)
-{
-    JsonArray *disks = fl_json_array(status, "exports");
-
-    for (guint i = 0; i < fl_json_length(disks); i++) {
-        if (g_strcmp0(fl_json_string(fl_json_element(disks, i), "state"), "failed") == 0)
-            return FL_ERROR_FAILED;
-    }
-    return 0;
-}
-
-int fl_client_status(const char *mountpoint, bool json)
-{
-    g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
-    g_autofree char *text = ask_status(mountpoint, path);
-    g_autoptr(JsonObject) status = NULL;
-    g_autoptr(GError) error = NULL;
-    g_autofree char *page = NULL;
-    FlStatusPageOptions options;
-
-    if (text == NULL)
-        return FL_ERROR_FAILED;
-    status = fl_json_parse(text, strlen(text), &error);
-    if (status == NULL) {
-        g_critical("%s cannot be read: %s", path, error->message);
-        return FL_ERROR_FAILED;
-    }
-    if (json) {
-        fputs(text, stdout);
-        return exit_status_of(status);
-    }
-    options = page_options(mountpoint);
-    page = fl_status_page_make(status, &options);
-    fputs(page, stdout);
-    return exit_status_of(status);
 }

@@ -287,8 +287,8 @@ static gboolean on_setting(const gchar *name, const gchar *value, gpointer data,
 static gboolean set_command(FlOptions *options, FlCommand command, GError **error)
 {
     if (options->command != FL_COMMAND_MOUNT && options->command != command)
-        return fl_fail_usage(error, "give only one of --status, --commit, --abort, --recover and "
-                                    "--forget");
+        return fl_fail_usage(error, "give only one of --status, --list, --commit, --abort, "
+                                    "--recover and --forget");
     options->command = command;
     return TRUE;
 }
@@ -321,6 +321,16 @@ static gboolean on_status(const gchar *name, const gchar *value, gpointer data, 
     return set_command(options, FL_COMMAND_STATUS, error);
 }
 
+static gboolean on_list(const gchar *name, const gchar *value, gpointer data, GError **error)
+{
+    FlOptions *options = data;
+
+    options->json = g_strcmp0(value, "json") == 0;
+    if (value != NULL && !options->json)
+        return fl_fail_usage(error, "--list takes no argument but =json, not '%s'", value);
+    return set_command(options, FL_COMMAND_LIST, error);
+}
+
 /* The options for GLib: those with a spelling of their own, then the settings. */
 static GOptionContext *make_context(FlOptions *options, GArray *entries)
 {
@@ -342,6 +352,10 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
          "those below by name, and FUSE's (allow_other)", "OPT[,OPT...]"},
         {"status", 0, optional, G_OPTION_ARG_CALLBACK, (gpointer)on_status,
          "show what a mount does; =json: as JSON", NULL},
+        {"watch", 0, 0, G_OPTION_ARG_NONE, &options->watch, "with status: until the mount ends",
+         NULL},
+        {"list", 0, optional, G_OPTION_ARG_CALLBACK, (gpointer)on_list,
+         "list all mounts; =json: as JSON", NULL},
         {"commit", 0, flag, G_OPTION_ARG_CALLBACK, (gpointer)on_command,
          "done: keep the new restore point, unmount", NULL},
         {"force", 0, 0, G_OPTION_ARG_NONE, &options->force,
@@ -482,6 +496,9 @@ static bool take_arguments(FlOptions *options, char **args, GPtrArray *servers, 
     case FL_COMMAND_HELP:
     case FL_COMMAND_VERSION:
         return true;
+    case FL_COMMAND_LIST:
+        return n == 0 ||
+               fl_fail_usage(error, "--list takes no argument but =json, not '%s'", args[0]);
     case FL_COMMAND_MOUNT:
         if (n < 2)
             return fl_fail_usage(error, "%s; usage: fleecefs [OPTIONS] SOURCE... MOUNTPOINT",
@@ -535,6 +552,10 @@ FlOptions *fl_options_parse(char **argv, GError **error)
     options->help = g_option_context_get_help(context, TRUE, NULL);
     if (!g_option_context_parse_strv(context, &args, &why)) {
         fl_fail_usage(error, "%s", why->message);
+        return NULL;
+    }
+    if (options->watch && (options->command != FL_COMMAND_STATUS || options->json)) {
+        fl_fail_usage(error, "--watch is for --status, as a page");
         return NULL;
     }
     if (!take_arguments(options, args + 1, servers, error) ||

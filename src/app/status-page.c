@@ -431,3 +431,26 @@ char *fl_status_page_make(JsonObject *status, const FlStatusPageOptions *options
     add_advice(&page, disks);
     return g_string_free(page.text, FALSE);
 }
+
+/* Escape sequences of ECMA-48 around what a colour is for. */
+char *fl_status_page_colour(const char *page)
+{
+    static const struct {
+        const char *pattern, *replacement;
+    } rules[] = {
+        {"FAILED", "\033[1;31m\\0\033[0m"},
+        {"(?m)^  (failure|to do)  ", "  \033[31m\\1\033[0m  "},
+        {"(?m)(nearly full|connecting again|with errors|[0-9]+ errors$)", "\033[33m\\0\033[0m"},
+        {"(?m)(, |  )(ok)(?=$|,)", "\\1\033[32m\\2\033[0m"},
+        {"\\[(#+)", "[\033[32m\\1\033[0m"},
+    };
+    char *text = g_strdup(page);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(rules); i++) {
+        g_autoptr(GRegex) regex = g_regex_new(rules[i].pattern, 0, 0, NULL);
+        g_autofree char *before = text;
+
+        text = g_regex_replace(regex, before, -1, 0, rules[i].replacement, 0, NULL);
+    }
+    return text;
+}

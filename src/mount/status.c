@@ -123,6 +123,7 @@ static GBytes *make_status(void *opaque)
     fl_json_add_int(json, "pid", getpid());
     fl_json_add_int(json, "pid_namespace", (gint64)status->pid_namespace);
     fl_json_add_string(json, "mountpoint", status->mountpoint);
+    fl_json_add_string(json, "series", status->series);
     fl_json_add_string(json, "since", since);
     fl_json_add_string(json, "sandbox",
                        !status->sandbox                  ? "off"

@@ -184,8 +184,9 @@ static void test_qcow2(Fixture *fixture, gconstpointer data)
     assert_qcow2(":", MIB, true, NULL);
     assert_qcow2("rm -f a; qemu-img create -q -f qcow2 -o data_file=c a 1M", MIB, true,
                  "from another file");
-    assert_qcow2("rm -f a; qemu-img create -q -f qcow2 --object secret,id=s,data=x "
-                 "-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 a 1M",
+    /* As LUKS says, whose making takes the time that the machine gives it. */
+    assert_qcow2("rm -f a; qemu-img create -q -f qcow2 a 1M; "
+                 "printf '\\2' | dd of=a bs=1 seek=35 conv=notrunc status=none",
                  MIB, false, "encrypted");
     g_assert_cmpint(fl_stored_open("nosuch", &error), ==, -1);
     run("ln -s a link");
