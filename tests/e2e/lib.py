@@ -356,6 +356,20 @@ class TestCase(unittest.TestCase):
         os.mkdir(path)
         return path
 
+    @contextlib.contextmanager
+    def part(self):
+        """A part of a test, with a folder and a cleanup of its own."""
+        whole, stack = self.dir, self._stack
+        self.dir = self.mkdir("part")
+        os.chmod(self.dir, 0o755)
+        try:
+            with contextlib.ExitStack() as self._stack:
+                _at_exit.push(self._stack)
+                self.defer(shutil.rmtree, self.dir)
+                yield
+        finally:
+            self.dir, self._stack = whole, stack
+
     def _check_sanitizers(self):
         """Fails with what sanitizers or valgrind wrote, also of daemons in the background."""
         for name in sorted(os.listdir(self.dir)):

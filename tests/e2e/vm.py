@@ -84,6 +84,12 @@ class Disk:
         self.format = "raw" if kind == "raw" else "qcow2"
         self.device = f"dev-{name}"
 
+    def set_size(self, size):
+        """Notes that the image has another SIZE now; what is added is zeros."""
+        del self.model[size:]
+        self.model.extend(bytes(size - len(self.model)))
+        self.size = size
+
     def arguments(self):
         # A disk may have its name from its device.
         self.device = "dev-" + self.name.removeprefix("dev-")
