@@ -258,8 +258,7 @@ class Domain(vm.Vm):
     def __init__(self, test, disks, transient=False, devices="", arguments=(), name=None):
         self.libvirtd = shared()
         self.test, self.disks = test, {d.name: d for d in disks}
-        Domain.count += 1
-        self.name = name or f"test {Domain.count}"
+        self.name = name or self.new_name()
         self.transient = transient
         self.state = test.mkdir("state")
         self.scratch = test.mkdir("scratch")
@@ -273,6 +272,11 @@ class Domain(vm.Vm):
             self.virsh("define", self.xml)
             test.defer(self._undefine)
         self.start()
+
+    @staticmethod
+    def new_name():
+        Domain.count += 1
+        return f"test {Domain.count}"
 
     def _xml(self, devices, arguments):
         disks = "".join(
@@ -303,7 +307,8 @@ class Domain(vm.Vm):
         self.disks = {d.name: d for d in disks}
         with open(self.xml, "w") as f:
             f.write(self._xml("", ()))
-        self.virsh("define", self.xml)
+        if not self.transient:
+            self.virsh("define", self.xml)
 
     def _destroy(self):
         lib.attempt("virsh", "--connect", self.libvirtd.uri(), "destroy", self.name)
