@@ -55,6 +55,8 @@ typedef struct {
                             disk cannot have one, and in a VM that is shut off */
     char *base;          /* the id that the increment is relative to; NULL in full mode */
     char *disk_id;       /* what disk it is, in its series: that of BASE has the same */
+    char *witness;       /* of what it held at BASE (snapshot/witness.h), for IMAGE to be compared
+                            with; NULL: none */
     char *reason;        /* why the mode is full; NULL in incremental mode */
 
     /* Of the session: why the snapshot can be trusted no more, and whether the caller knows. */

@@ -5,6 +5,7 @@
 #include "app/pieces.h"
 #include "snapshot/point.h"
 #include "snapshot/provider.h"
+#include "snapshot/witness.h"
 #include "util/deadline.h"
 #include "util/size.h"
 
@@ -264,19 +265,17 @@ static bool has_bitmap(const FlImageInfo *image, const FlSnapshotBitmap *bitmap)
     return image == NULL;
 }
 
-/* SIZE: of the disk, in bytes. */
-static void make_full(FlOrigin *origin, uint64_t size)
+/* SIZE: of the disk, in bytes. Takes REASON. */
+static void make_full(FlOrigin *origin, uint64_t size, char *reason)
 {
     g_autofree char *id = fl_point_id(origin->time.tv_sec);
 
     g_free(origin->mode);
     origin->mode = g_strdup("full");
     g_free(origin->reason);
-    origin->reason =
-        g_strdup_printf("restore point %s is missing in the image or inconsistent: the VM did not "
-                        "end cleanly, or the image was replaced, or resized after a snapshot",
-                        origin->base);
+    origin->reason = reason;
     g_clear_pointer(&origin->base, g_free);
+    g_clear_pointer(&origin->increment, g_free);
     g_free(origin->disk_id);
     origin->disk_id = fl_point_disk_id(id, size, NULL);
 }
@@ -314,7 +313,11 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlSnapshot *back
     for (guint i = 0; i < disk->bitmaps->len; i++) {
         const FlSnapshotBitmap *bitmap = disk->bitmaps->pdata[i];
         if (!has_bitmap(opening->image, bitmap)) {
-            make_full(origin, disk->size);
+            make_full(origin, disk->size,
+                      g_strdup_printf("restore point %s is missing in the image or inconsistent: "
+                                      "the VM did not end cleanly, or the image was replaced, or "
+                                      "resized after a snapshot",
+                                      origin->base));
             continue;
         }
         g_ptr_array_add(origin->bitmaps,
@@ -371,6 +374,21 @@ static bool share_connections(const Opening *opening, const FlSnapshot *backup,
     return true;
 }
 
+/* The exports of a VM that runs were compared when the snapshot was taken. */
+static void compare_image(const Opening *opening, const FlSnapshotDisk *disk,
+                          const FlExportInfo *info, FlOrigin *origin)
+{
+    FlWait wait = handshake_wait(opening);
+    g_autoptr(GError) failure = NULL;
+
+    if (opening->image == NULL || origin->increment == NULL || disk->witness == NULL ||
+        fl_witness_check(opening->endpoint, info, disk->witness, origin->increment, &wait,
+                         &failure))
+        return;
+    g_ptr_array_set_size(origin->bitmaps, 0);
+    make_full(origin, disk->size, g_strdup(failure->message));
+}
+
 static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
                               const FlSnapshotDisk *disk, const FlDiskOptions *options,
                               GError **error)
@@ -383,6 +401,7 @@ static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
     if (found == NULL)
         return false;
     origin = make_disk_origin(opening, backup, disk);
+    compare_image(opening, disk, found->pdata[0], origin);
     if (origin->reason != NULL)
         g_message("disk %s: a full backup, because %s", disk->name, origin->reason);
     fl_pieces_load(origin, opening->spec, sources->options, disk->size);

@@ -161,6 +161,7 @@ void fl_snapshot_disk_clear(FlSnapshotDisk *disk)
     g_free(disk->restore_point);
     g_free(disk->base);
     g_free(disk->disk_id);
+    g_free(disk->witness);
     g_free(disk->reason);
     g_free(disk->lost);
 }

@@ -111,6 +111,77 @@ class Identity(lib.TestCase):
         self.write(5)
         self.goes_on(third["vda"], self.chains.back_up(self.vm)["vda"])
 
+    def check_changed(self):
+        """A is not what its bitmap says; what comes next goes on."""
+        self.write(3)
+        second = self.chains.back_up(self.vm)
+        self.is_full(second["vda"], "its bytes at .* the bitmap does not say so")
+        self.goes_on(self.first["vdb"], second["vdb"])
+        self.write(4)
+        self.goes_on(second["vda"], self.chains.back_up(self.vm)["vda"])
+
+    def test_smaller_and_larger_again(self):
+        """By the size nothing has changed."""
+        self.vm.write("vda", SIZE - lib.MIB, lib.MIB, 19)
+        self.first = self.chains.back_up(self.vm)
+        for size in SIZE - lib.MIB, SIZE:
+            self.vm.virsh("blockresize", self.vm.name, "vda", f"{size}B")
+            self.a.set_size(size)
+        self.check_changed()
+
+    def test_smaller_and_larger_again_when_off(self):
+        self.vm.write("vda", SIZE - lib.MIB, lib.MIB, 19)
+        self.first = self.chains.back_up(self.vm)
+        self.vm.quit()
+        for size in SIZE - lib.MIB, SIZE:
+            lib.run("qemu-img", "resize", "-q", "--shrink", self.a.image, size)
+            self.a.set_size(size)
+        self.vm.start()
+        self.check_changed()
+
+    def test_contents_exchanged_in_place(self):
+        self.write(2)
+        self.vm.quit()
+        for image in self.a.image, self.b.image:
+            shutil.copy(image, image + ".kept")
+        shutil.copyfile(self.a.image + ".kept", self.b.image)
+        shutil.copyfile(self.b.image + ".kept", self.a.image)
+        self.a.model, self.b.model = self.b.model, self.a.model
+        self.vm.start()
+        for disk in self.chains.back_up(self.vm).values():
+            self.is_full(disk, "its bytes at .* the bitmap does not say so")
+
+    def test_bitmap_cleared(self):
+        self.write(2)
+        self.vm.quit()
+        lib.run("qemu-img", "bitmap", "--clear", self.a.image, self.vm.checkpoints()[0])
+        self.vm.start()
+        self.check_changed()
+
+    def test_large_disk_made_smaller_and_larger_again(self):
+        """Whose data is noted in part: what was cut off had little."""
+        size = 64 * lib.GIB
+        disk = Disk(self, "vda", lib.MIB)
+        lib.run("qemu-img", "resize", "-q", disk.image, size)
+        vm = Domain(self, [disk])
+        for at in 0, 13 * lib.GIB, 40 * lib.GIB + 5 * 65536, 63 * lib.GIB:
+            vm.io("vda", f"write -P 5 {at} 65536")
+        vm.begin().finish("commit")
+        vm.io("vda", f"write -P 6 {20 * lib.GIB} 65536")
+        snapshot = vm.begin()
+        self.assertIn("base", snapshot.disks["vda"])
+        snapshot.finish("commit")
+        for cut in size - lib.MIB, size:
+            vm.virsh("blockresize", vm.name, "vda", f"{cut}B")
+        snapshot = vm.begin()
+        self.assertIn("base", snapshot.disks["vda"])
+        snapshot.finish("commit")
+        for cut in 62 * lib.GIB, size:
+            vm.virsh("blockresize", vm.name, "vda", f"{cut}B")
+        snapshot = vm.begin()
+        self.is_full(snapshot.disks["vda"], f"its bytes at {63 * lib.GIB} are others")
+        snapshot.finish("abort")
+
     def test_external_snapshot(self):
         """The chain goes on in the overlay, and in what is merged."""
         self.vm.virsh("snapshot-create-as", self.vm.name, "s", "--disk-only", "--no-metadata")

@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autoptr(FlDomain) domain = fl_domain_parse(text, &errors[0]);
     g_autoptr(FlCheckpoint) checkpoint = fl_checkpoint_parse(text, &errors[1]);
     g_autoptr(FlDomainBackup) backup = fl_domain_backup_parse(text, &errors[2]);
-    g_autofree char *confirm = fl_checkpoint_confirm_xml(text, &errors[3]);
+    g_autofree char *confirm = fl_checkpoint_confirm_xml(text, NULL, 0, &errors[3]);
 
     g_assert_true((domain != NULL) == (errors[0] == NULL));
     g_assert_true((checkpoint != NULL) == (errors[1] == NULL));

@@ -124,10 +124,14 @@ static FlCheckpoint *make_point(const char *name, const char *description)
 
 static void test_confirm(void)
 {
-    const FlDomainPart part = {
-        .target = "vda", .point = true, .size = 512, .disk_id = "D", .keys = ",k1,k2"};
+    const FlDomainPart part = {.target = "vda",
+                               .point = true,
+                               .size = 512,
+                               .disk_id = "D",
+                               .keys = ",k1,k2",
+                               .witness = "5:ab,1f:cd"};
     g_autofree char *pending = fl_checkpoint_xml(&part, 1, "fleecefs.last.1");
-    g_autofree char *confirmed = fl_checkpoint_confirm_xml(pending, NULL);
+    g_autofree char *confirmed = fl_checkpoint_confirm_xml(pending, &part, 1, NULL);
     g_autoptr(FlCheckpoint) checkpoint = fl_checkpoint_parse(confirmed, NULL);
     g_autoptr(FlCheckpoint) other = make_point("virtnbdbackup.0", "");
     g_autoptr(FlCheckpoint) alike = make_point("virtnbdbackup.1", "fleecefs pending");
@@ -135,8 +139,10 @@ static void test_confirm(void)
     g_assert_true(checkpoint->ours && !checkpoint->pending);
     g_assert_cmpuint(checkpoint_disk(checkpoint, "vda")->size, ==, 512);
     g_assert_cmpstr(checkpoint_disk(checkpoint, "vda")->disk_id, ==, "D");
+    g_assert_cmpstr(checkpoint_disk(checkpoint, "vda")->witness, ==, "5:ab,1f:cd");
     g_assert_cmpuint(checkpoint_disk(checkpoint, "vda")->keys->len, ==, 2);
-    g_assert_null(fl_checkpoint_confirm_xml(confirmed, NULL));
+    g_assert_cmpuint(g_hash_table_size(checkpoint->disks), ==, 1);
+    g_assert_null(fl_checkpoint_confirm_xml(confirmed, &part, 1, NULL));
     /* What is not ours by name and description is never touched. */
     g_assert_false(other->ours || other->pending || alike->ours || alike->pending);
 }

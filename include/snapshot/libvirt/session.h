@@ -23,6 +23,7 @@ typedef struct {
     char *checkpoint;    /* that the increment is relative to; NULL: full */
     bool point;          /* it takes part in the new checkpoint */
     char *keys;          /* of its images, each after a comma */
+    char *witness;       /* of what it holds now, for the checkpoint; NULL: none */
 } FlLibvirtDisk;
 
 typedef struct {
@@ -156,10 +157,18 @@ FlLibvirtState fl_libvirt_state(FlLibvirtSession *session);
 bool fl_libvirt_check_idle(FlLibvirtSession *session, GError **error);
 char *fl_libvirt_choose_socket(const FlLibvirtSession *session);
 bool fl_libvirt_serve(FlSnapshot *backup, GError **error);
+/* What is said of the disks to libvirt; as many as there are. */
+FlDomainPart *fl_libvirt_parts(const FlLibvirtSession *session);
+/* Each disk that does not go on with its base's identity gets one. */
+void fl_libvirt_name_disks(const FlSnapshot *backup);
 bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error);
 bool fl_libvirt_export(FlSnapshot *backup, GError **error);
 bool fl_libvirt_let_go(FlSnapshot *backup, GError **error);
 bool fl_libvirt_sweep(FlSnapshot *backup, GError **error);
+
+/* witness.c: compares what is exported with what it was at the base, and makes those full that are
+ * not what their bitmaps say; and takes witnesses for the new checkpoint. */
+void fl_libvirt_compare(FlLibvirtSession *session);
 
 /* watch.c */
 bool fl_libvirt_check_job(FlSnapshot *backup, GError **error);

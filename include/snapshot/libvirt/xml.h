@@ -46,6 +46,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDomain, fl_domain_free)
 typedef struct {
     uint64_t size;   /* bytes; 0 if that is not known */
     char *disk_id;   /* NULL if that is not known */
+    char *witness;   /* of what it held (snapshot/witness.h); NULL: none */
     GPtrArray *keys; /* of char *: of its images, or if they were not noted, "path:" and a file */
 } FlCheckpointDisk;
 
@@ -94,6 +95,7 @@ typedef struct {
     uint64_t size;           /* bytes */
     const char *disk_id;     /* goes into the checkpoint */
     const char *keys;        /* the same, each after a comma */
+    const char *witness;     /* the same, of one that is confirmed; NULL: none */
 } FlDomainPart;
 
 /* A pull backup of PARTS with the server at SOCKET and scratch files in DIRECTORY. */
@@ -101,8 +103,10 @@ char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const char *socke
                            const char *directory);
 /* The pending checkpoint NAME of PARTS. */
 char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name);
-/* XML of a pending checkpoint, as libvirt returned it, made into that of one that is confirmed. */
-char *fl_checkpoint_confirm_xml(const char *xml, GError **error);
+/* XML of a pending checkpoint, as libvirt returned it, made into that of one of PARTS that is
+ * confirmed. */
+char *fl_checkpoint_confirm_xml(const char *xml, const FlDomainPart *parts, gsize n,
+                                GError **error);
 /* The checkpoint NAME of TARGET alone, with the description of the domain that has it, for libvirt
  * to take for one that it made. */
 char *fl_checkpoint_redefine_xml(const char *name, const char *target, const char *domain);

@@ -204,11 +204,13 @@ static bool confirm(FlLibvirtSession *session, GError **error)
     g_autoptr(FlLibvirtCall) description =
         fl_libvirt_call_new(ask_description, session->point, NULL);
     g_autoptr(FlLibvirtCall) redefine = NULL;
+    g_autofree FlDomainPart *parts = fl_libvirt_parts(session);
     g_autofree char *confirmed = NULL;
 
     if (!fl_libvirt_ask(session, description))
         return fl_libvirt_fail(error, description, "checkpoint %s", session->point);
-    confirmed = fl_checkpoint_confirm_xml(description->string, error);
+    confirmed =
+        fl_checkpoint_confirm_xml(description->string, parts, session->backup.disks->len, error);
     if (confirmed == NULL)
         return false;
     redefine = fl_libvirt_call_new(ask_redefine, confirmed, NULL);

@@ -202,14 +202,10 @@ static bool ask_begin(FlLibvirtCall *call)
     return virDomainBackupBegin(call->domain, call->text, call->more, 0) == 0;
 }
 
-/* What starts the job with all disks as they are planned. */
-static FlLibvirtCall *begin(const FlLibvirtSession *session)
+FlDomainPart *fl_libvirt_parts(const FlLibvirtSession *session)
 {
     const GPtrArray *disks = session->backup.disks;
-    g_autofree FlDomainPart *parts = g_new0(FlDomainPart, disks->len);
-    g_autofree char *directory = g_path_get_dirname(session->socket);
-    g_autofree char *backup = NULL;
-    g_autofree char *checkpoint = NULL;
+    FlDomainPart *parts = g_new0(FlDomainPart, disks->len);
 
     for (guint i = 0; i < disks->len; i++) {
         const FlLibvirtDisk *disk = g_ptr_array_index(disks, i);
@@ -222,9 +218,21 @@ static FlLibvirtCall *begin(const FlLibvirtSession *session)
             .size = disk->disk.size,
             .disk_id = disk->disk.disk_id,
             .keys = disk->keys,
+            .witness = disk->witness,
         };
     }
-    backup = fl_domain_backup_xml(parts, disks->len, session->socket, directory);
+    return parts;
+}
+
+/* What starts the job with all disks as they are planned. */
+static FlLibvirtCall *begin(const FlLibvirtSession *session)
+{
+    const GPtrArray *disks = session->backup.disks;
+    g_autofree FlDomainPart *parts = fl_libvirt_parts(session);
+    g_autofree char *directory = g_path_get_dirname(session->socket);
+    g_autofree char *backup = fl_domain_backup_xml(parts, disks->len, session->socket, directory);
+    g_autofree char *checkpoint = NULL;
+
     if (session->point != NULL)
         checkpoint = fl_checkpoint_xml(parts, disks->len, session->point);
     return fl_libvirt_call_new(ask_begin, backup, checkpoint);
@@ -255,8 +263,7 @@ static bool drop_bases(const GPtrArray *disks, const char *message)
     return dropped;
 }
 
-/* Each disk that does not go on with its base's identity gets one. */
-static void name_disks(const FlSnapshot *backup)
+void fl_libvirt_name_disks(const FlSnapshot *backup)
 {
     for (guint i = 0; i < backup->disks->len; i++) {
         FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
@@ -285,7 +292,7 @@ bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error)
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
     fl_snapshot_set_time(backup, session->backup.journal);
-    name_disks(backup);
+    fl_libvirt_name_disks(backup);
     if (!session->running)
         return true;
     for (guint i = 0; i < backup->disks->len; i++) {
@@ -299,7 +306,7 @@ bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error)
     for (;;) {
         g_autoptr(FlLibvirtCall) call = NULL;
 
-        name_disks(backup);
+        fl_libvirt_name_disks(backup);
         call = begin(session);
         if (fl_libvirt_ask_once(session, call))
             return true;
@@ -353,7 +360,10 @@ bool fl_libvirt_export(FlSnapshot *backup, GError **error)
     if (!read_back(backup, job, error))
         return false;
     backup->socket = open(session->socket, O_PATH | O_CLOEXEC);
-    return backup->socket >= 0 || fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
+    if (backup->socket < 0)
+        return fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
+    fl_libvirt_compare(session);
+    return true;
 }
 
 /* Its value is a FlLibvirtState. */

@@ -13,6 +13,7 @@ static void free_disk(gpointer data)
     fl_snapshot_disk_clear(&disk->disk);
     g_free(disk->checkpoint);
     g_free(disk->keys);
+    g_free(disk->witness);
     g_free(disk);
 }
 
@@ -99,6 +100,7 @@ void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason)
     disk->disk.reason = reason;
     g_clear_pointer(&disk->disk.base, g_free);
     g_clear_pointer(&disk->disk.disk_id, g_free);
+    g_clear_pointer(&disk->disk.witness, g_free);
     g_clear_pointer(&disk->checkpoint, g_free);
     g_ptr_array_set_size(disk->disk.bitmaps, 0);
 }
@@ -112,6 +114,7 @@ static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base,
     disk->checkpoint = g_strdup(base->name);
     disk->disk.base = g_strdup(point != NULL ? point->id : base->name);
     disk->disk.disk_id = g_strdup(was->disk_id);
+    disk->disk.witness = g_strdup(was->witness);
     if (!running) {
         g_free(bitmap->context);
         bitmap->context = g_strconcat("qemu:dirty-bitmap:", base->name, NULL);

@@ -11,6 +11,7 @@
  */
 #define PENDING   "fleecefs pending"
 #define COMMITTED "fleecefs committed"
+#define WITNESS   ":witness" /* ends the target of a word that is one */
 
 /* The path of an element by the names of those around it, "domain/devices/disk". */
 typedef struct {
@@ -210,6 +211,7 @@ static void free_checkpoint_disk(gpointer data)
     FlCheckpointDisk *disk = data;
 
     g_free(disk->disk_id);
+    g_free(disk->witness);
     g_ptr_array_unref(disk->keys);
     g_free(disk);
 }
@@ -250,10 +252,14 @@ static void read_description(FlCheckpoint *checkpoint, const char *text)
         FlCheckpointDisk *disk;
         guint64 size;
 
+        if (equals != NULL && g_str_has_suffix((*equals = '\0', *word), WITNESS)) {
+            (*word)[strlen(*word) - strlen(WITNESS)] = '\0';
+            set_string(&need_disk(checkpoint, *word)->witness, equals + 1);
+            continue;
+        }
         if (parts[0] == NULL ||
             !g_ascii_string_to_unsigned(parts[0], 10, 0, INT64_MAX, &size, NULL))
             continue;
-        *equals = '\0';
         disk = need_disk(checkpoint, *word);
         disk->size = size;
         set_string(&disk->disk_id, parts[1]);
@@ -354,9 +360,24 @@ bool fl_checkpoint_descends(const FlCheckpoint *checkpoint, const FlCheckpoint *
     return false;
 }
 
+/* Words: "TARGET=SIZE,DISK,KEY...", and "TARGET:witness=..." */
+static char *describe(const char *state, const FlDomainPart *parts, gsize n)
+{
+    GString *text = g_string_new(state);
+
+    for (const FlDomainPart *part = parts; part < parts + n; part++) {
+        if (part->point)
+            g_string_append_printf(text, " %s=%" G_GUINT64_FORMAT ",%s%s", part->target, part->size,
+                                   part->disk_id, part->keys);
+        if (part->point && part->witness != NULL)
+            g_string_append_printf(text, " %s" WITNESS "=%s", part->target, part->witness);
+    }
+    return g_string_free(text, FALSE);
+}
+
 char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name)
 {
-    g_autoptr(GString) description = g_string_new(PENDING);
+    g_autofree char *description = describe(PENDING, parts, n);
     g_autoptr(GString) disks = g_string_new(NULL);
     g_autofree char *head = NULL;
 
@@ -364,12 +385,9 @@ char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name)
         g_autofree char *disk = g_markup_printf_escaped(
             "<disk name='%s' checkpoint='%s'/>", part->target, part->point ? "bitmap" : "no");
         g_string_append(disks, disk);
-        if (part->point)
-            g_string_append_printf(description, " %s=%" G_GUINT64_FORMAT ",%s%s", part->target,
-                                   part->size, part->disk_id, part->keys);
     }
-    head = g_markup_printf_escaped("<name>%s</name><description>%s</description>", name,
-                                   description->str);
+    head =
+        g_markup_printf_escaped("<name>%s</name><description>%s</description>", name, description);
     return g_strdup_printf("<domaincheckpoint>%s<disks>%s</disks></domaincheckpoint>", head,
                            disks->str);
 }
@@ -384,18 +402,20 @@ char *fl_checkpoint_redefine_xml(const char *name, const char *target, const cha
     return g_strdup_printf("<domaincheckpoint>%s%s</domaincheckpoint>", own, domain);
 }
 
-char *fl_checkpoint_confirm_xml(const char *xml, GError **error)
+char *fl_checkpoint_confirm_xml(const char *xml, const FlDomainPart *parts, gsize n, GError **error)
 {
     static const char pending[] = "<description>" PENDING;
+    g_autofree char *text = describe(COMMITTED, parts, n);
+    g_autofree char *description = g_markup_escape_text(text, -1);
     /* The checkpoint's own description comes before that of the domain in it. */
     const char *found = strstr(xml, pending);
+    const char *end = found != NULL ? strstr(found, "</description>") : NULL;
 
-    if (found == NULL) {
+    if (end == NULL) {
         fl_fail(error, "libvirt has changed the checkpoint's description");
         return NULL;
     }
-    return g_strdup_printf("%.*s<description>" COMMITTED "%s", (int)(found - xml), xml,
-                           found + strlen(pending));
+    return g_strdup_printf("%.*s<description>%s%s", (int)(found - xml), xml, description, end);
 }
 
 /* Backups */
