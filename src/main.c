@@ -133,6 +133,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
     fl_session_run(session, on_ready, background);
+    fl_background_ending(background);
     /* Whoever still waits for a read is answered before the session goes; and a second signal must
      * not keep a snapshot from being aborted. */
     fl_session_unmount(session);
@@ -186,10 +187,11 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
 /* The whole of a mount; the exit status. */
 static int run_mount(const FlOptions *options)
 {
-    FlBackground background = {.notify = -1};
+    FlBackground background;
     g_autoptr(GError) error = NULL;
     int status = 0;
 
+    fl_background_init(&background);
     if (!options->foreground && !fl_background_start(&background, &status, &error)) {
         if (error != NULL)
             g_critical("%s", error->message);

@@ -2,6 +2,7 @@
 #include "util/background.h"
 
 #include "util/log.h"
+#include "util/notify.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,11 @@ static int wait_for(pid_t child, int fd)
     return WIFEXITED(status) ? WEXITSTATUS(status) : FL_ERROR_FAILED;
 }
 
+void fl_background_init(FlBackground *background)
+{
+    *background = (FlBackground){.notify = -1, .manager = fl_notify_open()};
+}
+
 bool fl_background_start(FlBackground *background, int *status, GError **error)
 {
     pid_t parent = getpid(), child;
@@ -50,6 +56,10 @@ bool fl_background_start(FlBackground *background, int *status, GError **error)
     }
     close(fds[0]);
     background->notify = fds[1];
+    /* A manager that waits for a word has started us with -f. */
+    if (background->manager >= 0)
+        close(background->manager);
+    background->manager = -1;
     /* Until it is ready, who ends the first process, or presses Ctrl-C, means this one. */
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent)
@@ -62,8 +72,10 @@ void fl_background_ready(FlBackground *background)
     int null;
     ssize_t n;
 
-    if (background->notify < 0)
+    if (background->notify < 0) {
+        fl_notify(background->manager, "READY=1");
         return;
+    }
     setsid();
     prctl(PR_SET_PDEATHSIG, 0);
     fl_log_to_syslog();
@@ -77,4 +89,12 @@ void fl_background_ready(FlBackground *background)
     while (n < 0 && errno == EINTR);
     close(background->notify);
     background->notify = -1;
+}
+
+void fl_background_ending(FlBackground *background)
+{
+    fl_notify(background->manager, "STOPPING=1");
+    if (background->manager >= 0)
+        close(background->manager);
+    background->manager = -1;
 }

@@ -2,6 +2,7 @@
 """Daemons in trouble: stopped, started without standard descriptors; what their clients say."""
 import os
 import signal
+import socket
 import subprocess
 
 import lib
@@ -50,6 +51,34 @@ class Daemon(lib.TestCase):
                     self.assertEqual(f.read(4), b"\5\5\5\5")
                 self.assertEqual(self.fleecefs("--abort", point).returncode, 0)
                 self.assertFalse(lib.is_mounted(point))
+
+    def test_service_manager(self):
+        """Told when the tree answers and when it ends, by a path or in the abstract namespace."""
+        for name in (self.path("notify"), f"\0fleecefs-test-{os.getpid()}"):
+            point, seen = self.mkdir("mnt"), self.path("seen")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.bind(name)
+                manager.settimeout(lib.PATIENCE)
+                # A server of ours is not the service.
+                process = subprocess.Popen(
+                    [*lib.FLEECEFS, "-f", "[", "sh", "-c",
+                     'echo "$NOTIFY_SOCKET" >"$0"; exec nbdkit memory 1M', seen, "]", point],
+                    env={**os.environ, "NOTIFY_SOCKET": name.replace("\0", "@")})
+                self.defer(lib.attempt, "umount", "-l", point)
+                self.defer(process.kill)
+                self.assertEqual(manager.recv(100), b"READY=1")
+                self.assertTrue(os.path.exists(point + "/default/disk.raw"))
+                process.send_signal(signal.SIGTERM)
+                self.assertEqual(manager.recv(100), b"STOPPING=1")
+                self.assertEqual(process.wait(lib.PATIENCE), 0)
+                with open(seen) as f:
+                    self.assertEqual(f.read(), "\n")
+
+    def test_service_manager_that_is_not_there(self):
+        done = lib.attempt(*lib.FLEECEFS, "-f", "nosuch", self.mkdir("mnt"),
+                           env={**os.environ, "NOTIFY_SOCKET": self.path("nobody")})
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, "the service manager cannot be told: .*nobody: No such file")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Install(lib.TestCase):
                     "share/zsh/site-functions/_fleecefs", "share/doc/fleecefs/README.md",
                     "share/doc/fleecefs/examples/demo",
                     "share/doc/fleecefs/examples/backup.conf",
+                    "share/doc/fleecefs/examples/mount.service",
                     "share/doc/fleecefs/examples/apparmor"}
         modules = os.listdir(f"{lib.TOP}/contrib/fleecefs_backups")
         expected |= {f"share/fleecefs/fleecefs_backups/{n}" for n in modules if n.endswith(".py")}
@@ -52,6 +53,12 @@ class Install(lib.TestCase):
             done = lib.attempt("systemd-analyze", "verify", "--man=no",
                                f"{self.dir}/fleecefs-backup@web.{kind}")
             self.assertEqual((done.returncode, done.stderr), (0, ""))
+        with open(f"{prefix}/share/doc/fleecefs/examples/mount.service") as f:
+            text = f.read().replace("=fleecefs ", f"={prefix}/bin/fleecefs ")
+        with open(f"{self.dir}/srv-web.service", "w") as f:
+            f.write(text)
+        done = lib.attempt("systemd-analyze", "verify", "--man=no", f"{self.dir}/srv-web.service")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def check_mount(self, *argv, **env):
         """Mounts by a command that ends with the mount point; unmounts by umount."""
