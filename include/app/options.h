@@ -4,6 +4,7 @@
 
 #include "disk/disk.h"
 #include "mount/export.h"
+#include "source/kind.h"
 
 #include <sys/types.h>
 
@@ -25,13 +26,6 @@ typedef enum {
     FL_SANDBOX_MODE_OFF,
 } FlSandboxMode;
 
-/* [NAME=]SOURCE or [NAME=][ SERVER ARGS... ] */
-typedef struct {
-    char *name;  /* NULL: none was given */
-    char *text;  /* URI, path, qmp:..., libvirt:...; NULL for a server */
-    char **argv; /* of a server; NULL otherwise */
-} FlSourceSpec;
-
 typedef struct {
     FlCommand command;
     GPtrArray *sources; /* of FlSourceSpec; one for FL_COMMAND_RECOVER and _FORGET */
@@ -43,7 +37,7 @@ typedef struct {
     FlSandboxMode sandbox;
     FlDiskOptions disk;
     FlViewOptions view;
-    char *format; /* of image files, as QEMU calls it; NULL: found by their contents */
+    GPtrArray *values; /* of FlSourceValue: options of kinds of sources */
     /* Of snapshots. */
     const char *snapshot_option;    /* one that was given and is of snapshots; else NULL */
     char *series, *agent, *scratch; /* paths are absolute */

@@ -2,8 +2,7 @@
 /* Sources: from what the command line names to exports in the tree. */
 #pragma once
 
-#include "source/nbd/endpoint.h"
-#include "source/server.h"
+#include "source/kind.h"
 #include "mount/tree.h"
 #include "app/options.h"
 #include "app/snapshots.h"
@@ -11,11 +10,10 @@
 /* What lives as long as the mount. */
 typedef struct {
     const FlOptions *options;
-    FlBudget *budget;     /* of memory, for what sources make us remember */
+    FlBudget *budget; /* of memory, for what sources make us remember */
     FlTree *tree;
     FlCache *cache;
-    GPtrArray *servers;   /* of FlServer: those that we started */
-    GPtrArray *endpoints; /* of FlEndpoint: what disks may connect to again */
+    GPtrArray *sources; /* of FlSource: what disks may connect to again */
     FlSnapshots *snapshots;
     FlDiskOptions snapshot_disk; /* of disks of snapshots */
 } FlSources;
@@ -33,8 +31,6 @@ bool fl_sources_open(FlSources *sources, GError **error);
  * False with an error if something was left in a VM. */
 bool fl_sources_close(FlSources *sources, GError **error);
 
-/* Whether TEXT is an NBD URI. */
-bool fl_source_is_nbd(const char *text);
 /* Whether TEXT names a VM whose snapshot is to be taken. */
 bool fl_source_is_vm(const char *text);
 /* Fails if OPTIONS are about snapshots, and no source is a VM. */

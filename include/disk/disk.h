@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk: one export of a server, its maps, and its bytes.
+ * A disk: one export of a source, its maps, and its bytes.
  *
  * A disk belongs to the thread that runs the main context (the loop), and every function here is
  * called there. What blocks (connecting, loading maps) is done by workers, which hand their result
@@ -12,9 +12,7 @@
  */
 #pragma once
 
-#include "source/nbd/blockstatus.h"
-#include "source/nbd/endpoint.h"
-#include "source/read.h"
+#include "source/source.h"
 #include "util/rate.h"
 
 #include <time.h>
@@ -27,17 +25,10 @@ typedef struct {
     bool keep_one;        /* do not close the last: the server may end with it */
 } FlDiskOptions;
 
-/* What is known of a disk from where its server was started: not from NBD. */
-typedef struct {
-    char *context;        /* "qemu:dirty-bitmap:NAME" */
-    char *shown;          /* the name of its files */
-    uint64_t granularity; /* bytes; 0 if not known */
-} FlDiskBitmap;
-
 typedef struct FlDisk FlDisk;
 
-/* Takes over INFO. */
-FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOptions *options);
+/* Keeps a reference to SOURCE, and takes over INFO. */
+FlDisk *fl_disk_new(FlSource *source, FlExportInfo *info, const FlDiskOptions *options);
 FlDisk *fl_disk_ref(FlDisk *disk);
 void fl_disk_unref(FlDisk *disk); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDisk, fl_disk_unref)

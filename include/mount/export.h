@@ -24,15 +24,6 @@ typedef struct {
     char *backing, *backing_fmt; /* of increments; NULL: ../disk.raw and raw; "none" for none */
 } FlViewOptions;
 
-/* A bitmap as its source knows it, beyond what NBD tells. */
-typedef struct {
-    char *context;        /* "qemu:dirty-bitmap:NAME" */
-    char *shown;          /* what its files are called */
-    uint64_t granularity; /* bytes; 0: not known */
-} FlBitmap;
-FlBitmap *fl_bitmap_new(const char *context, const char *shown, uint64_t granularity);
-void fl_bitmap_free(FlBitmap *bitmap);
-
 /* Where an export comes from. Strings may be NULL where a source has nothing to say. */
 typedef struct {
     char *source; /* the name that inodes are hashed with: stable from mount to mount */

@@ -120,5 +120,3 @@ bool fl_snapshot_disconnect_kills(unsigned major, unsigned minor, unsigned micro
 bool fl_snapshot_refuse_iothread(const char *disk, GError **error);
 
 void fl_snapshot_disk_clear(FlSnapshotDisk *disk);
-FlSnapshotBitmap *fl_snapshot_bitmap_new(const char *name, uint64_t granularity);
-void fl_snapshot_bitmap_free(gpointer bitmap);

@@ -14,6 +14,7 @@
  */
 #pragma once
 
+#include "map/bitmap.h"
 #include "util/error.h"
 #include "util/sandbox.h"
 
@@ -36,12 +37,6 @@ typedef struct {
     GHashTable *own;         /* values (strings) of providers' own options by name; may be NULL */
 } FlSnapshotOptions;
 
-typedef struct {
-    char *name;           /* of the bitmap that was copied, or the series */
-    char *context;        /* the meta context to ask for: "qemu:dirty-bitmap:..." */
-    uint64_t granularity; /* bytes */
-} FlSnapshotBitmap;
-
 /* One disk of the snapshot; belongs to the session. */
 typedef struct {
     char *name;          /* for its folder; not encoded */
@@ -50,7 +45,8 @@ typedef struct {
                             else NULL */
     char *image_format;  /* of IMAGE, as QEMU calls it; NULL: not known */
     uint64_t size;       /* bytes */
-    GPtrArray *bitmaps;  /* of FlSnapshotBitmap: the increment first, if there is one */
+    GPtrArray *bitmaps;  /* of FlBitmap, named after the bitmap that was copied, or the
+                            series: the increment first, if there is one */
     char *restore_point; /* the id that a commit makes the base of the next increment; NULL if the
                             disk cannot have one, and in a VM that is shut off */
     char *base;          /* the id that the increment is relative to; NULL in full mode */

@@ -12,15 +12,15 @@
  */
 #pragma once
 
-#include "source/nbd/endpoint.h"
+#include "source/source.h"
 
 #define FL_WITNESS_GRANULE (UINT64_C(64) << 10)
 #define FL_WITNESS_MOST    64u
 
 /* What is on the disk INFO; NULL with an error. */
-char *fl_witness_take(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
+char *fl_witness_take(FlSource *source, const FlExportInfo *info, const FlWait *wait,
                       GError **error);
 /* Whether all of WITNESS is as it was where the bitmap CONTEXT is clean: false with
  * FL_ERROR_CHANGED, or with another error if that cannot be told. */
-bool fl_witness_check(FlEndpoint *endpoint, const FlExportInfo *info, const char *witness,
+bool fl_witness_check(FlSource *source, const FlExportInfo *info, const char *witness,
                       const char *context, const FlWait *wait, GError **error);

@@ -8,17 +8,8 @@
  */
 #pragma once
 
+#include "map/context.h"
 #include "view/view.h"
-
-/* What the types of a meta context mean. */
-typedef enum {
-    FL_CONTEXT_ALLOCATION, /* base:allocation: FL_ALLOC_* (NBD protocol) */
-    FL_CONTEXT_DIRTY,      /* qemu:dirty-bitmap:NAME: FL_DIRTY (QEMU, docs/interop/nbd.txt) */
-    FL_CONTEXT_DEPTH,      /* qemu:allocation-depth: the layer that has it, 1 the top; 0: none */
-    FL_CONTEXT_OTHER,      /* not known: numbers only */
-} FlContextKind;
-
-FlContextKind fl_context_kind(const char *context_name);
 
 /* Room that fl_context_describe() needs. */
 #define FL_DESCRIPTION_MAX 32

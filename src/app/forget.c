@@ -2,8 +2,9 @@
 #include "app/forget.h"
 
 #include "app/sources.h"
-#include "source/image/image-bitmaps.h"
 #include "snapshot/piece-clock.h"
+#include "source/image/layers.h"
+#include "source/nbd/nbd.h"
 #include "snapshot/piece-notes.h"
 #include "snapshot/point.h"
 
@@ -21,8 +22,8 @@ static bool forget_image(const FlOptions *options, const char *path, char **repo
     g_autofree char *absolute =
         g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
     g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free);
-    bool ok = fl_image_remove_bitmaps(absolute, options->format, is_wanted, options->series, lines,
-                                      error);
+    bool ok = fl_image_remove_bitmaps(absolute, fl_source_value(options->values, "format"),
+                                      is_wanted, options->series, lines, error);
 
     g_ptr_array_add(lines, NULL);
     *report = g_strjoinv("\n", (char **)lines->pdata);

@@ -12,10 +12,10 @@ bool fl_image_point_is_note(const char *name)
     return point != NULL && point->kind != FL_POINT_BASE;
 }
 
-static const FlBitmapInfo *find(const FlImageInfo *image, const char *name)
+static const FlBitmap *find(const FlExportInfo *image, const char *name)
 {
     for (guint i = 0; i < image->bitmaps->len; i++) {
-        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
+        const FlBitmap *bitmap = image->bitmaps->pdata[i];
         if (g_str_equal(bitmap->name, name))
             return bitmap;
     }
@@ -24,24 +24,24 @@ static const FlBitmapInfo *find(const FlImageInfo *image, const char *name)
 
 /* Whether BITMAP, whose name is POINT, says all that was written to a disk of SIZE bytes since a
  * backup of SERIES. */
-static bool is_base(const FlImageInfo *image, const FlBitmapInfo *bitmap, const FlPoint *point,
+static bool is_base(const FlExportInfo *image, const FlBitmap *bitmap, const FlPoint *point,
                     uint64_t size, const char *series)
 {
     g_autofree char *marker = fl_point_marker(point->series, point->id);
 
     return point->kind == FL_POINT_BASE && g_str_equal(point->series, series) &&
-           fl_bitmap_info_is_whole(bitmap) && find(image, marker) == NULL &&
+           fl_bitmap_is_whole(bitmap) && find(image, marker) == NULL &&
            (point->size == 0 || point->size == size);
 }
 
 /* Which disk the points of SERIES in IMAGE say that they belong to; NULL if none does, as those
  * that libvirt made, or several do. */
-static FlPoint *find_identity(const FlImageInfo *image, const char *series)
+static FlPoint *find_identity(const FlExportInfo *image, const char *series)
 {
     g_autoptr(FlPoint) found = NULL;
 
     for (guint i = 0; i < image->bitmaps->len; i++) {
-        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
+        const FlBitmap *bitmap = image->bitmaps->pdata[i];
         g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
         g_autofree char *marker = NULL;
 
@@ -61,10 +61,10 @@ static FlPoint *find_identity(const FlImageInfo *image, const char *series)
 
 /* Whether the disk of IDENTITY, which may be NULL, has had another size than SIZE: the bitmap that
  * says so has its last bit set as long as nothing was cut off. */
-static bool was_resized(const FlImageInfo *image, const FlPoint *identity, uint64_t size)
+static bool was_resized(const FlExportInfo *image, const FlPoint *identity, uint64_t size)
 {
     g_autofree char *name = NULL;
-    const FlBitmapInfo *bitmap;
+    const FlBitmap *bitmap;
 
     if (identity == NULL)
         return false;
@@ -73,24 +73,23 @@ static bool was_resized(const FlImageInfo *image, const FlPoint *identity, uint6
     return identity->size != size || bitmap == NULL || bitmap->count == 0;
 }
 
-void fl_image_point_choose(FlOrigin *origin, const FlImageInfo *image, uint64_t size,
-                           const char *series)
+void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const char *series)
 {
     const char *wanted = series != NULL ? series : FL_SERIES_DEFAULT;
     g_autoptr(FlPoint) identity = find_identity(image, wanted);
 
     for (guint i = 0; i < image->bitmaps->len; i++) {
-        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
+        const FlBitmap *bitmap = image->bitmaps->pdata[i];
         g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
 
-        if (point == NULL || !is_base(image, bitmap, point, size, wanted) ||
-            (point->unique && was_resized(image, identity, size)) ||
+        if (point == NULL || !is_base(image, bitmap, point, image->size, wanted) ||
+            (point->unique && was_resized(image, identity, image->size)) ||
             (origin->base != NULL && strcmp(point->id, origin->base) <= 0))
             continue;
         g_free(origin->base);
         origin->base = g_strdup(point->id);
         g_free(origin->increment);
-        origin->increment = g_strconcat("qemu:dirty-bitmap:", bitmap->name, NULL);
+        origin->increment = g_strdup(bitmap->context);
     }
     if (origin->base == NULL)
         return;

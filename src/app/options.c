@@ -104,11 +104,6 @@ static bool keep_path(char **where, const char *value)
     return true;
 }
 
-static bool set_format(FlOptions *options, const char *value, GError **error)
-{
-    return keep(&options->format, value);
-}
-
 static bool set_series(FlOptions *options, const char *value, GError **error)
 {
     return keep(&options->series, value);
@@ -210,7 +205,6 @@ static const Setting settings[] = {
     {"readahead", "SIZE", "bytes to read ahead; 0 disables (16M)", set_readahead},
     {"timeout", "SECONDS", "of silence before a server counts as gone (30)", set_timeout},
     {"reconnect", "SECONDS", "to try to reconnect to a server; 0 disables (60)", set_reconnect},
-    {"format", "FMT", "of image files: raw, qcow2... (as they look)", set_format},
     {"backing", "NAME", "of qcow2 increments; or: none (../disk.raw)", set_backing},
     {"backing_fmt", "FMT", "its format (raw)", set_backing_fmt},
     {"split", "SIZE", "of the pieces in split/ (4M or more)", set_split},
@@ -255,6 +249,8 @@ static bool apply_one(FlOptions *options, const char *option, GError **error)
         if (g_strcmp0(parts[0], settings[i].name) == 0)
             return apply(options, &settings[i], parts[1], error);
     }
+    if (parts[0] != NULL && fl_source_option_find(parts[0]) != NULL)
+        return fl_source_option_give(options->values, parts[0], parts[1], error);
     if (g_str_equal(option, "debug"))
         options->debug = true;
     else if (fl_option_is_for_fuse(option))
@@ -281,6 +277,9 @@ static gboolean on_setting(const gchar *name, const gchar *value, gpointer data,
         if (g_str_equal(name + strspn(name, "-"), settings[i].name))
             return apply(data, &settings[i], value, error);
     }
+    if (fl_source_option_find(name + strspn(name, "-")) != NULL)
+        return fl_source_option_give(((FlOptions *)data)->values, name + strspn(name, "-"), value,
+                                     error);
     return on_setting("--connections", value, data, error); /* -C */
 }
 
@@ -329,6 +328,18 @@ static gboolean on_list(const gchar *name, const gchar *value, gpointer data, GE
     if (value != NULL && !options->json)
         return fl_fail_usage(error, "--list takes no argument but =json, not '%s'", value);
     return set_command(options, FL_COMMAND_LIST, error);
+}
+
+static void add_source_option(const FlSourceOption *option, void *entries)
+{
+    GOptionEntry entry = {.long_name = option->name,
+                          .flags = G_OPTION_FLAG_FILENAME,
+                          .arg = G_OPTION_ARG_CALLBACK,
+                          .arg_data = (gpointer)on_setting,
+                          .description = option->help,
+                          .arg_description = option->value};
+
+    g_array_append_val(entries, entry);
 }
 
 /* The options for GLib: those with a spelling of their own, then the settings. */
@@ -384,6 +395,7 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
         };
         g_array_append_val(entries, entry);
     }
+    fl_source_options_foreach(add_source_option, entries);
     g_option_group_add_entries(group, (const GOptionEntry *)(void *)entries->data);
     g_option_context_set_main_group(context, group);
     g_option_context_set_help_enabled(context, FALSE);
@@ -392,29 +404,6 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
                  "an image file, qmp:PATH, libvirt:DOMAIN, or a server in brackets:\n"
                  "  fleecefs [ SERVER ARGS... ] MOUNTPOINT");
     return context;
-}
-
-static void source_free(gpointer data)
-{
-    FlSourceSpec *spec = data;
-
-    g_free(spec->name);
-    g_free(spec->text);
-    g_strfreev(spec->argv);
-    g_free(spec);
-}
-
-/* NAME= in front of a source: a word, so that URIs and paths with '=' in them are left alone. */
-static char *take_name(const char **text)
-{
-    size_t n = strcspn(*text, "=/:?");
-    char *name;
-
-    if ((*text)[n] != '=' || n == 0 || **text == '.')
-        return NULL;
-    name = g_strndup(*text, n);
-    *text += n + 1;
-    return name;
 }
 
 /* GLib wants the value of a short option in an argument of its own; getopt does not, nor do those
@@ -438,10 +427,9 @@ static char **take_servers(char **argv, GPtrArray *servers, GError **error)
     bool options = true;
 
     for (; *argv != NULL; argv++) {
-        const char *text = *argv;
+        const char *text = fl_source_spec_text(*argv);
         g_autoptr(GPtrArray) server = NULL;
 
-        g_free(take_name(&text));
         options = options && !g_str_equal(*argv, "--");
         if (options && g_str_has_prefix(*argv, "--status=") &&
             !g_str_equal(*argv, "--status=json")) {
@@ -468,18 +456,6 @@ static char **take_servers(char **argv, GPtrArray *servers, GError **error)
     }
     g_ptr_array_add(rest, NULL);
     return (char **)g_ptr_array_free(g_steal_pointer(&rest), FALSE);
-}
-
-static void add_source(FlOptions *options, const char *text, char **argv)
-{
-    FlSourceSpec *spec = g_new0(FlSourceSpec, 1);
-
-    spec->name = take_name(&text);
-    if (argv != NULL)
-        spec->argv = argv;
-    else
-        spec->text = g_strdup(text);
-    g_ptr_array_add(options->sources, spec);
 }
 
 /* What is left of the command line after the options: sources and the mount point. */
@@ -515,9 +491,10 @@ static bool take_arguments(FlOptions *options, char **args, GPtrArray *servers, 
     }
     for (guint i = 0; i + has_mountpoint < n; i++) {
         bool bracket = g_str_equal(args[i], "[") || g_str_has_suffix(args[i], "=[");
-        add_source(options, args[i],
-                   bracket && server < servers->len ? g_steal_pointer(&servers->pdata[server++])
-                                                    : NULL);
+        char **server_argv =
+            bracket && server < servers->len ? g_steal_pointer(&servers->pdata[server++]) : NULL;
+
+        g_ptr_array_add(options->sources, fl_source_spec_new(args[i], server_argv));
     }
     g_clear_pointer(&options->mountpoint, g_free);
     if (has_mountpoint)
@@ -534,7 +511,8 @@ FlOptions *fl_options_parse(char **argv, GError **error)
     g_autoptr(GError) why = NULL;
     g_auto(GStrv) args = NULL;
 
-    options->sources = g_ptr_array_new_with_free_func(source_free);
+    options->sources = g_ptr_array_new_with_free_func((GDestroyNotify)fl_source_spec_free);
+    options->values = g_ptr_array_new_with_free_func((GDestroyNotify)fl_source_value_free);
     options->fuse = g_ptr_array_new_with_free_func(g_free);
     options->own = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     options->uid = getuid();
@@ -583,7 +561,8 @@ void fl_options_free(FlOptions *options)
     g_free(options->pidfile);
     g_free(options->view.backing);
     g_free(options->view.backing_fmt);
-    g_free(options->format);
+    if (options->values != NULL)
+        g_ptr_array_unref(options->values);
     g_free(options->series);
     g_free(options->agent);
     g_free(options->scratch);

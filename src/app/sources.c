@@ -3,9 +3,12 @@
 
 #include "app/image-point.h"
 #include "app/pieces.h"
+#include "map/context.h"
 #include "snapshot/point.h"
 #include "snapshot/provider.h"
 #include "snapshot/witness.h"
+#include "source/image/source.h"
+#include "source/nbd/nbd.h"
 #include "util/deadline.h"
 #include "util/size.h"
 
@@ -22,30 +25,23 @@ typedef struct {
     FlSources *sources;
     const FlSourceSpec *spec;
     const char *folder; /* NULL: at the root */
-    FlEndpoint *endpoint;
-    FlServer *server;         /* NULL: not one of ours */
-    const FlImageInfo *image; /* NULL: not an image file */
+    FlSource *source;   /* belongs to SOURCES */
+    bool one_disk;      /* a name that it was given is that of the disk's folder */
 } Opening;
 
-bool fl_source_is_nbd(const char *text)
+static const char *source_name(const Opening *opening)
 {
-    const char *scheme_end = strstr(text, ":");
-
-    return (g_str_has_prefix(text, "nbd") && scheme_end != NULL &&
-            memchr(text, '/', (size_t)(scheme_end - text)) == NULL) &&
-           (text[3] == ':' || text[3] == '+' || text[3] == 's');
+    return opening->spec->name != NULL ? opening->spec->name : fl_source_label(opening->source);
 }
 
-/* Hands over OPENING's endpoint, if it has one, to the sources. */
-static void keep_endpoint(Opening *opening)
+/* Takes over SOURCE, which may be NULL: then this fails. */
+static bool take_source(Opening *opening, FlSource *source)
 {
-    if (opening->endpoint != NULL)
-        g_ptr_array_add(opening->sources->endpoints, g_steal_pointer(&opening->endpoint));
-}
-
-static const char *source_name(const FlSourceSpec *spec, const FlEndpoint *endpoint)
-{
-    return spec->name != NULL ? spec->name : fl_endpoint_label(endpoint);
+    if (source == NULL)
+        return false;
+    opening->source = source;
+    g_ptr_array_add(opening->sources->sources, source);
+    return true;
 }
 
 /* The point in time of a server that does not tell one: now. Two mounts in one second may show
@@ -59,19 +55,16 @@ static struct timespec now(void)
 
 static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
 {
-    const FlImageInfo *image = opening->image;
-    FlOrigin *origin = fl_origin_new(source_name(opening->spec, opening->endpoint),
-                                     image != NULL ? image->name : export->name);
+    FlOrigin *origin = fl_origin_new(source_name(opening), export->name);
 
     origin->time = origin->ctime = now();
-    if (image == NULL)
+    if (export->format == NULL)
         return origin;
-    origin->time = image->mtime;
-    origin->ctime = image->ctime;
-    origin->format = g_strdup(image->format);
-    for (guint i = 0; i < image->bitmaps->len; i++) {
-        const FlBitmapInfo *bitmap = image->bitmaps->pdata[i];
-        g_autofree char *context = g_strconcat("qemu:dirty-bitmap:", bitmap->name, NULL);
+    origin->time = export->mtime;
+    origin->ctime = export->ctime;
+    origin->format = g_strdup(export->format);
+    for (guint i = 0; i < export->bitmaps->len; i++) {
+        const FlBitmap *bitmap = export->bitmaps->pdata[i];
 
         if (bitmap->torn) {
             g_warning("bitmap \"%s\" of %s is in images of different sizes: the disk was resized "
@@ -83,11 +76,10 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
                       bitmap->name, opening->spec->text);
             g_ptr_array_add(origin->inconsistent, g_strdup(bitmap->name));
         } else if (!fl_image_point_is_note(bitmap->name)) {
-            g_ptr_array_add(origin->bitmaps,
-                            fl_bitmap_new(context, bitmap->name, bitmap->granularity));
+            g_ptr_array_add(origin->bitmaps, fl_bitmap_copy(bitmap));
         }
     }
-    fl_image_point_choose(origin, image, export->size, opening->sources->options->series);
+    fl_image_point_choose(origin, export, opening->sources->options->series);
     return origin;
 }
 
@@ -95,9 +87,9 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
 static void forget_notes(FlExportInfo *info)
 {
     for (guint i = info->contexts->len; i-- > 0;) {
-        const char *context = info->contexts->pdata[i];
-        if (g_str_has_prefix(context, "qemu:dirty-bitmap:") &&
-            fl_image_point_is_note(context + strlen("qemu:dirty-bitmap:")))
+        const char *bitmap = fl_context_bitmap(info->contexts->pdata[i]);
+
+        if (bitmap != NULL && fl_image_point_is_note(bitmap))
             g_ptr_array_remove_index(info->contexts, i);
     }
 }
@@ -107,15 +99,14 @@ static FlExport *add_export(const Opening *opening, FlExportInfo *info, FlOrigin
                             const FlDiskOptions *options, GError **error)
 {
     FlSources *sources = opening->sources;
-    g_autoptr(FlDisk) disk = fl_disk_new(opening->endpoint, info, options);
+    g_autoptr(FlDisk) disk = fl_disk_new(opening->source, info, options);
     FlExport *export = fl_export_new(disk, origin, sources->cache, &sources->options->view);
     const char *path[] = {opening->folder, origin->folder, NULL};
     const char *const *below = path;
 
-    /* An image is one disk: a name that it was given is that of its folder. */
     if (opening->folder == NULL)
         below = path + 1;
-    else if (opening->server != NULL && opening->image != NULL)
+    else if (opening->one_disk)
         path[1] = NULL;
     return fl_tree_add_export(sources->tree, below, export, error) ? export : NULL;
 }
@@ -128,7 +119,7 @@ static void forget_huge_maps(const Opening *opening, FlExportInfo *info, FlOrigi
     if (info->size <= MAPPED_MAX || info->contexts->len == 0)
         return;
     g_warning("export \"%s\" of %s is larger than 1 PiB: it is mounted without its maps",
-              info->name, fl_endpoint_label(opening->endpoint));
+              info->name, fl_source_label(opening->source));
     g_ptr_array_set_size(info->contexts, 0);
     origin->no_maps = "the disk is larger than 1 PiB: to ask for them would take too long";
 }
@@ -152,26 +143,18 @@ static bool check_sizes(const Opening *opening, const GPtrArray *exports, GError
     }
     if (exports->len > 1)
         return fl_fail(error, "all exports of %s have a size of 0: there is nothing to mount",
-                       fl_endpoint_label(opening->endpoint));
+                       fl_source_label(opening->source));
     return fl_fail(error, "export \"%s\" of %s has a size of 0: there is nothing to mount",
-                   first->name, fl_endpoint_label(opening->endpoint));
+                   first->name, fl_source_label(opening->source));
 }
 
 static bool add_exports(Opening *opening, GError **error)
 {
     FlWait wait = handshake_wait(opening);
-    g_autoptr(GError) why = NULL;
-    g_autoptr(GPtrArray) exports = fl_endpoint_exports(opening->endpoint, &wait, &why);
+    g_autoptr(GPtrArray) exports = fl_source_exports(opening->source, NULL, &wait, error);
     FlDiskOptions options = opening->sources->options->disk;
-    guint n = exports != NULL ? exports->len : 0;
 
-    if (exports == NULL) {
-        /* A server that could not start knows better why. */
-        if (opening->server == NULL || fl_server_check(opening->server, error))
-            g_propagate_error(error, g_steal_pointer(&why));
-        return false;
-    }
-    if (!check_sizes(opening, exports, error))
+    if (exports == NULL || !check_sizes(opening, exports, error))
         return false;
     while (exports->len > 0) {
         FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
@@ -180,19 +163,16 @@ static bool add_exports(Opening *opening, GError **error)
             FlOrigin *origin = make_origin(opening, info);
 
             forget_huge_maps(opening, info, origin);
-            if (opening->image != NULL)
+            if (info->format != NULL)
                 forget_notes(info);
             fl_pieces_load(origin, opening->spec, opening->sources->options, info->size);
-            /* qemu-nbd serves one client unless it is told otherwise, and ends with it. Others may
-             * want to end, and wait for us to leave. */
-            options.keep_one =
-                n == 1 && opening->image == NULL && (!info->multi_conn || opening->server != NULL);
+            options.keep_one = info->ends_with_last;
             if (add_export(opening, info, origin, &options, error) == NULL)
                 return false;
             continue;
         }
         g_warning("export \"%s\" of %s has a size of 0: left out", info->name,
-                  fl_endpoint_label(opening->endpoint));
+                  fl_source_label(opening->source));
         fl_export_info_free(info);
     }
     return true;
@@ -251,18 +231,13 @@ static void scratch_use(const void *opaque, uint64_t *used, uint64_t *limit)
     fl_snapshot_scratch_use(scratch->backup, scratch->disk, used, limit);
 }
 
-/* Whether the image of a VM that is shut off has BITMAP whole; the exports of one that runs have.
- */
-static bool has_bitmap(const FlImageInfo *image, const FlSnapshotBitmap *bitmap)
+/* Whether INFO, if it is the image of a VM that is shut off, has BITMAP whole; the exports of one
+ * that runs have. */
+static bool has_bitmap(const FlExportInfo *info, const FlBitmap *bitmap)
 {
-    for (guint i = 0; image != NULL && i < image->bitmaps->len; i++) {
-        const FlBitmapInfo *info = image->bitmaps->pdata[i];
-        g_autofree char *context = g_strconcat("qemu:dirty-bitmap:", info->name, NULL);
+    const FlBitmap *found = fl_bitmap_find(info->bitmaps, bitmap->context);
 
-        if (g_str_equal(bitmap->context, context) && fl_bitmap_info_is_whole(info))
-            return true;
-    }
-    return image == NULL;
+    return info->format == NULL || (found != NULL && fl_bitmap_is_whole(found));
 }
 
 /* SIZE: of the disk, in bytes. Takes REASON. */
@@ -287,7 +262,7 @@ static unsigned in_ms(uint64_t ns)
 }
 
 static FlOrigin *make_disk_origin(const Opening *opening, const FlSnapshot *backup,
-                                  const FlSnapshotDisk *disk)
+                                  const FlSnapshotDisk *disk, const FlExportInfo *info)
 {
     const FlSourceSpec *spec = opening->spec;
     const FlSnapshotVm *vm = fl_snapshot_vm(backup);
@@ -311,8 +286,8 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlSnapshot *back
     origin->vm_name = g_strdup(vm->name);
     origin->vm_source = g_strdup(vm->source);
     for (guint i = 0; i < disk->bitmaps->len; i++) {
-        const FlSnapshotBitmap *bitmap = disk->bitmaps->pdata[i];
-        if (!has_bitmap(opening->image, bitmap)) {
+        const FlBitmap *bitmap = disk->bitmaps->pdata[i];
+        if (!has_bitmap(info, bitmap)) {
             make_full(origin, disk->size,
                       g_strdup_printf("restore point %s is missing in the image or inconsistent: "
                                       "the VM did not end cleanly, or the image was replaced, or "
@@ -320,8 +295,7 @@ static FlOrigin *make_disk_origin(const Opening *opening, const FlSnapshot *back
                                       origin->base));
             continue;
         }
-        g_ptr_array_add(origin->bitmaps,
-                        fl_bitmap_new(bitmap->context, bitmap->name, bitmap->granularity));
+        g_ptr_array_add(origin->bitmaps, fl_bitmap_copy(bitmap));
         if (i == 0 && disk->base != NULL)
             origin->increment = g_strdup(bitmap->context);
     }
@@ -334,25 +308,19 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshot *backup, const Fl
 {
     FlSources *sources = opening->sources;
     FlWait wait = handshake_wait(opening);
-    FlServer *server;
+    GPtrArray *found;
 
-    if (disk->image == NULL) {
-        GPtrArray *found = fl_endpoint_export(opening->endpoint, disk->export_name, &wait, error);
-
-        if (found == NULL && fl_snapshot_server_uri(backup) != NULL)
-            g_prefix_error(error, "%s: disk %s is not exported by the server given with -o nbd=: ",
-                           opening->spec->text, disk->name);
-        return found;
-    }
-    server = fl_server_new_image(disk->image, disk->image_format, error);
-    if (server == NULL)
-        return NULL;
-    g_ptr_array_add(sources->servers, server);
-    opening->image = fl_server_image(server);
-    keep_endpoint(opening);
-    opening->endpoint =
-        fl_endpoint_new_socket(fl_server_socket(server), opening->spec->text, sources->budget);
-    return fl_endpoint_exports(opening->endpoint, &wait, error);
+    if (disk->image != NULL)
+        return take_source(opening,
+                           fl_source_image_new(disk->image, disk->image_format, opening->spec->text,
+                                               sources->budget, error))
+                   ? fl_source_exports(opening->source, NULL, &wait, error)
+                   : NULL;
+    found = fl_source_exports(opening->source, disk->export_name, &wait, error);
+    if (found == NULL && fl_snapshot_server_uri(backup) != NULL)
+        g_prefix_error(error, "%s: disk %s is not exported by the server given with -o nbd=: ",
+                       opening->spec->text, disk->name);
+    return found;
 }
 
 /* Connections to a snapshot stay open, so the disks share what there is. */
@@ -381,9 +349,8 @@ static void compare_image(const Opening *opening, const FlSnapshotDisk *disk,
     FlWait wait = handshake_wait(opening);
     g_autoptr(GError) failure = NULL;
 
-    if (opening->image == NULL || origin->increment == NULL || disk->witness == NULL ||
-        fl_witness_check(opening->endpoint, info, disk->witness, origin->increment, &wait,
-                         &failure))
+    if (info->format == NULL || origin->increment == NULL || disk->witness == NULL ||
+        fl_witness_check(opening->source, info, disk->witness, origin->increment, &wait, &failure))
         return;
     g_ptr_array_set_size(origin->bitmaps, 0);
     make_full(origin, disk->size, g_strdup(failure->message));
@@ -395,17 +362,19 @@ static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
 {
     FlSources *sources = opening->sources;
     g_autoptr(GPtrArray) found = find_disk(opening, backup, disk, error);
+    FlExportInfo *info;
     FlOrigin *origin;
     FlExport *export;
 
     if (found == NULL)
         return false;
-    origin = make_disk_origin(opening, backup, disk);
-    compare_image(opening, disk, found->pdata[0], origin);
+    info = g_ptr_array_steal_index(found, 0);
+    origin = make_disk_origin(opening, backup, disk, info);
+    compare_image(opening, disk, info, origin);
     if (origin->reason != NULL)
         g_message("disk %s: a full backup, because %s", disk->name, origin->reason);
     fl_pieces_load(origin, opening->spec, sources->options, disk->size);
-    export = add_export(opening, g_ptr_array_steal_index(found, 0), origin, options, error);
+    export = add_export(opening, info, origin, options, error);
     if (export == NULL)
         return false;
     fl_snapshots_add_disk(sources->snapshots, disk, export);
@@ -424,10 +393,11 @@ static bool open_snapshot(Opening *opening, GError **error)
     if (backup == NULL)
         return false;
     if (fl_snapshot_socket(backup) >= 0)
-        opening->endpoint = fl_endpoint_new_socket(fl_snapshot_socket(backup), opening->spec->text,
-                                                   sources->budget);
+        take_source(opening, fl_source_nbd_new_socket(fl_snapshot_socket(backup),
+                                                      opening->spec->text, sources->budget));
     else if (fl_snapshot_server_uri(backup) != NULL)
-        opening->endpoint = fl_endpoint_new_uri(fl_snapshot_server_uri(backup), sources->budget);
+        take_source(opening,
+                    fl_source_nbd_new_uri(fl_snapshot_server_uri(backup), sources->budget));
     notes = fl_snapshot_notes(backup);
     for (guint i = 0; i < notes->len; i++)
         g_message("%s", (const char *)notes->pdata[i]);
@@ -445,86 +415,41 @@ static bool open_snapshot(Opening *opening, GError **error)
     return true;
 }
 
-static bool start_server(Opening *opening, FlServer *server)
-{
-    g_autofree char *label = NULL;
-
-    if (server == NULL)
-        return false;
-    g_ptr_array_add(opening->sources->servers, server);
-    opening->server = server;
-    opening->image = fl_server_image(server);
-    label = opening->spec->argv != NULL ? g_strdup_printf("[ %s ]", opening->spec->argv[0])
-                                        : g_canonicalize_filename(opening->spec->text, NULL);
-    opening->endpoint =
-        fl_endpoint_new_socket(fl_server_socket(server), label, opening->sources->budget);
-    return true;
-}
-
-/* A source that is no file is often something else, written in another way than it should be. */
-static bool check_image(const char *text, GError **error)
-{
-    g_autofree char *program = NULL;
-
-    if (g_file_test(text, G_FILE_TEST_EXISTS))
-        return true;
-    if (text[0] == '[')
-        return fl_fail_usage(error, "%s: write a space after '[': [ SERVER ARGS... ]", text);
-    if (g_str_has_prefix(text, "http://") || g_str_has_prefix(text, "https://"))
-        return fl_fail_usage(error,
-                             "%s: not read by fleecefs itself; a server that does: fleecefs [ "
-                             "nbdkit curl URL ] MOUNTPOINT",
-                             text);
-    if (strpbrk(text, "/.:") != NULL)
-        return true;
-    program = g_find_program_in_path(text);
-    if (program != NULL)
-        return fl_fail(error, "%s: no such file; a server is written in brackets: [ %s ARGS... ]",
-                       text, text);
-    return fl_fail(error, "%s: no such file; a VM of libvirt is written libvirt:%s", text, text);
-}
-
 static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **error)
 {
     Opening opening = {.sources = sources, .spec = spec, .folder = spec->name};
+    FlSourceParams params = {.values = sources->options->values, .budget = sources->budget};
     bool several = spec->name == NULL && sources->options->sources->len > 1;
-    bool ok;
 
     if (spec->text != NULL && fl_source_is_vm(spec->text)) {
         if (several)
             opening.folder = spec->text;
-        ok = open_snapshot(&opening, error);
-        keep_endpoint(&opening);
-        return ok;
+        return open_snapshot(&opening, error);
     }
-    if (spec->argv != NULL) {
-        if (!start_server(&opening, fl_server_new_command((const char *const *)spec->argv, error)))
-            return false;
-    } else if (fl_source_is_nbd(spec->text)) {
-        opening.endpoint = fl_endpoint_new_uri(spec->text, sources->budget);
-    } else if (!check_image(spec->text, error) ||
-               !start_server(&opening,
-                             fl_server_new_image(spec->text, sources->options->format, error))) {
+    if (!take_source(&opening, fl_source_kind_open(spec, &params, error)))
         return false;
-    }
-    if (several && opening.image == NULL)
-        opening.folder = fl_endpoint_label(opening.endpoint);
-    ok = add_exports(&opening, error);
-    keep_endpoint(&opening);
-    return ok;
+    opening.one_disk = fl_source_kind_of(spec)->one_disk;
+    if (several && !opening.one_disk)
+        opening.folder = fl_source_label(opening.source);
+    return add_exports(&opening, error);
+}
+
+static void end_source(gpointer source)
+{
+    fl_source_close(source);
+    fl_source_unref(source);
 }
 
 void fl_sources_init(FlSources *sources, const FlOptions *options)
 {
     sources->options = options;
-    sources->budget = fl_budget_new(FL_REMEMBER_MAX);
+    sources->budget = fl_budget_new(FL_SOURCE_BUDGET);
     sources->tree = fl_tree_new();
     sources->cache = fl_cache_new(options->view.cache);
     sources->snapshots = fl_snapshots_new();
     sources->snapshot_disk = options->disk;
     sources->snapshot_disk.keep_open = true;
-    sources->endpoints = g_ptr_array_new_with_free_func((GDestroyNotify)fl_endpoint_unref);
-    sources->servers = g_ptr_array_new_with_free_func((GDestroyNotify)fl_server_free);
+    sources->sources = g_ptr_array_new_with_free_func(end_source);
 }
 
 bool fl_sources_open(FlSources *sources, GError **error)
@@ -552,10 +477,8 @@ bool fl_sources_close(FlSources *sources, GError **error)
 
 void fl_sources_allow(const FlSources *sources, FlSandbox *sandbox)
 {
-    for (guint i = 0; i < sources->endpoints->len; i++)
-        fl_endpoint_allow(sources->endpoints->pdata[i], sandbox);
-    for (guint i = 0; i < sources->servers->len; i++)
-        fl_server_allow(sources->servers->pdata[i], sandbox);
+    for (guint i = 0; i < sources->sources->len; i++)
+        fl_source_allow(sources->sources->pdata[i], sandbox);
     fl_snapshots_allow(sources->snapshots, sandbox);
 }
 
@@ -564,22 +487,16 @@ void fl_sources_clear(FlSources *sources)
     fl_snapshots_free(sources->snapshots);
     fl_tree_free(sources->tree);
     fl_cache_free(sources->cache);
-    g_ptr_array_unref(sources->endpoints);
-    g_ptr_array_unref(sources->servers);
+    g_ptr_array_unref(sources->sources);
     fl_budget_unref(sources->budget);
 }
 
 char *fl_sources_label(const FlOptions *options)
 {
     const FlSourceSpec *spec = options->sources->pdata[0];
-    g_autoptr(FlEndpoint) endpoint = NULL;
 
     if (options->sources->len > 1)
         return g_strdup("fleecefs");
-    if (spec->argv != NULL)
-        return g_strdup(spec->argv[0]);
-    if (!fl_source_is_nbd(spec->text))
-        return g_strdup(spec->text);
-    endpoint = fl_endpoint_new_uri(spec->text, NULL);
-    return g_strdup(fl_endpoint_label(endpoint));
+    return spec->text != NULL && fl_source_is_vm(spec->text) ? g_strdup(spec->text)
+                                                             : fl_source_kind_of(spec)->label(spec);
 }

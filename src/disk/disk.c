@@ -3,7 +3,6 @@
 
 #include "blocksize.h"
 #include "confirm.h"
-#include "source/nbd/conn.h"
 #include "util/deadline.h"
 #include "waiters.h"
 #include "worker.h"
@@ -51,12 +50,12 @@ struct FlDisk {
 static void pump(FlDisk *disk);
 static void requeue(FlDisk *disk, GQueue *left);
 
-FlDisk *fl_disk_new(FlEndpoint *endpoint, FlExportInfo *info, const FlDiskOptions *options)
+FlDisk *fl_disk_new(FlSource *source, FlExportInfo *info, const FlDiskOptions *options)
 {
     FlDisk *disk = g_new0(FlDisk, 1);
 
     g_atomic_ref_count_init(&disk->refs);
-    disk->peer.endpoint = fl_endpoint_ref(endpoint);
+    disk->peer.source = fl_source_ref(source);
     disk->peer.info = info;
     disk->peer.options = *options;
     disk->cancel = g_cancellable_new();
@@ -79,7 +78,7 @@ void fl_disk_unref(FlDisk *disk)
     if (disk == NULL || !g_atomic_ref_count_dec(&disk->refs))
         return;
     fl_disk_maps_unref(disk->maps);
-    fl_endpoint_unref(disk->peer.endpoint);
+    fl_source_unref(disk->peer.source);
     fl_export_info_free(disk->peer.info);
     g_object_unref(disk->cancel);
     fl_waiters_free(disk->waiters);
@@ -98,7 +97,7 @@ const FlExportInfo *fl_disk_info(const FlDisk *disk)
 
 const char *fl_disk_label(const FlDisk *disk)
 {
-    return fl_endpoint_label(disk->peer.endpoint);
+    return fl_source_label(disk->peer.source);
 }
 
 const FlDiskMaps *fl_disk_maps(const FlDisk *disk)
@@ -150,7 +149,7 @@ static void doom(FlDisk *disk, GQueue *reads)
 static void close_connections(FlDisk *disk, GQueue *left)
 {
     while (disk->conns->len > 0)
-        fl_conn_free(g_ptr_array_steal_index(disk->conns, disk->conns->len - 1), left);
+        fl_conn_close(g_ptr_array_steal_index(disk->conns, disk->conns->len - 1), left);
     if (disk->watch_source != 0)
         g_clear_handle_id(&disk->watch_source, g_source_remove);
     if (disk->retry_source != 0)
@@ -305,7 +304,7 @@ static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
 
     g_info("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk), why);
     g_ptr_array_remove(disk->conns, conn);
-    fl_conn_free(conn, left);
+    fl_conn_close(conn, left);
     disk->lost = true;
     if (disk->down_since == 0)
         disk->down_since = g_get_monotonic_time();
@@ -317,7 +316,7 @@ static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
     pump(disk);
 }
 
-static const FlConnOps conn_ops = {.answered = conn_answered, .lost = conn_lost};
+static const FlConnEvents conn_events = {.answered = conn_answered, .lost = conn_lost};
 
 /* Whether a worker is stuck where no time-out of ours reaches, as in a look-up of the server's
  * name, and somebody waits for it. */
@@ -351,7 +350,7 @@ static gboolean watch(gpointer opaque)
         } else if ((silent >= IDLE_SECONDS || disk->resting) && !disk->peer.options.keep_open &&
                    (!disk->peer.options.keep_one || disk->conns->len > 1)) {
             g_ptr_array_remove_index(disk->conns, i);
-            fl_conn_free(conn, &left);
+            fl_conn_close(conn, &left);
         }
         /* What one loss did may have closed others. */
         i = MIN(i, disk->conns->len);
@@ -409,18 +408,19 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
 {
     g_autoptr(FlDisk) disk = opaque;
     g_autoptr(GError) error = NULL;
-    struct nbd_handle *nbd = fl_worker_connected(result, &error);
+    FlConn *conn = fl_worker_connected(result, &error);
 
     disk->workers--;
     disk->connecting = 0;
     if (disk->failure != NULL || disk->suspended) {
-        fl_nbd_close(nbd);
+        fl_conn_close(conn, NULL);
         return;
     }
-    if (nbd == NULL) {
+    if (conn == NULL) {
         connect_failed(disk, error);
     } else {
-        g_ptr_array_add(disk->conns, fl_conn_new(nbd, &conn_ops, disk));
+        g_ptr_array_add(disk->conns, conn);
+        fl_conn_start(conn, &conn_events, disk);
         disk->stats.reconnects += disk->lost;
         disk->lost = false;
         start_watch(disk);
@@ -502,7 +502,7 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
 
     disk->resting = false;
     read->link = (GList){.data = read};
-    read->pread = NULL;
+    read->command = NULL;
     read->faults = 0;
     read->since = g_get_monotonic_time();
     if (disk->failure == NULL && unaligned && fl_read_unaligned(disk, read))

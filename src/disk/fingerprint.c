@@ -1,22 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fingerprint.h"
 
-#include "source/nbd/pread.h"
-
 #include <string.h>
 
-#define WITNESSES 8
-#define BYTES     4096u
+#define SAMPLES 8
+#define BYTES   4096u
 
 typedef struct {
     uint64_t offset;
     size_t length; /* 0: none yet */
     char checksum[41];
-} Witness;
+} Sample;
 
 struct FlFingerprint {
     uint64_t reads; /* noted so far */
-    Witness kept[WITNESSES];
+    Sample kept[SAMPLES];
 };
 
 FlFingerprint *fl_fingerprint_new(void)
@@ -44,46 +42,46 @@ static void checksum(char to[41], const void *bytes, size_t length)
 void fl_fingerprint_note(FlFingerprint *fingerprint, const FlRead *read, const FlExportInfo *info)
 {
     uint64_t n = fingerprint->reads++;
-    Witness *kept = &fingerprint->kept[n < WITNESSES ? n : (uint64_t)g_bit_storage(n) % WITNESSES];
+    Sample *kept = &fingerprint->kept[n < SAMPLES ? n : (uint64_t)g_bit_storage(n) % SAMPLES];
 
     /* The first ones, then one each time that their number has doubled. */
-    if (n >= WITNESSES && (n & (n - 1)) != 0)
+    if (n >= SAMPLES && (n & (n - 1)) != 0)
         return;
     kept->offset = read->offset;
     kept->length = MIN(read->length, MAX(BYTES, info->block_min));
     checksum(kept->checksum, read->buf, kept->length);
 }
 
-static bool is_same(const FlFingerprint *fingerprint, FlPread *const *preads)
+static bool is_same(const FlFingerprint *fingerprint, void *const *bytes)
 {
-    for (unsigned i = 0; i < WITNESSES; i++) {
-        const Witness *kept = &fingerprint->kept[i];
+    for (unsigned i = 0; i < SAMPLES; i++) {
+        const Sample *kept = &fingerprint->kept[i];
         char now[41];
 
         if (kept->length == 0)
             continue;
-        checksum(now, fl_pread_bytes(preads[i]), kept->length);
+        checksum(now, bytes[i], kept->length);
         if (strcmp(now, kept->checksum) != 0)
             return false;
     }
     return true;
 }
 
-bool fl_fingerprint_check(const FlFingerprint *fingerprint, struct nbd_handle *nbd,
-                          const FlWait *wait, GError **error)
+bool fl_fingerprint_check(const FlFingerprint *fingerprint, FlConn *conn, const FlWait *wait,
+                          GError **error)
 {
-    FlSpan spans[WITNESSES];
-    FlPread *preads[WITNESSES];
+    FlSpan spans[SAMPLES];
+    void *bytes[SAMPLES];
     bool same;
 
-    for (unsigned i = 0; i < WITNESSES; i++) {
-        const Witness *kept = &fingerprint->kept[i];
+    for (unsigned i = 0; i < SAMPLES; i++) {
+        const Sample *kept = &fingerprint->kept[i];
         spans[i] = (FlSpan){.start = kept->offset, .end = kept->offset + kept->length};
     }
-    if (!fl_pread_spans(nbd, spans, WITNESSES, preads, wait, error))
+    if (!fl_conn_peek(conn, spans, SAMPLES, bytes, wait, error))
         return false;
-    same = is_same(fingerprint, preads);
-    for (unsigned i = 0; i < WITNESSES; i++)
-        fl_pread_abandon(preads[i]);
+    same = is_same(fingerprint, bytes);
+    for (unsigned i = 0; i < SAMPLES; i++)
+        g_free(bytes[i]);
     return same || fl_fail_changed(error, "bytes that were read have changed");
 }

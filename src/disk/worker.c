@@ -18,14 +18,16 @@ static void connect_free(gpointer data)
     g_free(connect);
 }
 
-/* Whether what NBD leads to is the disk that we know. */
-static bool is_same(struct nbd_handle *nbd, const Connect *connect, const FlWait *wait,
-                    GError **error)
+/* Whether what CONN leads to is the disk that we know. */
+static bool is_same(FlConn *conn, const Connect *connect, const FlWait *wait, GError **error)
 {
-    if (nbd_get_size(nbd) != (int64_t)connect->peer->info->size)
-        return fl_fail_changed(error, "its size has changed");
-    return connect->maps == NULL || (fl_block_status_verify(nbd, connect->maps, wait, error) &&
-                                     fl_fingerprint_check(connect->fingerprint, nbd, wait, error));
+    return connect->maps == NULL || (fl_conn_verify(conn, connect->maps, wait, error) &&
+                                     fl_fingerprint_check(connect->fingerprint, conn, wait, error));
+}
+
+static void close_unused(gpointer conn)
+{
+    fl_conn_close(conn, NULL);
 }
 
 /* Every connection is verified, not only those in place of a lost one: since the last was closed,
@@ -37,16 +39,16 @@ static void connect_worker(GTask *task, gpointer object, gpointer data, GCancell
     FlWait wait = {.seconds = peer->options.timeout, .cancel = cancel};
     g_autofree const char **contexts =
         connect->maps != NULL ? fl_disk_maps_contexts(connect->maps) : NULL;
-    struct nbd_handle *nbd;
+    FlConn *conn;
     GError *error = NULL;
 
     wait.deadline = fl_deadline_in(wait.seconds);
-    nbd = fl_endpoint_open(peer->endpoint, peer->info->name, contexts, &wait, &error);
-    if (nbd != NULL && is_same(nbd, connect, &wait, &error)) {
-        g_task_return_pointer(task, nbd, (GDestroyNotify)fl_nbd_close);
+    conn = fl_source_open(peer->source, peer->info, contexts, &wait, &error);
+    if (conn != NULL && is_same(conn, connect, &wait, &error)) {
+        g_task_return_pointer(task, conn, close_unused);
         return;
     }
-    fl_nbd_close(nbd);
+    fl_conn_close(conn, NULL);
     g_task_return_error(task, error);
 }
 
@@ -63,7 +65,7 @@ void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint
     g_task_run_in_thread(task, connect_worker);
 }
 
-struct nbd_handle *fl_worker_connected(GAsyncResult *result, GError **error)
+FlConn *fl_worker_connected(GAsyncResult *result, GError **error)
 {
     return g_task_propagate_pointer(G_TASK(result), error);
 }
@@ -90,7 +92,7 @@ static void load_worker(GTask *task, gpointer object, gpointer data, GCancellabl
     wait.deadline = fl_deadline_in((guint64)options->reconnect + options->timeout);
     for (;;) {
         GError *error = NULL;
-        FlDiskMaps *maps = fl_block_status_load(peer->endpoint, peer->info, &wait, &error);
+        FlDiskMaps *maps = fl_source_load(peer->source, peer->info, &wait, &error);
 
         if (maps != NULL) {
             g_task_return_pointer(task, maps, (GDestroyNotify)fl_disk_maps_unref);

@@ -12,7 +12,7 @@
 
 /* The export that a worker deals with. */
 typedef struct {
-    FlEndpoint *endpoint;
+    FlSource *source;
     FlExportInfo *info;
     FlDiskOptions options;
 } FlPeer;
@@ -23,11 +23,11 @@ typedef struct {
 
 /*
  * Opens a connection and sees that it leads to the disk that MAPS (NULL: not loaded yet) and
- * WITNESS tell of; else the error is FL_ERROR_CHANGED. Both are copied or counted here.
+ * FINGERPRINT tell of; else the error is FL_ERROR_CHANGED. Both are copied or counted here.
  */
 void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
                        GCancellable *cancel, GAsyncReadyCallback done, gpointer opaque);
-struct nbd_handle *fl_worker_connected(GAsyncResult *result, GError **error);
+FlConn *fl_worker_connected(GAsyncResult *result, GError **error);
 
 /* Loads the maps. Tries again while the server is away, for as long as `reconnect` says. */
 void fl_worker_load(const FlPeer *peer, GCancellable *cancel, GAsyncReadyCallback done,

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "map/maps.h"
 
-#define ALLOCATION "base:allocation"
-#define DEPTH      "qemu:allocation-depth"
+#include "map/context.h"
 
 FlDiskMaps *fl_disk_maps_ref(FlDiskMaps *maps)
 {
@@ -16,6 +15,7 @@ void fl_disk_maps_unref(FlDiskMaps *maps)
         return;
     g_ptr_array_unref(maps->contexts);
     g_ptr_array_unref(maps->maps);
+    g_ptr_array_unref(maps->local);
     g_free(maps);
 }
 
@@ -26,6 +26,7 @@ FlDiskMaps *fl_disk_maps_new(void)
     g_atomic_ref_count_init(&maps->refs);
     maps->contexts = g_ptr_array_new_with_free_func(g_free);
     maps->maps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_map_unref);
+    maps->local = g_ptr_array_new();
     return maps;
 }
 
@@ -33,6 +34,12 @@ void fl_disk_maps_add(FlDiskMaps *maps, const char *context, FlMap *map)
 {
     g_ptr_array_add(maps->contexts, g_strdup(context));
     g_ptr_array_add(maps->maps, map);
+}
+
+void fl_disk_maps_add_local(FlDiskMaps *maps, const char *context, FlMap *map)
+{
+    fl_disk_maps_add(maps, context, map);
+    g_ptr_array_add(maps->local, maps->contexts->pdata[maps->contexts->len - 1]);
 }
 
 FlMap *fl_disk_maps_find(const FlDiskMaps *maps, const char *context)
@@ -51,8 +58,9 @@ const char **fl_disk_maps_contexts(const FlDiskMaps *maps)
 
     for (guint i = 0; i < maps->contexts->len; i++) {
         const char *context = maps->contexts->pdata[i];
-        if (g_str_equal(context, DEPTH) ||
-            (maps->clean_refused && g_str_equal(context, ALLOCATION)))
+        if (g_str_equal(context, FL_CONTEXT_NAME_DEPTH) ||
+            g_ptr_array_find(maps->local, context, NULL) ||
+            (maps->clean_refused && g_str_equal(context, FL_CONTEXT_NAME_ALLOCATION)))
             continue;
         contexts[n++] = context;
     }

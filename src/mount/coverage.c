@@ -41,7 +41,7 @@ static void count(Wanted *wanted, const FlMap *alloc, const FlMap *dirty, uint64
 FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap)
 {
     const FlDiskMaps *maps = fl_disk_maps(export->disk);
-    const FlMap *alloc = fl_disk_maps_find(maps, FL_ALLOCATION);
+    const FlMap *alloc = fl_disk_maps_find(maps, FL_CONTEXT_NAME_ALLOCATION);
     const FlMap *dirty = bitmap != NULL ? fl_disk_maps_find(maps, bitmap) : NULL;
     uint64_t size = fl_disk_info(export->disk)->size, start, end = 0;
     FlCoverage coverage = {.wanted = size};

@@ -3,12 +3,10 @@
 #pragma once
 
 #include "disk/table.h"
+#include "map/context.h"
 #include "map/cover.h"
 #include "mount/export.h"
 #include "mount/split.h"
-
-#define FL_ALLOCATION    "base:allocation"
-#define FL_BITMAP_PREFIX "qemu:dirty-bitmap:"
 
 typedef struct FlTableReading FlTableReading;
 

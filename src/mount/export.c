@@ -14,27 +14,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-FlBitmap *fl_bitmap_new(const char *context, const char *shown, uint64_t granularity)
-{
-    FlBitmap *bitmap = g_new(FlBitmap, 1);
-
-    bitmap->context = g_strdup(context);
-    bitmap->shown = g_strdup(shown);
-    /* As QEMU has them; from somebody who says other numbers it is not known. */
-    bitmap->granularity =
-        granularity >= 512 && granularity <= G_MAXINT32 && (granularity & (granularity - 1)) == 0
-            ? granularity
-            : 0;
-    return bitmap;
-}
-
-void fl_bitmap_free(FlBitmap *bitmap)
-{
-    g_free(bitmap->context);
-    g_free(bitmap->shown);
-    g_free(bitmap);
-}
-
 FlOrigin *fl_origin_new(const char *source, const char *folder)
 {
     FlOrigin *origin = g_new0(FlOrigin, 1);
@@ -82,7 +61,7 @@ static FlMap *map_of(const FlFile *file)
 
 static FlMap *alloc_of(const FlFile *file)
 {
-    return fl_disk_maps_find(fl_disk_maps(file->export->disk), FL_ALLOCATION);
+    return fl_disk_maps_find(fl_disk_maps(file->export->disk), FL_CONTEXT_NAME_ALLOCATION);
 }
 
 static uint64_t size_of(const FlFile *file)
@@ -219,7 +198,7 @@ static FlFile *new_file(FlExport *export, const Kind *kind, const char *name)
 static void add_file(FlExport *export, const Kind *kind, const char *context,
                      const FlBitmap *bitmap)
 {
-    FlFile *file = new_file(export, kind, bitmap != NULL ? bitmap->shown : context);
+    FlFile *file = new_file(export, kind, bitmap != NULL ? bitmap->name : context);
 
     file->context = context;
     file->bitmap = bitmap;
@@ -250,7 +229,7 @@ static const FlBitmap *bitmap_of(FlExport *export, const char *context)
         if (g_str_equal(bitmap->context, context))
             return bitmap;
     }
-    g_ptr_array_add(known, fl_bitmap_new(context, context + strlen(FL_BITMAP_PREFIX), 0));
+    g_ptr_array_add(known, fl_bitmap_new(NULL, context, 0));
     return known->pdata[known->len - 1];
 }
 

@@ -30,7 +30,7 @@ static void add_context(JsonBuilder *json, const FlExport *export, const char *c
             const FlBitmap *bitmap = bitmaps->pdata[i];
             if (!g_str_equal(bitmap->context, context))
                 continue;
-            fl_json_add_string(json, "bitmap", bitmap->shown);
+            fl_json_add_string(json, "bitmap", bitmap->name);
             if (g_strcmp0(export->origin->increment, context) == 0)
                 fl_json_add_string(json, "base", export->origin->base);
             if (bitmap->granularity != 0)

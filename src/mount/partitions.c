@@ -144,7 +144,7 @@ static void maps_loaded(FlDisk *disk, errint_t result, void *opaque)
         tell(export, result);
         return;
     }
-    alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_ALLOCATION);
+    alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_CONTEXT_NAME_ALLOCATION);
     reading = g_new0(FlTableReading, 1);
     reading->export = export;
     reading->disk = fl_disk_ref(disk);

@@ -110,7 +110,7 @@ void fl_split_range(const FlSplit *split, uint64_t index, uint64_t *start, uint6
 FlView *fl_split_view(const FlSplit *split, uint64_t index)
 {
     FlDisk *disk = split->export->disk;
-    FlMap *alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_ALLOCATION);
+    FlMap *alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_CONTEXT_NAME_ALLOCATION);
     uint64_t start, end;
 
     fl_split_range(split, index, &start, &end);
@@ -212,7 +212,7 @@ static FlView *make_ahead(const FlSplit *split, const FlMap *dirty)
 {
     FlDisk *disk = split->export->disk;
     uint64_t size = fl_disk_info(disk)->size, first, end = 0, at = 0;
-    FlMap *alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_ALLOCATION);
+    FlMap *alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_CONTEXT_NAME_ALLOCATION);
     g_autoptr(FlMapBuilder) builder = fl_map_builder_new();
     g_autoptr(FlMap) fresh = NULL;
     errint_t r = 0;

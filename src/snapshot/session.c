@@ -132,25 +132,6 @@ bool fl_snapshot_refuse_iothread(const char *disk, GError **error)
         disk);
 }
 
-FlSnapshotBitmap *fl_snapshot_bitmap_new(const char *name, uint64_t granularity)
-{
-    FlSnapshotBitmap *bitmap = g_new(FlSnapshotBitmap, 1);
-
-    bitmap->name = g_strdup(name);
-    bitmap->context = g_strconcat("qemu:dirty-bitmap:", name, NULL);
-    bitmap->granularity = granularity;
-    return bitmap;
-}
-
-void fl_snapshot_bitmap_free(gpointer data)
-{
-    FlSnapshotBitmap *bitmap = data;
-
-    g_free(bitmap->name);
-    g_free(bitmap->context);
-    g_free(bitmap);
-}
-
 void fl_snapshot_disk_clear(FlSnapshotDisk *disk)
 {
     g_free(disk->name);

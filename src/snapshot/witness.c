@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "snapshot/witness.h"
 
-#include "source/nbd/pread.h"
+#include "map/context.h"
 
 #include <string.h>
 
-#define GRANULE    FL_WITNESS_GRANULE
-#define ALLOCATION "base:allocation"
-#define DIGITS     16 /* of a checksum */
+#define GRANULE FL_WITNESS_GRANULE
+#define DIGITS  16 /* of a checksum */
 /* Where data is looked for in a disk that is too large to take all: in the last part of it, and in
  * windows all over the rest, since to ask of all of a large disk takes seconds. */
 #define LAST    (UINT64_C(256) << 30)
@@ -92,78 +91,71 @@ static guint choose_windows(uint64_t size, FlSpan windows[WINDOWS])
     return n;
 }
 
-static bool choose(Witnesses *witnesses, struct nbd_handle *nbd, uint64_t size, const FlWait *wait,
+static bool choose(Witnesses *witnesses, FlConn *conn, uint64_t size, const FlWait *wait,
                    GError **error)
 {
-    static const char *const contexts[] = {ALLOCATION, NULL};
     FlSpan windows[WINDOWS];
-    FlMapBuilder **builders;
-    FlMapsUse use = {0};
-    bool refused;
+    FlMap *maps[WINDOWS];
     guint n;
 
     for (uint64_t i = 0; size <= FL_WITNESS_MOST * GRANULE && i * GRANULE < size; i++)
         add_granule(witnesses, i);
-    if (witnesses->n > 0 || nbd_can_meta_context(nbd, ALLOCATION) <= 0)
+    if (witnesses->n > 0 || !fl_conn_has(conn, FL_CONTEXT_NAME_ALLOCATION))
         return true;
     n = choose_windows(size, windows);
-    builders = fl_walk(nbd, contexts, windows, n, &use, &refused, wait, error);
-    if (builders == NULL)
+    if (!fl_conn_status(conn, FL_CONTEXT_NAME_ALLOCATION, windows, n, maps, wait, error))
         return false;
     for (guint i = 0; i < n; i++) {
-        g_autoptr(FlMap) map = fl_map_builder_finish(builders[i]);
+        g_autoptr(FlMap) map = maps[i];
 
         if (i == 0)
             add_of_last(witnesses, map, windows[i].start, size);
         else
             add_last(witnesses, map, windows[i].start, windows[i].end);
     }
-    g_free(builders);
     return true;
 }
 
 /* Reads WITNESSES from a disk of SIZE bytes; SUMS gets their checksums. */
-static bool read_sums(struct nbd_handle *nbd, const Witnesses *witnesses, uint64_t size,
+static bool read_sums(FlConn *conn, const Witnesses *witnesses, uint64_t size,
                       char sums[][DIGITS + 1], const FlWait *wait, GError **error)
 {
     FlSpan spans[FL_WITNESS_MOST];
-    FlPread *preads[FL_WITNESS_MOST];
+    void *bytes[FL_WITNESS_MOST];
 
     for (guint i = 0; i < witnesses->n; i++)
         spans[i] = granule_span(witnesses->index[i], size);
-    if (!fl_pread_spans(nbd, spans, witnesses->n, preads, wait, error))
+    if (!fl_conn_peek(conn, spans, witnesses->n, bytes, wait, error))
         return false;
     for (guint i = 0; i < witnesses->n; i++) {
-        g_autofree char *sum = g_compute_checksum_for_data(
-            G_CHECKSUM_SHA256, fl_pread_bytes(preads[i]), spans[i].end - spans[i].start);
+        g_autofree char *sum =
+            g_compute_checksum_for_data(G_CHECKSUM_SHA256, bytes[i], spans[i].end - spans[i].start);
         g_strlcpy(sums[i], sum, DIGITS + 1);
-        fl_pread_abandon(preads[i]);
+        g_free(bytes[i]);
     }
     return true;
 }
 
-static bool take(Witnesses *witnesses, struct nbd_handle *nbd, uint64_t size, const FlWait *wait,
+static bool take(Witnesses *witnesses, FlConn *conn, uint64_t size, const FlWait *wait,
                  GError **error)
 {
-    return choose(witnesses, nbd, size, wait, error) &&
-           read_sums(nbd, witnesses, size, witnesses->sum, wait, error);
+    return choose(witnesses, conn, size, wait, error) &&
+           read_sums(conn, witnesses, size, witnesses->sum, wait, error);
 }
 
-char *fl_witness_take(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
+char *fl_witness_take(FlSource *source, const FlExportInfo *info, const FlWait *wait,
                       GError **error)
 {
-    static const char *const contexts[] = {ALLOCATION, NULL};
-    struct nbd_handle *nbd = fl_endpoint_open(endpoint, info->name, contexts, wait, error);
+    static const char *const contexts[] = {FL_CONTEXT_NAME_ALLOCATION, NULL};
+    FlConn *conn = fl_source_open(source, info, contexts, wait, error);
     Witnesses witnesses = {0};
     g_autoptr(GString) text = g_string_new(NULL);
 
-    if (nbd == NULL)
+    bool ok = conn != NULL && take(&witnesses, conn, info->size, wait, error);
+
+    fl_conn_close(conn, NULL);
+    if (!ok)
         return NULL;
-    if (!take(&witnesses, nbd, info->size, wait, error)) {
-        fl_nbd_close(nbd);
-        return NULL;
-    }
-    fl_endpoint_keep(endpoint, info->name, nbd);
     for (guint i = 0; i < witnesses.n; i++)
         g_string_append_printf(text, "%s%" G_GINT64_MODIFIER "x:%s", i > 0 ? "," : "",
                                witnesses.index[i], witnesses.sum[i]);
@@ -195,43 +187,38 @@ static bool is_clean(const FlMap *map)
 }
 
 /* Leaves those of WITNESSES that CONTEXT says are as they were. */
-static bool keep_clean(Witnesses *witnesses, struct nbd_handle *nbd, uint64_t size,
-                       const char *context, const FlWait *wait, GError **error)
+static bool keep_clean(Witnesses *witnesses, FlConn *conn, uint64_t size, const char *context,
+                       const FlWait *wait, GError **error)
 {
-    const char *const contexts[] = {context, NULL};
     FlSpan spans[FL_WITNESS_MOST];
-    FlMapBuilder **builders;
-    FlMapsUse use = {0};
-    bool refused;
+    FlMap *maps[FL_WITNESS_MOST];
     guint n = witnesses->n;
 
     for (guint i = 0; i < n; i++)
         spans[i] = granule_span(witnesses->index[i], size);
-    if (nbd_can_meta_context(nbd, context) <= 0)
+    if (!fl_conn_has(conn, context))
         return fl_fail(error, "the bitmap is not there");
-    builders = fl_walk(nbd, contexts, spans, n, &use, &refused, wait, error);
-    if (builders == NULL)
+    if (!fl_conn_status(conn, context, spans, n, maps, wait, error))
         return false;
     witnesses->n = 0;
     for (guint i = 0; i < n; i++) {
-        g_autoptr(FlMap) map = fl_map_builder_finish(builders[i]);
+        g_autoptr(FlMap) map = maps[i];
 
         if (!is_clean(map))
             continue;
         witnesses->index[witnesses->n] = witnesses->index[i];
         memmove(witnesses->sum[witnesses->n++], witnesses->sum[i], DIGITS + 1);
     }
-    g_free(builders);
     return true;
 }
 
-static bool check(Witnesses *witnesses, struct nbd_handle *nbd, uint64_t size, const char *context,
+static bool check(Witnesses *witnesses, FlConn *conn, uint64_t size, const char *context,
                   const FlWait *wait, GError **error)
 {
     char now[FL_WITNESS_MOST][DIGITS + 1];
 
-    if (!keep_clean(witnesses, nbd, size, context, wait, error) ||
-        !read_sums(nbd, witnesses, size, now, wait, error))
+    if (!keep_clean(witnesses, conn, size, context, wait, error) ||
+        !read_sums(conn, witnesses, size, now, wait, error))
         return false;
     for (guint i = 0; i < witnesses->n; i++) {
         if (strcmp(now[i], witnesses->sum[i]) != 0)
@@ -244,23 +231,19 @@ static bool check(Witnesses *witnesses, struct nbd_handle *nbd, uint64_t size, c
     return true;
 }
 
-bool fl_witness_check(FlEndpoint *endpoint, const FlExportInfo *info, const char *witness,
+bool fl_witness_check(FlSource *source, const FlExportInfo *info, const char *witness,
                       const char *context, const FlWait *wait, GError **error)
 {
     const char *const contexts[] = {context, NULL};
     Witnesses witnesses = {0};
-    struct nbd_handle *nbd;
+    FlConn *conn;
+    bool same;
 
     parse(&witnesses, witness, info->size);
     if (witnesses.n == 0)
         return true;
-    nbd = fl_endpoint_open(endpoint, info->name, contexts, wait, error);
-    if (nbd == NULL)
-        return false;
-    if (!check(&witnesses, nbd, info->size, context, wait, error)) {
-        fl_nbd_close(nbd);
-        return false;
-    }
-    fl_endpoint_keep(endpoint, info->name, nbd);
-    return true;
+    conn = fl_source_open(source, info, contexts, wait, error);
+    same = conn != NULL && check(&witnesses, conn, info->size, context, wait, error);
+    fl_conn_close(conn, NULL);
+    return same;
 }

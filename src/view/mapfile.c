@@ -17,17 +17,6 @@ typedef struct {
     size_t line_length; /* with the newline */
 } MapView;
 
-FlContextKind fl_context_kind(const char *context_name)
-{
-    if (g_str_equal(context_name, "base:allocation"))
-        return FL_CONTEXT_ALLOCATION;
-    if (g_str_has_prefix(context_name, "qemu:dirty-bitmap:"))
-        return FL_CONTEXT_DIRTY;
-    if (g_str_equal(context_name, "qemu:allocation-depth"))
-        return FL_CONTEXT_DEPTH;
-    return FL_CONTEXT_OTHER;
-}
-
 char *fl_context_describe(char *description, FlContextKind kind, uint32_t type)
 {
     static const char *const allocation[] = {"data", "hole", "zero", "hole,zero"};

@@ -3,8 +3,8 @@
 #include "fuzz.h"
 
 /* Static functions take it in, between calls of programs. */
-#include "../../src/source/image/image.c"         // NOLINT
-#include "../../src/source/image/image-bitmaps.c" // NOLINT
+#include "../../src/source/image/image.c"   // NOLINT
+#include "../../src/source/image/bitmaps.c" // NOLINT
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -14,7 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autoptr(JsonObject) reply = fl_json_parse(text, strlen(text), NULL);
 
     image->path = g_strdup("image");
-    image->info.bitmaps = g_ptr_array_new_with_free_func(free_bitmap);
+    image->info.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
+    image->merged = g_ptr_array_new_with_free_func(g_free);
     image->files = g_ptr_array_new_with_free_func(g_free);
     if (reply != NULL) {
         g_assert_true(take_info(image, reply, &error) == (error == NULL));
@@ -22,6 +23,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     add_bitmaps(image->info.bitmaps, fl_json_array(reply, "dirty-bitmaps"));
     for (guint i = 0; i < image->info.bitmaps->len; i++)
-        g_assert_nonnull(((const FlBitmapInfo *)image->info.bitmaps->pdata[i])->name);
+        g_assert_nonnull(((const FlBitmap *)image->info.bitmaps->pdata[i])->name);
     return 0;
 }

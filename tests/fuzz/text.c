@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Names, sizes, URIs and command lines: the input is what a command line has, one word a line. */
-#include "source/nbd/endpoint.h"
+#include "source/nbd/nbd.h"
 #include "fuzz.h"
 #include "app/options.h"
 #include "util/name.h"
@@ -23,8 +23,8 @@ static void check_name(const char *name)
 
 static void check_uri(const char *uri)
 {
-    g_autoptr(FlEndpoint) endpoint = fl_endpoint_new_uri(uri, NULL);
-    g_autoptr(GUri) label = g_uri_parse(fl_endpoint_label(endpoint), G_URI_FLAGS_NONE, NULL);
+    g_autoptr(FlSource) source = fl_source_nbd_new_uri(uri, NULL);
+    g_autoptr(GUri) label = g_uri_parse(fl_source_label(source), G_URI_FLAGS_NONE, NULL);
 
     g_assert_true(label == NULL || g_uri_get_userinfo(label) == NULL);
 }

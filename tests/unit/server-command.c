@@ -2,6 +2,8 @@
 /* Servers by a command: nbdkit, and commands that fail, or will not end. */
 #include "server-helper.h"
 
+#include "source/command/command.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -17,7 +19,6 @@ static void test_command(Fixture *fixture, gconstpointer data)
     struct nbd_handle *nbd;
 
     g_assert_no_error(error);
-    g_assert_null(fl_server_image(server));
     nbd = connect_to(server, "", NULL);
     g_assert_cmpint(nbd_get_size(nbd), ==, MIB);
     assert_byte(nbd, 0, 0);
@@ -86,16 +87,16 @@ static void test_command_fails(Fixture *fixture, gconstpointer data)
 
     server = fl_server_new_command(ends, &error);
     g_assert_no_error(error);
-    while (fl_server_check(server, &error))
+    while (fl_server_check(server, FL_SERVER_CHECK_MS, &error))
         ;
     g_assert_cmpstr(error->message, ==, "sh ended with status 7: sh: no disk");
     g_clear_error(&error);
-    g_assert_false(fl_server_check(server, NULL));
+    g_assert_false(fl_server_check(server, FL_SERVER_CHECK_MS, NULL));
     fl_server_free(server);
 
     server = fl_server_new_command(killed, &error);
     g_assert_no_error(error);
-    while (fl_server_check(server, &error))
+    while (fl_server_check(server, FL_SERVER_CHECK_MS, &error))
         ;
     g_assert_cmpstr(error->message, ==, "sh was killed by signal 9");
     fl_server_free(server);
@@ -138,7 +139,7 @@ static void test_stubborn_command(Fixture *fixture, gconstpointer data)
     g_assert_no_error(error);
     run("while ! test -s wrote; do sleep 0.01; done");
     child = open_pidfd(read_pid("child"));
-    g_assert_true(fl_server_check(server, NULL));
+    g_assert_true(fl_server_check(server, FL_SERVER_CHECK_MS, NULL));
     fl_server_free(server);
     await_end(child);
 }
@@ -154,7 +155,7 @@ static void test_escaped_child(Fixture *fixture, gconstpointer data)
     FlServer *server = fl_server_new_command(argv, &error);
 
     g_assert_no_error(error);
-    while (fl_server_check(server, &error))
+    while (fl_server_check(server, FL_SERVER_CHECK_MS, &error))
         ;
     g_assert_cmpstr(error->message, ==, "sh ended with status 3");
     fl_server_free(server);
@@ -174,7 +175,7 @@ static void test_killed_parent(Fixture *fixture, gconstpointer data)
         g_assert_no_errno(pipe(channel));
         parent = fork();
         if (parent == 0) {
-            FlServer *server = i == 0 ? fl_server_new_image("d.qcow2", NULL, NULL)
+            FlServer *server = i == 0 ? fl_image_daemon_new("d.qcow2", NULL, NULL)->server
                                       : fl_server_new_command(argv, NULL);
             server_pid = server != NULL ? fl_server_pid(server) : -1;
             if (write(channel[1], &server_pid, sizeof server_pid) < 0)

@@ -2,7 +2,7 @@
 /* What the tests of servers that we start share: folders, shell commands, connections. */
 #pragma once
 
-#include "source/server.h"
+#include "source/image/daemon.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -75,14 +75,14 @@ static inline void assert_error_has(const GError *error, const char *part)
 }
 
 /* The descriptors above stderr that a live server shares with us are none; see test_inherited. */
-static inline FlServer *serve(const char *path)
+static inline FlImageDaemon *serve(const char *path)
 {
     g_autoptr(GError) error = NULL;
-    FlServer *server = fl_server_new_image(path, NULL, &error);
+    FlImageDaemon *daemon = fl_image_daemon_new(path, NULL, &error);
 
     g_assert_no_error(error);
     g_assert_cmpuint(count_entries(g_getenv("XDG_RUNTIME_DIR")), ==, 0);
-    return server;
+    return daemon;
 }
 
 static inline struct nbd_handle *connect_to(const FlServer *server, const char *export,
@@ -110,8 +110,8 @@ static inline void assert_byte(struct nbd_handle *nbd, uint64_t offset, uint8_t 
 
 static inline void assert_serves(const char *path, int64_t size, uint64_t offset, uint8_t byte)
 {
-    g_autoptr(FlServer) server = serve(path);
-    struct nbd_handle *nbd = connect_to(server, fl_server_image(server)->name, NULL);
+    g_autoptr(FlImageDaemon) daemon = serve(path);
+    struct nbd_handle *nbd = connect_to(daemon->server, daemon->image->info.name, NULL);
 
     g_assert_cmpint(nbd_get_size(nbd), ==, size);
     g_assert_cmpint(nbd_is_read_only(nbd), ==, 1);
@@ -123,7 +123,7 @@ static inline void assert_refused(const char *path, const char *part)
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(fl_server_new_image(path, NULL, &error));
+    g_assert_null(fl_image_daemon_new(path, NULL, &error));
     assert_error_has(error, part);
     g_assert_true(error->domain == FL_ERROR);
 }

@@ -9,7 +9,7 @@
 
 static void test_raw(Fixture *fixture, gconstpointer data)
 {
-    g_autoptr(FlServer) server = NULL;
+    g_autoptr(FlImageDaemon) daemon = NULL;
     const FlImageInfo *info;
     struct stat st;
 
@@ -20,8 +20,8 @@ static void test_raw(Fixture *fixture, gconstpointer data)
     run("printf 'no header that any driver knows, so a disk' > text");
     assert_serves("text", 512, 3, 'h');
 
-    server = serve("d.raw");
-    info = fl_server_image(server);
+    daemon = serve("d.raw");
+    info = &daemon->image->info;
     g_assert_cmpstr(info->name, ==, "d");
     g_assert_cmpstr(info->format, ==, "raw");
     g_assert_cmpuint(info->bitmaps->len, ==, 0);
@@ -53,26 +53,26 @@ static void test_bitmaps(Fixture *fixture, gconstpointer data)
 {
     static const char *const contexts[] = {"base:allocation", "qemu:allocation-depth",
                                            "qemu:dirty-bitmap:b0", "qemu:dirty-bitmap:a b/c", NULL};
-    g_autoptr(FlServer) server = NULL;
+    g_autoptr(FlImageDaemon) daemon = NULL;
     g_autoptr(GString) seen = g_string_new(NULL);
-    const FlBitmapInfo *bitmap;
+    const FlBitmap *bitmap;
     struct nbd_handle *nbd;
 
     run("qemu-img create -q -f qcow2 d.qcow2 1M; qemu-img bitmap --add d.qcow2 b0;"
         "qemu-io -c 'write -P 9 64k 64k' d.qcow2;"
         "qemu-img bitmap --add -g 512 d.qcow2 'a b/c'; qemu-img bitmap --disable d.qcow2 b0");
-    server = serve("d.qcow2");
-    g_assert_cmpstr(fl_server_image(server)->format, ==, "qcow2");
-    g_assert_cmpuint(fl_server_image(server)->bitmaps->len, ==, 2);
-    bitmap = fl_server_image(server)->bitmaps->pdata[0];
+    daemon = serve("d.qcow2");
+    g_assert_cmpstr(daemon->image->info.format, ==, "qcow2");
+    g_assert_cmpuint(daemon->image->info.bitmaps->len, ==, 2);
+    bitmap = daemon->image->info.bitmaps->pdata[0];
     g_assert_cmpstr(bitmap->name, ==, "a b/c");
     g_assert_cmpuint(bitmap->granularity, ==, 512);
     g_assert_false(bitmap->inconsistent);
-    bitmap = fl_server_image(server)->bitmaps->pdata[1];
+    bitmap = daemon->image->info.bitmaps->pdata[1];
     g_assert_cmpstr(bitmap->name, ==, "b0");
     g_assert_cmpuint(bitmap->granularity, ==, 65536);
 
-    nbd = connect_to(server, "d", contexts);
+    nbd = connect_to(daemon->server, "d", contexts);
     assert_byte(nbd, 65536, 9);
     g_assert_cmpint(
         nbd_block_status(nbd, MIB, 0, (nbd_extent_callback){note_extent, seen, NULL}, 0), ==, 0);
@@ -88,24 +88,24 @@ static void test_inconsistent_bitmap(Fixture *fixture, gconstpointer data)
 {
     static const char *const contexts[] = {"qemu:dirty-bitmap:lost", "qemu:dirty-bitmap:late",
                                            NULL};
-    g_autoptr(FlServer) server = NULL;
-    const FlBitmapInfo *bitmap;
+    g_autoptr(FlImageDaemon) daemon = NULL;
+    const FlBitmap *bitmap;
     struct nbd_handle *nbd;
 
     run("qemu-img create -q -f qcow2 d.qcow2 1M; qemu-img bitmap --add d.qcow2 lost;"
         "mkfifo in; qemu-io d.qcow2 < in > out & exec 3> in; printf 'write 0 64k\\n' >&3;"
         "while ! grep -q wrote out; do :; done; kill -9 $!; wait $! || true;"
         "qemu-img bitmap --add d.qcow2 late");
-    server = serve("d.qcow2");
-    g_assert_cmpuint(fl_server_image(server)->bitmaps->len, ==, 2);
-    bitmap = fl_server_image(server)->bitmaps->pdata[0];
+    daemon = serve("d.qcow2");
+    g_assert_cmpuint(daemon->image->info.bitmaps->len, ==, 2);
+    bitmap = daemon->image->info.bitmaps->pdata[0];
     g_assert_cmpstr(bitmap->name, ==, "late");
     g_assert_false(bitmap->inconsistent);
-    bitmap = fl_server_image(server)->bitmaps->pdata[1];
+    bitmap = daemon->image->info.bitmaps->pdata[1];
     g_assert_cmpstr(bitmap->name, ==, "lost");
     g_assert_true(bitmap->inconsistent);
 
-    nbd = connect_to(server, "d", contexts);
+    nbd = connect_to(daemon->server, "d", contexts);
     g_assert_cmpint(nbd_can_meta_context(nbd, contexts[0]), ==, 0);
     g_assert_cmpint(nbd_can_meta_context(nbd, contexts[1]), ==, 1);
     nbd_close(nbd);
@@ -114,7 +114,7 @@ static void test_inconsistent_bitmap(Fixture *fixture, gconstpointer data)
 static void test_chain(Fixture *fixture, gconstpointer data)
 {
     static const char *const contexts[] = {"qemu:allocation-depth", "qemu:dirty-bitmap:low", NULL};
-    g_autoptr(FlServer) server = NULL;
+    g_autoptr(FlImageDaemon) daemon = NULL;
     g_autoptr(GString) seen = g_string_new(NULL);
     struct nbd_handle *nbd;
 
@@ -125,9 +125,9 @@ static void test_chain(Fixture *fixture, gconstpointer data)
         "qemu-img create -q -f qcow2 -b mid.qcow2 -F qcow2 top.qcow2;"
         "qemu-io -c 'write -P 3 128k 64k' top.qcow2; ln -s sub/top.qcow2 ../linked.x.qcow2 || true;"
         "cd ..; ln -s $PWD/sub/top.qcow2 sub/link.qcow2");
-    server = serve("sub/../sub/top.qcow2");
-    g_assert_cmpuint(fl_server_image(server)->bitmaps->len, ==, 0);
-    nbd = connect_to(server, "top", contexts);
+    daemon = serve("sub/../sub/top.qcow2");
+    g_assert_cmpuint(daemon->image->info.bitmaps->len, ==, 0);
+    nbd = connect_to(daemon->server, "top", contexts);
     assert_byte(nbd, 0, 1);
     assert_byte(nbd, 65536, 2);
     assert_byte(nbd, 131072, 3);
@@ -143,16 +143,16 @@ static void test_chain(Fixture *fixture, gconstpointer data)
 
 static void test_data_file(Fixture *fixture, gconstpointer data)
 {
-    g_autoptr(FlServer) server = NULL;
+    g_autoptr(FlImageDaemon) daemon = NULL;
     struct nbd_handle *nbd;
 
     run("qemu-img create -q -f qcow2 -o data_file=d.raw,data_file_raw=on d.qcow2 1M;"
         "qemu-img bitmap --add d.qcow2 b; qemu-io -c 'write -P 5 0 64k' d.qcow2");
-    server = serve("d.qcow2");
-    nbd = connect_to(server, "d", NULL);
+    daemon = serve("d.qcow2");
+    nbd = connect_to(daemon->server, "d", NULL);
     assert_byte(nbd, 100, 5);
     nbd_close(nbd);
-    g_assert_cmpuint(fl_server_image(server)->bitmaps->len, ==, 1);
+    g_assert_cmpuint(daemon->image->info.bitmaps->len, ==, 1);
 }
 
 static void test_formats(Fixture *fixture, gconstpointer data)
@@ -166,12 +166,12 @@ static void test_formats(Fixture *fixture, gconstpointer data)
                             "qemu-img convert -f raw -O %s%s d.raw d.%s",
                             formats[i], i == 4 ? " -o force_size=on" : "", formats[i]);
         g_autofree char *path = g_strconcat("d.", formats[i], NULL);
-        g_autoptr(FlServer) server = NULL;
+        g_autoptr(FlImageDaemon) daemon = NULL;
 
         run(command);
         assert_serves(path, 16 * MIB, MIB, 6);
-        server = serve(path);
-        g_assert_cmpstr(fl_server_image(server)->format, ==, formats[i]);
+        daemon = serve(path);
+        g_assert_cmpstr(daemon->image->info.format, ==, formats[i]);
     }
 }
 
@@ -198,13 +198,13 @@ static void test_names(Fixture *fixture, gconstpointer data)
 
     run("qemu-img create -q -f qcow2 -o cluster_size=512 model 1M; qemu-img bitmap --add model b");
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autoptr(FlServer) server = NULL;
+        g_autoptr(FlImageDaemon) daemon = NULL;
 
         g_assert_no_errno(link("model", cases[i].path));
-        server = serve(cases[i].path);
-        g_assert_cmpstr(fl_server_image(server)->name, ==, cases[i].name);
-        g_assert_cmpstr(fl_server_image(server)->format, ==, "qcow2");
-        nbd_close(connect_to(server, cases[i].name, NULL));
+        daemon = serve(cases[i].path);
+        g_assert_cmpstr(daemon->image->info.name, ==, cases[i].name);
+        g_assert_cmpstr(daemon->image->info.format, ==, "qcow2");
+        nbd_close(connect_to(daemon->server, cases[i].name, NULL));
     }
     g_assert_no_errno(link("model", longest));
     assert_serves(longest, MIB, 0, 0);
@@ -273,7 +273,7 @@ static void test_locked(Fixture *fixture, gconstpointer data)
 /* While it is served it stays as it is: others may read it, nobody may write. */
 static void test_shared(Fixture *fixture, gconstpointer data)
 {
-    g_autoptr(FlServer) first = NULL, second = NULL, over = NULL;
+    g_autoptr(FlImageDaemon) first = NULL, second = NULL, over = NULL;
 
     run("qemu-img create -q -f raw d.raw 1M; qemu-img create -q -f qcow2 -b d.raw -F raw d.qcow2;"
         "qemu-img bitmap --add d.qcow2 b");
@@ -283,11 +283,11 @@ static void test_shared(Fixture *fixture, gconstpointer data)
     over = serve("d.qcow2");
     run("! qemu-io -f raw -c 'write 0 512' d.raw; ! qemu-io -f qcow2 -c 'write 0 512' d.qcow2;"
         "qemu-io -r -f raw -c 'read 0 512' d.raw");
-    g_clear_pointer(&first, fl_server_free);
+    g_clear_pointer(&first, fl_image_daemon_free);
     run("! qemu-io -f raw -c 'write 0 512' d.raw");
-    g_clear_pointer(&second, fl_server_free);
+    g_clear_pointer(&second, fl_image_daemon_free);
     run("! qemu-io -f raw -c 'write 0 512' d.raw");
-    g_clear_pointer(&over, fl_server_free);
+    g_clear_pointer(&over, fl_image_daemon_free);
     run("md5sum -c --quiet sums; stat -c '%y %z' d.raw d.qcow2 | cmp - times;"
         "qemu-io -f raw -c 'write 0 512' d.raw");
 }
@@ -295,13 +295,13 @@ static void test_shared(Fixture *fixture, gconstpointer data)
 /* More connections than one mount opens. */
 static void test_many_connections(Fixture *fixture, gconstpointer data)
 {
-    g_autoptr(FlServer) server = NULL;
+    g_autoptr(FlImageDaemon) daemon = NULL;
     struct nbd_handle *nbd[120];
 
     run("qemu-img create -q -f raw d.raw 1M");
-    server = serve("d.raw");
+    daemon = serve("d.raw");
     for (size_t i = 0; i < G_N_ELEMENTS(nbd); i++)
-        nbd[i] = connect_to(server, "d", NULL);
+        nbd[i] = connect_to(daemon->server, "d", NULL);
     for (size_t i = 0; i < G_N_ELEMENTS(nbd); i++) {
         assert_byte(nbd[i], i, 0);
         nbd_close(nbd[i]);
@@ -312,18 +312,18 @@ static void test_many_connections(Fixture *fixture, gconstpointer data)
 static void test_daemon_dies(Fixture *fixture, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(FlServer) server = NULL;
+    g_autoptr(FlImageDaemon) daemon = NULL;
     struct nbd_handle *nbd;
     char byte;
 
     run("qemu-img create -q -f raw d.raw 1M");
-    server = serve("d.raw");
-    g_assert_true(fl_server_check(server, &error));
-    nbd = connect_to(server, "d", NULL);
-    kill(fl_server_pid(server), SIGKILL);
+    daemon = serve("d.raw");
+    g_assert_true(fl_server_check(daemon->server, FL_SERVER_CHECK_MS, &error));
+    nbd = connect_to(daemon->server, "d", NULL);
+    kill(fl_server_pid(daemon->server), SIGKILL);
     g_assert_cmpint(nbd_pread(nbd, &byte, 1, 0, 0), ==, -1);
     nbd_close(nbd);
-    while (fl_server_check(server, &error))
+    while (fl_server_check(daemon->server, FL_SERVER_CHECK_MS, &error))
         ;
     assert_error_has(error, "qemu-storage-daemon was killed by signal 9");
 }

@@ -183,7 +183,7 @@ static void test_base(void)
     g_assert_cmpstr(only(&p)->base, ==, "20260301T000000Z-100000");
     g_assert_null(only(&p)->reason);
     g_assert_cmpuint(only(&p)->bitmaps->len, ==, 1);
-    g_assert_cmpstr(((FlSnapshotBitmap *)only(&p)->bitmaps->pdata[0])->context, ==,
+    g_assert_cmpstr(((FlBitmap *)only(&p)->bitmaps->pdata[0])->context, ==,
                     "qemu:dirty-bitmap:last");
     clear(&p);
 }
@@ -321,7 +321,7 @@ static void test_users_bitmaps(void)
                                                         "")) "]",
          &options, NULL);
     g_assert_cmpuint(only(&p)->bitmaps->len, ==, 1);
-    g_assert_cmpstr(((FlSnapshotBitmap *)only(&p)->bitmaps->pdata[0])->name, ==, "mine");
+    g_assert_cmpstr(((FlBitmap *)only(&p)->bitmaps->pdata[0])->name, ==, "mine");
     g_assert_cmpuint(p.notes->len, ==, 2);
     clear(&p);
 }

@@ -31,7 +31,7 @@ static JsonNode *describe_bitmaps(const FlSnapshotDisk *disk)
     JsonArray *array = json_array_new();
 
     for (guint i = 0; i < disk->bitmaps->len; i++) {
-        const FlSnapshotBitmap *bitmap = g_ptr_array_index(disk->bitmaps, i);
+        const FlBitmap *bitmap = g_ptr_array_index(disk->bitmaps, i);
         json_array_add_element(array,
                                fl_qmp_args(fl_qmp_string("name", bitmap->name),
                                            fl_qmp_string("context", bitmap->context),

@@ -11,16 +11,29 @@
  */
 #pragma once
 
-#include "source/server.h"
+#include "map/bitmap.h"
 #include "qemu/qmp.h"
 #include "util/jail.h"
 
-/* The image's node in the storage daemon. */
-#define FL_IMAGE_NODE "image"
+#include <time.h>
+
+/* The image's node in the storage daemon; and one without data, for bitmaps that have parts in
+ * several images. */
+#define FL_IMAGE_NODE       "image"
+#define FL_IMAGE_UNION_NODE "union"
+
+/* What is known of an image beyond what NBD tells. */
+typedef struct {
+    char *name;         /* of the export: the file's name without its last extension */
+    char *format;       /* as QEMU calls it: "qcow2", "raw" */
+    GPtrArray *bitmaps; /* of FlBitmap, sorted by name */
+    struct timespec mtime, ctime;
+} FlImageInfo;
 
 typedef struct {
     FlImageInfo info;
-    char *path; /* absolute */
+    GPtrArray *merged; /* of char *: bitmaps whose parts are merged in FL_IMAGE_UNION_NODE */
+    char *path;        /* absolute */
     bool block_device;
     GPtrArray *files; /* of char *: its own, and as far as known those that it is based on */
     char *open; /* why it cannot be served in a jail; NULL: nothing is known to be in the way */
@@ -45,7 +58,7 @@ FlJail *fl_image_jail(FlImage *image, const char *program);
  */
 bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error);
 
-/* image-bitmaps.c. Fills in info.bitmaps: those of the image, with what there is of them in the
+/* bitmaps.c. Fills in info.bitmaps: those of the image, with what there is of them in the
  * images below it. */
 bool fl_image_find_bitmaps(FlImage *image, FlQmp *qmp, GError **error);
 

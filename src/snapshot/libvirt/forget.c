@@ -6,7 +6,7 @@
  */
 #include "snapshot/libvirt/session.h"
 
-#include "source/image/image-bitmaps.h"
+#include "source/image/layers.h"
 #include "snapshot/point.h"
 
 static bool is_wanted(const char *name, const void *options)

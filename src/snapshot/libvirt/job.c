@@ -8,6 +8,7 @@
  */
 #include "snapshot/libvirt/session.h"
 
+#include "map/context.h"
 #include "snapshot/point.h"
 
 #include <errno.h>
@@ -335,9 +336,9 @@ static bool read_back(FlSnapshot *backup, const FlDomainBackup *job, GError **er
         disk->export_name =
             g_strdup(export->export_name != NULL ? export->export_name : disk->name);
         if (disk->bitmaps->len > 0) {
-            FlSnapshotBitmap *bitmap = g_ptr_array_index(disk->bitmaps, 0);
+            FlBitmap *bitmap = g_ptr_array_index(disk->bitmaps, 0);
             g_free(bitmap->context);
-            bitmap->context = g_strconcat("qemu:dirty-bitmap:", export->bitmap, NULL);
+            bitmap->context = fl_context_of_bitmap(export->bitmap);
         }
     }
     return true;

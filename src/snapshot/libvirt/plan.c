@@ -2,6 +2,7 @@
 /* What is done with each disk, as a function of what libvirt says about it. */
 #include "snapshot/libvirt/session.h"
 
+#include "map/context.h"
 #include "snapshot/point.h"
 
 #include <string.h>
@@ -109,7 +110,7 @@ static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base,
                              const FlCheckpointDisk *was, const char *series, bool running)
 {
     g_autoptr(FlPoint) point = base->ours ? fl_point_parse(base->name) : NULL;
-    FlSnapshotBitmap *bitmap = fl_snapshot_bitmap_new(series, 0);
+    FlBitmap *bitmap = fl_bitmap_new(series, NULL, 0);
 
     disk->checkpoint = g_strdup(base->name);
     disk->disk.base = g_strdup(point != NULL ? point->id : base->name);
@@ -117,7 +118,7 @@ static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base,
     disk->disk.witness = g_strdup(was->witness);
     if (!running) {
         g_free(bitmap->context);
-        bitmap->context = g_strconcat("qemu:dirty-bitmap:", base->name, NULL);
+        bitmap->context = fl_context_of_bitmap(base->name);
     }
     g_ptr_array_add(disk->disk.bitmaps, bitmap);
 }
@@ -181,7 +182,7 @@ static FlLibvirtDisk *plan_disk(const FlDomain *domain, const FlDomainDisk *vm,
     disk->disk.name = g_strdup(vm->target);
     disk->disk.export_name = g_strdup(vm->target);
     disk->disk.size = vm->size;
-    disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_snapshot_bitmap_free);
+    disk->disk.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
     disk->point = running && has_place(vm) && !vm->shareable;
     if (!running) {
         disk->disk.image = g_strdup(vm->path);

@@ -7,35 +7,36 @@
 #include "snapshot/libvirt/session.h"
 
 #include "snapshot/witness.h"
+#include "source/nbd/nbd.h"
 
 /* Seconds. */
 #define TIMEOUT 30
 /* Bytes that the server may make us remember. */
 #define MEMORY (UINT64_C(64) << 20)
 
-static void compare(FlLibvirtDisk *disk, FlEndpoint *endpoint, const FlExportInfo *info,
+static void compare(FlLibvirtDisk *disk, FlSource *source, const FlExportInfo *info,
                     const FlWait *wait)
 {
-    const FlSnapshotBitmap *bitmap =
+    const FlBitmap *bitmap =
         disk->disk.bitmaps->len > 0 ? g_ptr_array_index(disk->disk.bitmaps, 0) : NULL;
     g_autoptr(GError) failure = NULL;
 
     if (bitmap != NULL && disk->disk.witness != NULL &&
-        !fl_witness_check(endpoint, info, disk->disk.witness, bitmap->context, wait, &failure))
+        !fl_witness_check(source, info, disk->disk.witness, bitmap->context, wait, &failure))
         fl_libvirt_make_full(disk, g_strdup(failure->message));
 }
 
-static void visit(FlLibvirtSession *session, FlLibvirtDisk *disk, FlEndpoint *endpoint)
+static void visit(FlLibvirtSession *session, FlLibvirtDisk *disk, FlSource *source)
 {
     unsigned timeout = session->backup.options->timeout;
     FlWait wait = {.seconds = timeout != 0 ? timeout : TIMEOUT};
     g_autoptr(GError) failure = NULL;
     g_autoptr(GPtrArray) exports =
-        fl_endpoint_export(endpoint, disk->disk.export_name, &wait, &failure);
+        fl_source_exports(source, disk->disk.export_name, &wait, &failure);
 
     if (exports != NULL) {
-        compare(disk, endpoint, exports->pdata[0], &wait);
-        disk->witness = fl_witness_take(endpoint, exports->pdata[0], &wait, &failure);
+        compare(disk, source, exports->pdata[0], &wait);
+        disk->witness = fl_witness_take(source, exports->pdata[0], &wait, &failure);
     }
     /* The next increment of a disk without a witness is believed. */
     if (disk->witness == NULL)
@@ -49,13 +50,13 @@ void fl_libvirt_compare(FlLibvirtSession *session)
 {
     FlSnapshot *backup = &session->backup;
     g_autoptr(FlBudget) budget = fl_budget_new(MEMORY);
-    g_autoptr(FlEndpoint) endpoint =
-        fl_endpoint_new_socket(backup->socket, backup->options->source, budget);
+    g_autoptr(FlSource) source =
+        fl_source_nbd_new_socket(backup->socket, backup->options->source, budget);
 
     for (guint i = 0; i < backup->disks->len; i++) {
         FlLibvirtDisk *disk = g_ptr_array_index(backup->disks, i);
         if (disk->point)
-            visit(session, disk, endpoint);
+            visit(session, disk, source);
     }
     fl_libvirt_name_disks(backup);
 }

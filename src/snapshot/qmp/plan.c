@@ -40,7 +40,7 @@ static void add_copy(FlFleeceDisk *disk, const FlVmBitmap *bitmap, const char *n
     copy->name = g_strdup(name);
     copy->granularity = bitmap->granularity;
     g_ptr_array_add(disk->copies, copy);
-    g_ptr_array_add(disk->disk.bitmaps, fl_snapshot_bitmap_new(name, bitmap->granularity));
+    g_ptr_array_add(disk->disk.bitmaps, fl_bitmap_new(name, NULL, bitmap->granularity));
 }
 
 /*
@@ -233,7 +233,7 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
             ? g_strdup(vm->name)
             : g_strdup_printf(FL_FLEECE_PREFIX "%08x-%s", g_random_int(), vm->name);
     disk->disk.size = vm->size;
-    disk->disk.bitmaps = g_ptr_array_new_with_free_func(fl_snapshot_bitmap_free);
+    disk->disk.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
     if (!choose_base(disk, disks, vm, options, inconsistent, error)) {
         free_disk(disk);
         return NULL;

@@ -14,14 +14,6 @@
 /* Files in a chain; QEMU's own limits are higher, and nobody's chains. */
 #define CHAIN_MAX 200
 
-static void free_bitmap(void *opaque)
-{
-    FlBitmapInfo *bitmap = opaque;
-
-    g_free(bitmap->name);
-    g_free(bitmap);
-}
-
 void fl_image_free(FlImage *image)
 {
     if (image == NULL)
@@ -29,6 +21,7 @@ void fl_image_free(FlImage *image)
     g_free(image->info.name);
     g_free(image->info.format);
     g_clear_pointer(&image->info.bitmaps, g_ptr_array_unref);
+    g_clear_pointer(&image->merged, g_ptr_array_unref);
     g_clear_pointer(&image->files, g_ptr_array_unref);
     g_free(image->open);
     g_free(image->path);
@@ -235,7 +228,8 @@ FlImage *fl_image_probe(const char *path, const char *format, GError **error)
 
     /* Not g_canonicalize_filename: ".." behind a symbolic link is not what stands before it. */
     image->path = g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
-    image->info.bitmaps = g_ptr_array_new_with_free_func(free_bitmap);
+    image->info.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
+    image->merged = g_ptr_array_new_with_free_func(g_free);
     image->files = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(image->files, g_strdup(image->path));
     if (!look_at_file(image, error) || !find_format(image, format, error))
@@ -291,14 +285,14 @@ static bool add_export(const FlImage *image, FlQmp *qmp, GError **error)
     JsonArray *served = json_array_new();
 
     for (guint i = 0; i < image->info.bitmaps->len; i++) {
-        const FlBitmapInfo *bitmap = image->info.bitmaps->pdata[i];
-        if (!fl_bitmap_info_is_whole(bitmap))
+        const FlBitmap *bitmap = image->info.bitmaps->pdata[i];
+        if (!fl_bitmap_is_whole(bitmap))
             continue;
         /* QEMU before 7.1 takes names alone, of the image's own bitmaps. */
-        if (bitmap->node == NULL)
+        if (!g_ptr_array_find_with_equal_func(image->merged, bitmap->name, g_str_equal, NULL))
             json_array_add_string_element(served, bitmap->name);
         else
-            json_array_add_element(served, fl_qmp_args(fl_qmp_string("node", bitmap->node),
+            json_array_add_element(served, fl_qmp_args(fl_qmp_string("node", FL_IMAGE_UNION_NODE),
                                                        fl_qmp_string("name", bitmap->name)));
     }
     return fl_qmp_call(qmp, "block-export-add",

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "source/nbd/blockstatus.h"
+#include "blockstatus.h"
 
-#include "source/nbd/walk.h"
+#include "map/context.h"
+#include "wait.h"
+#include "walk.h"
 
 /* Requests in flight: cuts of a disk, and small ranges of it. */
 #define SEGMENTS 16
 #define BATCH    64
 
-#define ALLOCATION    "base:allocation"
-#define BITMAP_PREFIX "qemu:dirty-bitmap:"
+#define ALLOCATION FL_CONTEXT_NAME_ALLOCATION
 
 static const char no_memory[] = "there is no memory for the map";
 
@@ -126,7 +127,7 @@ static FlMap *dirty_union(const FlDiskMaps *maps, guint from, guint to, uint64_t
         right = dirty_union(maps, from + (to - from) / 2, to, size);
     } else {
         left = fl_map_new_uniform(size, 0);
-        right = to > from && g_str_has_prefix(maps->contexts->pdata[from], BITMAP_PREFIX)
+        right = to > from && fl_context_bitmap(maps->contexts->pdata[from]) != NULL
                     ? fl_map_ref(maps->maps->pdata[from])
                     : fl_map_ref(left);
     }

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "source/nbd/endpoint.h"
+#include "endpoint.h"
 
-#include "exports.h"
 #include "option.h"
 #include "tls.h"
-#include "util/deadline.h"
 #include "util/keeper.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +13,6 @@
 #include <unistd.h>
 
 struct FlEndpoint {
-    gatomicrefcount refs;
     char *uri;    /* NULL for a socket */
     int socket;   /* -1 for a URI */
     char *path;   /* of a Unix socket that we connect ourselves; NULL for other URIs */
@@ -77,9 +75,8 @@ static FlEndpoint *new_endpoint(FlBudget *budget)
 {
     FlEndpoint *endpoint = g_new0(FlEndpoint, 1);
 
-    g_atomic_ref_count_init(&endpoint->refs);
     g_mutex_init(&endpoint->lock);
-    endpoint->budget = budget != NULL ? fl_budget_ref(budget) : fl_budget_new(FL_REMEMBER_MAX);
+    endpoint->budget = budget != NULL ? fl_budget_ref(budget) : fl_budget_new(FL_SOURCE_BUDGET);
     return endpoint;
 }
 
@@ -104,15 +101,9 @@ FlEndpoint *fl_endpoint_new_socket(int fd, const char *label, FlBudget *budget)
     return endpoint;
 }
 
-FlEndpoint *fl_endpoint_ref(FlEndpoint *endpoint)
+void fl_endpoint_free(FlEndpoint *endpoint)
 {
-    g_atomic_ref_count_inc(&endpoint->refs);
-    return endpoint;
-}
-
-void fl_endpoint_unref(FlEndpoint *endpoint)
-{
-    if (endpoint == NULL || !g_atomic_ref_count_dec(&endpoint->refs))
+    if (endpoint == NULL)
         return;
     if (endpoint->socket >= 0)
         close(endpoint->socket);
@@ -151,64 +142,6 @@ void fl_endpoint_allow(const FlEndpoint *endpoint, FlSandbox *sandbox)
 FlBudget *fl_endpoint_budget(const FlEndpoint *endpoint)
 {
     return endpoint->budget;
-}
-
-/* Whether the handshake is at another STAGE than the last time: libnbd asks for several things on
- * its own, newer ones for more, and each answer has its own time. There are as many stages as
- * libnbd knows, so this ends. */
-static bool handshake_moves_on(struct nbd_handle *nbd, char **stage)
-{
-    const char *now = nbd_aio_is_connecting(nbd) ? nbd_connection_state(nbd) : NULL;
-    bool moved = now != NULL && *stage != NULL && !g_str_equal(now, *stage);
-
-    if (now == NULL || *stage == NULL || moved) {
-        g_free(*stage);
-        *stage = g_strdup(now);
-    }
-    return moved;
-}
-
-bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
-                 void *opaque, const FlWait *wait, GError **error)
-{
-    /* Short slices, so that a cancel is noticed without a descriptor of its own. */
-    enum { SLICE_MS = 100 };
-    gint64 late = fl_deadline_in(wait->seconds);
-    g_autofree char *stage = NULL;
-
-    while (!done(nbd, opaque)) {
-        gint64 now = g_get_monotonic_time();
-
-        if (handshake_moves_on(nbd, &stage))
-            late = fl_deadline_in(wait->seconds);
-
-        if (wait->cancel != NULL && g_cancellable_set_error_if_cancelled(wait->cancel, error))
-            return false;
-        if (nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
-            return fl_fail_lost(error, "the server closed the connection");
-        if (now >= late)
-            return fl_fail_lost(error, "the server has not answered for %u seconds", wait->seconds);
-        if (wait->deadline != 0 && now >= wait->deadline)
-            return fl_fail_lost(error, "the server is too slow");
-        if (nbd_poll(nbd, SLICE_MS) >= 0 || nbd_get_errno() == EINTR)
-            continue;
-        /* libnbd has no number for what is against the protocol: that will be no better next time.
-         */
-        return nbd_get_errno() == 0 ? fl_fail(error, "%s", nbd_get_error())
-                                    : fl_fail_lost(error, "%s", nbd_get_error());
-    }
-    return true;
-}
-
-void fl_nbd_close(struct nbd_handle *nbd)
-{
-    if (nbd == NULL)
-        return;
-    if (nbd_aio_is_negotiating(nbd))
-        nbd_aio_opt_abort(nbd);
-    else if (nbd_aio_is_ready(nbd))
-        nbd_aio_disconnect(nbd, 0);
-    nbd_close(nbd);
 }
 
 static bool is_connected(struct nbd_handle *nbd, void *opaque)
@@ -256,13 +189,10 @@ static int start_connecting(FlEndpoint *endpoint, struct nbd_handle *nbd, const 
     return r;
 }
 
-/*
- * Connects up to the point where an export is chosen; an old server is past it already. Only block
- * status needs STRUCTURED replies. A read is cheaper by a simple reply: two calls to receive it
- * instead of four, and QEMU does not look for holes that the map has told of.
- */
-static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured,
-                                           const FlWait *wait, GError **error)
+/* A read is cheaper by a simple reply: two calls to receive it instead of four, and QEMU does not
+ * look for holes that the map has told of. */
+struct nbd_handle *fl_endpoint_connect(FlEndpoint *endpoint, bool structured, const FlWait *wait,
+                                       GError **error)
 {
     struct nbd_handle *nbd = nbd_create();
     const char *why = NULL;
@@ -297,53 +227,12 @@ static struct nbd_handle *connect_endpoint(FlEndpoint *endpoint, bool structured
     return NULL;
 }
 
-/* Enters the only export, with all that will be asked of it, and keeps the connection. NBD is of no
- * use to the caller any more. */
-static void keep_only(FlEndpoint *endpoint, struct nbd_handle *nbd, const FlExportInfo *info,
-                      const FlWait *wait)
+void fl_endpoint_set_only(FlEndpoint *endpoint, const char *export)
 {
-    endpoint->only = g_strdup(info->name);
-    for (guint i = 0; i < info->contexts->len; i++)
-        nbd_add_meta_context(nbd, info->contexts->pdata[i]);
-    nbd_set_export_name(nbd, info->name);
-    if (info->size > 0 && fl_option_go(nbd, wait, NULL) && nbd_get_size(nbd) == (int64_t)info->size)
-        fl_endpoint_keep(endpoint, info->name, nbd);
-    else
-        fl_nbd_close(nbd);
-}
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&endpoint->lock);
 
-GPtrArray *fl_endpoint_export(FlEndpoint *endpoint, const char *name, const FlWait *wait,
-                              GError **error)
-{
-    struct nbd_handle *nbd = connect_endpoint(endpoint, true, wait, error);
-    g_autoptr(GPtrArray) exports =
-        g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_info_free);
-
-    if (nbd == NULL || !fl_exports_find(endpoint, nbd, name, exports, wait, error)) {
-        fl_nbd_close(nbd);
-        return NULL;
-    }
-    fl_nbd_close(nbd);
-    return g_steal_pointer(&exports);
-}
-
-GPtrArray *fl_endpoint_exports(FlEndpoint *endpoint, const FlWait *wait, GError **error)
-{
-    struct nbd_handle *nbd = connect_endpoint(endpoint, true, wait, error);
-    g_autoptr(GPtrArray) exports =
-        g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_info_free);
-    g_autofree char *named = nbd != NULL ? nbd_get_export_name(nbd) : NULL;
-    const char *name = named != NULL && *named != '\0' ? named : NULL;
-
-    if (nbd == NULL || !fl_exports_find(endpoint, nbd, name, exports, wait, error)) {
-        fl_nbd_close(nbd);
-        return NULL;
-    }
-    if (exports->len == 1)
-        keep_only(endpoint, nbd, exports->pdata[0], wait);
-    else
-        fl_nbd_close(nbd);
-    return g_steal_pointer(&exports);
+    g_free(endpoint->only);
+    endpoint->only = g_strdup(export);
 }
 
 /* The connection that is kept, if it lives and has all CONTEXTS; one that has not is closed. */
@@ -385,7 +274,7 @@ struct nbd_handle *fl_endpoint_open(FlEndpoint *endpoint, const char *export,
 
     if (nbd != NULL)
         return nbd;
-    nbd = connect_endpoint(endpoint, structured, wait, error);
+    nbd = fl_endpoint_connect(endpoint, structured, wait, error);
     if (nbd == NULL)
         return NULL;
     for (; contexts != NULL && *contexts != NULL; contexts++)

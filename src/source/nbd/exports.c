@@ -1,32 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "exports.h"
 
+#include "map/context.h"
 #include "option.h"
+#include "wait.h"
 
 #include <string.h>
-
-FlExportInfo *fl_export_info_new(void)
-{
-    FlExportInfo *info = g_new0(FlExportInfo, 1);
-
-    info->contexts = g_ptr_array_new_with_free_func(g_free);
-    return info;
-}
-
-void fl_export_info_free(FlExportInfo *info)
-{
-    if (info == NULL)
-        return;
-    g_free(info->name);
-    g_free(info->description);
-    g_ptr_array_unref(info->contexts);
-    g_free(info);
-}
-
-bool fl_export_info_has_context(const FlExportInfo *info, const char *context)
-{
-    return g_ptr_array_find_with_equal_func(info->contexts, context, g_str_equal, NULL);
-}
 
 /* What an export and each of its contexts take with us beside their names: files, and nodes. */
 #define EXPORT_BYTES  2048u
@@ -57,15 +36,14 @@ static uint32_t block_size(struct nbd_handle *nbd, int which, uint32_t fallback)
 
 static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError **error)
 {
-    g_autoptr(FlExportInfo) info = fl_export_info_new();
+    g_autoptr(FlExportInfo) info = NULL;
     int64_t size = nbd_get_size(nbd);
 
     if (size < 0) {
         fl_fail(error, "the size of export \"%s\" cannot be used: %s", name, nbd_get_error());
         return NULL;
     }
-    info->name = g_strdup(name);
-    info->size = (uint64_t)size;
+    info = fl_export_info_new(name, (uint64_t)size);
     info->description = nbd_get_export_description(nbd);
     if (info->description != NULL && *info->description == '\0')
         g_clear_pointer(&info->description, free);
@@ -108,7 +86,7 @@ static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const Fl
 static FlExportInfo *enter_info(FlEndpoint *endpoint, const char *name, const FlWait *wait,
                                 GError **error)
 {
-    static const char *const usual[] = {"base:allocation", "qemu:allocation-depth", NULL};
+    static const char *const usual[] = {FL_CONTEXT_NAME_ALLOCATION, FL_CONTEXT_NAME_DEPTH, NULL};
     struct nbd_handle *nbd = fl_endpoint_open(endpoint, name, usual, wait, error);
     FlExportInfo *info;
 
@@ -161,9 +139,9 @@ static FlExportInfo *find_info(FlEndpoint *endpoint, struct nbd_handle *nbd, con
     return info;
 }
 
-/* NAME, or all that the server lists if that is NULL. */
-bool fl_exports_find(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
-                     GPtrArray *exports, const FlWait *wait, GError **error)
+/* Adds to EXPORTS what is known of NAME, or, if that is NULL, of all that the server lists. */
+static bool find_exports(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
+                         GPtrArray *exports, const FlWait *wait, GError **error)
 {
     g_autoptr(GPtrArray) names = NULL;
     g_autoptr(GError) why = NULL;
@@ -191,4 +169,44 @@ bool fl_exports_find(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *n
         g_ptr_array_add(exports, info);
     }
     return true;
+}
+
+/* Enters the only export, with all that will be asked of it, and keeps the connection. NBD is of no
+ * use to the caller any more. */
+static void keep_only(FlEndpoint *endpoint, struct nbd_handle *nbd, const FlExportInfo *info,
+                      const FlWait *wait)
+{
+    fl_endpoint_set_only(endpoint, info->name);
+    for (guint i = 0; i < info->contexts->len; i++)
+        nbd_add_meta_context(nbd, info->contexts->pdata[i]);
+    nbd_set_export_name(nbd, info->name);
+    if (info->size > 0 && fl_option_go(nbd, wait, NULL) && nbd_get_size(nbd) == (int64_t)info->size)
+        fl_endpoint_keep(endpoint, info->name, nbd);
+    else
+        fl_nbd_close(nbd);
+}
+
+GPtrArray *fl_nbd_exports(FlEndpoint *endpoint, const char *name, const FlWait *wait,
+                          GError **error)
+{
+    struct nbd_handle *nbd = fl_endpoint_connect(endpoint, true, wait, error);
+    g_autoptr(GPtrArray) exports =
+        g_ptr_array_new_with_free_func((GDestroyNotify)fl_export_info_free);
+    g_autofree char *in_uri = nbd != NULL && name == NULL ? nbd_get_export_name(nbd) : NULL;
+    const char *wanted = in_uri != NULL && *in_uri != '\0' ? in_uri : name;
+
+    if (nbd == NULL || !find_exports(endpoint, nbd, wanted, exports, wait, error)) {
+        fl_nbd_close(nbd);
+        return NULL;
+    }
+    if (name == NULL && exports->len == 1) {
+        FlExportInfo *only = exports->pdata[0];
+
+        /* qemu-nbd serves one client unless it is told otherwise, and ends with it. */
+        only->ends_with_last = !only->multi_conn;
+        keep_only(endpoint, nbd, only, wait);
+    } else {
+        fl_nbd_close(nbd);
+    }
+    return g_steal_pointer(&exports);
 }

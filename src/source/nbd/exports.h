@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a server says of its exports. Private to source/. */
+/* What a server says of its exports. Private to source/nbd/. Blocks. */
 #pragma once
 
-#include "source/nbd/endpoint.h"
+#include "endpoint.h"
+#include "source/source.h"
 
-/* Adds to EXPORTS what is known of NAME, or, if that is NULL, of all exports that the server lists:
- * by NBD, a connection to ENDPOINT before an export is chosen. */
-bool fl_exports_find(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
-                     GPtrArray *exports, const FlWait *wait, GError **error);
+/*
+ * As fl_source_exports(). Without a NAME, the one that the endpoint's URI has, or every one that
+ * the server lists, or the default one where it cannot list.
+ */
+GPtrArray *fl_nbd_exports(FlEndpoint *endpoint, const char *name, const FlWait *wait,
+                          GError **error);

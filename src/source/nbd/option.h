@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is asked of a server before an export is chosen. Private to source/. Blocks; see FlWait. */
+/* What is asked of a server before an export is chosen. Private to source/nbd/. Blocks; see FlWait.
+ */
 #pragma once
 
-#include "source/nbd/endpoint.h"
+#include "wait.h"
+
+/* What a server may list of either. */
+#define FL_EXPORTS_MAX  20000u
+#define FL_CONTEXTS_MAX 1000u
 
 /* Enters the export that NBD names. */
 bool fl_option_go(struct nbd_handle *nbd, const FlWait *wait, GError **error);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "source/nbd/pread.h"
+#include "pread.h"
 
 #include "reply.h"
+#include "wait.h"
 
 #include <errno.h>
 
@@ -52,7 +53,7 @@ static int command_done(void *opaque, int *error)
      * return value. The connection is dead then, and the command goes with it. */
     bool retire = !pread->sending;
 
-    tell(pread, wrong ? FL_PREAD_WRONG : *error);
+    tell(pread, wrong ? FL_READ_WRONG : *error);
     return retire;
 }
 
@@ -60,8 +61,7 @@ FlPread *fl_pread_start(struct nbd_handle *nbd, void *buf, uint64_t length, uint
                         FlPreadDone done, void *opaque)
 {
     FlPread *pread = g_malloc0(sizeof *pread + (buf == NULL ? length : 0));
-    nbd_chunk_callback chunk = {
-        .callback = chunk_arrived, .user_data = pread, .free = pread_unref};
+    nbd_chunk_callback chunk = {.callback = chunk_arrived, .user_data = pread, .free = pread_unref};
     nbd_completion_callback completion = {
         .callback = command_done, .user_data = pread, .free = pread_unref};
 
@@ -78,11 +78,6 @@ FlPread *fl_pread_start(struct nbd_handle *nbd, void *buf, uint64_t length, uint
         tell(pread, nbd_get_errno() != 0 ? nbd_get_errno() : EIO);
     pread->sending = false;
     return pread;
-}
-
-const void *fl_pread_bytes(const FlPread *pread)
-{
-    return pread->bytes;
 }
 
 void fl_pread_abandon(FlPread *pread)
@@ -113,9 +108,10 @@ static bool all_done(struct nbd_handle *nbd, void *opaque)
     return ((const Reads *)opaque)->waiting == 0;
 }
 
-bool fl_pread_spans(struct nbd_handle *nbd, const FlSpan *spans, unsigned n, FlPread **preads,
+bool fl_pread_spans(struct nbd_handle *nbd, const FlSpan *spans, unsigned n, void **bytes,
                     const FlWait *wait, GError **error)
 {
+    g_autofree FlPread **preads = g_new0(FlPread *, n);
     Reads reads = {0};
     bool ok;
 
@@ -123,16 +119,18 @@ bool fl_pread_spans(struct nbd_handle *nbd, const FlSpan *spans, unsigned n, FlP
         uint64_t length = spans[i].end - spans[i].start;
 
         reads.waiting += length > 0;
-        preads[i] = length > 0 ? fl_pread_start(nbd, NULL, length, spans[i].start, count_down,
-                                                &reads)
-                               : NULL;
+        if (length > 0)
+            preads[i] = fl_pread_start(nbd, NULL, length, spans[i].start, count_down, &reads);
     }
     ok = fl_nbd_wait(nbd, all_done, &reads, wait, error);
-    if (ok && reads.error == FL_PREAD_WRONG)
+    if (ok && reads.error == FL_READ_WRONG)
         ok = fl_fail_lost(error, "a reply did not bring exactly the bytes that were asked for");
     else if (ok && reads.error != 0)
         ok = fl_fail_lost(error, "it cannot be read: %s", g_strerror(reads.error));
-    for (unsigned i = 0; i < n && !ok; i++)
-        g_clear_pointer(&preads[i], fl_pread_abandon);
+    for (unsigned i = 0; i < n; i++) {
+        if (ok)
+            bytes[i] = preads[i] != NULL ? g_memdup2(preads[i]->bytes, preads[i]->length) : NULL;
+        fl_pread_abandon(preads[i]);
+    }
     return ok;
 }

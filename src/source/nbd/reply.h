@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which bytes of a read the chunks of a structured reply have brought. Private to source/.
+ * Which bytes of a read the chunks of a structured reply have brought. Private to source/nbd/.
  *
  * The chunks may come in any order, but together they have to cover what was asked for, and each
  * byte once (NBD protocol, "Structured reply chunk message"). libnbd leaves that to its caller:

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* TLS: whether a server's certificate will be verified, and what that takes. Private to source/. */
+/* TLS: whether a server's certificate will be verified, and what that takes. Private to
+ * source/nbd/. */
 #pragma once
 
 #include "util/error.h"

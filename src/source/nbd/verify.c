@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "source/nbd/blockstatus.h"
-#include "source/nbd/pread.h"
+#include "blockstatus.h"
+#include "map/context.h"
+#include "pread.h"
 #include "util/size.h"
-#include "source/nbd/walk.h"
+#include "walk.h"
 
 #include <string.h>
 
-#define ALLOCATION "base:allocation"
+#define ALLOCATION FL_CONTEXT_NAME_ALLOCATION
 #define SAMPLES    16
 #define ZEROS      4096u
 
@@ -59,19 +60,18 @@ static bool are_zero(struct nbd_handle *nbd, const FlSpan ranges[SAMPLES], const
 {
     uint32_t block = (uint32_t)CLAMP(nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM), 1, 1 << 16);
     FlSpan spans[SAMPLES];
-    FlPread *preads[SAMPLES];
+    void *bytes[SAMPLES];
     bool zero = true;
 
     for (guint i = 0; i < SAMPLES; i++)
         spans[i] = first_blocks(ranges[i], block);
-    if (!fl_pread_spans(nbd, spans, SAMPLES, preads, wait, error))
+    if (!fl_pread_spans(nbd, spans, SAMPLES, bytes, wait, error))
         return false;
     for (guint i = 0; i < SAMPLES; i++) {
+        g_autofree const char *read = bytes[i];
         uint64_t length = spans[i].end - spans[i].start;
-        const char *bytes = length > 0 ? fl_pread_bytes(preads[i]) : NULL;
 
-        zero = zero && (length == 0 || (*bytes == 0 && memcmp(bytes, bytes + 1, length - 1) == 0));
-        fl_pread_abandon(preads[i]);
+        zero = zero && (length == 0 || (*read == 0 && memcmp(read, read + 1, length - 1) == 0));
     }
     return zero || fl_fail_changed(error, "bytes where its map says zero have changed");
 }
@@ -103,8 +103,7 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
     for (guint i = 0; i < SAMPLES; i++) {
         const FlMap *map = known[i % n];
         FlExtent e = fl_map_get(map, fl_map_count(map) * i / SAMPLES);
-        ranges[i] =
-            (FlSpan){.start = e.start, .end = MIN(e.end, e.start + FL_WALK_REQUEST_MAX)};
+        ranges[i] = (FlSpan){.start = e.start, .end = MIN(e.end, e.start + FL_WALK_REQUEST_MAX)};
     }
     builders = fl_walk(nbd, contexts, ranges, SAMPLES, &use, &refused, wait, error);
     if (builders == NULL) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "source/nbd/walk.h"
+#include "walk.h"
 
 #include "config.h"
-#include "source/nbd/blockstatus.h"
+#include "blockstatus.h"
 #include "util/size.h"
+#include "wait.h"
 
 #include <errno.h>
 
@@ -42,9 +43,9 @@ struct Walk {
     FlMapBuilder **builders; /* by segment and then by context */
     bool sending;            /* inside nbd_aio_block_status() */
     FlMapsUse use;
-    unsigned crumbs;         /* replies that told next to nothing */
-    int error;               /* the server's errno, once a request was refused */
-    const char *wrong;       /* what is wrong with the server's replies; NULL: nothing yet */
+    unsigned crumbs;   /* replies that told next to nothing */
+    int error;         /* the server's errno, once a request was refused */
+    const char *wrong; /* what is wrong with the server's replies; NULL: nothing yet */
 };
 
 static const char no_memory[] = "there is no memory for the map";

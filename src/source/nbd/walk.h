@@ -1,21 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Walking ranges of a disk by block status, with a request for each under way. Private to source/.
+ * Walking ranges of a disk by block status, with a request for each under way. Private to
+ * source/nbd/.
  *
- * What a server replies is checked here: see disk/blockstatus.h. Blocks; for workers.
+ * What a server replies is checked here: see blockstatus.h. Blocks; for workers.
  */
 #pragma once
 
-#include "source/nbd/endpoint.h"
-#include "map/map.h"
+#include "source/conn.h"
+#include "util/budget.h"
+
+#include <libnbd.h>
 
 /* A request names at most 2^32-1 bytes; kept to a multiple of every block size. */
 #define FL_WALK_REQUEST_MAX (UINT64_C(2) << 30)
-
-/* The range [start, end) of the disk. */
-typedef struct {
-    uint64_t start, end;
-} FlSpan;
 
 /* The memory for the maps of one export, while they are loaded. */
 typedef struct {

@@ -11,8 +11,8 @@
  */
 #pragma once
 
-#include "source/nbd/endpoint.h"
-#include "map/maps.h"
+#include "endpoint.h"
+#include "source/source.h"
 
 /* Bytes of memory for all maps of an export together: 27 million extents (map/map.h). */
 #define FL_MAPS_MAX (132u << 20)

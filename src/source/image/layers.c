@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "source/image/image-bitmaps.h"
+#include "source/image/layers.h"
 
 #include "source/image/image.h"
 #include "source/process.h"
@@ -121,8 +121,8 @@ bool fl_image_remove_bitmaps(const char *path, const char *format,
             if (!wanted(name, opaque))
                 continue;
             if (remove_bitmap(layer->path, name, ok ? error : NULL))
-                g_ptr_array_add(report, g_strdup_printf("removed bitmap %s of %s", name,
-                                                        layer->path));
+                g_ptr_array_add(report,
+                                g_strdup_printf("removed bitmap %s of %s", name, layer->path));
             else
                 ok = false;
         }

@@ -13,11 +13,9 @@
 
 #include <string.h>
 
-#define UNION_NODE "union"
-
 static int compare_bitmaps(gconstpointer a, gconstpointer b)
 {
-    const FlBitmapInfo *const *x = a, *const *y = b;
+    const FlBitmap *const *x = a, *const *y = b;
 
     return strcmp((*x)->name, (*y)->name);
 }
@@ -27,13 +25,11 @@ static void add_bitmaps(GPtrArray *bitmaps, JsonArray *found)
     for (guint i = 0; i < fl_json_length(found); i++) {
         JsonObject *object = fl_json_element(found, i);
         const char *name = fl_json_string(object, "name");
-        FlBitmapInfo *bitmap;
+        FlBitmap *bitmap;
 
         if (name == NULL) /* QEMU's own */
             continue;
-        bitmap = g_new0(FlBitmapInfo, 1);
-        bitmap->name = g_strdup(name);
-        bitmap->granularity = (uint64_t)fl_json_int(object, "granularity");
+        bitmap = fl_bitmap_new(name, NULL, (uint64_t)fl_json_int(object, "granularity"));
         bitmap->count = (uint64_t)fl_json_int(object, "count");
         bitmap->inconsistent = fl_json_bool(object, "inconsistent");
         g_ptr_array_add(bitmaps, bitmap);
@@ -73,7 +69,7 @@ static void add_source(JsonArray *sources, const char *node, const char *name)
 }
 
 /* What is to be merged, from TOP down; NULL if BITMAP is in that image alone. */
-static JsonArray *find_parts(JsonArray *nodes, JsonObject *top, FlBitmapInfo *bitmap)
+static JsonArray *find_parts(JsonArray *nodes, JsonObject *top, FlBitmap *bitmap)
 {
     g_autoptr(JsonArray) parts = json_array_new();
 
@@ -99,36 +95,36 @@ static bool add_union_node(FlQmp *qmp, JsonObject *top, GError **error)
 
     return fl_qmp_call(qmp, "blockdev-add",
                        fl_qmp_args(fl_qmp_string("driver", "null-co"),
-                                   fl_qmp_string("node-name", UNION_NODE), fl_qmp_int("size", size),
-                                   fl_qmp_bool("read-zeroes", true)),
+                                   fl_qmp_string("node-name", FL_IMAGE_UNION_NODE),
+                                   fl_qmp_int("size", size), fl_qmp_bool("read-zeroes", true)),
                        NULL, error);
 }
 
-static bool merge(FlQmp *qmp, FlBitmapInfo *bitmap, JsonArray *parts, GError **error)
+static bool merge(FlQmp *qmp, FlBitmap *bitmap, JsonArray *parts, GError **error)
 {
     JsonNode *sources = fl_json_array_node(parts);
 
-    bitmap->node = UNION_NODE;
     return fl_qmp_call(qmp, "block-dirty-bitmap-add",
-                       fl_qmp_args(fl_qmp_string("node", UNION_NODE),
+                       fl_qmp_args(fl_qmp_string("node", FL_IMAGE_UNION_NODE),
                                    fl_qmp_string("name", bitmap->name),
                                    fl_qmp_int("granularity", (gint64)bitmap->granularity),
                                    fl_qmp_bool("disabled", true)),
                        NULL, error) &&
            fl_qmp_call(qmp, "block-dirty-bitmap-merge",
-                       fl_qmp_args(fl_qmp_string("node", UNION_NODE),
+                       fl_qmp_args(fl_qmp_string("node", FL_IMAGE_UNION_NODE),
                                    fl_qmp_string("target", bitmap->name),
                                    fl_qmp_node("bitmaps", sources)),
                        NULL, error);
 }
 
-static bool join_parts(GPtrArray *bitmaps, JsonArray *nodes, JsonObject *top, FlQmp *qmp,
+static bool join_parts(FlImage *image, JsonArray *nodes, JsonObject *top, FlQmp *qmp,
                        GError **error)
 {
+    GPtrArray *bitmaps = image->info.bitmaps;
     bool added = false;
 
     for (guint i = 0; i < bitmaps->len; i++) {
-        FlBitmapInfo *bitmap = bitmaps->pdata[i];
+        FlBitmap *bitmap = bitmaps->pdata[i];
         g_autoptr(JsonArray) parts = find_parts(nodes, top, bitmap);
         g_autoptr(GError) failure = NULL;
 
@@ -137,6 +133,7 @@ static bool join_parts(GPtrArray *bitmaps, JsonArray *nodes, JsonObject *top, Fl
         if (!added && !add_union_node(qmp, top, error))
             return false;
         added = true;
+        g_ptr_array_add(image->merged, g_strdup(bitmap->name));
         /* An image that was made larger than the one below has no such union. */
         if (!merge(qmp, bitmap, g_steal_pointer(&parts), &failure)) {
             g_debug("bitmap %s: %s", bitmap->name, failure->message);
@@ -154,7 +151,7 @@ static bool has_parts(const GPtrArray *bitmaps, JsonArray *nodes)
         if (g_strcmp0(fl_json_string(node, "node-name"), FL_IMAGE_NODE) == 0)
             continue;
         for (guint j = 0; j < bitmaps->len; j++) {
-            if (find_bitmap(node, ((const FlBitmapInfo *)bitmaps->pdata[j])->name) != NULL)
+            if (find_bitmap(node, ((const FlBitmap *)bitmaps->pdata[j])->name) != NULL)
                 return true;
         }
     }
@@ -194,5 +191,5 @@ bool fl_image_find_bitmaps(FlImage *image, FlQmp *qmp, GError **error)
     if (!has_parts(bitmaps, nodes))
         return true;
     nodes = query_nodes(qmp, true, &deep, error);
-    return nodes != NULL && join_parts(bitmaps, nodes, find_node(nodes, FL_IMAGE_NODE), qmp, error);
+    return nodes != NULL && join_parts(image, nodes, find_node(nodes, FL_IMAGE_NODE), qmp, error);
 }

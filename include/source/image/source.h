@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "source/source.h"
+
+/* An image file as a source, served as fl_image_daemon_new() does. Its one export has the format,
+ * the times and the bitmaps of the image. */
+FlSource *fl_source_image_new(const char *path, const char *format, const char *label,
+                              FlBudget *budget, GError **error);

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "wait.h"
+
+#include "util/deadline.h"
+
+#include <errno.h>
+
+/* Whether the handshake is at another STAGE than the last time: libnbd asks for several things on
+ * its own, newer ones for more, and each answer has its own time. There are as many stages as
+ * libnbd knows, so this ends. */
+static bool handshake_moves_on(struct nbd_handle *nbd, char **stage)
+{
+    const char *now = nbd_aio_is_connecting(nbd) ? nbd_connection_state(nbd) : NULL;
+    bool moved = now != NULL && *stage != NULL && !g_str_equal(now, *stage);
+
+    if (now == NULL || *stage == NULL || moved) {
+        g_free(*stage);
+        *stage = g_strdup(now);
+    }
+    return moved;
+}
+
+bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
+                 void *opaque, const FlWait *wait, GError **error)
+{
+    /* Short slices, so that a cancel is noticed without a descriptor of its own. */
+    enum { SLICE_MS = 100 };
+    gint64 late = fl_deadline_in(wait->seconds);
+    g_autofree char *stage = NULL;
+
+    while (!done(nbd, opaque)) {
+        gint64 now = g_get_monotonic_time();
+
+        if (handshake_moves_on(nbd, &stage))
+            late = fl_deadline_in(wait->seconds);
+
+        if (wait->cancel != NULL && g_cancellable_set_error_if_cancelled(wait->cancel, error))
+            return false;
+        if (nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
+            return fl_fail_lost(error, "the server closed the connection");
+        if (now >= late)
+            return fl_fail_lost(error, "the server has not answered for %u seconds", wait->seconds);
+        if (wait->deadline != 0 && now >= wait->deadline)
+            return fl_fail_lost(error, "the server is too slow");
+        if (nbd_poll(nbd, SLICE_MS) >= 0 || nbd_get_errno() == EINTR)
+            continue;
+        /* libnbd has no number for what is against the protocol: that will be no better next time.
+         */
+        return nbd_get_errno() == 0 ? fl_fail(error, "%s", nbd_get_error())
+                                    : fl_fail_lost(error, "%s", nbd_get_error());
+    }
+    return true;
+}
+
+void fl_nbd_close(struct nbd_handle *nbd)
+{
+    if (nbd == NULL)
+        return;
+    if (nbd_aio_is_negotiating(nbd))
+        nbd_aio_opt_abort(nbd);
+    else if (nbd_aio_is_ready(nbd))
+        nbd_aio_disconnect(nbd, 0);
+    nbd_close(nbd);
+}
