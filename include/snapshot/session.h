@@ -16,7 +16,7 @@ struct FlSnapshot {
     FlState state;
     FlJournal *journal; /* opened by open; NULL after release */
     bool left;          /* something that the journal tells of could not be ended */
-    bool refused;       /* the last sweep was, because the disks may be another QEMU's */
+    bool refused;       /* the last sweep was: another QEMU has the disks, or a client the server */
 
     GPtrArray *disks;       /* each starts with FlSnapshotDisk; filled by INSPECT */
     GPtrArray *notes;       /* of char *: what a person should know */

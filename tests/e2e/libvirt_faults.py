@@ -6,7 +6,7 @@ import threading
 import lib
 import vm
 from libvirtd import Domain, Proxy
-from vm import Disk
+from vm import Disk, StuckClient
 
 
 class Faults(lib.TestCase):
@@ -63,6 +63,24 @@ class Faults(lib.TestCase):
         self.assertEqual(snapshot.line(), "lost: vda: its backup job in libvirt has ended")
         self.assertRegex(snapshot.ask("commit"), "failed: .*cannot commit: .* is lost")
         snapshot.finish("abort")
+        self.check_increment(domain, backup)
+
+    def test_client_that_reads_no_replies(self):
+        """QEMU would stand still if the job were ended, so it stays for as long as the client."""
+        domain, backup = self.begin_committed()
+        domain.scribble(self.rng, 1)
+        snapshot = domain.begin()
+        client = StuckClient(self, snapshot)
+        said = "another client reads from the snapshot's NBD server.*job stays"
+        self.assertRegex(snapshot.ask("commit"), f"^failed: .*{said}")
+        self.assertRegex(snapshot.ask("abort"), f"^left: .*{said}")
+        # VM and libvirt go on, and another try comes to the same.
+        domain.scribble(self.rng, 1)
+        with self.assertRaisesRegex(AssertionError, said):
+            domain.recover()
+        self.assertIsNotNone(domain.job())
+        client.close()
+        self.assertIn("ended a backup job", domain.recover())
         self.check_increment(domain, backup)
 
     def test_commit_without_an_answer(self):

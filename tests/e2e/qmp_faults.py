@@ -1,42 +1,13 @@
 #!/usr/bin/env python3
 """What may happen to a snapshot while it is there, and VMs that cannot be backed up."""
 import os
-import select
-import socket
-import struct
 import subprocess
 
 import lib
 from monitor import Filter
-from vm import Disk, Refused, Vm
+from vm import Disk, Refused, StuckClient, Vm
 
 NULL = '{"driver": "null-co", "node-name": "%s", "size": 1048576, "read-only": true}'
-
-
-class StuckClient:
-    """An NBD client that asks for much and reads nothing."""
-
-    def __init__(self, test, snapshot):
-        self.socket = socket.socket(socket.AF_UNIX)
-        test.defer(self.socket.close)
-        self.socket.settimeout(lib.PATIENCE)
-        self.socket.connect(snapshot.info["socket"])
-        self.receive(18)
-        name = b"vda"
-        self.socket.sendall(struct.pack(">I", 3) + b"IHAVEOPT" +
-                            struct.pack(">II", 1, len(name)) + name)
-        self.receive(10)
-        for handle in range(64):
-            self.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, handle, 0, lib.MIB))
-        # The first reply has begun, so the server has come to stand in the middle of it.
-        select.select([self.socket], [], [], lib.PATIENCE)
-
-    def receive(self, length):
-        while length > 0:
-            length -= len(self.socket.recv(length))
-
-    def close(self):
-        self.socket.close()
 
 
 class Faults(lib.TestCase):

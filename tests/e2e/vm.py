@@ -10,6 +10,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 
 import lib
@@ -349,3 +350,29 @@ class Snapshot:
         for start, end in self.map(name, series):
             new[start:end] = data[start:end]
         return bytes(new)
+
+
+class StuckClient:
+    """An NBD client that asks for much and reads nothing."""
+
+    def __init__(self, test, snapshot):
+        self.socket = socket.socket(socket.AF_UNIX)
+        test.defer(self.socket.close)
+        self.socket.settimeout(lib.PATIENCE)
+        self.socket.connect(snapshot.info["socket"])
+        self.receive(18)
+        name = b"vda"
+        self.socket.sendall(struct.pack(">I", 3) + b"IHAVEOPT" +
+                            struct.pack(">II", 1, len(name)) + name)
+        self.receive(10)
+        for handle in range(64):
+            self.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, handle, 0, lib.MIB))
+        # The first reply has begun, so the server has come to stand in the middle of it.
+        select.select([self.socket], [], [], lib.PATIENCE)
+
+    def receive(self, length):
+        while length > 0:
+            length -= len(self.socket.recv(length))
+
+    def close(self):
+        self.socket.close()

@@ -1,14 +1,22 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Errors, sizes, file names, foreign text, and rates. */
+/* Errors, sizes, file names, foreign text, rates, and the clients of a socket. */
 #include "util/budget.h"
+#include "util/clients.h"
 #include "util/error.h"
+#include "util/keeper.h"
 #include "util/name.h"
 #include "util/printable.h"
 #include "util/rate.h"
 #include "util/size.h"
 
 #include <gio/gio.h>
+#include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void test_error(void)
 {
@@ -287,6 +295,85 @@ static void test_budget(void)
     g_assert_true(fl_budget_take(budget, 30, UINT64_MAX));
 }
 
+/* A process that listens at PATH, and lets its first client go at once. */
+static pid_t start_server(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    char byte;
+    pid_t pid;
+
+    g_strlcpy(address.sun_path, path, sizeof address.sun_path);
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof address), ==, 0);
+    pid = fork();
+    g_assert_cmpint(pid, >=, 0);
+    if (pid == 0) {
+        /* The credentials that a client sees are those of who called this. */
+        listen(listener, 8);
+        int client = accept(listener, NULL, NULL);
+
+        (void)!read(client, &byte, 1);
+        close(client);
+        pause();
+        _exit(0);
+    }
+    close(listener);
+    return pid;
+}
+
+/* Another process that connects to PATH; back when it has. */
+static pid_t start_client(const char *path)
+{
+    int ready[2];
+    char byte;
+    pid_t pid;
+
+    g_assert_cmpint(pipe(ready), ==, 0);
+    pid = fork();
+    g_assert_cmpint(pid, >=, 0);
+    if (pid == 0) {
+        if (fl_unix_connect(path) >= 0)
+            (void)!write(ready[1], "", 1);
+        pause();
+        _exit(0);
+    }
+    g_assert_cmpint(read(ready[0], &byte, 1), ==, 1);
+    close(ready[0]);
+    close(ready[1]);
+    return pid;
+}
+
+static void test_clients(void)
+{
+    g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(folder, "a socket", NULL);
+    pid_t pids[2];
+    int list, own;
+
+    g_assert_cmpint(fl_clients_open(path, 1000), ==, -1);
+    g_assert_cmpint(fl_clients_count(-1, path), ==, -1);
+    pids[0] = start_server(path);
+    while ((list = fl_clients_open(path, 60000)) < 0)
+        g_thread_yield(); /* it does not listen yet */
+    g_assert_cmpint(fl_clients_count(list, path), ==, 0);
+    own = fl_unix_connect(path);
+    g_assert_cmpint(own, >=, 0);
+    g_assert_cmpint(fl_clients_count(list, path), ==, 0);
+    pids[1] = start_client(path);
+    g_assert_cmpint(fl_clients_count(list, path), ==, 1);
+    g_assert_cmpint(fl_clients_count(list, folder), ==, -1);
+    for (size_t i = 0; i < G_N_ELEMENTS(pids); i++) {
+        kill(pids[i], SIGKILL);
+        waitpid(pids[i], NULL, 0);
+    }
+    /* The server is gone, and its socket with it. */
+    g_assert_cmpint(fl_clients_count(list, path), ==, -1);
+    close(own);
+    close(list);
+    g_unlink(path);
+    g_rmdir(folder);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -301,5 +388,6 @@ int main(int argc, char **argv)
     g_test_add_func("/util/printable", test_printable);
     g_test_add_func("/util/rate", test_rate);
     g_test_add_func("/util/budget", test_budget);
+    g_test_add_func("/util/clients", test_clients);
     return g_test_run();
 }

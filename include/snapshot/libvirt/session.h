@@ -39,6 +39,7 @@ typedef struct {
     bool gone;                         /* there is no such domain any more */
     char *scratch;                     /* directory, absolute */
     char *socket;     /* path; its directory, in the above, is ours and has the scratch files */
+    int clients;      /* fl_clients_open() of the socket; -1: not to be had, or not yet */
     char *point;      /* name of the new checkpoint; NULL before SNAPSHOT, or if there is none */
     gint64 next_look; /* when the room for scratch is looked at (g_get_monotonic_time()) */
     uint64_t reserve; /* bytes of the scratch file system that the guest cannot have */
@@ -163,6 +164,8 @@ FlDomainPart *fl_libvirt_parts(const FlLibvirtSession *session);
 void fl_libvirt_name_disks(const FlSnapshot *backup);
 bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error);
 bool fl_libvirt_export(FlSnapshot *backup, GError **error);
+/* Fails if another client is connected to the snapshot's NBD server, with which nothing could end. */
+bool fl_libvirt_check_clients(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_let_go(FlSnapshot *backup, GError **error);
 bool fl_libvirt_sweep(FlSnapshot *backup, GError **error);
 

@@ -10,6 +10,7 @@
 
 #include "map/context.h"
 #include "snapshot/point.h"
+#include "util/clients.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +26,9 @@
 /* Milliseconds: for a job to begin or end, and between looks at it then. */
 #define CHANGE_TIMEOUT  10000
 #define CHANGE_INTERVAL 20
+/* Milliseconds for clients of the NBD server to leave; less while the guest's writes may wait. */
+#define LEAVE_TIMEOUT  5000
+#define LET_GO_TIMEOUT 2000
 
 /* Whether SOCKET is where a session of ours has one. */
 static bool is_our_socket(const char *socket)
@@ -360,6 +364,7 @@ bool fl_libvirt_export(FlSnapshot *backup, GError **error)
         return fl_fail(error, "the backup job has ended already");
     if (!read_back(backup, job, error))
         return false;
+    session->clients = fl_clients_open(session->socket, CHANGE_TIMEOUT);
     backup->socket = open(session->socket, O_PATH | O_CLOEXEC);
     if (backup->socket < 0)
         return fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
@@ -407,16 +412,47 @@ static bool ask_abort(FlLibvirtCall *call)
     return virDomainAbortJob(call->domain) == 0;
 }
 
-static bool end_job(FlLibvirtSession *session, GError **error)
+/*
+ * Whether nobody but ourselves is connected to SOCKET, where QEMU's NBD server listens, as far as
+ * that is to be known. With a client that reads no replies QEMU stands still (seen in 7.2 and 10.0),
+ * its monitor and libvirt with it, as soon as libvirt ends the job or deletes a checkpoint, and until
+ * that client has left; and which client is one, cannot be seen.
+ */
+static bool clients_have_left(FlLibvirtSession *session, const char *socket, unsigned timeout,
+                              GError **error)
 {
-    gint64 end = g_get_monotonic_time() + CHANGE_TIMEOUT * 1000;
-    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_abort, NULL, NULL);
-    /* It is refused where the job is ending already. */
-    bool asked = fl_libvirt_ask(session, call);
-    FlLibvirtJob job;
+    gint64 end = g_get_monotonic_time() + (gint64)timeout * 1000;
 
+    if (session->clients < 0)
+        session->clients = fl_clients_open(socket, timeout);
+    while (fl_clients_count(session->clients, socket) > 0) {
+        if (g_get_monotonic_time() >= end)
+            return fl_fail(error,
+                           "another client reads from the snapshot's NBD server, %s: end that one. "
+                           "Until then the backup job stays: to end it could halt the VM",
+                           socket);
+        g_usleep(CHANGE_INTERVAL * 1000);
+    }
+    return true;
+}
+
+/* Ends the job whose NBD server is at SOCKET. */
+static bool end_job(FlLibvirtSession *session, const char *socket, unsigned patience,
+                    GError **error)
+{
+    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_abort, NULL, NULL);
+    gint64 end;
+    FlLibvirtJob job;
+    bool asked;
+
+    session->backup.refused = !clients_have_left(session, socket, patience, error);
+    if (session->backup.refused)
+        return false;
+    /* It is refused where the job is ending already. */
+    asked = fl_libvirt_ask(session, call);
     if (call->silent)
         return fl_libvirt_fail(error, call, "backup job");
+    end = g_get_monotonic_time() + CHANGE_TIMEOUT * 1000;
     while ((job = fl_libvirt_job(session, NULL, error)) == FL_LIBVIRT_JOB_OURS) {
         if (g_get_monotonic_time() >= end)
             return asked ? fl_fail(error, "the backup job does not end")
@@ -453,7 +489,8 @@ bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
     FlLibvirtJob job =
         settle(session, error) ? fl_libvirt_job(session, &found, error) : FL_LIBVIRT_JOB_UNKNOWN;
 
-    if (job == FL_LIBVIRT_JOB_UNKNOWN || (job == FL_LIBVIRT_JOB_OURS && !end_job(session, error))) {
+    if (job == FL_LIBVIRT_JOB_UNKNOWN ||
+        (job == FL_LIBVIRT_JOB_OURS && !end_job(session, found->socket, LEAVE_TIMEOUT, error))) {
         session->backup.left = true;
         g_prefix_error(error, "something is left, which fleecefs --recover puts back: ");
         return false;
@@ -465,9 +502,16 @@ bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
     return true;
 }
 
+bool fl_libvirt_check_clients(FlLibvirtSession *session, GError **error)
+{
+    return session->socket == NULL ||
+           clients_have_left(session, session->socket, LET_GO_TIMEOUT, error);
+}
+
 bool fl_libvirt_let_go(FlSnapshot *backup, GError **error)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
     /* libvirt ends the job for all disks or for none, so they are lost together. */
-    return fl_libvirt_job(session, NULL, error) != FL_LIBVIRT_JOB_OURS || end_job(session, error);
+    return fl_libvirt_job(session, NULL, error) != FL_LIBVIRT_JOB_OURS ||
+           end_job(session, session->socket, LET_GO_TIMEOUT, error);
 }

@@ -10,6 +10,9 @@ static void release(FlSnapshot *backup)
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
     fl_libvirt_disconnect(session);
+    if (session->clients >= 0)
+        close(session->clients);
+    session->clients = -1;
     g_clear_pointer(&backup->journal, fl_journal_close);
 }
 
@@ -55,6 +58,7 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     g_autofree char *directory = NULL;
 
     fl_snapshot_init(backup, &fl_libvirt_provider, options);
+    session->clients = -1;
     g_mutex_init(&session->lock);
     g_cond_init(&session->cond);
     session->scratch =

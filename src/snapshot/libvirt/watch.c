@@ -34,7 +34,8 @@ bool fl_libvirt_check_job(FlSnapshot *backup, GError **error)
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
     if (session->running && !look(session, error))
         return false;
-    return fl_snapshot_none_lost(&session->backup, error);
+    return fl_snapshot_none_lost(&session->backup, error) &&
+           fl_libvirt_check_clients(session, error);
 }
 
 static void watch_room(FlLibvirtSession *session)

@@ -8,12 +8,12 @@
  */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
+#include "util/clients.h"
 #include "util/keeper.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -116,18 +116,12 @@ bool fl_fleece_serve(FlSnapshot *backup, GError **error)
 static bool wait_for_eof(const char *path, GError **error)
 {
     enum { PATIENCE_MS = 10000 };
-    struct pollfd wait = {.fd = fl_unix_connect(path), .events = POLLIN};
-    char greeting[64];
-    ssize_t got = -1;
+    int fd = fl_unix_connect(path);
+    bool ended = fd >= 0 && fl_unix_hang_up(fd, PATIENCE_MS);
 
-    if (wait.fd >= 0 && shutdown(wait.fd, SHUT_WR) == 0) {
-        while (poll(&wait, 1, PATIENCE_MS) > 0 &&
-               (got = read(wait.fd, greeting, sizeof greeting)) > 0)
-            ;
-    }
-    if (wait.fd >= 0)
-        close(wait.fd);
-    return got == 0 || fl_fail(error, "NBD server: it does not answer at %s", path);
+    if (fd >= 0)
+        close(fd);
+    return ended || fl_fail(error, "NBD server: it does not answer at %s", path);
 }
 
 /* The server is stopped before its socket goes, and only if it is the one that listens there. */
