@@ -28,5 +28,9 @@ for path in sorted([*root.glob("src/*/**/*.[ch]"), *root.glob("include/*/**/*.h"
     if text.count("\n") > LONGEST:
         faults.append(f"{name}: {text.count(chr(10))} lines, more than {LONGEST}: split it")
 
+for path in sorted([*root.glob("contrib/fleecefs-*"), *root.glob("contrib/*/*.py")]):
+    if path.suffix != ".1" and path.read_text().count("\n") > LONGEST:
+        faults.append(f"{path.relative_to(root)}: more than {LONGEST} lines: split it")
+
 print(*faults, sep="\n")
 sys.exit(1 if faults else 0)

@@ -2,10 +2,12 @@
 """Which generations to keep: `last=3,daily=7`, counted as restic and borg count.
 
 Of the N newest days (hours, weeks...) in which there is a generation at all the last one is kept; all
-rules are counted on their own, and what any of them keeps is kept. What others need is kept with them.
+rules are counted on their own, and what any of them keeps is kept. What others need is kept with them,
+unless they can be rewritten without it.
 """
 import datetime
 import re
+from typing import NamedTuple
 
 # What two generations have in common that count as one, in local time.
 PERIODS = {"last": None, "hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V",
@@ -48,16 +50,23 @@ def wanted(names, policy):
     return keep
 
 
+class Generation(NamedTuple):
+    """What is known of one: its series; the generations that it needs, None if they are not known or
+    not all there; and whether it can be rewritten so that it needs only others that stay."""
+    series: str
+    needs: set
+    foldable: bool = False
+
+
 def split(generations, policy):
     """What to remove of GENERATIONS, in an order that never leaves anything without what it needs,
     and what is left alone: it counts for no rule, for it cannot be restored, or nobody knows.
 
-    GENERATIONS: the newest first, name to (series, the generations it needs; None: not known, or not
-    all there).
+    GENERATIONS: the newest first, name to Generation.
     """
-    whole = {n: needs for n, (_, needs) in generations.items() if needs is not None}
+    whole = {n: g for n, g in generations.items() if g.needs is not None}
     keep = wanted(list(whole), policy)
     # What the next backup of a series goes on with.
-    keep |= set({generations[n][0]: n for n in reversed(whole)}.values())
-    keep |= {need for name in keep for need in whole[name]}
+    keep |= set({generations[n].series: n for n in reversed(whole)}.values())
+    keep |= {need for name in keep if not whole[name].foldable for need in whole[name].needs}
     return [n for n in whole if n not in keep], [n for n in generations if n not in whole]

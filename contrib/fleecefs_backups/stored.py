@@ -17,6 +17,7 @@ import stat
 
 PREFIX = "user.fleecefs."
 VM_FILE = "vm.json"  # beside the disks' folders
+DAMAGED_FILE = "DAMAGED"  # in a disk's folder: fleecefs-restore --check has found it to be, and why
 PARTIAL = ".partial"  # ends the names of generations that are being made
 JSON_MAX = 64 << 20
 SIZE_MAX = (1 << 63) - 1
@@ -130,6 +131,7 @@ class Image:
     vm: Vm = Vm()
     generation: str = ""  # its name
     number: int = -1  # of the generation; -1: none was recorded
+    damage: str = ""  # what a check has found
     bases: tuple = ()  # the images that it can lie on, once Stored has found them
 
     @property
@@ -160,6 +162,7 @@ class Stored:
                           f"{top} is not a folder")
         self.top = os.path.abspath(top)
         self.images, self.damaged, self.unknown = [], [], []
+        self.generations = []  # folders with a vm.json
         self._files = {}  # JSON files by path
         for folder, folders, names in os.walk(self.top, onerror=self._unreadable):
             # What is being made is hidden, or has a name that says so.
@@ -170,6 +173,8 @@ class Stored:
                 folders.remove("split")
             folders[:] = sorted(f for f in folders if not f.startswith(".")
                                 and not f.endswith(PARTIAL))
+            if VM_FILE in names:
+                self.generations.append(folder)
             for name in names:
                 if name.endswith((".qcow2", ".raw")) and not name.startswith("."):
                     self._add(os.path.join(folder, name))
@@ -190,7 +195,7 @@ class Stored:
         except (Damaged, OSError, ValueError) as why:
             self.damaged.append((path, str(why)))
 
-    def _json(self, path):
+    def json(self, path):
         """What a JSON file says; {} if there is none. It is read once, and complained of each time."""
         if path not in self._files:
             try:
@@ -214,8 +219,8 @@ class Stored:
         home = os.path.dirname(folder) if dirty else folder
         said, vm_said = {}, {}
         if dirty or file == "split" or file.startswith("disk."):
-            said = self._json(os.path.join(home, "info.json"))
-            vm_said = self._json(os.path.join(os.path.dirname(home), VM_FILE))
+            said = self.json(os.path.join(home, "info.json"))
+            vm_said = self.json(os.path.join(os.path.dirname(home), VM_FILE))
         if said:
             size, disk = member(said, "size", int, -1), os.path.basename(home)
             contexts = [c for c in member(said, "contexts", list, []) if isinstance(c, dict)]
@@ -240,7 +245,7 @@ class Stored:
             vm_of(vm_said) or vm_of(said),
             member(vm_said, "generation", str, "") or member(said, "snapshot", str, "")
             or os.path.basename(os.path.dirname(home)),
-            number_of(vm_said))
+            number_of(vm_said), damage_of(home) if said else "")
 
     def _find_vms(self):
         """Gives each image one object for its VM, which may have been recorded in part or not at all:
@@ -307,6 +312,7 @@ class Stored:
     def chain(self, image):
         """The full backup that IMAGE is based on, then all increments up to it."""
         chain, seen = [image], {image}
+        check_damage(image)
         while chain[-1].base:
             base = self.base_of(chain[-1])
             if base in seen:
@@ -324,6 +330,7 @@ class Stored:
                           + ", ".join(b.path for b in image.bases))
         if image.bases[0].size != image.size:
             raise Refused(f"{image.path} and {image.bases[0].path} are of disks of different sizes")
+        check_damage(image.bases[0])
         return image.bases[0]
 
     def faults(self):
@@ -332,6 +339,7 @@ class Stored:
         for image in self.images:
             line = [image]
             try:
+                check_damage(image)
                 while line[-1].base and line[-1] not in faults and len(line) <= len(self.images):
                     line.append(self.base_of(line[-1]))
                 fault = faults.get(line[-1])
@@ -342,6 +350,21 @@ class Stored:
             for step in line:
                 faults.setdefault(step, fault)
         return faults
+
+
+def damage_of(home):
+    """What fleecefs-restore --check has noted in a disk's folder; "" if nothing."""
+    path = os.path.join(home, DAMAGED_FILE)
+    if not os.path.lexists(path):
+        return ""
+    with open(open_regular(path), encoding="utf-8", errors="replace") as f:
+        return f.read(1000).strip() or "it is marked"
+
+
+def check_damage(image):
+    if image.damage:
+        raise Refused(f"{image.path} is damaged: {image.damage}; to restore what is left of it remove "
+                      f"{os.path.join(image.home, DAMAGED_FILE)}")
 
 
 def pieces_of(image):

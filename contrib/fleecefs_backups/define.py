@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Brings a whole VM back: its disks, its NVRAM and TPM, and its domain in libvirt.
+
+The domain is the stored one; what is changed in it is where its files are. Nobody vouches for what a
+repository holds: the definition is shown to whoever restores before anything is started.
+"""
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+import xml.etree.ElementTree as ElementTree
+
+from . import machine, making
+from .commands import Failed, ask
+from .stored import Refused, open_regular
+from .text import file_name
+
+XML_MAX = 16 << 20
+ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+
+def read_definition(folder):
+    path = os.path.join(folder, machine.XML)
+    if not os.path.lexists(path):
+        raise Refused(f"{folder} has no {machine.XML}, as libvirt did not run this VM: restore its disks "
+                      f"one by one{' and see ' + machine.QMP if os.path.exists(os.path.join(folder, machine.QMP)) else ''}")
+    with open(open_regular(path), encoding="utf-8") as f:
+        try:
+            return ElementTree.fromstring(f.read(XML_MAX))
+        except (ElementTree.ParseError, UnicodeDecodeError) as why:
+            raise Refused(f"{path} is damaged: {why}") from None
+
+
+def is_known(uri, domain):
+    done = subprocess.run(["virsh", *(["--connect", uri] if uri else []), "dominfo", "--domain", domain],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL)
+    return done.returncode == 0
+
+
+def rename(root, name, new_uuid):
+    """Gives the domain another name or UUID; with a UUID of its own go addresses of its own."""
+    if name:
+        root.find("name").text = name
+    if new_uuid:
+        element = root.find("uuid")
+        if element is None:
+            element = ElementTree.SubElement(root, "uuid")
+        element.text = str(uuid.uuid4()) if new_uuid == "new" else new_uuid
+        for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):
+            entry.text = element.text
+        for interface in root.iterfind("devices/interface"):
+            for mac in interface.findall("mac"):
+                interface.remove(mac)
+        for genid in root.findall("genid"):
+            genid.text = None
+
+
+def place_disk(disk, path, form):
+    """Has a <disk> be the image PATH."""
+    disk.set("type", "file")
+    for tag in ("source", "backingStore", "mirror", "auth", "encryption"):
+        for child in disk.findall(tag):
+            disk.remove(child)
+    ElementTree.SubElement(disk, "source").set("file", path)
+    driver = disk.find("driver")
+    if driver is None:
+        driver = ElementTree.SubElement(disk, "driver")
+        driver.set("name", "qemu")
+    driver.set("type", form)
+
+
+def place_disks(root, paths, form):
+    """Has the domain's disks be the images of PATHS, by target; what is to be said of others."""
+    said, left = [], dict(paths)
+    for disk in root.iterfind("devices/disk"):
+        target = disk.find("target").get("dev")
+        source = disk.find("source")
+        if target in left:
+            place_disk(disk, left.pop(target), form)
+        elif disk.get("device") in ("cdrom", "floppy"):
+            if source is not None and source.get("file") and not os.path.exists(source.get("file")):
+                disk.remove(source)
+                said.append(f"{target}: {source.get('file')} is not there: the drive is empty")
+        elif source is not None:
+            where = next(iter(source.attrib.values()), "?")
+            said.append(f"{target} was not backed up and stays what it was: {where}")
+    if left:
+        raise Refused(f"the definition has no disk {min(left)}: restore the disks one by one")
+    return said
+
+
+class Files:
+    """What is made, and taken away again if not all of it can be."""
+
+    def __init__(self):
+        self.made = []
+
+    def add(self, path):
+        if os.path.lexists(path):
+            raise Refused(f"{path} exists; restore to another folder, or under another --name")
+        self.made.append(path)
+        return path
+
+    def discard(self):
+        for path in self.made:
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            elif os.path.lexists(path):
+                os.unlink(path)
+
+
+def restore_nvram(root, folder, path):
+    shutil.copyfile(os.path.join(folder, machine.NVRAM), path, follow_symlinks=False)
+    nvram = root.find("os/nvram")
+    template = {k: v for k, v in nvram.attrib.items() if k.startswith("template")}
+    for child in list(nvram):
+        nvram.remove(child)
+    nvram.attrib.clear()
+    nvram.attrib.update(template)
+    nvram.text = path
+
+
+def restore_tpm(folder, path):
+    os.makedirs(path, mode=0o700)
+    # The state of swtpm is files alone; nothing else comes out of an archive that nobody vouches for.
+    ask("tar", "-xpf", os.path.join(folder, machine.TPM), "-C", path, "--no-same-permissions",
+        quiet=True)
+    for top, folders, names in os.walk(path):
+        for name in folders + names:
+            if os.path.islink(os.path.join(top, name)):
+                raise Refused(f"{machine.TPM} has a symbolic link, which no TPM does")
+
+
+def define(chains, folder, target, args):
+    """Makes in the folder TARGET the disks of CHAINS, and what else the generation FOLDER has, and
+    defines the domain; lines to be told."""
+    root, files = read_definition(folder), Files()
+    if root.findtext("name") is None or root.find("devices") is None:
+        raise Refused(f"{machine.XML} is no definition of a domain")
+    rename(root, args.name, args.uuid)
+    name = root.findtext("name")
+    for known in filter(None, (name, root.findtext("uuid"))):
+        if is_known(args.connect, known):
+            raise Refused(f"libvirt has a domain {known}: remove it (virsh undefine), or make another "
+                          "of it with --name NAME --uuid new")
+    os.makedirs(target, exist_ok=True)
+    stem = os.path.join(os.path.abspath(target), file_name(name))
+    try:
+        paths = {}
+        for chain in chains:
+            disk = chain[-1].disk
+            paths[disk] = files.add(f"{stem}-{file_name(disk)}.{args.format}")
+        said = place_disks(root, paths, args.format)
+        for chain in chains:
+            making.restore(chain, paths[chain[-1].disk], args.format)
+        if os.path.exists(os.path.join(folder, machine.NVRAM)) and root.find("os/nvram") is not None:
+            restore_nvram(root, folder, files.add(f"{stem}_VARS.fd"))
+        tpm = machine.tpm_folder(root, args.connect)
+        if tpm and os.path.exists(os.path.join(folder, machine.TPM)):
+            restore_tpm(folder, files.add(tpm))
+        with tempfile.NamedTemporaryFile("w", suffix=".xml") as f:
+            f.write(ElementTree.tostring(root, encoding="unicode"))
+            f.flush()
+            machine.virsh(args.connect, "define", f.name)
+    except Failed as why:
+        files.discard()
+        raise Refused(str(why)) from None
+    except BaseException:
+        files.discard()
+        raise
+    return said + [f"{name} is defined; start it with: virsh start {name}"]

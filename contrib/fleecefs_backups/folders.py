@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Generations as folders or archives of files, made by cp or tar."""
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import shutil
+import tarfile
+
+from . import durable, fold, stored, sums, verify
+from .commands import Failed, interruptible
+from .keep import Generation
+from .tool import Broken, Tool
+
+
+class Files(Tool):
+    """A folder for each generation, filled by cp; it has its name only when it is complete."""
+    form, sparse, end, folds = "qcow2", "auto", "", True
+
+    def __init__(self, destination, vm):
+        if not os.path.isdir(destination):
+            raise Failed(f"{destination} is not a folder")
+        self.folder, self.place = os.path.join(destination, vm), destination
+
+    def generations(self):
+        names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+        names = [n.removesuffix(self.end) for n in names
+                 if n.endswith(self.end) and not n.startswith(".")]
+        return {n: stored.number_of(self.described(n)) for n in names}
+
+    def describe(self, name):
+        path = os.path.join(self.folder, name, stored.VM_FILE)
+        return stored.read_json(path) if os.path.lexists(path) else {}
+
+    def needs(self, disk, info):
+        """By what fleecefs-restore would do."""
+        there = self.stored()
+        found = there.find(info["base"], info.get("disk_id", ""), disk) if there else []
+        if not found:
+            raise Broken(f"{info['base']} is not in {self.place}")
+        try:
+            chain = there.chain(found[0])
+        except stored.Refused as why:
+            raise Broken(f"its chain is broken: {why}") from None
+        for image in chain:
+            # What holds nothing but zeros is in blocks, too.
+            if os.path.getsize(image.path) < (image.size if image.form == "raw" else 512):
+                raise Broken(f"its chain is broken: {image.path} is cut off")
+            if image.form == "raw" and image.base and not os.path.exists(image.map):
+                raise Broken(f"its chain is broken: {image.map} is not there")
+        return list(dict.fromkeys(map(self.folder_of, chain)))
+
+    def inventory(self):
+        """By what fleecefs-restore would do, which knows those of older versions, too."""
+        there, found = self.stored(), {}
+        faults = there.faults() if there else {}
+        for image in reversed(there.images if there else ()):
+            name = self.folder_of(image)
+            series, needs, foldable = found.get(name, (self.described(name).get("series"), set(), True))
+            if faults[image] or needs is None:
+                needs = None
+            else:
+                chain = there.chain(image)
+                needs |= {self.folder_of(i) for i in chain} - {name}
+                foldable &= not image.base or self.folds and fold.is_foldable(image, chain)
+            found[name] = Generation(series, needs, foldable)
+        return found
+
+    def stored(self):
+        return stored.Stored(self.folder) if os.path.isdir(self.folder) else None
+
+    @contextlib.contextmanager
+    def locked(self, wait=False):
+        if not os.path.isdir(self.folder):
+            yield
+            return
+        fd = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with interruptible():
+                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(fd)
+            raise Failed(f"another run is at work in {self.folder}; the next one removes what this one "
+                         "would have") from None
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def finish(self):
+        self.discard_parts()
+        for note in glob.glob(os.path.join(glob.escape(self.folder), "*", fold.FOLDING)):
+            fold.finish(os.path.dirname(note))
+        for below in ("*", "*/*", "*/*/dirty"):
+            for part in glob.glob(os.path.join(glob.escape(self.folder), below, ".*.part*")):
+                os.unlink(part)
+
+    def plan(self, going):
+        """What to fold, the oldest first: (image, what it is to be relative to, its chain)."""
+        there = self.stored()
+        faults = there.faults()
+        for image in there.images:
+            if image.base and not faults[image] and self.folder_of(image) not in going:
+                chain = there.chain(image)
+                if self.folder_of(chain[-2]) in going:
+                    stay = [i for i in chain[:-1] if self.folder_of(i) not in going]
+                    yield image, stay[-1] if stay else None, chain
+
+    def folding(self, going):
+        return list(dict.fromkeys(self.folder_of(image) for image, _, _ in self.plan(going))) \
+            if going else []
+
+    def fold(self, going):
+        while going and (step := next(self.plan(going), None)):
+            fold.fold(*step)
+        self.renew(going)
+
+    def renew(self, going):
+        """Has vm.json of those that stay say what they need without those GOING."""
+        there, needs = self.stored(), {}
+        faults = there.faults() if there else {}
+        for image in there.images if there else ():
+            if not faults[image]:
+                chain = there.chain(image)
+                needs.setdefault(self.folder_of(image), {})[os.path.basename(image.home)] = (
+                    image.base, [self.folder_of(i) for i in chain[:-1]])
+        for name, disks in needs.items():
+            said = self.described(name)
+            if name in going or not said:
+                continue
+            now = json.loads(json.dumps(said))
+            for disk, (base, others) in disks.items():
+                if isinstance(now.get("disks", {}).get(disk), dict):
+                    now["disks"][disk]["needs"] = others
+                    if base:
+                        now["disks"][disk]["base"] = base
+                    elif now["disks"][disk].pop("base", None):
+                        now["disks"][disk]["mode"] = "full"
+            if now != said:
+                durable.write_json(os.path.join(self.folder, name, stored.VM_FILE), now)
+
+    def folder_of(self, image):
+        """The folder of its generation, whose name somebody may have changed."""
+        return os.path.relpath(image.path, self.folder).split("/")[0]
+
+    def save(self, mount, files, name, number):
+        os.makedirs(self.folder, exist_ok=True)
+        with self.locked(wait=True):
+            self.discard_parts()
+            part = self.part_of(name)
+            self.write(mount, files, part)
+            mount.run("sync", "--file-system", self.folder)
+            os.rename(part, os.path.join(self.folder, name + self.end))
+            mount.run("sync", "--file-system", self.folder)
+
+    def part_of(self, name):
+        return os.path.join(self.folder, f".{name}.part")
+
+    def write(self, mount, files, part):
+        for file in files:
+            copy = os.path.join(part, file)
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            mount.run("cp", f"--sparse={self.sparse}", "--", os.path.join(mount.path, file), copy)
+        for name in mount.vm_files:
+            shutil.copy(os.path.join(mount.folder, name), os.path.join(part, name))
+        with interruptible():
+            sums.record(part)
+
+    def verify(self, mount, files, name, percent):
+        verify.compare_folders(mount, files, os.path.join(self.folder, name), percent)
+
+    def discard(self, name):
+        part, path = self.part_of(name), os.path.join(self.folder, name + self.end)
+        if os.path.lexists(part):
+            self.remove(part)
+        if os.path.lexists(path):
+            os.rename(path, part)  # half of it is no generation
+            self.remove(part)
+
+    def discard_parts(self):
+        """Of this run, and of those that were killed."""
+        for part in glob.glob(os.path.join(glob.escape(self.folder), ".*.part")):
+            self.remove(part)
+
+    remove = staticmethod(shutil.rmtree)
+
+
+class Raw(Files):
+    form, sparse = "raw", "always"
+
+
+class Tar(Files):
+    """An archive for each generation; its first member is vm.json."""
+    end, folds = ".tar", False
+    remove = staticmethod(os.unlink)
+    needs, inventory = Tool.needs, Tool.inventory
+    folding, fold = Tool.folding, Tool.fold
+
+    def describe(self, name):
+        try:
+            with tarfile.open(os.path.join(self.folder, name + self.end), "r:") as archive:
+                first = archive.next()
+                if first and first.isfile() and os.path.normpath(first.name) == stored.VM_FILE \
+                        and first.size <= stored.JSON_MAX:
+                    return stored.parse_json(archive.extractfile(first).read())
+        except (tarfile.TarError, EOFError) as why:
+            raise stored.Damaged(f"{name}{self.end}: {why}") from None
+        return {}
+
+    def write(self, mount, files, part):
+        mount.run("tar", "-cf", part, "-C", mount.folder, *mount.vm_files, "-C", mount.path, "--",
+                  *files)
+
+    def verify(self, mount, files, name, percent):
+        path = os.path.join(self.folder, name + self.end)
+        with open(path, "rb") as f:
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            verify.compare_archive(mount, files, f, percent, path)

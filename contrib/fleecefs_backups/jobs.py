@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All that is to be done: the backups of all VMs, several at a time; then what is kept, and reports."""
+import json
+import os
+import signal
+import tempfile
+
+from . import report, retention, stored
+from .backup import back_up
+from .commands import STOPPING, Failed, Stopped, log, run
+from .sources import sources
+from .tools import TOOLS
+
+FAULTS = (Failed, stored.Damaged, stored.Refused, OSError, ValueError, KeyError, TypeError)
+
+
+def hook(command, vm, said, status=""):
+    """Runs the COMMAND of a person before or after the backup of a VM."""
+    if command and run("/bin/sh", "-c", command, env={
+            **os.environ, "FLEECEFS_VM": vm.name, "FLEECEFS_SOURCE": vm.source,
+            "FLEECEFS_STATUS": str(status), "FLEECEFS_REPORT": json.dumps(said)}) != 0:
+        raise Failed(f"the command '{command}' has failed")
+
+
+def one(vm, args):
+    """Backs one VM up; its report."""
+    said = report.new(vm, args)
+    try:
+        hook(args.before, vm, said)
+        report.end(said, back_up(vm, args, said))
+    except FAULTS as error:
+        log(f"{vm.name}: FAILED: {error}")
+        report.end(said, 1, error)
+    except Stopped as stop:
+        report.end(said, 128 + stop.args[0], "stopped by a signal")
+        return said
+    try:
+        hook(args.after, vm, said, said["status"])
+    except Failed as error:
+        log(f"{vm.name}: {error}")
+        said.update(status=1, error=said["error"] or str(error))
+    except Stopped as stop:
+        said.update(status=128 + stop.args[0], error="stopped by a signal")
+    return said
+
+
+class Child:
+    """A process that backs one VM up."""
+
+    def __init__(self, vm, args):
+        self.vm, self.said = vm, tempfile.TemporaryFile("w+")
+        self.args, self.begun = args, report.new(vm, args)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                json.dump(one(vm, args), self.said)
+                self.said.flush()
+            finally:
+                os._exit(0)
+
+    def ended(self):
+        """Its report once it has ended, or None."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        self.said.seek(0)
+        try:
+            with self.said:
+                return json.load(self.said)
+        except ValueError:
+            why = f"its process has ended by signal {os.WTERMSIG(status)}" \
+                if os.WIFSIGNALED(status) else "its process has crashed"
+            log(f"{self.vm.name}: FAILED: {why}")
+            report.end(self.begun, 1, why)
+            return self.begun
+
+
+def several(vms, args, reports):
+    """Backs VMS up, --jobs at a time; adds to REPORTS."""
+    waiting, children, stop = list(vms), [], None
+    while waiting or children:
+        while waiting and len(children) < args.jobs:
+            children.append(Child(waiting.pop(0), args))
+        came = signal.sigtimedwait({signal.SIGCHLD} | STOPPING, 1)
+        if came and came.si_signo != signal.SIGCHLD and not stop:
+            stop, waiting = came.si_signo, []
+            for child in children:
+                os.kill(child.pid, signal.SIGTERM)
+        for child in list(children):
+            said = child.ended()
+            if said:
+                children.remove(child)
+                reports.append((child.vm, said))
+    if stop:
+        raise Stopped(stop)
+
+
+def all_backups(vms, args, reports):
+    if args.jobs > 1 and len(vms) > 1:
+        return several(vms, args, reports)
+    for vm in vms:
+        said = one(vm, args)
+        reports.append((vm, said))
+        if said["status"] >= 128:
+            raise Stopped(said["status"] - 128)
+
+
+def look_after(vm, said, args):
+    """What follows on the backup of a VM that has succeeded: older ones go."""
+    if not args.keep:
+        return
+    try:
+        said["removed"] = retention.prune(vm, args)
+    except FAULTS as error:
+        log(f"{vm.name}: the backup is good, but older ones could not be removed: {error}")
+        said.update(status=1, error=f"older generations could not be removed: {error}")
+
+
+def publish(vm, said, args):
+    """The report of a VM to where it is wanted."""
+    try:
+        report.count(said, list(TOOLS[args.tool](args.destination, vm.file).generations()))
+    except FAULTS:
+        pass  # a destination that does not answer has been told of
+    if args.json:
+        print(json.dumps(said), flush=True)
+    if args.metrics:
+        report.write_metrics(args.metrics, said)
+
+
+def run_all(args, parser):
+    """Does it; the exit status."""
+    status, reports = 0, []
+    try:
+        vms, strange = sources(args, parser)
+        status = 1 if strange else 0
+        if args.dry_run:
+            for vm in vms:
+                retention.prune(vm, args)
+            return status
+        try:
+            all_backups(vms, args, reports)
+            for vm, said in reports:
+                if said["status"] in (0, 3):
+                    look_after(vm, said, args)
+            if any(said["removed"] for _, said in reports):
+                retention.reclaim(args)
+        finally:
+            for vm, said in reports:
+                if args.json or args.metrics:
+                    publish(vm, said, args)
+        for _, said in reports:
+            status = max(status, said["status"], key=[0, 3, 1].index)
+    except FAULTS as error:
+        log(error)
+        status = 1
+    except Stopped as stop:
+        signum = stop.args[0]
+        log(f"stopped by {signal.Signals(signum).name}: the backup was aborted")
+        status = 128 + signum
+    return status

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Makes a disk out of the chain of what is stored of it.
+
+All of it is only read, and none of it is trusted.
+"""
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+
+from . import qcow2
+from .commands import STOPPING, unblock
+from .stored import Damaged, Refused, open_regular, pieces_of
+
+LAYERS_MAX = 32  # more increments than that do not lie on one another, but go into a copy
+CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def opened(path):
+    fd = open_regular(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_map(path, size):
+    """The finished ranges of a mapfile of GNU ddrescue that is about SIZE bytes, as (start, length)."""
+    ranges, end = [], 0
+    with opened(path) as fd, open(fd, encoding="ascii", closefd=False) as f:
+        try:
+            # The first line of numbers is about ddrescue itself.
+            for line in [x for x in f if x.startswith("0x")][1:]:
+                start, length, status = line.split()
+                if int(start, 16) != end:
+                    raise ValueError
+                if status == "+":
+                    ranges.append((end, int(length, 16)))
+                end += int(length, 16)
+            if end != size:
+                raise ValueError
+        except ValueError:
+            raise Refused(f"{path} is damaged: it is not about {size} bytes") from None
+    return ranges
+
+
+def check_qcow2(image, fd):
+    header = qcow2.read_header(fd)
+    if header.incompatible & qcow2.DATA_FILE:
+        raise Damaged("it takes its data from another file, which no backup does")
+    if header.backed and not image.base:
+        raise Damaged("it has a backing file, which no full backup does")
+    if not image.size <= header.size < image.size + 512:
+        raise Damaged(f"it is of a disk of {header.size} bytes, not of {image.size}")
+    alone = {**node("qcow2", image.path), "backing": None}
+    done = subprocess.run(["qemu-img", "check", "json:" + json.dumps(alone)],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise Damaged("qemu-img check finds errors")
+
+
+def check_file(image):
+    """Refuses a file that was cut off, or an increment without its map, or one with tricks."""
+    try:
+        if image.form == "split":
+            return pieces_of(image)
+        with opened(image.path) as fd:
+            if image.form == "qcow2":
+                check_qcow2(image, fd)
+            elif os.fstat(fd).st_size != image.size:
+                raise Damaged(f"it is not {image.size} bytes long")
+    except (Damaged, qcow2.Damaged) as why:
+        raise Refused(f"{image.path} is damaged: {why}") from None
+    if image.form == "raw" and image.base:
+        try:
+            read_map(image.map, image.size)
+        except Damaged as why:
+            raise Refused(f"{image.map} is damaged: {why}") from None
+
+
+def node(form, path):
+    """An image as QEMU understands it, whatever the file itself says of its format and backing."""
+    return {"driver": form, "file": {"driver": "file", "filename": path}}
+
+
+def convert(source, target, form, *options):
+    run("qemu-img", "convert", *["-p"] * sys.stderr.isatty(), "-O", form, *options,
+        "json:" + json.dumps(source), target)
+
+
+def run(*argv):
+    """Runs a command, which ends with us: no signal comes between its start and the wait for it."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=unblock)
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode != 0:
+        raise Refused(f"{argv[0]} has failed: exit status {process.returncode}")
+
+
+def copy_range(source, target, start, length, place):
+    """LENGTH bytes at PLACE of SOURCE (None: zeros) to START of TARGET, whose holes stay where both
+    read as zeros."""
+    end = start + length
+    while start < end:
+        step = min(CHUNK, end - start)
+        data = bytes(step) if place is None else qcow2.read_exactly(source, place, step)
+        if any(data) or os.pread(target, step, start) != data:
+            written = 0
+            while written < step:
+                written += os.pwrite(target, data[written:], start + written)
+        start += step
+        place = place if place is None else place + step
+
+
+def data_of(fd, length):
+    """The ranges of the file FD that are no holes, as (start, end)."""
+    end = 0
+    while end < length:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), length)
+        if start < end:
+            yield start, end
+
+
+def join(image, target):
+    """Writes a disk that is stored in pieces to TARGET, a descriptor, which is new or a device."""
+    device = stat.S_ISBLK(os.fstat(target).st_mode)
+    if not device:
+        os.ftruncate(target, image.size)
+    for path, at, length in pieces_of(image):
+        with opened(path) as fd:
+            end = 0
+            for start, stop in data_of(fd, length):
+                if device:
+                    copy_range(None, target, at + end, start - end, None)
+                copy_range(fd, target, at + start, stop - start, start)
+                end = stop
+            if device:
+                copy_range(None, target, at + end, length - end, None)
+
+
+def apply(image, target):
+    """Writes an increment into TARGET, a descriptor; False if it takes QEMU to read it."""
+    with opened(image.path) as fd:
+        if image.form == "raw":
+            for start, length in read_map(image.map, image.size):
+                copy_range(fd, target, start, length, start)
+            return True
+        header = qcow2.read_header(fd)
+        if not header.plain or any(e is None for e in qcow2.extents(fd, header)):
+            return False
+        for start, length, place in qcow2.extents(fd, header):
+            copy_range(fd, target, start, length, place)
+        return True
+
+
+def stack(chain, target, form, *options):
+    """Writes TARGET: a few qcow2 increments lie on one another; raw ones, and more, go into a copy of
+    the rest."""
+    copy = target + ".raw"
+    top, layers = None, 0
+    layers_max = LAYERS_MAX if len(chain) <= LAYERS_MAX else 1
+
+    def flush():
+        """Has all that was taken so far in the copy."""
+        nonlocal top, layers
+        if top != node("raw", copy):
+            convert(top, copy + ".new", "raw")
+            os.rename(copy + ".new", copy)
+            top, layers = node("raw", copy), 1
+
+    try:
+        for image in chain:
+            if image.form == "split":
+                fd = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+                             0o600)
+                try:
+                    join(image, fd)
+                finally:
+                    os.close(fd)
+                top, layers = node("raw", copy), 1
+                continue
+            if not image.base:
+                top, layers = {**node(image.form, image.path)}, 1
+                if image.form == "qcow2":
+                    top["backing"] = None
+                continue
+            if image.form == "raw" or layers >= layers_max:
+                flush()
+                fd = os.open(copy, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    if apply(image, fd):
+                        continue
+                finally:
+                    os.close(fd)
+            top, layers = {**node("qcow2", image.path), "backing": top}, layers + 1
+        if top == node("raw", copy) and form == "raw" and not options:
+            os.rename(copy, target)
+        else:
+            convert(top, target, form, *options)
+    except (Damaged, qcow2.Damaged) as why:
+        raise Refused(f"{image.path} is damaged: {why}") from None
+    finally:
+        for path in (copy, copy + ".new"):
+            if os.path.exists(path):
+                os.unlink(path)
+
+
+def is_device(path):
+    return os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode)
+
+
+def lock(path):
+    """Refuses the image of a VM that runs, as qemu-img does; returns a descriptor that keeps a VM
+    from starting with it.
+
+    QEMU's locks (block/file-posix.c): a shared one on byte 100 + N for each permission N that it
+    has, and on byte 200 + N for each that it does not share.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        # struct flock: l_type, l_whence, l_start, l_len, l_pid
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK,
+                    struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 100, 200, 0))
+    except BlockingIOError:
+        os.close(fd)
+        raise Refused(f"{path} is in use: a VM runs with it, or a program reads it; nothing was "
+                      "written") from None
+    return fd
+
+
+def restore(chain, output, form):
+    """Makes OUTPUT, which has its name when it is complete."""
+    held = lock(output) if os.path.exists(output) else None
+    try:
+        if is_device(output) and len(chain) == 1 and chain[0].form == "split":
+            if os.lseek(held, 0, os.SEEK_END) < chain[0].size:
+                raise Refused(f"{output} is smaller than the disk")
+            join(chain[0], held)
+            return os.fsync(held)
+        if is_device(output):
+            if any(i.form == "split" or i.base and i.form == "raw" for i in chain) or \
+                    len(chain) > LAYERS_MAX:
+                raise Refused("increments in raw or on pieces, and more than "
+                              f"{LAYERS_MAX - 1} in qcow2, cannot be restored to a block device: "
+                              "restore to a file, then qemu-img convert -n")
+            os.close(held)  # QEMU takes the lock itself
+            held = None
+            return stack(chain, output, "raw", "-n")
+        if held is not None and any(os.path.samefile(i.path, output) for i in chain):
+            raise Refused(f"{output} is a part of the backup")
+        part = output + ".part"
+        try:
+            stack(chain, part, form)
+            if form == "raw":
+                os.truncate(part, chain[-1].size)  # QEMU counts in sectors
+            run("sync", "--", part)
+            os.rename(part, output)
+        finally:
+            if os.path.exists(part):
+                os.unlink(part)
+    finally:
+        if held is not None:
+            os.close(held)

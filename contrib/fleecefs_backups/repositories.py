@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Generations in repositories of restic and borg."""
+import json
+
+from . import stored, verify
+from .commands import ask, reading
+from .tool import GENERATION, Tool, number_in
+
+
+class Restic(Tool):
+    """A snapshot for each generation: of disks in pieces, or, of what has none, as a chain."""
+    form = "split"
+
+    def __init__(self, destination, vm):
+        self.restic, self.vm, self.place = ("restic", "--quiet", "-r", destination), vm, destination
+        self.known = None
+
+    def snapshots(self):
+        """Of each generation its number and the id of its snapshot."""
+        if self.known is None:
+            found = json.loads(ask(*self.restic, "snapshots", "--json", "--host", self.vm)) or []
+            tags = [(s.get("tags") or [], s["id"]) for s in found]
+            self.known = {name: (max(map(number_in, t)), i) for t, i in tags
+                          for name in t if GENERATION.fullmatch(name)}
+        return self.known
+
+    def generations(self):
+        return {name: number for name, (number, _) in self.snapshots().items()}
+
+    def describe(self, name):
+        number, snapshot = self.snapshots()[name]
+        return {} if number < 0 else stored.parse_json(
+            ask(*self.restic, "dump", snapshot, "/" + stored.VM_FILE).encode())
+
+    def save(self, mount, files, name, number):
+        self.known = None
+        mount.run(*self.restic, "backup", "--host", self.vm, "--tag", name,
+                  "--tag", f"number={number}", "--", *(f"../{n}" for n in mount.vm_files), *files,
+                  cwd=mount.path)
+
+    def verify(self, mount, files, name, percent):
+        with reading(*self.restic, "dump", "--archive", "tar", self.snapshots()[name][1], "/") as stream:
+            verify.compare_archive(mount, files, stream, percent, f"snapshot {name} of {self.place}")
+
+    def discard(self, name):
+        if name in (snapshots := self.snapshots()):
+            ask(*self.restic, "forget", snapshots[name][1])
+            self.known = None
+
+    def reclaim(self):
+        ask(*self.restic, "prune")
+
+
+class Borg(Tool):
+    """An archive for each generation: of disks in pieces, or, of what has none, as a chain."""
+    form = "split"
+
+    def __init__(self, destination, vm):
+        self.repository, self.prefix, self.place = destination, vm + "-", destination
+        self.known = None
+
+    def generations(self):
+        if self.known is None:
+            lines = ask("borg", "list", "--format", "{archive}{TAB}{comment}{NL}", self.repository)
+            found = (line.partition("\t") for line in lines.splitlines())
+            self.known = {name.removeprefix(self.prefix): number_in(comment)
+                          for name, _, comment in found if name.startswith(self.prefix)
+                          and GENERATION.fullmatch(name.removeprefix(self.prefix))}
+        return self.known
+
+    def describe(self, name):
+        if self.generations()[name] < 0:
+            return {}
+        return stored.parse_json(ask("borg", "extract", "--stdout",
+                                     f"{self.repository}::{self.prefix}{name}",
+                                     stored.VM_FILE).encode())
+
+    def save(self, mount, files, name, number):
+        self.known = None
+        mount.run("borg", "create", "--comment", f"number={number}",
+                  f"{self.repository}::{self.prefix}{name}", "--",
+                  *(f"../{n}" for n in mount.vm_files), *files, cwd=mount.path)
+
+    def verify(self, mount, files, name, percent):
+        what = f"{self.repository}::{self.prefix}{name}"
+        with reading("borg", "export-tar", what, "-") as stream:
+            verify.compare_archive(mount, files, stream, percent, what)
+
+    def discard(self, name):
+        if name in self.generations():
+            ask("borg", "delete", f"{self.repository}::{self.prefix}{name}")
+            self.known = None
+
+    def reclaim(self):
+        ask("borg", "compact", self.repository)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Removes the generations that no rule keeps."""
+from . import keep
+from .commands import interruptible, log, tell
+from .tools import TOOLS
+
+
+def prune(vm, args):
+    """Removes the generations of a VM that --keep does not keep, or tells of them; those that it has
+    removed."""
+    tool = TOOLS[args.tool](args.destination, vm.file)
+    say, would = (log, "would be ") if args.dry_run else (tell, "")
+    with tool.locked():
+        if not args.dry_run:
+            tool.finish()
+        remove, left = keep.split(tool.inventory(), args.keep)
+        for name in left:
+            say(f"{vm.name}: {name} counts for nothing and is left alone: it cannot be restored, or "
+                "is of an older version")
+        for name in tool.folding(set(remove)):
+            say(f"{vm.name}: {name}: {would}merged with what it needs of those")
+        if not args.dry_run:
+            with interruptible():
+                tool.fold(set(remove))
+        for name in remove:
+            say(f"{vm.name}: {name}: {would}removed")
+            if not args.dry_run:
+                tool.discard(name)
+    return [] if args.dry_run else remove
+
+
+def reclaim(args):
+    """Frees the room of what was removed, where that is a step of its own."""
+    TOOLS[args.tool](args.destination, "").reclaim()

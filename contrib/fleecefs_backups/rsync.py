@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Generations as folders of pieces, made by rsync, here or on another host."""
+import os
+import shlex
+import tempfile
+
+from . import stored, verify
+from .commands import Failed, ask
+from .keep import Generation
+from .tool import Tool, newest_first
+
+# Prints of each complete generation in the folder $1 its name and, after a tab, vm.json, a line.
+LIST = r"""cd -- "$1" 2>/dev/null || exit 0
+for f in */vm.json; do
+    case $f in *.partial/vm.json) continue;; esac
+    [ -f "$f" ] && printf '%s\t' "${f%/vm.json}" && head -c 1000000 -- "$f" && echo
+done; :"""
+
+# Prints of the generations in the folder $1 those with a damaged disk.
+DAMAGED = r"""cd -- "$1" 2>/dev/null || exit 0
+for f in */*/DAMAGED; do [ -f "$f" ] && printf '%s\n' "${f%%/*}"; done; :"""
+
+# Writes SHA256SUMS of the folder $1. A piece that is a link to one of the generation $2 has its line.
+SUMS = r"""set -e; cd -- "$1"; old=; [ -z "$2" ] || [ ! -f "$2/SHA256SUMS" ] || old=$2/SHA256SUMS
+find . -type f -links +1 | LC_ALL=C sort | awk '
+    NR == FNR { if (substr($0, 1, 1) != "\\") known[substr($0, 67)] = $0; next }
+    { name = substr($0, 3) }
+    name in known { print known[name]; next }
+    { print name > "/dev/stderr" }' "${old:-/dev/null}" - >.SHA256SUMS.part 2>.new
+find . -type f -links 1 ! -name '.*' ! -path ./vm.json -printf '%P\n' >>.new
+# What is hidden stays hidden until it is complete.
+tr '\n' '\0' <.new | xargs -0r sha256sum -- >>.SHA256SUMS.part
+LC_ALL=C sort -k 2 -o .SHA256SUMS.part .SHA256SUMS.part
+rm .new; mv .SHA256SUMS.part SHA256SUMS"""
+
+
+class Rsync(Tool):
+    """A folder for each generation, here or at HOST:FOLDER, with the disks in pieces; those that are as
+    they were are hard links to the generation before."""
+    form = "split"
+
+    def __init__(self, destination, vm):
+        self.place = destination
+        host, colon, folder = destination.partition(":")
+        self.host = host if colon and "/" not in host else ""
+        self.folder = os.path.join(folder if self.host else destination, vm)
+        if not self.host and not os.path.isdir(destination):
+            raise Failed(f"{destination} is not a folder")
+
+    def there(self, *argv):
+        """Runs a command where the folder is; what it prints."""
+        if self.host:
+            # The shell there takes the words apart again.
+            argv = *shlex.split(os.environ.get("RSYNC_RSH", "ssh")), self.host, shlex.join(argv)
+        return ask(*argv)
+
+    def listed(self):
+        """vm.json of each generation, as text."""
+        lines = self.there("sh", "-c", LIST, "sh", self.folder).splitlines()
+        return {name: text for name, tab, text in (line.partition("\t") for line in lines) if tab}
+
+    def generations(self):
+        return {name: stored.number_of(self.described(name, text))
+                for name, text in self.listed().items()}
+
+    def described(self, name, text=None):
+        try:
+            return stored.parse_json((text or self.listed().get(name, "{}")).encode())
+        except stored.Damaged:
+            return {}
+
+    def inventory(self):
+        """None needs another."""
+        said = {name: self.described(name, text) for name, text in self.listed().items()}
+        damaged = self.damaged()
+        return {name: Generation(said[name].get("series"), None if name in damaged else set())
+                for name in
+                newest_first({name: stored.number_of(text) for name, text in said.items()})}
+
+    def save(self, mount, files, name, number):
+        damaged = self.damaged()
+        # Nothing is linked to what fleecefs-restore --check has found damaged.
+        before = [n for n in newest_first(self.generations()) if n not in damaged][:1]
+        self.there("mkdir", "-p", "--", self.folder)
+        self.discard_parts()
+        part = f"{self.folder}/{name}{stored.PARTIAL}"
+        remote = f"{self.host}:{part}/" if self.host else f"{part}/"
+        # -s: no shell there reads the names.
+        rsync = ("rsync", "-s", "--relative", "--recursive", "--times", "--sparse",
+                 "--chmod=D755,F444", "--no-implied-dirs")
+        # Links are to what has the same size and time: only of pieces does that mean the same content.
+        mount.run(*rsync, *(f"--link-dest=../{n}" for n in before), "--",
+                  *(f for f in files if f.endswith("/split")), remote, cwd=mount.path)
+        mount.run(*rsync, "--", *(f for f in files if not f.endswith("/split")),
+                  *(f"{mount.folder}/./{n}" for n in mount.vm_files), remote, cwd=mount.path)
+        self.there("sh", "-c", SUMS, "sh", part, f"{self.folder}/{before[0]}" if before else "")
+        self.there("sync", "--file-system", self.folder)
+        self.there("mv", "-T", "--", part, f"{self.folder}/{name}")
+        self.there("sync", "--file-system", self.folder)
+
+    def damaged(self):
+        return set(self.there("sh", "-c", DAMAGED, "sh", self.folder).splitlines())
+
+    def verify(self, mount, files, name, percent):
+        """By checksums, which rsync makes at either end."""
+        chosen = [n for n in verify.below(mount.path, files) if verify.chosen(percent)]
+        remote = f"{self.folder}/{name}/"
+        with tempfile.NamedTemporaryFile("w") as f:
+            f.write("".join(n + "\0" for n in chosen))
+            f.flush()
+            said = ask("rsync", "-s", "--dry-run", "--checksum", "--itemize-changes", "--from0",
+                       f"--files-from={f.name}", f"{mount.path}/",
+                       f"{self.host}:{remote}" if self.host else remote)
+        if differing := [line for line in said.splitlines() if line.startswith("<f")
+                         or line.startswith(">f")]:
+            raise Failed(f"{differing[0][12:]} of {name} differs from the snapshot")
+
+    def discard(self, name):
+        part = f"{self.folder}/{name}{stored.PARTIAL}"
+        self.there("sh", "-c", 'set -e; rm -rf -- "$2"; [ ! -d "$1" ] || mv -T -- "$1" "$2"; rm -rf -- "$2"',
+                   "sh", f"{self.folder}/{name}", part)
+
+    def discard_parts(self):
+        """Of this run, and of those that were killed."""
+        self.there("sh", "-c", 'for p in "$1"/*.partial; do [ ! -d "$p" ] || rm -rf -- "$p"; done', "sh",
+                   self.folder)

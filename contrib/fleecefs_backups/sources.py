@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which VMs are to be backed up, as the command line names them."""
+import argparse
+import collections
+import fnmatch
+import os
+import re
+
+from . import machine
+from .commands import ask, log
+from .text import file_name, printable
+
+
+class Source:
+    """A VM: what it is called, what fleecefs is to mount, and whether it is an image file."""
+
+    def __init__(self, name, source, given, is_image=False):
+        self.name, self.file, self.source = name, file_name(name), source
+        self.given, self.is_image = given, is_image
+
+    @property
+    def place(self):
+        """It without the way to it."""
+        return self.source.partition("?connect=")[0]
+
+    @property
+    def domain(self):
+        """Its name in libvirt; "" if it is no domain."""
+        return self.place.removeprefix("libvirt:") if self.source.startswith("libvirt:") else ""
+
+    @property
+    def uri(self):
+        """Of the libvirt that it is a domain of; "" for libvirt's own choice."""
+        return self.source.partition("?connect=")[2]
+
+
+def domains(connect):
+    """All domains that libvirt knows."""
+    names = ask("virsh", *(["--connect", connect] if connect else []), "list", "--all", "--name")
+    return [Source(n, f"libvirt:{n}", given=False) for n in filter(None, names.split("\n"))]
+
+
+def named(text):
+    """NAME=SOURCE or SOURCE."""
+    name, given, rest = re.fullmatch(r"(?s)(?:([^=/:?]+)(=))?(.*)", text).groups()
+    is_image = False
+    if rest.startswith("libvirt:"):
+        own = rest.removeprefix("libvirt:").partition("?connect=")[0]
+    elif rest.startswith("qmp:"):
+        rest = "qmp:" + os.path.abspath(rest.removeprefix("qmp:"))
+        own = os.path.splitext(os.path.basename(rest))[0]
+    elif os.path.exists(rest) and not os.path.isdir(rest):
+        rest, is_image = os.path.abspath(rest), True
+        own = os.path.splitext(os.path.basename(rest))[0]
+    else:
+        raise argparse.ArgumentTypeError(
+            f"{printable(text)} is neither qmp:SOCKET nor libvirt:DOMAIN nor an image file")
+    if not (name or own) or name in (".", ".."):
+        raise argparse.ArgumentTypeError(f"{printable(text)}: '{name or ''}' is no name of a VM")
+    return Source(name if given else own, rest, bool(given), is_image)
+
+
+def connected(vm, connect):
+    """VM by the libvirt that -c names, if it names none itself."""
+    if vm.source.startswith("libvirt:") and connect and "?connect=" not in vm.source:
+        vm.source += f"?connect={connect}"
+    return vm
+
+
+def is_left_out(vm, args):
+    """Of --all: by --exclude, or by a mark in the domain's metadata."""
+    if any(fnmatch.fnmatchcase(vm.name, pattern) for pattern in args.exclude):
+        return True
+    said = machine.known(connected(vm, args.connect))
+    return bool(said) and machine.marks(said[1]) is True
+
+
+def sources(args, parser):
+    """All VMs that are to be backed up, each once."""
+    listed = domains(args.connect) if args.all else []
+    strange = [vm for vm in listed if "?connect=" in vm.name]
+    for vm in strange:
+        log(f"{vm.name}: FAILED: a SOURCE cannot name this domain: rename it")
+    listed = [vm for vm in listed if not is_left_out(vm, args)]
+    vms = {(vm.file, vm.source): vm for vm in
+           [connected(vm, args.connect) for vm in args.source + listed if vm not in strange]}
+    for name, count in collections.Counter(name for name, _ in vms).items():
+        if count > 1:
+            parser.error(f"{count} VMs would be called '{printable(name)}': tell them apart by "
+                         "NAME=SOURCE")
+    return list(vms.values()), bool(strange)
