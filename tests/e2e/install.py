@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 
 import disks
@@ -27,6 +28,8 @@ class Install(lib.TestCase):
                     "share/doc/fleecefs/examples/demo",
                     "share/doc/fleecefs/examples/backup.conf",
                     "share/doc/fleecefs/examples/mount.service",
+                    "share/doc/fleecefs/examples/fleecefs-backup-failed@.service",
+                    "share/doc/fleecefs/examples/fleecefs.rules.yml",
                     "share/doc/fleecefs/examples/apparmor"}
         modules = os.listdir(f"{lib.TOP}/contrib/fleecefs_backups")
         expected |= {f"share/fleecefs/fleecefs_backups/{n}" for n in modules if n.endswith(".py")}
@@ -58,6 +61,10 @@ class Install(lib.TestCase):
         with open(f"{self.dir}/srv-web.service", "w") as f:
             f.write(text)
         done = lib.attempt("systemd-analyze", "verify", "--man=no", f"{self.dir}/srv-web.service")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        shutil.copy(f"{prefix}/share/doc/fleecefs/examples/fleecefs-backup-failed@.service", self.dir)
+        done = lib.attempt("systemd-analyze", "verify", "--man=no",
+                           f"{self.dir}/fleecefs-backup-failed@web.service")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def check_mount(self, *argv, **env):
