@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""What is stored is compared with the snapshot, and checked later: damage is found, and is no base."""
+import json
+import os
+import shutil
+
+import lib
+import scripts
+
+RESTORE = scripts.RESTORE
+
+
+def flip(path, at=None):
+    """Another byte in the middle of a file, or AT a place."""
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as f:
+        f.seek(os.path.getsize(path) // 2 if at is None else at)
+        byte = f.read(1)
+        f.seek(-1, os.SEEK_CUR)
+        f.write(bytes([byte[0] ^ 1]))
+
+
+class Verify(scripts.Base):
+    def spoil(self, program, script):
+        """Has PROGRAM, in place of whom SCRIPT is run, change what is stored."""
+        path = self.env["PATH"].split(":")[0] + "/" + program
+        with open(path, "w") as f:
+            f.write(f"#!/bin/sh\nreal={shutil.which(program)}\n{script}\n")
+        os.chmod(path, 0o755)
+        return path
+
+    # One byte of data in what is being made, when its file system is synced.
+    ON_SYNC = r"""
+f=$(find "$2" \( -path '*.part/*' -o -path '*.partial/*' -o -name '.*.part' \) -type f -size +64k -links 1 |
+    sort | head -n 1)
+[ -z "$f" ] || { chmod u+w "$f"; at=$(($(stat -c %s "$f") / 2))
+    printf '\125' | dd of="$f" bs=1 seek=$at conv=notrunc 2>/dev/null; }
+exec $real "$@" """
+    # One byte of what comes out, for tools whose repository checks itself.
+    ON_READ = r"""
+case "$*" in *dump*/*|*export-tar*) $real "$@" | python3 -c '
+import sys
+data = bytearray(sys.stdin.buffer.read())
+data[len(data) // 2] ^= 1
+sys.stdout.buffer.write(data)';; *) exec $real "$@";; esac"""
+
+    def check(self, tool, program, script, says="differs from the snapshot"):
+        vm, to = self.vm("vda"), self.repository(tool)
+        vm.write("vda", 0, lib.MIB, 7)
+        self.backup(vm, "--verify", tool=tool, to=to, says="vda full")
+        vm.write("vda", 0, 2 * lib.MIB, 8)
+        count = len(self.stored(tool, to))
+        path = self.spoil(program, script)
+        self.backup(vm, "--verify", tool=tool, to=to, status=1, says=says)
+        os.unlink(path)
+        self.assertEqual(len(self.stored(tool, to)), count)
+        self.backup(vm, "--verify=30", tool=tool, to=to, says="vda since")
+        folder = self.extract(tool, to)
+        newest = max(os.listdir(folder))
+        self.assertTrue(self.restore(folder, "--at", newest) == vm.disks["vda"].model)
+
+    def stored(self, tool, to):
+        folder = self.extract(tool, to)
+        names = os.listdir(folder)
+        if folder != self.to + "/web":
+            shutil.rmtree(folder)
+        return names
+
+    def test_qcow2(self):
+        self.check("qcow2", "sync", self.ON_SYNC)
+
+    def test_raw(self):
+        self.check("raw", "sync", self.ON_SYNC)
+
+    def test_tar(self):
+        self.check("tar", "sync", self.ON_SYNC)
+
+    def test_rsync(self):
+        lib.require("rsync")
+        self.check("rsync", "sync", self.ON_SYNC)
+
+    def test_restic(self):
+        self.check("restic", "restic", self.ON_READ, "differs|cannot be read back")
+
+    def test_borg(self):
+        self.check("borg", "borg", self.ON_READ, "differs|cannot be read back")
+
+
+class Check(scripts.Base):
+    def check(self, status, *says):
+        done = lib.attempt(RESTORE, "--check", self.to)
+        self.assertEqual((done.returncode, done.stderr), (status, ""), done.stdout)
+        for regex in says:
+            self.assertRegex(done.stdout, regex)
+        return done.stdout
+
+    def three(self, tool):
+        vm = self.vm("vda")
+        vm.write("vda", 0, lib.MIB, 7)
+        names = []
+        for n in range(3):
+            names += self.backup(vm, tool=tool)
+            vm.write("vda", 128 * lib.KIB * n, 128 * lib.KIB, 20 + n)
+        return vm, names
+
+    def test_chain(self):
+        for tool in ("qcow2", "raw"):
+            vm, names = self.three(tool)
+            said = self.check(0, *(f"ok  web/{n}\n" for n in names))
+            self.assertEqual(said.count("\n"), 3)
+            path = f"{self.to}/web/{names[1]}/vda/dirty/last.{tool}"
+            at = None if tool == "qcow2" else 1000
+            flip(path, at)
+            self.check(1, f"DAMAGED  web/{names[1]}/vda  .*last.{tool}.*checksum differs",
+                       f"BROKEN  web/{names[2]}/vda.*{names[1]}.* is damaged", f"ok  web/{names[0]}\n")
+            mark = f"{self.to}/web/{names[1]}/vda/DAMAGED"
+            self.assertTrue(os.path.exists(mark))
+            done = lib.attempt(RESTORE, "--list", self.to)
+            self.assertEqual((done.returncode, done.stdout.count("BROKEN")), (1, 2), done.stdout)
+            for name in names[1:]:
+                self.restore(self.to, "--at", name, status=1, says="is damaged: .*remove .*DAMAGED")
+            # What follows is full, and goes on from there.
+            self.backup(vm, tool=tool, says="(?s)a full backup, because vda: .*is damaged.*vda full")
+            self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+            vm.write("vda", 0, 4096, 99)
+            self.backup(vm, tool=tool, says="vda since")
+            # A good copy is put back: the note goes.
+            flip(path, at)
+            self.check(0)
+            self.assertFalse(os.path.exists(mark))
+            self.assertEqual(lib.attempt(RESTORE, "--list", self.to).returncode, 0)
+            self.to = self.mkdir("another")
+
+    def test_pieces(self):
+        """Nothing is linked to a piece that is damaged."""
+        lib.require("rsync")
+        vm, names = self.three("rsync")
+        self.check(0, *(f"ok  web/{n}\n" for n in names))
+        for name in names:
+            lib.run("sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS",
+                    cwd=f"{self.to}/web/{name}")
+        piece = f"{self.to}/web/{names[2]}/vda/split/000000"
+        flip(piece)
+        linked = [n for n in names if os.path.samefile(f"{self.to}/web/{n}/vda/split/000000", piece)]
+        said = self.check(1)
+        self.assertEqual(said.count("DAMAGED"), len(linked), said)
+        done = self.backup(vm, "--keep", "last=1", tool="rsync", says="left alone")
+        self.assertFalse(os.path.samefile(f"{self.to}/web/{done[0]}/vda/split/000000", piece))
+        self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
+
+    def test_what_is_missing(self):
+        _, names = self.three("qcow2")
+        os.unlink(f"{self.to}/web/{names[0]}/vda/disk.qcow2")
+        self.check(1, f"DAMAGED  web/{names[0]}/vda  there is no image of it")
+
+    def test_odd_checksums(self):
+        """Of files elsewhere, and what is no list of checksums."""
+        _, names = self.three("qcow2")
+        path = f"{self.to}/web/{names[0]}/SHA256SUMS"
+        with open(path) as f:
+            said = f.read()
+        for line, says in (("0" * 64 + "  ../../../etc/passwd\n", "names ../../../etc/passwd"),
+                           ("0" * 64 + "  /etc/passwd\n", "names /etc/passwd"),
+                           ("nonsense\n", "SHA256SUMS is damaged")):
+            os.chmod(path, 0o644)
+            with open(path, "w") as f:
+                f.write(said + line)
+            self.check(1, f"DAMAGED  web/{names[0]}.*{says}")
+
+    def test_nothing_there(self):
+        done = lib.attempt(RESTORE, "--check", self.to)
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, f"fleecefs-restore: {self.to} holds no backup\n"))
+
+
+class Machine(scripts.Base):
+    def test_qemu_without_libvirt(self):
+        """What it tells of itself is in each backup, in whatever form."""
+        for tool in ("qcow2", "tar", "rsync", "restic", "borg"):
+            vm, to = self.vm("vda"), self.repository(tool)
+            self.backup(vm, tool=tool, to=to)
+            folder = self.extract(tool, to)
+            with open(f"{folder}/{os.listdir(folder)[0]}/vm.qmp.json") as f:
+                said = json.load(f)
+            self.assertEqual(said["version"], 1)
+            self.assertEqual(len(said["query-block"]), 1)
+            self.assertEqual(said["query-target"], {"arch": "x86_64"})
+            done = lib.attempt(RESTORE, "--define", folder, self.dir + "/vm")
+            self.assertRegex(done.stderr, "has no vm.xml.*restore its disks one by one")
+            self.assertEqual(done.returncode, 1)
+            self.to = self.mkdir("another")
+
+
+if __name__ == "__main__":
+    lib.main()
