@@ -10,21 +10,20 @@
  */
 #pragma once
 
+#include "map/piece-name.h"
 #include "map/times.h"
 #include "mount/read.h"
 
 #include <time.h>
 
 /* Bytes: of -o split=, a power of two. */
-#define FL_SPLIT_MIN (UINT64_C(1) << 20)
+#define FL_SPLIT_MIN FL_PIECE_SIZE_MIN
 #define FL_SPLIT_MAX (UINT64_C(1) << 30)
 /* The default is the smallest size from this on that makes no more than so many pieces. */
 #define FL_SPLIT_DEFAULT (UINT64_C(4) << 20)
 #define FL_SPLIT_PIECES  65536
 /* Numbers of inodes are 32 bits for the folder and 32 for the piece. */
 #define FL_SPLIT_PIECES_MAX (UINT64_C(1) << 32)
-/* Room for a piece's name with its NUL. */
-#define FL_SPLIT_NAME_MAX 21
 
 typedef struct FlSplit FlSplit;
 
@@ -35,8 +34,6 @@ uint64_t fl_split_choose(uint64_t disk_size, uint64_t wanted);
 
 uint64_t fl_split_piece_size(const FlSplit *split);
 uint64_t fl_split_count(const FlSplit *split);
-/* Six digits, more if needed. */
-void fl_split_name(char name[static FL_SPLIT_NAME_MAX], uint64_t index);
 /* Whether NAME is a piece's, in this very spelling. */
 bool fl_split_parse(const FlSplit *split, const char *name, uint64_t *index);
 
@@ -56,6 +53,10 @@ FlTimes *fl_split_all_times(const FlSplit *split);
 /* To read the disk from, at the disk's own offsets, for a reader of piece INDEX. */
 FlReadSource fl_split_source(FlSplit *split, uint64_t index);
 void fl_split_opened(FlSplit *split);
-void fl_split_closed(FlSplit *split);
+/* Whoever has had a piece open in which there is no data knows so by its st_blocks. */
+void fl_split_closed(FlSplit *split, uint64_t index);
+/* A reader was told that [FROM, TO) of the piece is a hole: it counts as delivered. Tools that seek
+ * over holes read no zeros, also not those that are new. */
+void fl_split_skipped(FlSplit *split, uint64_t index, uint64_t from, uint64_t to);
 /* As fl_file_xattrs(). */
 GHashTable *fl_split_xattrs(const FlSplit *split, uint64_t index);

@@ -305,14 +305,14 @@ static size_t add_entry(FlCall *call, char *buf, size_t room, const char *name, 
 
 /* Entry INDEX of a folder and its name, for which BUF has room; false at the end. */
 static bool entry_at(const FlNode *folder, uint64_t index, FlNode *entry,
-                     char buf[static FL_SPLIT_NAME_MAX], const char **name)
+                     char buf[static FL_PIECE_NAME_MAX], const char **name)
 {
     if (index < 2) {
         *entry = index == 0 ? *folder : *folder->parent;
         *name = index == 0 ? "." : "..";
     } else if (folder->split != NULL && index - 2 < fl_split_count(folder->split)) {
         *entry = fl_node_piece(folder, index - 2);
-        fl_split_name(buf, index - 2);
+        fl_piece_name(buf, index - 2);
         *name = buf;
     } else if (index - 2 < folder->children->len) {
         *entry = *(const FlNode *)folder->children->pdata[index - 2];
@@ -327,7 +327,7 @@ static void run_readdir(FlCall *call, bool loaded)
 {
     const FlNode *folder = call->node;
     g_autofree char *buf = g_malloc(call->size);
-    char piece[FL_SPLIT_NAME_MAX];
+    char piece[FL_PIECE_NAME_MAX];
     const char *name;
     FlNode node;
     size_t used = 0;
@@ -401,7 +401,7 @@ static void opened(const FlNode *node)
 static void closed(const FlNode *node)
 {
     if (fl_node_is_piece(node))
-        fl_split_closed(node->split);
+        fl_split_closed(node->split, node->piece);
     else
         fl_file_closed(node->file);
 }
@@ -513,6 +513,9 @@ static void run_lseek(FlCall *call, bool loaded)
         return;
     }
     found = fl_view_seek(view, call->offset, call->data);
+    if (fl_node_is_piece(call->node) && call->data && call->offset >= 0)
+        fl_split_skipped(call->node->split, call->node->piece, (uint64_t)call->offset,
+                         found == -ENXIO ? view->size : (uint64_t)MAX(found, 0));
     if (found < 0)
         fuse_reply_err(call->req, (int)-found);
     else

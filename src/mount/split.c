@@ -6,7 +6,6 @@
 #include "view/raw.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 /* A reader closes one piece before it opens the next: what was read ahead is kept for so long. */
@@ -80,23 +79,9 @@ uint64_t fl_split_count(const FlSplit *split)
     return split->count;
 }
 
-void fl_split_name(char name[static FL_SPLIT_NAME_MAX], uint64_t index)
-{
-    snprintf(name, FL_SPLIT_NAME_MAX, "%06" PRIu64, index);
-}
-
 bool fl_split_parse(const FlSplit *split, const char *name, uint64_t *index)
 {
-    char spelled[FL_SPLIT_NAME_MAX];
-    guint64 n;
-
-    if (!g_ascii_string_to_unsigned(name, 10, 0, split->count - 1, &n, NULL))
-        return false;
-    fl_split_name(spelled, n);
-    if (!g_str_equal(spelled, name))
-        return false;
-    *index = n;
-    return true;
+    return fl_piece_name_parse(name, split->count, index);
 }
 
 void fl_split_range(const FlSplit *split, uint64_t index, uint64_t *start, uint64_t *end)
@@ -273,8 +258,22 @@ static gboolean expired(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-void fl_split_closed(FlSplit *split)
+void fl_split_skipped(FlSplit *split, uint64_t index, uint64_t from, uint64_t to)
 {
+    uint64_t start, end;
+
+    fl_split_range(split, index, &start, &end);
+    if (from < to && to <= end - start)
+        fl_cover_add(split->export->cover, start + from, start + to);
+}
+
+void fl_split_closed(FlSplit *split, uint64_t index)
+{
+    g_autoptr(FlView) view =
+        fl_disk_maps(split->export->disk) != NULL ? fl_split_view(split, index) : NULL;
+
+    if (view != NULL && view->data_bytes == 0)
+        fl_split_skipped(split, index, 0, view->size);
     split->export->opened--;
     if (--split->opened == 0 && split->timer == 0)
         split->timer = g_timeout_add_seconds(KEEP_SECONDS, expired, split);
