@@ -9,8 +9,6 @@
 #include "mount/export.h"
 #include "source/source.h"
 
-/* Whether the bitmap called NAME says something of restore points, and nothing of the disk. */
-bool fl_image_point_is_note(const char *name);
 /* Makes ORIGIN, of an IMAGE, an increment if the image has the restore point of a
  * committed backup of SERIES (NULL: "last"). */
 void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const char *series);

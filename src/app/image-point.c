@@ -5,13 +5,6 @@
 
 #include <string.h>
 
-bool fl_image_point_is_note(const char *name)
-{
-    g_autoptr(FlPoint) point = fl_point_parse(name);
-
-    return point != NULL && point->kind != FL_POINT_BASE;
-}
-
 static const FlBitmap *find(const FlExportInfo *image, const char *name)
 {
     for (guint i = 0; i < image->bitmaps->len; i++) {

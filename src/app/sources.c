@@ -75,7 +75,7 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
                       "is not served, take a full backup",
                       bitmap->name, opening->spec->text);
             g_ptr_array_add(origin->inconsistent, g_strdup(bitmap->name));
-        } else if (!fl_image_point_is_note(bitmap->name)) {
+        } else if (!fl_point_is_note(bitmap->name)) {
             g_ptr_array_add(origin->bitmaps, fl_bitmap_copy(bitmap));
         }
     }
@@ -89,7 +89,7 @@ static void forget_notes(FlExportInfo *info)
     for (guint i = info->contexts->len; i-- > 0;) {
         const char *bitmap = fl_context_bitmap(info->contexts->pdata[i]);
 
-        if (bitmap != NULL && fl_image_point_is_note(bitmap))
+        if (bitmap != NULL && fl_point_is_note(bitmap))
             g_ptr_array_remove_index(info->contexts, i);
     }
 }

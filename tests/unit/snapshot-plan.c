@@ -2,6 +2,7 @@
 /* What is made of QEMU's answers: disks, bases, refusals, the transaction. */
 #include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
 
 #include <string.h>
 
@@ -361,7 +362,7 @@ static void test_transaction(void)
     ((FlSnapshotDisk *)p.disks->pdata[0])->restore_point = g_strdup("NEW");
     ((FlSnapshotDisk *)p.disks->pdata[0])->disk_id = g_strdup("DISK");
     ((FlFleeceDisk *)p.disks->pdata[0])->new_identity = true;
-    node = fl_fleece_array(fl_fleece_snapshot_actions(p.disks, "last"));
+    node = fl_json_array_node(fl_fleece_snapshot_actions(p.disks, "last"));
     text = json_to_string(node, FALSE);
     g_assert_cmpstr(
         text, ==,
@@ -389,7 +390,7 @@ static void test_transaction(void)
     g_clear_pointer(&text, g_free);
     g_clear_pointer(&node, json_node_unref);
     ((FlSnapshotDisk *)p.disks->pdata[0])->size = UINT64_C(1) << 40;
-    node = fl_fleece_array(fl_fleece_snapshot_actions(p.disks, "last"));
+    node = fl_json_array_node(fl_fleece_snapshot_actions(p.disks, "last"));
     text = json_to_string(node, FALSE);
     g_assert_nonnull(strstr(text, "\"target\":\"last\",\"bitmaps\":[{\"node\":\"vda\",\"name\":"
                                   "\"fleecefs-disk.last.DISK\"},{\"node\":\"vda\",\"name\":"

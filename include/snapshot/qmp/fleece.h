@@ -65,11 +65,11 @@ FlFleeceDisk *fl_fleece_find(const FlFleece *session, const char *id, const char
 
 /* Milliseconds that a command may take. */
 unsigned fl_fleece_timeout(const FlFleece *session);
-/* A node of ARRAY, which is taken over. */
-JsonNode *fl_fleece_array(JsonArray *array);
 /* fl_qmp_call() with an error that says what was being done: a sentence's subject, then ": ". */
 bool fl_fleece_do(FlFleece *session, const char *command, JsonNode *args, JsonNode **reply,
                   GError **error, const char *format, ...) G_GNUC_PRINTF(6, 7);
+/* All block nodes, each without what it tells of those below it. */
+bool fl_fleece_query_nodes(FlFleece *session, JsonNode **reply, GError **error);
 /*
  * Waits until it is worth asking again for what an event would tell of: at once if one has come
  * since SESSION->events was SEEN, which is to be read before asking. Fails when the connection is
@@ -140,10 +140,10 @@ bool fl_fleece_export(FlFleece *session, GError **error);
 /* sweep.c */
 bool fl_fleece_sweep(FlSnapshot *backup, GError **error);
 bool fl_fleece_let_go(FlSnapshot *backup, GError **error);
+
+/* points.c */
 bool fl_fleece_roll_back(FlSnapshot *backup, GError **error);
 bool fl_fleece_roll_forward(FlSnapshot *backup, GError **error);
-
-/* forget.c */
 bool fl_fleece_forget(FlSnapshot *backup, GError **error);
 
 /* watch.c */

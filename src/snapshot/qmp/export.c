@@ -171,7 +171,7 @@ static bool add_export(FlFleece *session, FlFleeceDisk *disk, GError **error)
                                  fl_qmp_string("name", disk->disk.export_name),
                                  fl_qmp_bool("writable", false),
                                  fl_qmp_bool("allocation-depth", true),
-                                 fl_qmp_node("bitmaps", fl_fleece_array(bitmaps))),
+                                 fl_qmp_node("bitmaps", fl_json_array_node(bitmaps))),
                      NULL, &failure, "disk %s: export", disk->disk.name))
         return true;
     if (strstr(failure->message, "not running") != NULL)

@@ -32,15 +32,6 @@ FlFleeceDisk *fl_fleece_find(const FlFleece *session, const char *id, const char
     return NULL;
 }
 
-JsonNode *fl_fleece_array(JsonArray *array)
-{
-    JsonNode *node = json_node_alloc();
-
-    json_node_init_array(node, array);
-    json_array_unref(array);
-    return node;
-}
-
 bool fl_fleece_do(FlFleece *session, const char *command, JsonNode *args, JsonNode **reply,
                   GError **error, const char *format, ...)
 {
@@ -58,6 +49,12 @@ bool fl_fleece_do(FlFleece *session, const char *command, JsonNode *args, JsonNo
     subject = g_strdup_vprintf(format, list);
     va_end(list);
     return fl_fail(error, "%s: %s", subject, failure->message);
+}
+
+bool fl_fleece_query_nodes(FlFleece *session, JsonNode **reply, GError **error)
+{
+    return fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args(fl_qmp_bool("flat", true)),
+                        reply, error, "nodes");
 }
 
 bool fl_fleece_connect(FlFleece *session, GError **error)

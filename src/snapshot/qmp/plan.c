@@ -2,6 +2,7 @@
 /* What is done with each disk, as a function of what QEMU says about it. */
 #include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -380,7 +381,7 @@ static JsonNode *merge_args(const char *overlay, const FlFleeceDisk *disk, const
     json_array_add_element(sources, fl_qmp_args(fl_qmp_string("node", disk->node),
                                                 fl_qmp_string("name", copy->source)));
     return fl_qmp_args(fl_qmp_string("node", overlay), fl_qmp_string("target", copy->name),
-                       fl_qmp_node("bitmaps", fl_fleece_array(sources)));
+                       fl_qmp_node("bitmaps", fl_json_array_node(sources)));
 }
 
 void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds)
@@ -421,7 +422,7 @@ static void add_identity(JsonArray *actions, const FlFleeceDisk *disk, const cha
                    fl_qmp_int("granularity", (gint64)fl_fleece_tail_granularity(disk->disk.size))));
     add_action(actions, "block-dirty-bitmap-merge",
                fl_qmp_args(fl_qmp_string("node", disk->node), fl_qmp_string("target", name),
-                           fl_qmp_node("bitmaps", fl_fleece_array(sources))));
+                           fl_qmp_node("bitmaps", fl_json_array_node(sources))));
 }
 
 static void add_point(JsonArray *actions, const FlFleeceDisk *disk, const char *series)

@@ -2,6 +2,7 @@
 /* The provider: a session from open to close, and what carries out each action. */
 #include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
+#include "qemu/json.h"
 
 #include <string.h>
 
@@ -133,8 +134,8 @@ static bool snapshot(FlSnapshot *backup, GError **error)
         fl_fleece_name_point(g_ptr_array_index(session->backup.disks, i), second);
     return fl_fleece_do(
         session, "transaction",
-        fl_qmp_args(fl_qmp_node(
-            "actions", fl_fleece_array(fl_fleece_snapshot_actions(session->backup.disks, series)))),
+        fl_qmp_args(fl_qmp_node("actions", fl_json_array_node(fl_fleece_snapshot_actions(
+                                               session->backup.disks, series)))),
         NULL, error, "cannot take the snapshot");
 }
 

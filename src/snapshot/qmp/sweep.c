@@ -4,7 +4,6 @@
  * end of a session, the undoing of half a beginning and the recovery after a crash are one and the
  * same, and doing it twice does no harm.
  */
-#include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
@@ -91,12 +90,6 @@ static bool end_all(Sweep *sweep, const Kind *kind, GError **error)
     }
 }
 
-static bool query_nodes(FlFleece *session, JsonNode **reply, GError **error)
-{
-    return fl_fleece_do(session, "query-named-block-nodes", fl_qmp_args(fl_qmp_bool("flat", true)),
-                        reply, error, "nodes");
-}
-
 /* Overlays first: they hold their files. */
 static bool end_nodes(Sweep *sweep, GError **error)
 {
@@ -104,7 +97,7 @@ static bool end_nodes(Sweep *sweep, GError **error)
     g_autoptr(JsonNode) reply = NULL;
     JsonArray *nodes;
 
-    if (!query_nodes(sweep->session, &reply, error))
+    if (!fl_fleece_query_nodes(sweep->session, &reply, error))
         return false;
     nodes = fl_json_as_array(reply);
     for (size_t p = 0; p < G_N_ELEMENTS(parts); p++) {
@@ -244,147 +237,4 @@ bool fl_fleece_let_go(FlSnapshot *backup, GError **error)
             fl_fleece_empty_scratch(disk);
     }
     return ok;
-}
-
-static bool remove_bitmap(FlFleece *session, const char *node, const char *name, GError **error)
-{
-    return fl_fleece_do(session, "block-dirty-bitmap-remove",
-                        fl_qmp_args(fl_qmp_string("node", node), fl_qmp_string("name", name)), NULL,
-                        error, "bitmap %s of %s", name, node);
-}
-
-/* Whether one of BITMAPS is the marker of POINT, or of that with which the disk POINT began. */
-static bool is_pending(JsonArray *bitmaps, const FlPoint *point)
-{
-    const char *id = point->kind == FL_POINT_DISK ? point->first : point->id;
-    g_autofree char *marker = id != NULL ? fl_point_marker(point->series, id) : NULL;
-
-    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
-        const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
-        if (marker != NULL && g_strcmp0(name, marker) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* The points of NODE that were never committed or can never be used again; then, MARKERS, what
- * marks them: a point without its marker would count as committed. */
-static bool roll_back_node(FlFleece *session, const char *node, JsonArray *bitmaps, bool markers,
-                           GError **error)
-{
-    bool ok = true;
-
-    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
-        JsonObject *bitmap = fl_json_element(bitmaps, i);
-        const char *name = fl_json_string(bitmap, "name");
-        bool inconsistent = fl_json_bool(bitmap, "inconsistent");
-        g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
-
-        if (point == NULL || (point->kind == FL_POINT_PENDING) != markers)
-            continue;
-        if (!markers && !inconsistent && !is_pending(bitmaps, point))
-            continue;
-        if (!remove_bitmap(session, node, name, ok ? error : NULL)) {
-            ok = false;
-            continue;
-        }
-        if (point->kind != FL_POINT_BASE)
-            continue;
-        fl_snapshot_report(&session->backup, "removed restore point %s of %s, which was %s", name,
-                           node, inconsistent ? "inconsistent" : "not committed");
-        if (inconsistent && g_str_equal(point->series, fl_snapshot_series(session->backup.options)))
-            g_hash_table_insert(session->inconsistent, g_strdup(node), g_strdup(point->id));
-    }
-    return ok;
-}
-
-bool fl_fleece_roll_back(FlSnapshot *backup, GError **error)
-{
-    FlFleece *session = (FlFleece *)backup;
-    g_autoptr(JsonNode) reply = NULL;
-    JsonArray *nodes;
-    bool ok = true;
-
-    if (!fl_fleece_reach(session, error))
-        return false;
-    if (session->gone)
-        return fl_fail(error, "QEMU has ended; the new restore points, if it saved them, go when a "
-                              "backup of this VM is next begun");
-    if (!query_nodes(session, &reply, error))
-        return false;
-    nodes = fl_json_as_array(reply);
-    for (guint i = 0; i < fl_json_length(nodes); i++) {
-        JsonObject *object = fl_json_element(nodes, i);
-        const char *node = fl_json_string(object, "node-name");
-        JsonArray *bitmaps = fl_json_array(object, "dirty-bitmaps");
-
-        /* What an overlay was put upon cannot be changed, nor does anything go by it; it keeps its
-         * marker for when it can. */
-        if (node == NULL || fl_json_bool(object, "ro"))
-            continue;
-        if (!roll_back_node(session, node, bitmaps, false, ok ? error : NULL) ||
-            !roll_back_node(session, node, bitmaps, true, ok ? error : NULL))
-            ok = false;
-    }
-    return ok;
-}
-
-/* Adds to ACTIONS what a commit removes of the bitmaps of DISK, whose node is as NODE says: all of
- * the series but the new point, which must be there, and what says which disk it is. */
-static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonObject *node,
-                         const char *series, GError **error)
-{
-    JsonArray *bitmaps = fl_json_array(node, "dirty-bitmaps");
-    g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
-    g_autofree char *identity = fl_point_disk(series, disk->disk.disk_id);
-    bool found = false;
-
-    if (fl_vm_is_inactive(node))
-        return fl_fail(error, FL_VM_INACTIVE, disk->disk.name);
-    for (guint i = 0; i < fl_json_length(bitmaps); i++) {
-        const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
-        g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
-
-        if (point == NULL || !g_str_equal(point->series, series) || g_str_equal(name, identity))
-            continue;
-        if (g_str_equal(name, keep)) {
-            found = true;
-            continue;
-        }
-        json_array_add_element(
-            actions, fl_qmp_args(fl_qmp_string("type", "block-dirty-bitmap-remove"),
-                                 fl_qmp_node("data", fl_qmp_args(fl_qmp_string("node", disk->node),
-                                                                 fl_qmp_string("name", name)))));
-    }
-    return found || disk->shared ||
-           fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
-}
-
-bool fl_fleece_roll_forward(FlSnapshot *backup, GError **error)
-{
-    FlFleece *session = (FlFleece *)backup;
-    const char *series = fl_snapshot_series(session->backup.options);
-    g_autoptr(JsonNode) reply = NULL;
-    g_autoptr(GHashTable) found = g_hash_table_new(g_str_hash, g_str_equal);
-    g_autoptr(JsonArray) actions = json_array_new();
-    JsonArray *nodes;
-
-    if (!query_nodes(session, &reply, error))
-        return false;
-    nodes = fl_json_as_array(reply);
-    for (guint i = 0; i < fl_json_length(nodes); i++) {
-        JsonObject *object = fl_json_element(nodes, i);
-        const char *node = fl_json_string(object, "node-name");
-        if (node != NULL)
-            g_hash_table_insert(found, (gpointer)node, object);
-    }
-    for (guint i = 0; i < session->backup.disks->len; i++) {
-        const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
-        if (!add_removals(actions, disk, g_hash_table_lookup(found, disk->node), series, error))
-            return false;
-    }
-    return fl_fleece_do(
-        session, "transaction",
-        fl_qmp_args(fl_qmp_node("actions", fl_fleece_array(g_steal_pointer(&actions)))), NULL,
-        error, "restore points");
 }
