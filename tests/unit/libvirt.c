@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* libvirt's XML, and what is made of what it says. */
+#include "snapshot/libvirt/markup.h"
 #include "snapshot/libvirt/session.h"
 
 #include <stdlib.h>
@@ -145,6 +146,25 @@ static void test_confirm(void)
     g_assert_null(fl_checkpoint_confirm_xml(confirmed, &part, 1, NULL));
     /* What is not ours by name and description is never touched. */
     g_assert_false(other->ours || other->pending || alike->ours || alike->pending);
+}
+
+/* All else that a checkpoint says stays, but for white space around the outermost element. */
+static void test_replace(void)
+{
+    static const char xml[] =
+        "<?xml version='1.0'?>\n<!-- of ours --><a>\n  <d>old &amp; gone</d><e x='1&#10;2&apos;'/>"
+        "<b><d>stays</d><q:c y=\"&lt;\"><![CDATA[<&]]>\n&#13;</q:c></b></a>\n";
+    g_autofree char *replaced = fl_markup_replace_text(xml, "a/d", "new <", NULL);
+    g_autofree char *filled = fl_markup_replace_text("<a><d/></a>", "a/d", "x", NULL);
+    g_autoptr(GError) error = NULL;
+
+    g_assert_cmpstr(replaced, ==,
+                    "<?xml version='1.0'?><!-- of ours --><a>\n  <d>new &lt;</d>"
+                    "<e x='1&#10;2&apos;'></e>"
+                    "<b><d>stays</d><q:c y='&lt;'>&lt;&amp;\n&#13;</q:c></b></a>");
+    g_assert_cmpstr(filled, ==, "<a><d>x</d></a>");
+    g_assert_null(fl_markup_replace_text("<a><d></a>", "a/d", "x", &error));
+    g_assert_error(error, FL_ERROR, FL_ERROR_FAILED);
 }
 
 typedef struct {
@@ -362,6 +382,7 @@ int main(int argc, char **argv)
     g_test_add_func("/libvirt/bad-xml", test_bad_xml);
     g_test_add_func("/libvirt/escapes", test_escapes);
     g_test_add_func("/libvirt/confirm", test_confirm);
+    g_test_add_func("/libvirt/replace", test_replace);
     g_test_add_func("/libvirt/plan", test_plan);
     g_test_add_func("/libvirt/recognize", test_recognize);
     g_test_add_func("/libvirt/keys", test_keys);

@@ -32,7 +32,7 @@ struct FlLibvirtCall {
     bool silent;    /* there is no answer: nobody may look at those above */
     bool repeated;  /* it was asked before, and what came of that is not known */
 
-    /* Private to libvirt-call.c. */
+    /* Private to call.c. */
     gatomicrefcount refs;
     GMutex lock;
     GCond cond;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "snapshot/libvirt/xml.h"
 
+#include "snapshot/libvirt/markup.h"
 #include "snapshot/point.h"
 
 #include <string.h>
@@ -12,74 +13,6 @@
 #define PENDING   "fleecefs pending"
 #define COMMITTED "fleecefs committed"
 #define WITNESS   ":witness" /* ends the target of a word that is one */
-
-/* The path of an element by the names of those around it, "domain/devices/disk". */
-typedef struct {
-    GString *path;
-    GString *text; /* in the element */
-    void *object;
-    void (*start)(void *object, const char *path, const char **names, const char **values);
-    void (*end)(void *object, const char *path, const char *text);
-} Reader;
-
-static void start_element(GMarkupParseContext *context, const char *name, const char **names,
-                          const char **values, gpointer data, GError **error)
-{
-    Reader *reader = data;
-
-    if (reader->path->len > 0)
-        g_string_append_c(reader->path, '/');
-    g_string_append(reader->path, name);
-    g_string_truncate(reader->text, 0);
-    reader->start(reader->object, reader->path->str, names, values);
-}
-
-static void end_element(GMarkupParseContext *context, const char *name, gpointer data,
-                        GError **error)
-{
-    Reader *reader = data;
-    gsize length = strlen(name);
-
-    if (reader->end != NULL)
-        reader->end(reader->object, reader->path->str, reader->text->str);
-    g_string_truncate(reader->text, 0);
-    g_string_truncate(reader->path,
-                      reader->path->len > length ? reader->path->len - length - 1 : 0);
-}
-
-static void add_text(GMarkupParseContext *context, const char *text, gsize length, gpointer data,
-                     GError **error)
-{
-    g_string_append_len(((Reader *)data)->text, text, (gssize)length);
-}
-
-static bool read_xml(Reader *reader, const char *xml, GError **error)
-{
-    static const GMarkupParser parser = {
-        .start_element = start_element, .end_element = end_element, .text = add_text};
-    g_autoptr(GMarkupParseContext) context =
-        g_markup_parse_context_new(&parser, G_MARKUP_TREAT_CDATA_AS_TEXT, reader, NULL);
-    g_autoptr(GError) failure = NULL;
-    bool ok;
-
-    reader->path = g_string_new(NULL);
-    reader->text = g_string_new(NULL);
-    ok = g_markup_parse_context_parse(context, xml, -1, &failure) &&
-         g_markup_parse_context_end_parse(context, &failure);
-    g_string_free(reader->path, TRUE);
-    g_string_free(reader->text, TRUE);
-    return ok || fl_fail(error, "libvirt sent XML that cannot be read: %s", failure->message);
-}
-
-/* The value of attribute NAME, or NULL. */
-static const char *attribute(const char **names, const char **values, const char *name)
-{
-    for (; *names != NULL; names++, values++) {
-        if (g_str_equal(*names, name))
-            return *values;
-    }
-    return NULL;
-}
 
 static void set_string(char **string, const char *value)
 {
@@ -108,20 +41,20 @@ static void start_disk_part(FlDomainDisk *disk, const char *part, const char **n
                             const char **values)
 {
     if (g_str_equal(part, "target")) {
-        set_string(&disk->target, attribute(names, values, "dev"));
-        disk->scsi = g_strcmp0(attribute(names, values, "bus"), "scsi") == 0;
+        set_string(&disk->target, fl_markup_attribute(names, values, "dev"));
+        disk->scsi = g_strcmp0(fl_markup_attribute(names, values, "bus"), "scsi") == 0;
     } else if (g_str_equal(part, "driver")) {
-        set_string(&disk->format, attribute(names, values, "type"));
-        disk->iothread = disk->iothread || attribute(names, values, "iothread") != NULL;
+        set_string(&disk->format, fl_markup_attribute(names, values, "type"));
+        disk->iothread = disk->iothread || fl_markup_attribute(names, values, "iothread") != NULL;
     } else if (g_str_equal(part, "source")) {
         disk->empty = false;
-        set_string(&disk->path, attribute(names, values, "file"));
-        set_string(&disk->path, attribute(names, values, "dev"));
-        set_string(&disk->pool, attribute(names, values, "pool"));
-        set_string(&disk->volume, attribute(names, values, "volume"));
-        if (attribute(names, values, "protocol") != NULL && disk->remote == NULL) {
-            const char *name = attribute(names, values, "name");
-            disk->remote = g_strdup_printf("%s:%s", attribute(names, values, "protocol"),
+        set_string(&disk->path, fl_markup_attribute(names, values, "file"));
+        set_string(&disk->path, fl_markup_attribute(names, values, "dev"));
+        set_string(&disk->pool, fl_markup_attribute(names, values, "pool"));
+        set_string(&disk->volume, fl_markup_attribute(names, values, "volume"));
+        if (fl_markup_attribute(names, values, "protocol") != NULL && disk->remote == NULL) {
+            const char *name = fl_markup_attribute(names, values, "name");
+            disk->remote = g_strdup_printf("%s:%s", fl_markup_attribute(names, values, "protocol"),
                                            name != NULL ? name : "");
         }
     } else if (g_str_equal(part, "source/slices/slice")) {
@@ -140,26 +73,26 @@ static void start_domain_part(void *object, const char *path, const char **names
 {
     static const char disk_path[] = "domain/devices/disk";
     FlDomain *domain = object;
-    const char *device = attribute(names, values, "device");
+    const char *device = fl_markup_attribute(names, values, "device");
 
     if (g_str_equal(path, disk_path)) {
         FlDomainDisk *disk = g_new0(FlDomainDisk, 1);
         disk->device = g_strdup(device != NULL ? device : "disk");
         disk->empty = true;
         disk->keys = g_ptr_array_new_with_free_func(g_free);
-        disk->vhost_user = g_strcmp0(attribute(names, values, "type"), "vhostuser") == 0;
+        disk->vhost_user = g_strcmp0(fl_markup_attribute(names, values, "type"), "vhostuser") == 0;
         g_ptr_array_add(domain->disks, disk);
     } else if (g_str_has_prefix(path, disk_path) && path[strlen(disk_path)] == '/') {
         start_disk_part(g_ptr_array_index(domain->disks, domain->disks->len - 1),
                         path + strlen(disk_path) + 1, names, values);
     } else if (g_str_equal(path, "domain/devices/controller/driver")) {
         domain->scsi_iothread =
-            domain->scsi_iothread || attribute(names, values, "iothread") != NULL;
+            domain->scsi_iothread || fl_markup_attribute(names, values, "iothread") != NULL;
     } else if (g_str_equal(path, "domain/devices/channel/target")) {
         domain->agent =
             domain->agent ||
-            (g_strcmp0(attribute(names, values, "name"), "org.qemu.guest_agent.0") == 0 &&
-             g_strcmp0(attribute(names, values, "state"), "connected") == 0);
+            (g_strcmp0(fl_markup_attribute(names, values, "name"), "org.qemu.guest_agent.0") == 0 &&
+             g_strcmp0(fl_markup_attribute(names, values, "state"), "connected") == 0);
     }
 }
 
@@ -178,14 +111,21 @@ static void end_domain_part(void *object, const char *path, const char *text)
         return;
 }
 
-FlDomain *fl_domain_parse(const char *xml, GError **error)
+static FlDomain *new_domain(void)
 {
-    g_autoptr(FlDomain) domain = g_new0(FlDomain, 1);
-    Reader reader = {.object = domain, .start = start_domain_part, .end = end_domain_part};
+    FlDomain *domain = g_new0(FlDomain, 1);
 
     domain->disks = g_ptr_array_new_with_free_func(free_domain_disk);
     domain->user = domain->group = -1;
-    if (!read_xml(&reader, xml, error))
+    return domain;
+}
+
+FlDomain *fl_domain_parse(const char *xml, GError **error)
+{
+    g_autoptr(FlDomain) domain = new_domain();
+    FlMarkupReader reader = {.object = domain, .start = start_domain_part, .end = end_domain_part};
+
+    if (!fl_markup_read(&reader, xml, error))
         return NULL;
     for (guint i = domain->disks->len; i-- > 0;) {
         FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
@@ -229,15 +169,25 @@ static FlCheckpointDisk *need_disk(FlCheckpoint *checkpoint, const char *target)
     return disk;
 }
 
+/* What is being read: a checkpoint, and the domain as it was, which is in it. */
+typedef struct {
+    FlCheckpoint *checkpoint;
+    FlDomain *domain;
+} CheckpointParts;
+
+#define CHECKPOINT_PATH "domaincheckpoint/"
+
 static void start_checkpoint_part(void *object, const char *path, const char **names,
                                   const char **values)
 {
-    FlCheckpoint *checkpoint = object;
-    const char *target = attribute(names, values, "name");
+    CheckpointParts *parts = object;
+    const char *target = fl_markup_attribute(names, values, "name");
 
-    if (g_str_equal(path, "domaincheckpoint/disks/disk") && target != NULL &&
-        g_strcmp0(attribute(names, values, "checkpoint"), "bitmap") == 0)
-        need_disk(checkpoint, target);
+    if (g_str_equal(path, CHECKPOINT_PATH "disks/disk") && target != NULL &&
+        g_strcmp0(fl_markup_attribute(names, values, "checkpoint"), "bitmap") == 0)
+        need_disk(parts->checkpoint, target);
+    else if (g_str_has_prefix(path, CHECKPOINT_PATH "domain/"))
+        start_domain_part(parts->domain, path + strlen(CHECKPOINT_PATH), names, values);
 }
 
 static void read_description(FlCheckpoint *checkpoint, const char *text)
@@ -270,28 +220,23 @@ static void read_description(FlCheckpoint *checkpoint, const char *text)
 
 static void end_checkpoint_part(void *object, const char *path, const char *text)
 {
-    FlCheckpoint *checkpoint = object;
+    FlCheckpoint *checkpoint = ((CheckpointParts *)object)->checkpoint;
 
-    if (g_str_equal(path, "domaincheckpoint/name"))
+    if (g_str_equal(path, CHECKPOINT_PATH "name"))
         set_string(&checkpoint->name, text);
-    else if (g_str_equal(path, "domaincheckpoint/parent/name"))
+    else if (g_str_equal(path, CHECKPOINT_PATH "parent/name"))
         set_string(&checkpoint->parent, text);
-    else if (g_str_equal(path, "domaincheckpoint/description"))
+    else if (g_str_equal(path, CHECKPOINT_PATH "description"))
         read_description(checkpoint, text);
 }
 
-/* Of disks whose images were not noted: the files by the domain as it was, which is in XML. */
-static void add_paths(FlCheckpoint *checkpoint, const char *xml)
+/* Of disks whose images were not noted: their files by DOMAIN. */
+static void add_paths(FlCheckpoint *checkpoint, const FlDomain *domain)
 {
-    const char *start = strstr(xml, "<domain ");
-    const char *end = start != NULL ? g_strrstr(start, "</domain>") : NULL;
-    g_autofree char *text =
-        end != NULL ? g_strndup(start, (gsize)(end - start) + strlen("</domain>")) : NULL;
-    g_autoptr(FlDomain) domain = text != NULL ? fl_domain_parse(text, NULL) : NULL;
-
-    for (guint i = 0; domain != NULL && i < domain->disks->len; i++) {
+    for (guint i = 0; i < domain->disks->len; i++) {
         const FlDomainDisk *vm = g_ptr_array_index(domain->disks, i);
-        FlCheckpointDisk *disk = g_hash_table_lookup(checkpoint->disks, vm->target);
+        FlCheckpointDisk *disk =
+            vm->target != NULL ? g_hash_table_lookup(checkpoint->disks, vm->target) : NULL;
 
         if (disk != NULL && disk->keys->len == 0 && vm->path != NULL)
             g_ptr_array_add(disk->keys, g_strconcat("path:", vm->path, NULL));
@@ -301,13 +246,15 @@ static void add_paths(FlCheckpoint *checkpoint, const char *xml)
 FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error)
 {
     g_autoptr(FlCheckpoint) checkpoint = g_new0(FlCheckpoint, 1);
-    Reader reader = {
-        .object = checkpoint, .start = start_checkpoint_part, .end = end_checkpoint_part};
+    g_autoptr(FlDomain) domain = new_domain();
+    CheckpointParts parts = {.checkpoint = checkpoint, .domain = domain};
+    FlMarkupReader reader = {
+        .object = &parts, .start = start_checkpoint_part, .end = end_checkpoint_part};
     g_autoptr(FlPoint) point = NULL;
 
     checkpoint->disks =
         g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_checkpoint_disk);
-    if (!read_xml(&reader, xml, error))
+    if (!fl_markup_read(&reader, xml, error))
         return NULL;
     if (checkpoint->name == NULL) {
         fl_fail(error, "libvirt sent a checkpoint that has no name");
@@ -316,7 +263,7 @@ FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error)
     point = fl_point_parse(checkpoint->name);
     checkpoint->ours = checkpoint->ours && point != NULL && point->kind == FL_POINT_BASE;
     checkpoint->pending = checkpoint->pending && checkpoint->ours;
-    add_paths(checkpoint, xml);
+    add_paths(checkpoint, domain);
     return g_steal_pointer(&checkpoint);
 }
 
@@ -402,20 +349,25 @@ char *fl_checkpoint_redefine_xml(const char *name, const char *target, const cha
     return g_strdup_printf("<domaincheckpoint>%s%s</domaincheckpoint>", own, domain);
 }
 
+static void end_description(void *object, const char *path, const char *text)
+{
+    if (g_str_equal(path, CHECKPOINT_PATH "description"))
+        set_string(object, text);
+}
+
 char *fl_checkpoint_confirm_xml(const char *xml, const FlDomainPart *parts, gsize n, GError **error)
 {
-    static const char pending[] = "<description>" PENDING;
-    g_autofree char *text = describe(COMMITTED, parts, n);
-    g_autofree char *description = g_markup_escape_text(text, -1);
-    /* The checkpoint's own description comes before that of the domain in it. */
-    const char *found = strstr(xml, pending);
-    const char *end = found != NULL ? strstr(found, "</description>") : NULL;
+    g_autofree char *found = NULL;
+    g_autofree char *confirmed = describe(COMMITTED, parts, n);
+    FlMarkupReader reader = {.object = &found, .end = end_description};
 
-    if (end == NULL) {
+    if (!fl_markup_read(&reader, xml, error))
+        return NULL;
+    if (found == NULL || !g_str_has_prefix(found, PENDING)) {
         fl_fail(error, "libvirt has changed the checkpoint's description");
         return NULL;
     }
-    return g_strdup_printf("%.*s<description>%s%s", (int)(found - xml), xml, description, end);
+    return fl_markup_replace_text(xml, CHECKPOINT_PATH "description", confirmed, error);
 }
 
 /* Backups */
@@ -436,21 +388,21 @@ static void start_backup_part(void *object, const char *path, const char **names
     FlDomainBackup *backup = object;
 
     if (g_str_equal(path, "domainbackup")) {
-        set_string(&backup->mode, attribute(names, values, "mode"));
+        set_string(&backup->mode, fl_markup_attribute(names, values, "mode"));
     } else if (g_str_equal(path, "domainbackup/server")) {
-        set_string(&backup->socket, attribute(names, values, "socket"));
+        set_string(&backup->socket, fl_markup_attribute(names, values, "socket"));
     } else if (g_str_equal(path, "domainbackup/disks/disk/scratch") ||
                g_str_equal(path, "domainbackup/disks/disk/target")) {
-        set_string(&backup->file, attribute(names, values, "file"));
-        set_string(&backup->file, attribute(names, values, "dev"));
+        set_string(&backup->file, fl_markup_attribute(names, values, "file"));
+        set_string(&backup->file, fl_markup_attribute(names, values, "dev"));
     } else if (g_str_equal(path, "domainbackup/disks/disk") &&
-               attribute(names, values, "name") != NULL &&
-               g_strcmp0(attribute(names, values, "backup"), "yes") == 0) {
+               fl_markup_attribute(names, values, "name") != NULL &&
+               g_strcmp0(fl_markup_attribute(names, values, "backup"), "yes") == 0) {
         FlDomainExport *export = g_new(FlDomainExport, 1);
 
-        export->target = g_strdup(attribute(names, values, "name"));
-        export->export_name = g_strdup(attribute(names, values, "exportname"));
-        export->bitmap = g_strdup(attribute(names, values, "exportbitmap"));
+        export->target = g_strdup(fl_markup_attribute(names, values, "name"));
+        export->export_name = g_strdup(fl_markup_attribute(names, values, "exportname"));
+        export->bitmap = g_strdup(fl_markup_attribute(names, values, "exportbitmap"));
         g_ptr_array_add(backup->disks, export);
     }
 }
@@ -458,10 +410,10 @@ static void start_backup_part(void *object, const char *path, const char **names
 FlDomainBackup *fl_domain_backup_parse(const char *xml, GError **error)
 {
     g_autoptr(FlDomainBackup) backup = g_new0(FlDomainBackup, 1);
-    Reader reader = {.object = backup, .start = start_backup_part};
+    FlMarkupReader reader = {.object = backup, .start = start_backup_part};
 
     backup->disks = g_ptr_array_new_with_free_func(free_export);
-    if (!read_xml(&reader, xml, error))
+    if (!fl_markup_read(&reader, xml, error))
         return NULL;
     set_string(&backup->mode, "push");
     return g_steal_pointer(&backup);
