@@ -74,26 +74,67 @@ static const char *look(blkid_probe probe, bool link, GArray *entries, char **id
 }
 
 /*
- * libblkid wants a file of SIZE bytes when it is given it, and never looks again. Without what
- * there is no need of, anything that a table would have it read there ends at once, however much
- * that is, and is not taken for zeros.
+ * A probe of LENGTH bytes, the beginning of SIZE; *FD is its file, -1 if there is none. libblkid
+ * wants a file of SIZE bytes when it is given it, and never looks again. Without what there is no
+ * need of, anything that a table would have it read there ends at once, however much that is, and
+ * is not taken for zeros.
  */
-const char *fl_probe_table(const void *bytes, size_t length, uint64_t size, uint32_t sector,
-                           bool link, GArray *entries, char **id)
+static blkid_probe new_probe(const void *bytes, size_t length, uint64_t size, int *fd)
 {
-    int fd = memfd_create("partition table", MFD_CLOEXEC);
     blkid_probe probe = blkid_new_probe();
-    const char *kind = NULL;
 
-    if (fd >= 0 && probe != NULL && write(fd, bytes, length) == (ssize_t)length &&
-        ftruncate(fd, (off_t)size) == 0 &&
-        blkid_probe_set_device(probe, fd, 0, (blkid_loff_t)size) == 0 &&
-        ftruncate(fd, (off_t)length) == 0 && blkid_probe_set_sectorsize(probe, sector) == 0)
-        kind = look(probe, link, entries, id);
+    *fd = memfd_create("partition table", MFD_CLOEXEC);
+    if (*fd >= 0 && probe != NULL && write(*fd, bytes, length) == (ssize_t)length &&
+        ftruncate(*fd, (off_t)size) == 0 &&
+        blkid_probe_set_device(probe, *fd, 0, (blkid_loff_t)size) == 0 &&
+        ftruncate(*fd, (off_t)length) == 0)
+        return probe;
+    blkid_free_probe(probe);
+    return NULL;
+}
+
+static void free_probe(blkid_probe probe, int fd)
+{
     blkid_free_probe(probe);
     if (fd >= 0)
         close(fd);
+}
+
+const char *fl_probe_table(const void *bytes, size_t length, uint64_t size, uint32_t sector,
+                           bool link, GArray *entries, char **id)
+{
+    int fd;
+    blkid_probe probe = new_probe(bytes, length, size, &fd);
+    const char *kind = NULL;
+
+    if (probe != NULL && blkid_probe_set_sectorsize(probe, sector) == 0)
+        kind = look(probe, link, entries, id);
+    free_probe(probe, fd);
     return kind;
+}
+
+static char *take_value(blkid_probe probe, const char *name)
+{
+    const char *value = NULL;
+
+    return blkid_probe_lookup_value(probe, name, &value, NULL) == 0 ? copy_text(value) : NULL;
+}
+
+void fl_probe_content(const void *bytes, size_t length, uint64_t size, FlContent *content)
+{
+    int fd;
+    blkid_probe probe = new_probe(bytes, length, size, &fd);
+
+    /* More than one is none: who knows which of them is left over. */
+    if (probe != NULL && blkid_probe_enable_superblocks(probe, 1) == 0 &&
+        blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_LABEL |
+                                                     BLKID_SUBLKS_UUID) == 0 &&
+        blkid_do_safeprobe(probe) == 0) {
+        content->type = take_value(probe, "TYPE");
+        content->label = take_value(probe, "LABEL");
+        content->uuid = take_value(probe, "UUID");
+    }
+    free_probe(probe, fd);
 }
 
 #else
@@ -107,6 +148,10 @@ const char *fl_probe_table(const void *bytes, size_t length, uint64_t size, uint
                            bool link, GArray *entries, char **id)
 {
     return NULL;
+}
+
+void fl_probe_content(const void *bytes, size_t length, uint64_t size, FlContent *content)
+{
 }
 
 #endif

@@ -21,3 +21,6 @@ bool fl_probe_is_there(void);
  */
 const char *fl_probe_table(const void *bytes, size_t length, uint64_t size, uint32_t sector,
                            bool link, GArray *entries, char **id);
+
+/* What LENGTH bytes, the beginning of SIZE, are the beginning of: fills in CONTENT. */
+void fl_probe_content(const void *bytes, size_t length, uint64_t size, FlContent *content);

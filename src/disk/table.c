@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "disk/table.h"
 
+#include "contents.h"
 #include "probe.h"
 
 #define SMALL_SECTOR 512u
 #define LARGE_SECTOR 4096u
+/* Where a table is. */
+#define HEAD_BYTES (64u << 10)
 /* A link of the chain of logical partitions. */
 #define LINK_BYTES 4096u
 #define LINKS_MAX  64
@@ -23,6 +26,8 @@ struct FlTable {
     /* The extended partition, [start, end), and the link of its chain that is wanted. */
     uint64_t extended_start, extended_end, link;
     unsigned links, logical; /* read so far */
+    FlContents *contents;    /* NULL until the table is complete */
+    FlContent content;       /* of the disk, if there is no table */
 };
 
 static void partition_clear(FlPartition *partition)
@@ -30,6 +35,7 @@ static void partition_clear(FlPartition *partition)
     g_free(partition->type);
     g_free(partition->uuid);
     g_free(partition->name);
+    fl_content_clear(&partition->content);
 }
 
 static void partition_free(gpointer data)
@@ -61,6 +67,8 @@ void fl_table_free(FlTable *table)
         return;
     g_ptr_array_unref(table->partitions);
     g_ptr_array_unref(table->left_out);
+    fl_contents_free(table->contents);
+    fl_content_clear(&table->content);
     g_free(table->id);
     g_free(table);
 }
@@ -80,14 +88,39 @@ const GPtrArray *fl_table_left_out(const FlTable *table)
     return table->left_out;
 }
 
+const FlContent *fl_table_content(const FlTable *table)
+{
+    return &table->content;
+}
+
+const GPtrArray *fl_table_volumes(const FlTable *table)
+{
+    return table->contents != NULL ? fl_contents_volumes(table->contents) : NULL;
+}
+
+const GPtrArray *fl_table_volumes_left_out(const FlTable *table)
+{
+    return table->contents != NULL ? fl_contents_left_out(table->contents) : NULL;
+}
+
 bool fl_table_wants(const FlTable *table, uint64_t *offset, size_t *length)
 {
     if (table->complete)
-        return false;
+        return table->contents != NULL && fl_contents_wants(table->contents, offset, length);
     *offset = table->link;
-    *length =
-        (size_t)MIN(table->size - table->link, table->kind == NULL ? FL_TABLE_MAX : LINK_BYTES);
+    *length = (size_t)MIN(table->size - table->link, table->kind == NULL ? HEAD_BYTES : LINK_BYTES);
     return true;
+}
+
+static void begin_contents(FlTable *table)
+{
+    table->contents = fl_contents_new();
+    for (guint i = 0; i < table->partitions->len; i++) {
+        FlPartition *partition = table->partitions->pdata[i];
+        fl_contents_add(table->contents, partition->start, partition->length, &partition->content);
+    }
+    if (table->kind == NULL)
+        fl_contents_add(table->contents, 0, table->size, &table->content);
 }
 
 static void leave_out(FlTable *table, unsigned number, const char *why)
@@ -235,10 +268,28 @@ void fl_table_feed(FlTable *table, const void *bytes)
     size_t length;
 
     g_array_set_clear_func(entries, entry_clear);
-    if (!fl_table_wants(table, &offset, &length))
+    if (table->complete && table->contents != NULL)
+        fl_contents_feed(table->contents, bytes);
+    if (table->complete || !fl_table_wants(table, &offset, &length))
         return;
     if (table->kind == NULL)
         feed_head(table, bytes, length, entries);
     else
         feed_link(table, bytes, length, entries);
+    if (table->complete)
+        begin_contents(table);
+}
+
+bool fl_table_skip(FlTable *table)
+{
+    if (table->complete && table->contents != NULL)
+        fl_contents_skip(table->contents);
+    return table->complete;
+}
+
+bool fl_table_stop(FlTable *table)
+{
+    if (table->complete && table->contents != NULL)
+        fl_contents_stop(table->contents);
+    return table->complete;
 }

@@ -34,6 +34,7 @@ struct FlFile {
     const char *context;           /* the meta context that the file is about; NULL: none */
     const FlBitmap *bitmap;        /* NULL: not about a bitmap */
     const FlPartition *partition;  /* NULL: not a partition's */
+    const FlVolume *volume;        /* NULL: not a logical volume's */
     char *path;
     FlView *view; /* NULL until somebody asked */
     FlStreams *streams;

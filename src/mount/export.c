@@ -84,6 +84,14 @@ static FlView *make_partition(FlFile *file)
                            partition->length);
 }
 
+static FlView *make_volume(FlFile *file)
+{
+    const GArray *parts = file->volume->parts;
+
+    return fl_view_volume_new(alloc_of(file), (const FlVolumePart *)(const void *)parts->data,
+                              parts->len);
+}
+
 static FlView *make_map(FlFile *file)
 {
     return fl_view_map_new(map_of(file), fl_context_kind(file->context));
@@ -170,6 +178,7 @@ typedef struct FlFileKind {
 
 static const Kind disk_raw = {"disk.raw", make_raw}, info_json = {"info.json", make_info};
 static const Kind partition_raw = {"part%s.raw", make_partition};
+static const Kind volume_raw = {"lv/%s.raw", make_volume};
 static const Kind disk_qcow2 = {"disk.qcow2", make_qcow2};
 static const Kind dirty_qcow2 = {"dirty/%s.qcow2", make_qcow2};
 static const Kind alloc_kinds[] = {{"disk.map", make_map}, {"disk.json", make_json}};
@@ -204,6 +213,28 @@ static void add_file(FlExport *export, const Kind *kind, const char *context,
     file->bitmap = bitmap;
 }
 
+/* As in /dev/mapper: a dash is between the two names, and one in a name is doubled. */
+static char *volume_name(const FlVolume *volume)
+{
+    g_auto(GStrv) group = g_strsplit(volume->group, "-", -1);
+    g_auto(GStrv) name = g_strsplit(volume->name, "-", -1);
+    g_autofree char *safe_group = g_strjoinv("--", group), *safe_name = g_strjoinv("--", name);
+
+    return g_strconcat(safe_group, "-", safe_name, NULL);
+}
+
+static void add_volumes(FlExport *export, const GPtrArray *volumes)
+{
+    for (guint i = 0; volumes != NULL && i < volumes->len; i++) {
+        g_autofree char *name = volume_name(volumes->pdata[i]);
+        FlFile *file = new_file(export, &volume_raw, name);
+
+        file->volume = volumes->pdata[i];
+        if (export->added != NULL)
+            export->added(export, file, export->opaque);
+    }
+}
+
 void fl_export_add_partitions(FlExport *export, FlTable *table)
 {
     const GPtrArray *partitions = fl_table_partitions(table);
@@ -218,6 +249,7 @@ void fl_export_add_partitions(FlExport *export, FlTable *table)
         if (export->added != NULL)
             export->added(export, file, export->opaque);
     }
+    add_volumes(export, fl_table_volumes(table));
 }
 
 static const FlBitmap *bitmap_of(FlExport *export, const char *context)
@@ -417,6 +449,13 @@ static void add_text(GHashTable *xattrs, const char *name, const char *text)
         g_hash_table_insert(xattrs, g_strdup(name), g_strdup(text));
 }
 
+static void add_content(GHashTable *xattrs, const FlContent *content)
+{
+    add_text(xattrs, "content_type", content->type);
+    add_text(xattrs, "content_label", content->label);
+    add_text(xattrs, "content_uuid", content->uuid);
+}
+
 GHashTable *fl_file_xattrs(FlFile *file)
 {
     const FlOrigin *origin = file->export->origin;
@@ -437,6 +476,11 @@ GHashTable *fl_file_xattrs(FlFile *file)
         add_text(xattrs, "type", file->partition->type);
         add_text(xattrs, "uuid", file->partition->uuid);
         add_text(xattrs, "name", file->partition->name);
+        add_content(xattrs, &file->partition->content);
+    }
+    if (file->volume != NULL) {
+        add_text(xattrs, "uuid", file->volume->uuid);
+        add_content(xattrs, &file->volume->content);
     }
     add_text(xattrs, "restore_point", origin->restore_point);
     add_text(xattrs, "disk_id", origin->disk_id);

@@ -47,7 +47,7 @@ static void add_context(JsonBuilder *json, const FlExport *export, const char *c
 
 static void add_strings(JsonBuilder *json, const char *name, const GPtrArray *strings)
 {
-    if (strings->len == 0)
+    if (strings == NULL || strings->len == 0)
         return;
     json_builder_set_member_name(json, name);
     json_builder_begin_array(json);
@@ -58,10 +58,48 @@ static void add_strings(JsonBuilder *json, const char *name, const GPtrArray *st
     json_builder_end_array(json);
 }
 
+/* What is in a partition, or in the disk itself; nothing if that is not known. */
+static void add_content(JsonBuilder *json, const FlContent *content)
+{
+    if (content->type == NULL)
+        return;
+    json_builder_set_member_name(json, "content");
+    json_builder_begin_object(json);
+    fl_json_add_string(json, "type", content->type);
+    fl_json_add_string(json, "label", content->label);
+    fl_json_add_string(json, "uuid", content->uuid);
+    json_builder_end_object(json);
+}
+
+static void add_volumes(JsonBuilder *json, const FlTable *table)
+{
+    const GPtrArray *volumes = fl_table_volumes(table);
+
+    if (volumes != NULL && volumes->len > 0) {
+        json_builder_set_member_name(json, "logical_volumes");
+        json_builder_begin_array(json);
+        for (guint i = 0; i < volumes->len; i++) {
+            const FlVolume *volume = volumes->pdata[i];
+
+            json_builder_begin_object(json);
+            fl_json_add_string(json, "group", volume->group);
+            fl_json_add_string(json, "name", volume->name);
+            fl_json_add_string(json, "uuid", volume->uuid);
+            fl_json_add_int(json, "size", (gint64)volume->size);
+            add_content(json, &volume->content);
+            json_builder_end_object(json);
+        }
+        json_builder_end_array(json);
+    }
+    add_strings(json, "logical_volumes_left_out", fl_table_volumes_left_out(table));
+}
+
 static void add_partitions(JsonBuilder *json, const FlTable *table)
 {
     const GPtrArray *partitions = fl_table_partitions(table);
 
+    add_content(json, fl_table_content(table));
+    add_volumes(json, table);
     if (fl_table_kind(table) == NULL)
         return;
     fl_json_add_string(json, "partition_table", fl_table_kind(table));
@@ -77,6 +115,7 @@ static void add_partitions(JsonBuilder *json, const FlTable *table)
         fl_json_add_string(json, "type", partition->type);
         fl_json_add_string(json, "uuid", partition->uuid);
         fl_json_add_string(json, "name", partition->name);
+        add_content(json, &partition->content);
         json_builder_end_object(json);
     }
     json_builder_end_array(json);

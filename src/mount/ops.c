@@ -52,6 +52,12 @@ static bool is_export(const FlNode *node)
     return fl_node_is_folder(node) && node->export != NULL && node->parent->export == NULL;
 }
 
+/* Whether NAME may be one of those. */
+static bool may_come(const char *name)
+{
+    return g_str_has_prefix(name, "part") || g_str_equal(name, "lv");
+}
+
 /* What the attributes of a file need, and its view. */
 static FlNeeds needs_of(const FlNode *node)
 {
@@ -176,7 +182,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     call.node = fl_node_lookup(ops->tree, folder, name, &call.piece);
     if (call.node != NULL) {
         fl_call_run(&call, needs_of(call.node));
-    } else if (is_export(folder) && g_str_has_prefix(name, "part")) {
+    } else if (is_export(folder) && may_come(name)) {
         call.node = folder;
         call.run = run_late_lookup;
         fl_call_run(&call, FL_NEEDS_TABLE);

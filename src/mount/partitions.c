@@ -75,7 +75,8 @@ static gboolean too_late(gpointer opaque)
     FlTableReading *reading = opaque;
 
     reading->timer = 0;
-    settle(reading, "the partition table could not be read in time");
+    settle(reading,
+           fl_table_stop(reading->table) ? NULL : "the partition table could not be read in time");
     return G_SOURCE_REMOVE;
 }
 
@@ -87,12 +88,15 @@ static void read_done(FlRead *read, errint_t result)
 
     if (reading->export == NULL) {
         reading_free(reading);
-    } else if (result < 0) {
-        settle(reading, "the partition table cannot be read");
-        reading_free(reading);
-    } else {
+    } else if (result == 0) {
         reading->filled += read->length;
         advance(reading);
+    } else if (fl_table_skip(reading->table)) {
+        reading->length = 0;
+        advance(reading);
+    } else {
+        settle(reading, "the partition table cannot be read");
+        reading_free(reading);
     }
 }
 

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The text in which LVM2 keeps its metadata (lvm.conf(5), and "Volume group metadata" as
+ * vgcfgbackup(8) writes it): sections, and names with a number, a string or a list of these.
+ * Bounded in length, depth and number of nodes, since it is a guest's. Pure.
+ */
+#pragma once
+
+#include "util/error.h"
+
+#include <stdint.h>
+
+#define FL_LVM_TEXT_MAX (1u << 20)
+
+typedef struct FlLvmNode FlLvmNode;
+struct FlLvmNode {
+    char *name;
+    GPtrArray *children; /* of FlLvmNode: it is a section; else NULL */
+    GPtrArray *values;   /* of char *: numbers as they are written; else NULL */
+};
+
+/* The sections and values at the top. */
+FlLvmNode *fl_lvm_text_parse(const char *text, gsize length, GError **error);
+void fl_lvm_node_free(FlLvmNode *node); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlLvmNode, fl_lvm_node_free)
+
+/* What a section has by that name and kind; NULL if there is none. SECTION may be NULL. */
+const FlLvmNode *fl_lvm_section(const FlLvmNode *section, const char *name);
+const char *fl_lvm_string(const FlLvmNode *section, const char *name);
+/* False if there is none, or it is above MOST. */
+bool fl_lvm_number(const FlLvmNode *section, const char *name, uint64_t most, uint64_t *number);
+/* Whether a list has VALUE. */
+bool fl_lvm_list_has(const FlLvmNode *section, const char *name, const char *value);
