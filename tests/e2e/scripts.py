@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""contrib/fleecefs-backup, fleecefs-restore and fleecefs-map, on real VMs."""
+"""contrib/fleecefs-backup and fleecefs-restore, on real VMs."""
 import json
 import os
 import pty
@@ -12,7 +12,7 @@ import subprocess
 import lib
 from vm import Disk, Vm
 
-BACKUP, RESTORE, MAP = (f"{lib.TOP}/contrib/fleecefs-{n}" for n in ("backup", "restore", "map"))
+BACKUP, RESTORE = (f"{lib.TOP}/contrib/fleecefs-{n}" for n in ("backup", "restore"))
 TOOLS = ("qcow2", "raw", "tar", "restic", "borg")
 
 
@@ -463,48 +463,6 @@ class Scripts(Base):
                 break
         self.assertEqual(process.wait(lib.PATIENCE), 0, said)
         self.assertRegex(said.decode(), r"web \[#{40}\] \S+ [KM]iB of ")
-
-    def test_map(self):
-        vm = self.vm("vda")
-        maps = []
-        for i in range(3):
-            vm.write("vda", 0, 65536, i + 1)
-            vm.write("vda", (i + 1) * lib.MIB, 65536, i + 1)
-            with self.mount("qmp:" + vm.monitor, env=vm.environment(),
-                            options=["-o", "scratch=" + self.dir]) as mount:
-                maps.append(f"{self.to}/{i}.map")
-                shutil.copy(mount / ("vda/dirty/last.map" if i else "vda/disk.map"), maps[i])
-                self.fleecefs("--commit", "--force", mount.point)
-        picture = self.path("svg")
-        lib.run(MAP, "-o", picture, "-c", "8", "-r", "8", *maps[1:])
-        lib.run("xmllint", "--noout", picture)
-        with open(picture) as f:
-            cells = re.findall(r'fill="(#\w+)"><title>at (.*): (.*) of 2<', f.read())
-        self.assertEqual([c for c in cells if c[2] != "0"],
-                         [("#ff0000", "0 B", "2"), ("#ff7f7f", "2 MiB", "1"),
-                          ("#ff7f7f", "3 MiB", "1")])
-        self.assertIn("<svg", lib.run(MAP, *maps))
-        with open(maps[1]) as f:
-            text = f.read()
-        short = text[:text.rstrip().rindex("\n") + 1]
-        for broken, says in ((short, "cut off"), (text[:-30], "not a line"),
-                             (text * 2, "does not go on"), ("", "cut off")):
-            with open(maps[1], "w") as f:
-                f.write(broken)
-            done = lib.attempt(MAP, *maps)
-            self.assertRegex(done.stderr, f"\\Afleecefs-map: .*{says}")
-            self.assertEqual((done.returncode, done.stdout), (1, ""))
-
-    def test_large_map(self):
-        """A million extents of a 16 TiB disk: read line by line, in seconds."""
-        path, step = self.path("map"), 16 * lib.TIB // 1000000
-        with open(path, "w") as f:
-            for i in range(1000000):
-                f.write("%20d %20d %4d  %s\n" % (i * step, step, i & 1, ("clean", "dirty")[i & 1]))
-        script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
-                  "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-        kib = lib.run("python3", "-c", script, MAP, "-o", self.path("svg"), path)
-        self.assertLess(int(kib), 64 * 1024)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""contrib/fleecefs-map, of what a mount shows and of what fleecefs-backup has stored."""
+import re
+import shutil
+
+import lib
+import scripts
+
+# What maps, increments and mapfiles of the second and third of three generations tell.
+CHANGED = [("#ff0000", "0 B", "2"), ("#ff7f7f", "2 MiB", "1"), ("#ff7f7f", "3 MiB", "1")]
+MAP = f"{lib.TOP}/contrib/fleecefs-map"
+
+
+class Map(scripts.Base):
+    def test_map(self):
+        vm = self.vm("vda")
+        maps = []
+        for i in range(3):
+            vm.write("vda", 0, 65536, i + 1)
+            vm.write("vda", (i + 1) * lib.MIB, 65536, i + 1)
+            with self.mount("qmp:" + vm.monitor, env=vm.environment(),
+                            options=["-o", "scratch=" + self.dir]) as mount:
+                maps.append(f"{self.to}/{i}.map")
+                shutil.copy(mount / ("vda/dirty/last.map" if i else "vda/disk.map"), maps[i])
+                self.fleecefs("--commit", "--force", mount.point)
+        self.assertEqual(self.cells(*maps[1:]), CHANGED)
+        self.assertIn("<svg", lib.run(MAP, *maps))
+        with open(maps[1]) as f:
+            text = f.read()
+        short = text[:text.rstrip().rindex("\n") + 1]
+        for broken, says in ((short, "cut off"), (text[:-30], "cut off"),
+                             (text * 2, "does not go on"), ("", "cut off")):
+            with open(maps[1], "w") as f:
+                f.write(broken)
+            done = lib.attempt(MAP, *maps)
+            self.assertRegex(done.stderr, f"\\Afleecefs-map: .*{says}")
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+
+    def test_large_map(self):
+        """A million extents of a 16 TiB disk: read line by line, in seconds."""
+        path, step = self.path("map"), 16 * lib.TIB // 1000000
+        with open(path, "w") as f:
+            for i in range(1000000):
+                f.write("%20d %20d %4d  %s\n" % (i * step, step, i & 1, ("clean", "dirty")[i & 1]))
+        script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+                  "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+        kib = lib.run("python3", "-c", script, MAP, "-o", self.path("svg"), path)
+        self.assertLess(int(kib), 64 * 1024)
+
+    def cells(self, *arguments, count=2):
+        """Those of the picture, of 64 KiB, that changed: (colour, place, times)."""
+        picture = self.path("svg")
+        lib.run(MAP, "-o", picture, "-c", "8", "-r", "8", *arguments)
+        lib.run("xmllint", "--noout", picture)
+        with open(picture) as f:
+            self.svg = f.read()
+        found = re.findall(rf'fill="(#\w+)"><title>at (.*): (.*) of {count}<', self.svg)
+        return [c for c in found if c[2] != "0"]
+
+    def test_what_is_stored(self):
+        """By its folder, and by the files in it, in each form."""
+        for tool in ("qcow2", "raw"):
+            vm = self.vm("vda")
+            for i in range(3):
+                vm.write("vda", 0, 65536, i + 1)
+                vm.write("vda", (i + 1) * lib.MIB, 65536, i + 1)
+                self.backup(vm, tool=tool)
+            end = "qcow2" if tool == "qcow2" else "ddrescue"
+            files = [f"{self.to}/web/{name}/vda/dirty/last.{end}"
+                     for name in sorted(self.generations())[1:]]
+            self.assertEqual(self.cells(*files), CHANGED)
+            self.assertEqual(self.cells(self.to), CHANGED)
+            # Offsets of the rows, and the scale.
+            for words in (">0 B<", ">1 MiB<", ">3 MiB<", ">never changed<", ">in 2 of 2<"):
+                self.assertIn(words, self.svg)
+            self.to = self.mkdir("another")
+
+    def test_pieces(self):
+        """A piece has changed where it is not older than its generation."""
+        lib.require("rsync")
+        vm = self.vm("vda")
+        vm.write("vda", 0, 65536, 1)
+        for i in range(2):
+            self.backup(vm, "-o", "split=1M", tool="rsync")
+            vm.write("vda", 2 * lib.MIB, 65536, i + 1)
+        self.backup(vm, "-o", "split=1M", tool="rsync")
+        newest = f"{self.to}/web/{max(self.generations())}/vda/split"
+        changed = self.cells(newest, count=1)
+        self.assertEqual({c[1] for c in changed}, {"2 MiB", "2.5 MiB"})
+        for folder in self.to, self.to + "/web":
+            counts = {c[1]: c[2] for c in self.cells(folder, count=3)}
+            self.assertEqual((counts["0 B"], counts["2 MiB"]), ("1", "3"), counts)
+
+    def test_partitions(self):
+        """By info.json; what is odd in it is left out, and nothing in it is markup."""
+        vm = self.vm("vda")
+        self.backup(vm)
+        path = f"{self.to}/web/{self.generations()[0]}/vda"
+        scripts.Scripts.change_info(path, partitions=[
+            {"number": 1, "start": lib.MIB, "length": lib.MIB, "name": "<b>&"},
+            {"number": 2, "start": 3 * lib.MIB, "length": 2 * lib.MIB}, {"start": "x"}, 7])
+        self.cells(self.to, count=1)
+        self.assertIn(">part1 &lt;b&gt;&amp;, 1 MiB<", self.svg)
+        self.assertNotIn("part2", self.svg)
+
+    def test_wrong(self):
+        vm = self.vm()
+        self.backup(vm)
+        empty = self.mkdir("empty")
+        for arguments, says in (([self.to], "several disks, choose one with --disk: vda, vdb"),
+                                ([self.to, "-d", "x"], "holds no disk x"), ([empty], "holds no disk")):
+            done = lib.attempt(MAP, *arguments)
+            self.assertRegex(done.stderr, f"\\Afleecefs-map: .*{says}\n\\Z")
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+
+
+if __name__ == "__main__":
+    lib.main()
