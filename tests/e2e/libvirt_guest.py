@@ -17,19 +17,29 @@ from vm import Disk
 class GuestDomain(guest.Guest, Domain):
     """A domain with Linux, and one filesystem on each of its DISKS."""
 
+    mounted = "vda"  # one of the disks that the guest mounts
+
     def __init__(self, test, disks):
+        self.prepare(test, disks)
+        super().__init__(test, disks, devices="""<channel type='unix'>
+            <target type='virtio' name='org.qemu.guest_agent.0'/></channel>""")
+        self.boot()
+
+    def prepare(self, test, disks):
+        """What the domain boots from, and what is on its disks."""
         # QEMU's user need not get at where this is built.
         kernel, initrd = (shutil.copy(file, test.dir) for file in guest.make_guest())
         guest.make_filesystems(test, disks)
         self.machine = f"""<memory unit='MiB'>256</memory><cpu mode='maximum'/>
             <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{kernel}</kernel>
             <initrd>{initrd}</initrd><cmdline>{guest.COMMAND_LINE}</cmdline></os>"""
-        super().__init__(test, disks, devices="""<channel type='unix'>
-            <target type='virtio' name='org.qemu.guest_agent.0'/></channel>""")
+
+    def boot(self):
+        """It runs, and is up."""
         # It boots for longer than it takes to listen.
         self.virsh(f'resume "{self.name}"; event "{self.name}" --event agent-lifecycle '
                    f'--timeout {2 * lib.PATIENCE}', timeout=3 * lib.PATIENCE)
-        self.run("test -d /mnt/vda/lost+found")
+        self.run(f"test -d /mnt/{self.mounted}/lost+found")
 
     def agent(self, command, **args):
         """Asks the agent, when the guest runs: for want of space it may stand still for a while."""
