@@ -58,7 +58,7 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
     FlOrigin *origin = fl_origin_new(source_name(opening), export->name);
 
     origin->time = origin->ctime = now();
-    if (export->format == NULL)
+    if (export->mtime.tv_sec == 0)
         return origin;
     origin->time = export->mtime;
     origin->ctime = export->ctime;
