@@ -119,4 +119,7 @@ bool fl_snapshot_disconnect_kills(unsigned major, unsigned minor, unsigned micro
 /* Refuses DISK, which runs in an iothread of such a QEMU. Returns false. */
 bool fl_snapshot_refuse_iothread(const char *disk, GError **error);
 
+/* Bytes that the scratch image of DISK can come to take. */
+uint64_t fl_snapshot_most_room(const FlSnapshotDisk *disk);
+
 void fl_snapshot_disk_clear(FlSnapshotDisk *disk);

@@ -55,6 +55,9 @@ typedef struct {
                             with; NULL: none */
     char *reason;        /* why the mode is full; NULL in incremental mode */
 
+    /* Of the session: its guest would be told that there is no room for a write, so that there has
+     * to be scratch room for all of it. */
+    bool whole_room;
     /* Of the session: why the snapshot can be trusted no more, and whether the caller knows. */
     char *lost;
     bool told;

@@ -24,24 +24,47 @@ bool fl_snapshot_free_room(const char *path, uint64_t *room, GError **error)
     return true;
 }
 
+/* A qcow2 image has 10 bytes of tables for each cluster of 64 KiB, in clusters. */
+uint64_t fl_snapshot_most_room(const FlSnapshotDisk *disk)
+{
+    return disk->size + disk->size / 4096 + MIB;
+}
+
+/* PATH has ROOM, of which LEAST is needed; DISK has a part in that with all of its size, unless it
+ * is NULL. */
+static bool fail_room(const char *path, uint64_t room, uint64_t least, const FlSnapshotDisk *disk,
+                      GError **error)
+{
+    g_autofree char *why = NULL;
+
+    if (disk != NULL)
+        why = g_strdup_printf(", for all of disk %s has to fit: its device tells the guest of a "
+                              "write without space (werror=report), where others wait for some",
+                              disk->name);
+    return fl_fail(error,
+                   "scratch directory %s: %" G_GUINT64_FORMAT
+                   " MiB free, at least %" G_GUINT64_FORMAT
+                   " MiB are needed%s; -o scratch=DIR names another",
+                   path, room / MIB, least / MIB + 1, why != NULL ? why : "");
+}
+
 bool fl_snapshot_check_room(FlSnapshot *backup, const char *path, uint64_t *reserve, GError **error)
 {
+    const FlSnapshotDisk *whole = NULL;
     uint64_t room = 0, least = 0, most = 0;
 
     if (!fl_snapshot_free_room(path, &room, error))
         return false;
     for (guint i = 0; i < backup->disks->len; i++) {
         const FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
-        least += MIN(disk->size, LEAST_ROOM);
+        least += disk->whole_room ? fl_snapshot_most_room(disk) : MIN(disk->size, LEAST_ROOM);
+        if (disk->whole_room && (whole == NULL || disk->size > whole->size))
+            whole = disk;
         most += MIN(disk->size, UINT64_MAX / 2 - most);
     }
     *reserve = CLAMP(room / 2, LEAST_RESERVE, MOST_RESERVE);
     if (room < least + *reserve)
-        return fl_fail(error,
-                       "scratch directory %s: %" G_GUINT64_FORMAT
-                       " MiB free, at least %" G_GUINT64_FORMAT
-                       " MiB are needed; -o scratch=DIR names another",
-                       path, room / MIB, (least + *reserve) / MIB + 1);
+        return fail_room(path, room, least + *reserve, whole, error);
     if (room / 10 < most / 100)
         fl_snapshot_note(backup,
                          "scratch directory %s: %" G_GUINT64_FORMAT

@@ -182,6 +182,25 @@ class Faults(lib.TestCase):
         snapshot.finish("abort")
         self.check_clean(vm, points)
 
+    def test_guest_that_is_told_of_errors(self):
+        """Which QEMU does not stop where there is no space: there has to be room for all of it."""
+        size = 64 * lib.MIB
+        vm = Vm(self, [Disk(self, "vda", size, options="werror=report"), Disk(self, "vdb", size)])
+        vm.write("vda", 0, size, 1)
+        with self.assertRaisesRegex(Refused, "scratch directory .* MiB free, at least 9[0-9] MiB are "
+                                             r"needed, for all of disk vda has to fit: .*\(werror=report\)"):
+            vm.begin("--scratch", self.small_scratch("48m"))
+        vm.begin("--scratch", self.small_scratch("48m"), "--disk", "vdb").finish("commit")
+        snapshot = vm.begin("--scratch", self.small_scratch("160m"))
+        path = f"/machine/peripheral/{vm.disks['vda'].device}/virtio-backend"
+        for offset in range(size >> 20):
+            vm.qmp("human-monitor-command",
+                   command_line=f'qemu-io -d {path} "aio_write -q -P 2 {offset}M 1M"')
+        vm.io("vda", "aio_flush")
+        self.assertTrue(snapshot.read("vda") == bytes([1]) * size)
+        vm.disks["vda"].model[:] = bytes([2]) * size
+        snapshot.finish("commit")
+
     def test_write_threshold(self):
         """QEMU tells when a scratch file has grown: it may grow on while there is room."""
         vm = Vm(self, [Disk(self, "vda", 32 * lib.MIB)])

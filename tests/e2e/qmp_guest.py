@@ -50,13 +50,13 @@ class Agent:
 
 
 class GuestVm(guest.Guest, Vm):
-    """A VM with Linux, and one filesystem on each of its DISKS."""
+    """A VM with Linux, and one filesystem on each of its DISKS; none on MORE."""
 
-    def __init__(self, test, disks):
+    def __init__(self, test, disks, more=()):
         kernel, initrd = guest.make_guest()
         guest.make_filesystems(test, disks)
         self.channel, self.console = test.path("agent"), test.path("console")
-        super().__init__(test, disks, [
+        super().__init__(test, [*disks, *more], [
             "-kernel", kernel, "-initrd", initrd, "-append", guest.COMMAND_LINE,
             "-cpu", "max", "-m", "256", "-serial", f"file:{self.console}", "-no-reboot",
             "-chardev", f"socket,id=agent,path={self.channel},server=on,wait=off",
@@ -88,6 +88,31 @@ class QmpGuest(guest.GuestTest, lib.TestCase):
 
     def test_backups_of_a_guest_at_work(self):
         self.back_up_at_work()
+
+
+class FastWrites(lib.TestCase):
+    def test_into_little_scratch(self):
+        """They may stand still for a moment; none fails, and the snapshot goes."""
+        size = 256 * lib.MIB
+        vm = GuestVm(self, [Disk(self, "vda", guest.SIZE), Disk(self, "vdb", guest.SIZE, kind="raw")],
+                     [Disk(self, "vdc", size)])
+        scratch = self.mkdir("scratch")
+        for room in "100m", "24m":
+            vm.io("vdc", f"write -P 1 0 {size}")
+            lib.run("mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", scratch)
+            self.defer(lib.attempt, "umount", "-l", scratch)
+            snapshot = vm.begin("--scratch", scratch, "--disk", "vdc")
+            vm.run(f"""
+                for size in 4 1; do
+                    dd if=/dev/zero of=/dev/vdc bs=${{size}}M count=$(({size >> 20} / size)) oflag=direct
+                done
+                ! dmesg | grep -i error""")
+            self.assertRegex(snapshot.line(), "^lost: vdc: (the scratch directory|there was no space)")
+            self.assertEqual(vm.qmp("query-status")["status"], "running")
+            self.assertEqual(snapshot.ask("abort"), "ok")
+            snapshot.kill()
+            lib.run("umount", "-l", scratch)
+            vm.io("vdc", f"read -P 0 0 {size}")
 
 
 if __name__ == "__main__":

@@ -70,9 +70,10 @@ class Disk:
     """What a disk of a VM is made of, and what it holds."""
 
     def __init__(self, test, name, size=16 * lib.MIB, kind="qcow2", style="blockdev",
-                 iothread=None):
+                 iothread=None, options=""):
         self.name, self.size, self.kind, self.style = name, size, kind, style
         self.iothread = iothread
+        self.options = options  # of the device
         self.image = test.path(f"{name}.{kind}")
         self.model = bytearray(size)
         if kind == "raw":
@@ -103,6 +104,8 @@ class Disk:
         device = f"virtio-blk-pci,id={self.device},drive={self.name}"
         if self.iothread is not None:
             device += f",iothread={self.iothread}"
+        if self.options:
+            device += f",{self.options}"
         return ["-blockdev", json.dumps(node), "-device", device]
 
 

@@ -12,7 +12,8 @@ static const char domain_xml[] =
     "<source file='/images/a &amp; b.qcow2' index='5'/><backingStore type='file'>"
     "<format type='raw'/><source file='/images/base'/></backingStore>"
     "<target dev='vda' bus='virtio'/></disk>"
-    "<disk type='block'><driver type='raw' iothread='1'/><source dev='/dev/vg/b'/>"
+    "<disk type='block'><driver type='raw' iothread='1' error_policy='report'/>"
+    "<source dev='/dev/vg/b'/>"
     "<target dev='vdb' bus='virtio'/></disk>"
     "<disk type='network' device='disk'><driver type='qcow2'/><source protocol='rbd' name='x'/>"
     "<target dev='vdc' bus='scsi'/></disk>"
@@ -49,6 +50,7 @@ static void test_domain(void)
     g_assert_false(domain_disk(domain, 0)->iothread);
     g_assert_cmpstr(domain_disk(domain, 1)->path, ==, "/dev/vg/b");
     g_assert_true(domain_disk(domain, 1)->iothread);
+    g_assert_true(domain_disk(domain, 1)->reports && !domain_disk(domain, 0)->reports);
     g_assert_null(domain_disk(domain, 2)->path);
     g_assert_false(domain_disk(domain, 2)->empty);
     g_assert_cmpstr(domain_disk(domain, 3)->device, ==, "cdrom");

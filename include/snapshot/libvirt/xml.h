@@ -25,6 +25,7 @@ typedef struct {
     bool slice;      /* it is a part of the image only */
     bool no_bitmaps; /* the image has no place for bitmaps; for the caller to fill in */
     bool iothread;   /* it runs in one */
+    bool reports;    /* a write that fails is reported to the guest (error_policy=) */
     uint64_t size;   /* bytes; for the caller to fill in */
 
     bool scsi; /* private: its controller is one for SCSI */

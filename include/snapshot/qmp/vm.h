@@ -24,6 +24,8 @@ typedef struct {
     bool writable;        /* a disk: neither read-only nor removable nor empty */
     const char *left_out; /* why it is not; NULL if it is */
     bool shared;          /* others may write to its image (share-rw=on) */
+    bool reports;         /* a write that fails is reported to the guest, which QEMU does not stop
+                             as it does else where there is no space (werror=) */
     bool inactive;        /* this QEMU may not write to its image: another one may have it */
     bool persistent;      /* bitmaps outlive QEMU */
     bool has_job;         /* a block job sits on top of it */
@@ -50,7 +52,8 @@ char *fl_vm_key(const char *uuid, const char *monitor);
 GPtrArray *fl_vm_disks(FlQmp *qmp, GError **error);
 /* A disk of which QEMU has no block node. */
 FlVmDisk *fl_vm_disk_new_foreign(const char *name);
-/* devices.c. Finds out which of DISKS are shared, and adds those of which QEMU has no node. */
+/* devices.c. Finds out which of DISKS are shared or report, and adds those of which QEMU has no
+ * node. */
 void fl_vm_look_at_devices(FlQmp *qmp, GPtrArray *disks);
 /* The same from the reply to query-block. */
 GPtrArray *fl_vm_parse_disks(JsonNode *reply);

@@ -182,6 +182,7 @@ static FlLibvirtDisk *plan_disk(const FlDomain *domain, const FlDomainDisk *vm,
     disk->disk.name = g_strdup(vm->target);
     disk->disk.export_name = g_strdup(vm->target);
     disk->disk.size = vm->size;
+    disk->disk.whole_room = vm->reports;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
     disk->point = running && has_place(vm) && !vm->shareable;
     if (!running) {

@@ -46,6 +46,9 @@ static void start_disk_part(FlDomainDisk *disk, const char *part, const char **n
     } else if (g_str_equal(part, "driver")) {
         set_string(&disk->format, fl_markup_attribute(names, values, "type"));
         disk->iothread = disk->iothread || fl_markup_attribute(names, values, "iothread") != NULL;
+        disk->reports =
+            g_strcmp0(fl_markup_attribute(names, values, "error_policy"), "report") == 0 ||
+            g_strcmp0(fl_markup_attribute(names, values, "error_policy"), "ignore") == 0;
     } else if (g_str_equal(part, "source")) {
         disk->empty = false;
         set_string(&disk->path, fl_markup_attribute(names, values, "file"));

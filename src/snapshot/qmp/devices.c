@@ -36,17 +36,35 @@ static void add_foreign(FlQmp *qmp, const char *top, GPtrArray *disks)
     }
 }
 
+/* PROPERTY of the device; NULL if it has none. */
+static JsonNode *get_property(FlQmp *qmp, const char *device, const char *property)
+{
+    JsonNode *reply = NULL;
+
+    if (device != NULL)
+        fl_qmp_call(qmp, "qom-get",
+                    fl_qmp_args(fl_qmp_string("path", device), fl_qmp_string("property", property)),
+                    &reply, NULL);
+    return reply;
+}
+
 /* share-rw: QEMU lets others write to the image. */
 static bool is_shared(FlQmp *qmp, const char *device)
 {
-    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(JsonNode) value = get_property(qmp, device, "share-rw");
 
-    return device != NULL &&
-           fl_qmp_call(
-               qmp, "qom-get",
-               fl_qmp_args(fl_qmp_string("path", device), fl_qmp_string("property", "share-rw")),
-               &reply, NULL) &&
-           json_node_get_value_type(reply) == G_TYPE_BOOLEAN && json_node_get_boolean(reply);
+    return value != NULL && json_node_get_value_type(value) == G_TYPE_BOOLEAN &&
+           json_node_get_boolean(value);
+}
+
+static bool reports(FlQmp *qmp, const char *device)
+{
+    g_autoptr(JsonNode) value = get_property(qmp, device, "werror");
+    const char *policy = value != NULL && json_node_get_value_type(value) == G_TYPE_STRING
+                             ? json_node_get_string(value)
+                             : NULL;
+
+    return g_strcmp0(policy, "report") == 0 || g_strcmp0(policy, "ignore") == 0;
 }
 
 void fl_vm_look_at_devices(FlQmp *qmp, GPtrArray *disks)
@@ -54,6 +72,7 @@ void fl_vm_look_at_devices(FlQmp *qmp, GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         FlVmDisk *disk = g_ptr_array_index(disks, i);
         disk->shared = is_shared(qmp, disk->qdev);
+        disk->reports = disk->reports || reports(qmp, disk->qdev);
     }
     add_foreign(qmp, "/machine/peripheral", disks);
     add_foreign(qmp, "/machine/peripheral-anon", disks);

@@ -234,6 +234,7 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
             ? g_strdup(vm->name)
             : g_strdup_printf(FL_FLEECE_PREFIX "%08x-%s", g_random_int(), vm->name);
     disk->disk.size = vm->size;
+    disk->disk.whole_room = vm->reports;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
     if (!choose_base(disk, disks, vm, options, inconsistent, error)) {
         free_disk(disk);

@@ -130,6 +130,8 @@ static uint64_t share_of(const FlFleece *session, const FlFleeceDisk *disk)
 {
     uint64_t all = 0;
 
+    if (disk->disk.whole_room)
+        return fl_snapshot_most_room(&disk->disk);
     /* By size: a file gets hardly larger than its disk. */
     for (guint i = 0; i < session->backup.disks->len; i++) {
         const FlSnapshotDisk *other = g_ptr_array_index(session->backup.disks, i);
@@ -145,15 +147,18 @@ static uint64_t share_of(const FlFleece *session, const FlFleeceDisk *disk)
  */
 static bool reserve_room(const FlFleece *session, FlFleeceDisk *disk, uint64_t size)
 {
-    uint64_t share = share_of(session, disk), room = 0;
+    uint64_t share = share_of(session, disk), most = fl_snapshot_most_room(&disk->disk), room = 0;
+    uint64_t wanted = MIN(size + share, most);
 
     /* Not for each little step. */
-    if (disk->reserved >= size + share - share / 4)
+    if (disk->reserved >= MIN(size + share - share / 4, most))
         return true;
     disk->reserved = MAX(disk->reserved, size);
+    if (disk->reserved >= wanted)
+        return true;
     if (fallocate(disk->scratch, FALLOC_FL_KEEP_SIZE, (off_t)disk->reserved,
-                  (off_t)(size + share - disk->reserved)) == 0) {
-        disk->reserved = size + share;
+                  (off_t)(wanted - disk->reserved)) == 0) {
+        disk->reserved = wanted;
         return true;
     }
     if (errno == EINTR)

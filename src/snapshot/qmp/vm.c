@@ -228,6 +228,8 @@ static FlVmDisk *parse_disk(JsonObject *object)
                      : size <= 0                       ? "empty"
                                                        : NULL;
     disk->writable = disk->left_out == NULL;
+    /* It is there where QEMU stops the guest, which not all devices can have it do. */
+    disk->reports = disk->qdev != NULL && !json_object_has_member(object, "io-status");
     disk->inactive = fl_vm_is_inactive(inserted);
     /* Version 2 of the format has no place for bitmaps. */
     disk->persistent = g_str_equal(disk->driver, "qcow2") &&
