@@ -358,6 +358,33 @@ bool fl_syscalls_filter(const FlSyscalls *syscalls)
     return !rules.failed;
 }
 
+/* By fl_syscalls_confine(). */
+static const char *const of_computing[] = {
+    "_llseek",         "arch_prctl",       "brk",          "clock_gettime", "clock_gettime64",
+    "close",           "exit",             "exit_group",   "fstat",         "fstat64",
+    "futex",           "futex_time64",     "getpid",       "getrandom",     "gettid",
+    "gettimeofday",    "lseek",            "madvise",      "mmap",          "mmap2",
+    "mprotect",        "mremap",           "munmap",       "pread64",       "prctl",
+    "read",            "restart_syscall",  "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
+    "rseq",            "sched_yield",      "set_robust_list", "sigreturn",  "time",
+    "write",           "writev",
+};
+
+bool fl_syscalls_confine(void)
+{
+    Rules rules = {.filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS))};
+
+    if (rules.filter == NULL)
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(of_computing); i++)
+        add(&rules, seccomp_syscall_resolve_name(of_computing[i]));
+    /* To end by abort(3). */
+    add_if(&rules, SCMP_SYS(tgkill), 0, (unsigned)getpid());
+    rules.failed = rules.failed || seccomp_load(rules.filter) != 0;
+    seccomp_release(rules.filter);
+    return !rules.failed;
+}
+
 #else
 
 bool fl_syscalls_program(struct sock_fprog *program)
@@ -366,6 +393,11 @@ bool fl_syscalls_program(struct sock_fprog *program)
 }
 
 bool fl_syscalls_filter(const FlSyscalls *syscalls)
+{
+    return false;
+}
+
+bool fl_syscalls_confine(void)
 {
     return false;
 }

@@ -27,3 +27,7 @@ bool fl_syscalls_filter(const FlSyscalls *syscalls);
  * PROGRAM->filter is to be freed with g_free().
  */
 bool fl_syscalls_program(struct sock_fprog *program);
+
+/* Leaves the process what computing takes, and to read and write what is open. The caller has given
+ * up new privileges. False if that cannot be had. */
+bool fl_syscalls_confine(void);

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "util/confine.h"
+
+#include "config.h"
+#include "landlock.h"
+#include "syscalls.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define NOBODY 65534
+
+static bool become_nobody(void)
+{
+    return geteuid() != 0 || (setgroups(0, NULL) == 0 && setresgid(NOBODY, NOBODY, NOBODY) == 0 &&
+                              setresuid(NOBODY, NOBODY, NOBODY) == 0);
+}
+
+#ifndef SANITIZED
+/* Where the kernel has no Landlock, the filter alone forbids to open files. */
+static void close_files(void)
+{
+    int ruleset = fl_landlock_new();
+
+    if (ruleset < 0)
+        return;
+    fl_landlock_restrict(ruleset);
+    close(ruleset);
+}
+#endif
+
+bool fl_confine(uint64_t memory, GError **error)
+{
+    struct rlimit none = {0}, space = {.rlim_cur = memory, .rlim_max = memory};
+
+    if (!become_nobody())
+        return fl_fail(error, "cannot become nobody: %s", g_strerror(errno));
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || setrlimit(RLIMIT_CORE, &none) != 0)
+        return fl_fail(error, "cannot give up rights: %s", g_strerror(errno));
+#ifndef SANITIZED
+    close_files();
+    if (setrlimit(RLIMIT_AS, &space) != 0)
+        return fl_fail(error, "cannot limit memory: %s", g_strerror(errno));
+    if (!fl_syscalls_confine())
+        return fl_fail(error, "no filter of system calls can be had (libseccomp)");
+#else
+    (void)space;
+#endif
+    return true;
+}
