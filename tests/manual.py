@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-program, root = sys.argv[1], pathlib.Path(sys.argv[2])
+root, program, changed = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 pages = sorted([*root.glob("src/*.[15]"), *root.glob("contrib/*.[15]")])
 faults = []
 
@@ -18,7 +18,7 @@ def compare(page, *programs):
         said = subprocess.run([command, "--help"], stdout=subprocess.PIPE, text=True, check=True,
                               env={**os.environ, "COLUMNS": "80"}).stdout
         name = os.path.basename(command)
-        helped |= set(re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)",
+        helped |= set(re.findall(r"(?<![\w-])(--?[a-zA-Z0][\w-]*)",
                                  re.split("(?mi)^options:$", said)[-1]))
         faults.extend(f"{name} --help: more than 80 columns: {line}" for line in said.splitlines()
                       if len(line) > 80)
@@ -32,6 +32,8 @@ def compare(page, *programs):
 
 
 compare("src/fleecefs.1", program)
+if changed:
+    compare("src/fleecefs-changed.1", *changed)
 compare("contrib/fleecefs-backup.1",
         *(root / f"contrib/fleecefs-{n}" for n in ("backup", "restore", "map")))
 

@@ -11,6 +11,7 @@ import lib
 
 BUILD = os.environ.get("BUILD_ROOT") or os.path.dirname(os.path.dirname(lib.FLEECEFS[-1]))
 SCRIPTS = ("fleecefs-backup", "fleecefs-restore", "fleecefs-map")
+CHANGED = "fleecefs-changed"
 
 
 class Install(lib.TestCase):
@@ -34,11 +35,14 @@ class Install(lib.TestCase):
         modules = os.listdir(f"{lib.TOP}/contrib/fleecefs_backups")
         expected |= {f"share/fleecefs/fleecefs_backups/{n}" for n in modules if n.endswith(".py")}
         units = {f"lib/systemd/system/fleecefs-backup@.{kind}" for kind in ("service", "timer")}
-        for name in SCRIPTS:
+        programs = list(SCRIPTS)
+        if os.path.exists(f"{BUILD}/src/changed/{CHANGED}"):
+            programs.append(CHANGED)
+        for name in programs:
             expected |= {"bin/" + name, f"share/man/man1/{name}.1",
                          "share/bash-completion/completions/" + name}
         self.assertEqual(found, expected | units)
-        for name in ("fleecefs", *SCRIPTS):
+        for name in ("fleecefs", *programs):
             self.assertTrue(os.stat(f"{prefix}/bin/{name}").st_mode & stat.S_IXOTH, name)
             self.assertIn("-h, --help", lib.run(f"{prefix}/bin/{name}", "--help"))
 

@@ -1,0 +1,535 @@
+#!/usr/bin/env python3
+"""fleecefs-changed against what was done to file systems: real ones, written by the kernel and by
+drivers of others."""
+import hashlib
+import json
+import os
+
+import stat
+import subprocess
+import tarfile
+import time
+
+import lib
+from vm import Disk, Vm
+
+CHANGED = os.environ["FLEECEFS_CHANGED"]
+SIZE = 64 * lib.MIB
+KINDS = {
+    "ext2": ("mkfs.ext2", "-q", "-F"),
+    "ext3": ("mkfs.ext3", "-q", "-F", "-b", "1024"),
+    "ext4": ("mkfs.ext4", "-q", "-F"),
+    "inline": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "inline_data,^has_journal"),
+    "wide": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "64bit,metadata_csum,bigalloc"),
+    "ntfs": ("mkfs.ntfs", "-q", "-F", "-f"),
+    "exfat": ("mkfs.exfat",),
+    "vfat": ("mkfs.vfat", "-F", "32"),
+}
+DRIVERS = {"ntfs": ("ntfs-3g",), "exfat": ("mount.exfat-fuse",)}
+# The last one is not for DOS.
+NAMES = ("f", "ein Name ", "日本", "-x", "a\tb")
+# Drivers that want a block device.
+ON_DEVICES = ("exfat",)
+
+
+def differences(before, after, granule):
+    """The ranges in which two images differ, in whole granules: as a dirty bitmap has them."""
+    with open(before, "rb") as a, open(after, "rb") as b:
+        at = 0
+        while one := a.read(granule):
+            yield at, len(one), one != b.read(granule)
+            at += len(one)
+
+
+def write_map(path, ranges):
+    merged = []
+    for start, length, dirty in ranges:
+        if merged and merged[-1][2] == dirty:
+            merged[-1][1] += length
+        else:
+            merged.append([start, length, dirty])
+    with open(path, "w") as f:
+        for start, length, dirty in merged:
+            f.write(f"{start:20}  {length:20}  {dirty:10}  {'dirty' if dirty else 'clean'}\n")
+
+
+def look(root):
+    """What there is below ROOT: by path, what identifies the contents, and what else there is."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            st = os.lstat(path)
+            contents = b""
+            if stat.S_ISREG(st.st_mode):
+                with open(path, "rb") as f:
+                    contents = f.read()
+            elif stat.S_ISLNK(st.st_mode):
+                contents = os.readlink(path).encode()
+            found[os.path.relpath(path, root)] = (
+                hashlib.sha256(contents).digest(),
+                (st.st_mode, st.st_uid, st.st_ino, st.st_size, st.st_nlink, st.st_ctime_ns),
+                stat.S_ISDIR(st.st_mode))
+    return found
+
+
+class FileSystem:
+    """An image that is mounted to be written to."""
+
+    def __init__(self, test, kind, size=SIZE):
+        self.test, self.kind = test, kind
+        self.image, self.root = test.path(kind), test.mkdir("root-" + kind)
+        with open(self.image, "wb") as f:
+            f.truncate(size)
+        lib.run(*KINDS[kind], self.image)
+
+    def mount(self):
+        command, image = DRIVERS.get(self.kind, ("mount", "-o", "loop")), self.image
+        if self.kind in ON_DEVICES:
+            image = lib.run("losetup", "--find", "--show", image).strip()
+            self.test.defer(lib.attempt, "losetup", "--detach", image)
+        done = lib.attempt(*command, image, self.root)
+        if done.returncode != 0:
+            self.test.skipTest(f"no {self.kind} here: {done.stderr}")
+        self.test.defer(self.unmount)
+
+    def unmount(self):
+        if lib.is_mounted(self.root):
+            lib.run("umount", self.root)
+
+    def copy(self, name):
+        """What a snapshot of a guest that was not frozen has. To sync files and folders, unlike the
+        file system, leaves it to the journal to tell of them."""
+        for path in (self.root, *(os.path.join(self.root, p) for p in look(self.root))):
+            if not os.path.islink(path):
+                fd = os.open(path, os.O_RDONLY)
+                os.fsync(fd)
+                os.close(fd)
+        path = self.test.path(name)
+        lib.run("cp", "--sparse=always", self.image, path)
+        return path
+
+
+class Model:
+    """Random things that users do, and what came of them."""
+
+    def __init__(self, rng, root, has_links=True):
+        self.rng, self.root, self.has_links, self.n = rng, root, has_links, 0
+
+    def files(self):
+        return sorted(p for p in look(self.root) if stat.S_ISREG(os.lstat(self.at(p)).st_mode))
+
+    def folders(self):
+        return ["."] + sorted(p for p, (*_, folder) in look(self.root).items() if folder)
+
+    def at(self, path):
+        return os.path.join(self.root, path)
+
+    def new(self):
+        self.n += 1
+        name = self.rng.choice(NAMES if self.has_links else NAMES[:-1]) + str(self.n)
+        return self.at(os.path.join(self.rng.choice(self.folders()), name))
+
+    def write(self, path, mode, size, at=None):
+        with open(path, mode) as f:
+            if at is not None:
+                f.seek(at)
+            f.write(self.rng.randbytes(size))
+
+    def create(self):
+        self.write(self.new(), "wb", self.rng.choice((0, 10, 50, 4000, 70000, 900000)))
+
+    def append(self):
+        self.write(self.at(self.rng.choice(self.files())), "ab", self.rng.choice((5, 9000)))
+
+    def overwrite(self):
+        path = self.at(self.rng.choice(self.files()))
+        size = os.path.getsize(path)
+        if size > 0:
+            self.write(path, "r+b", min(size, 3000), self.rng.randrange(size))
+
+    def sparse(self):
+        self.write(self.new(), "wb", 100, self.rng.choice((30000, 5000000)))
+
+    def remove(self):
+        os.unlink(self.at(self.rng.choice(self.files())))
+
+    def rename(self):
+        os.rename(self.at(self.rng.choice(self.files())), self.new())
+
+    def truncate(self):
+        path = self.at(self.rng.choice(self.files()))
+        os.truncate(path, self.rng.randrange(os.path.getsize(path) + 1))
+
+    def chmod(self):
+        if self.has_links:
+            os.chmod(self.at(self.rng.choice(self.files())), self.rng.choice((0o600, 0o755, 0o444)))
+
+    def link(self):
+        if self.has_links:
+            os.link(self.at(self.rng.choice(self.files())), self.new())
+
+    def symlink(self):
+        if self.has_links:
+            os.symlink("x" * self.rng.choice((5, 200)), self.new())
+
+    def mkdir(self):
+        os.mkdir(self.new())
+
+    def step(self):
+        few = len(self.files()) < 5
+        self.rng.choice((self.create, self.sparse, self.mkdir) if few else
+                        (self.create, self.append, self.overwrite, self.sparse, self.remove,
+                         self.rename, self.truncate, self.chmod, self.link, self.symlink,
+                         self.mkdir))()
+
+
+class Changed(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        lib.require("mkfs.ext4", "mkfs.ntfs", "ntfs-3g", "mkfs.vfat", "mcopy")
+        if os.geteuid() != 0:
+            self.skipTest("to mount takes root")
+
+    def changed(self, *args, status=0, says=()):
+        done = subprocess.run((CHANGED, *args), capture_output=True, timeout=lib.PATIENCE,
+                              env=self.environment())
+        self.assertEqual(done.returncode, status, done.stderr)
+        for text in (says,) if isinstance(says, str) else says:
+            self.assertIn(text, done.stderr.decode())
+        if not says:
+            self.assertEqual(done.stderr, b"")
+        return done.stdout
+
+    def ask(self, image, *args, **kwargs):
+        """The list, as objects."""
+        return [json.loads(line) for line in
+                self.changed("--json", *args, image, **kwargs).decode().splitlines()]
+
+    def next_second(self):
+        """Times of inodes are told by the second, and may be as old as the kernel's last tick."""
+        begin = int(time.time()) + 1
+        while time.time() < begin + 0.05:
+            time.sleep(0.01)
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin))
+
+    def between(self, system, change, granule=65536, settle=True):
+        """Runs CHANGE on SYSTEM: (image after it, map, time before it, tree before and after)."""
+        before, old = system.copy("before"), look(system.root)
+        since = self.next_second()
+        change()
+        new = look(system.root)
+        if settle:
+            # What is only in the journal or the driver is written.
+            system.unmount()
+            system.mount()
+        after, changes = system.copy("after"), self.path("changes.map")
+        write_map(changes, differences(before, after, granule))
+        return after, changes, since, old, new
+
+    def check(self, image, changes, since, old, new, exact):
+        """No changed file is missed; EXACT: and no file is said to have other contents that has not."""
+        found = self.ask(image, "--map", changes, "--newer", since)
+        alive = {f["path"]: f for f in found if f["kind"] != "deleted" and "path" in f}
+        for path, (contents, other, folder) in new.items():
+            if path not in old or old[path][:2] != (contents, other):
+                self.assertIn(path, alive)
+            if exact and path in alive and not folder and alive[path]["kind"] == "data":
+                self.assertNotEqual(old.get(path), new[path], path)
+        for path in alive:
+            self.assertIn(path, {*new, "."})
+        return alive, [f for f in found if f["kind"] == "deleted"]
+
+    def run_model(self, kind, rounds=6, granule=65536, exact=False, crash=False):
+        system = FileSystem(self, kind)
+        system.mount()
+        model = Model(self.rng, system.root, has_links=kind not in ("exfat", "ntfs"))
+        for _ in range(25):
+            model.step()
+        for _ in range(rounds):
+            self.check(*self.between(system, lambda: [model.step() for _ in range(12)], granule,
+                                     settle=not crash), exact)
+
+    def test_ext4(self):
+        self.run_model("ext4")
+
+    def test_ext4_by_blocks(self):
+        self.run_model("inline", granule=4096, exact=True)
+
+    def test_ext4_with_new_features(self):
+        self.run_model("wide")
+
+    def test_ext3(self):
+        self.run_model("ext3")
+
+    def test_ext2(self):
+        self.run_model("ext2")
+
+    def test_ntfs(self):
+        self.run_model("ntfs", rounds=4)
+
+    def test_exfat(self):
+        self.run_model("exfat", rounds=3)
+
+    def test_guest_that_was_not_frozen(self):
+        """What changed is in the journal only."""
+        for kind in ("ext4", "ext3", "wide"):
+            with self.subTest(kind):
+                self.run_model(kind, crash=True)
+
+
+    def fill(self, root):
+        os.makedirs(f"{root}/var/log")
+        os.makedirs(f"{root}/home")
+        for name, size in (("var/log/syslog", 900_000), ("home/letter", 50_000), ("home/gone", 9000),
+                           ("home/mode", 5000), ("home/still", 300_000)):
+            with open(f"{root}/{name}", "wb") as f:
+                f.write(self.rng.randbytes(size))
+
+    def alter(self, root):
+        with open(f"{root}/var/log/syslog", "ab") as f:
+            f.write(self.rng.randbytes(800_000))
+        with open(f"{root}/home/letter", "r+b") as f:
+            f.write(b"Dear")
+        os.link(f"{root}/home/letter", f"{root}/home/copy")
+        os.chmod(f"{root}/home/mode", 0o600)
+        os.unlink(f"{root}/home/gone")
+
+    def example(self, granule=4096):
+        """An ext4 of blocks of 4 KiB that was altered: (image, map, time before)."""
+        KINDS["example"] = ("mkfs.ext4", "-q", "-F", "-b", "4096")
+        system = FileSystem(self, "example")
+        system.mount()
+        self.fill(system.root)
+        image, changes, since, *_ = self.between(system, lambda: self.alter(system.root), granule)
+        return image, changes, since, system
+
+    def test_kinds_of_changes(self):
+        image, changes, since, _ = self.example()
+        found = {f.get("path"): f for f in
+                 self.ask(image, "--map", changes, "--newer", since, "--extents")}
+        # Linux wipes the names of removed files since 5.13.
+        gone = [p for p, f in found.items() if f["kind"] == "deleted"]
+        self.assertIn(gone, (["home/gone"], [None]))
+        self.assertEqual({p for p, f in found.items() if not f.get("folder")} - set(gone),
+                         {"var/log/syslog", "home/letter", "home/copy", "home/mode"})
+        self.assertGreaterEqual(found["var/log/syslog"]["bytes"], 800_000)
+        self.assertEqual(found["home/letter"]["bytes"], 4096)
+        self.assertEqual(found["home/letter"]["inode"], found["home/copy"]["inode"])
+        with open(image, "rb") as f:
+            f.seek(found["home/letter"]["extents"][0]["start"])
+            self.assertEqual(f.read(4), b"Dear")
+        self.assertEqual(found["home/mode"]["kind"], "metadata")
+        only = self.ask(image, "--map", changes, "--newer", since, "--only=deleted")
+        self.assertEqual([f.get("path") for f in only], gone)
+        # Without a time all inodes beside one that changed may have changed.
+        self.assertIn("home/still", {f.get("path") for f in self.ask(image, "--map", changes)})
+
+    def test_text(self):
+        image, changes, since, _ = self.example()
+        args = ("--map", changes, "--newer", since, image)
+        lines = [line.split(maxsplit=2) for line in self.changed(*args).decode().splitlines()]
+        named = [line[2] for line in lines if not line[2].startswith("<inode ")]
+        self.assertEqual(named, sorted(named))
+        self.assertIn(["4096", "data", "home/letter"], lines)
+        self.assertEqual([line[:2] for line in lines].count(["0", "deleted"]), 1)
+        self.assertEqual(self.changed("--sort", *args).decode().splitlines()[0].split()[2],
+                         "var/log/syslog")
+        self.assertIn("4.0K  data       home/letter\n", self.changed("--human", *args).decode())
+        sums = {line.split()[2]: int(line.split()[0])
+                for line in self.changed("--summary=2", *args).decode().splitlines()}
+        self.assertEqual(set(sums), {"./", "var/", "var/log/", "home/"})
+        self.assertGreater(sums["var/log/"], sums["home/"])
+        self.assertGreaterEqual(sums["./"], sums["var/"] + sums["home/"])
+        both = self.changed("--map", changes, image, image).decode()
+        self.assertEqual(both.count(f"{image}: home/letter\n"), 2)
+
+    def test_names_for_tar_and_rsync(self):
+        image, changes, since, system = self.example()
+        names = self.changed("--null", "--map", changes, "--newer", since, image)
+        self.assertEqual({n.decode() for n in names.split(b"\0")[:-1]} - {".", "home", "var", "var/log"},
+                         {"var/log/syslog", "home/letter", "home/copy", "home/mode"})
+        archive = self.path("files.tar")
+        subprocess.run(("tar", "-C", system.root, "--null", "--no-recursion", "-T-", "-cf", archive),
+                       input=names, check=True)
+        with tarfile.open(archive) as tar:
+            self.assertIn("home/letter", tar.getnames())
+            self.assertNotIn("home/still", tar.getnames())
+        copy = self.mkdir("copy")
+        subprocess.run(("rsync", "-a", "--from0", "--files-from=-", system.root, copy), input=names,
+                       check=True)
+        self.assertEqual(sorted(os.listdir(copy + "/home")), ["copy", "letter", "mode"])
+
+    def test_several_maps_are_put_together(self):
+        image, changes, since, _ = self.example()
+        none = self.path("none.map")
+        write_map(none, [(0, SIZE, False)])
+        self.assertEqual(self.ask(image, "--map", none), [])
+        self.assertEqual(self.ask(image, "--map", none, "--map", changes, "--newer", since),
+                         self.ask(image, "--map", changes, "--newer", since))
+
+    def test_fat(self):
+        """By mtools: the kernel here may not have it."""
+        image, root = self.path("fat"), self.mkdir("fat-root")
+        with open(image, "wb") as f:
+            f.truncate(SIZE)
+        lib.run(*KINDS["vfat"], "-n", "LABEL", image)
+        self.fill(root)
+        lib.run("mcopy", "-s", "-i", image, root + "/var", root + "/home", "::/")
+        before = self.path("fat-before")
+        lib.run("cp", image, before)
+        with open(root + "/home/letter", "ab") as f:
+            f.write(b"!" * 9000)
+        lib.run("mcopy", "-o", "-i", image, root + "/home/letter", "::/home/a longer name")
+        lib.run("mdel", "-i", image, "::/home/gone")
+        changes = self.path("fat.map")
+        write_map(changes, differences(before, image, 512))
+        found = {f.get("path"): f["kind"] for f in self.ask(image, "--map", changes)}
+        self.assertEqual(found["home/a longer name"], "data")
+        self.assertNotIn("var/log/syslog", found)
+        self.assertIn("deleted", found.values())
+        self.assertFalse([p for p in found if p and "$" in p or "LABEL" in (p or "")])
+
+    def test_mount(self):
+        """A partition of a disk image: the place and the bitmaps are found by themselves."""
+        lib.require("sfdisk")
+        image, changes, since, _ = self.example()
+        part, disk = lib.MIB, self.path("disk.raw")
+        with open(disk, "wb") as f:
+            f.truncate(part + SIZE + lib.MIB)
+        subprocess.run(("sfdisk", "-q", disk), input=f"{part // 512},{SIZE // 512}\n".encode(), check=True)
+        lib.run("dd", f"if={image}", f"of={disk}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
+        qcow2 = self.path("web.qcow2")
+        lib.run("qemu-img", "convert", "-O", "qcow2", disk, qcow2)
+        lib.run("qemu-img", "bitmap", "--add", "-g", "4k", qcow2, "sunday")
+        ranges = []
+        with open(changes) as f:
+            for line in f:
+                start, length, kind, _ = line.split()
+                if kind == "1":
+                    ranges.append((int(start), int(length)))
+        # The bytes that are there are written again, so that only the bitmap changes.
+        with open(image, "rb") as f:
+            for start, length in ranges:
+                f.seek(start)
+                piece = self.path("piece")
+                with open(piece, "wb") as out:
+                    out.write(f.read(length))
+                lib.run("qemu-io", "-f", "qcow2", "-c", f"write -q -s {piece} {part + start} {length}", qcow2)
+        lib.run("qemu-img", "bitmap", "--add", "-g", "4k", qcow2, "monday")
+        start, _ = ranges[-1]
+        lib.run("qemu-io", "-f", "qcow2", "-c", f"write -q -z {part + 0} 512", qcow2)
+        with self.mount(f"web={qcow2}") as mount:
+            path = mount / "web/part1.raw"
+            expected = {f.get("path"): f["kind"] for f in
+                        self.ask(image, "--map", changes, "--newer", since)}
+            found = {f.get("path"): f["kind"] for f in
+                     self.ask(path, "--since", "sunday", "--newer", since)}
+            self.assertEqual(found, expected)
+            self.assertEqual(self.ask(path, "--since", "monday"), [])
+            self.assertEqual({f.get("path") for f in self.ask(path, "--between", "sunday", "monday",
+                                                              "--newer", since)}, set(expected))
+            self.changed(path, status=1, says="choose with --since: ")
+            self.changed("--since", "tuesday", path, status=1, says="no bitmap tuesday")
+            self.changed(mount / "web/disk.raw", "--since", "sunday", status=1,
+                         says="give these, as part1.raw")
+            self.changed(mount / "web/disk.qcow2", status=1, says="no such partition")
+
+    def test_running_vm(self):
+        """The increment of a snapshot, and its time, are found by themselves."""
+        KINDS["example"] = ("mkfs.ext4", "-q", "-F", "-b", "4096")
+        system = FileSystem(self, "example")
+        system.mount()
+        self.fill(system.root)
+        system.unmount()
+        disk = Disk(self, "vda", size=SIZE)
+        lib.run("qemu-img", "convert", "-n", "-O", "qcow2", system.image, disk.image)
+        system.mount()
+        vm = Vm(self, [disk])
+        before = system.copy("before")
+        with self.mount(f"qmp:{vm.monitor}") as mount:
+            self.changed(mount / "vda/disk.raw", status=1, says="a first backup is full")
+            self.assertEqual(self.fleecefs("--commit", "--force", mount.point).returncode, 0)
+        self.next_second()
+        self.alter(system.root)
+        system.unmount()
+        piece = self.path("piece")
+        for start, length, dirty in differences(before, system.image, 4096):
+            if dirty:
+                with open(system.image, "rb") as f, open(piece, "wb") as out:
+                    f.seek(start)
+                    out.write(f.read(length))
+                vm.io("vda", f"write -s {piece} {start} {length}")
+        with self.mount(f"qmp:{vm.monitor}") as mount:
+            found = {f.get("path"): f for f in self.ask(mount / "vda/disk.raw")}
+            self.assertLessEqual({"var/log/syslog", "home/letter", "home/copy", "home/mode"},
+                                 set(found))
+            self.assertGreaterEqual(found["var/log/syslog"]["bytes"], 800_000)
+            self.assertIn("deleted", {f["kind"] for f in found.values()})
+            self.fleecefs("--abort", mount.point)
+
+    def test_refusals(self):
+        image, clean = self.path("image"), self.path("clean.map")
+        write_map(clean, [(0, lib.MIB, False)])
+        for magic, at, says in ((b"XFSB", 0, "XFS, which no library reads"),
+                                (b"_BHRfS_M", 0x10040, "btrfs, which"),
+                                (b"LUKS\xba\xbe", 0, "encrypted"),
+                                (b"LABELONE", 512, "physical volume of LVM"),
+                                (b"SWAPSPACE2", 0xff6, "swap space"),
+                                (b"\0", 0, "no file system that is known")):
+            with open(image, "wb") as f:
+                f.truncate(lib.MIB)
+                f.seek(at)
+                f.write(magic)
+            self.changed("--map", clean, image, status=1, says=says)
+        self.changed(image, status=1, says="give a file of a mount")
+        self.changed("--map", clean, "/nowhere", status=1, says="/nowhere: No such file")
+        self.changed("--map", "/nowhere", image, status=1, says="/nowhere: No such file")
+        with open(clean, "a") as f:
+            f.write("1 2 0 clean\n")
+        self.changed("--map", clean, image, status=1, says="clean.map:2: no line of a map")
+        write_map(clean, [(0, 512, False)])
+        self.changed("--map", clean, image, status=1, says="of another disk")
+        for args in ((), ("--json", "--null", image), ("--only=x", image), ("--newer=soon", image),
+                     ("--between", "a"), ("--since=a", "--map=b", image), ("--wrong",)):
+            self.changed(*args, status=2, says="fleecefs-changed: ")
+
+    def test_damaged_file_systems(self):
+        """Whatever becomes of a walk, it ends, and tells how."""
+        rounds = int(os.environ.get("ROUNDS", 15))
+        for kind in ("example", "ext3", "ntfs", "exfat", "vfat"):
+            with self.subTest(kind):
+                self.damage(kind, rounds)
+
+    def damage(self, kind, rounds):
+        if kind == "example":
+            image, *_ = self.example()
+        else:
+            image = self.path(kind)
+            with open(image, "wb") as f:
+                f.truncate(SIZE)
+            lib.run(*KINDS[kind], image)
+        dirty = self.path("dirty.map")
+        write_map(dirty, [(0, SIZE, True)])
+        with open(image, "rb") as f:
+            whole = f.read()
+        # Where there is something, in units of sectors.
+        used = [at for at in range(0, SIZE, 512) if any(whole[at:at + 512])]
+        for _ in range(rounds):
+            bad = bytearray(whole)
+            for _ in range(self.rng.choice((1, 5, 50))):
+                at = self.rng.choice(used) + self.rng.randrange(512)
+                bad[at:at + 1] = self.rng.choice((b"\0", b"\xff", self.rng.randbytes(1),
+                                                  self.rng.randbytes(4)))[:4]
+            path = self.path("bad")
+            with open(path, "wb") as f:
+                f.write(bad[:SIZE])
+            done = subprocess.run((CHANGED, "--map", dirty, path), capture_output=True,
+                                  timeout=lib.PATIENCE)
+            self.assertIn(done.returncode, (0, 1, 3), done.stderr)
+            self.assertEqual(done.returncode == 0, done.stderr == b"")
+            os.unlink(path)
+
+
+if __name__ == "__main__":
+    lib.main()
