@@ -43,8 +43,9 @@ FlView *fl_split_view(const FlSplit *split, uint64_t index);
 void fl_split_range(const FlSplit *split, uint64_t index, uint64_t *start, uint64_t *end);
 /* Whether it is newer than the last backup, as far as is known. */
 bool fl_split_is_new(const FlSplit *split, uint64_t index);
-/* How many are. */
+/* How many are, and how many of those were read to their end. */
 uint64_t fl_split_changed(const FlSplit *split);
+uint64_t fl_split_changed_read(const FlSplit *split);
 /* The point in time of the first snapshot in which the piece was as it is now, as far as is known:
  * its mtime and ctime. */
 void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, struct timespec *ctime);

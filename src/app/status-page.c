@@ -243,6 +243,16 @@ static void add_traffic(Page *page, JsonObject *disk)
         add_field(page, "errors", "none");
 }
 
+static void add_pieces(Page *page, JsonObject *disk)
+{
+    gint64 changed = number(disk, "pieces_changed"), done = number(disk, "pieces_read");
+
+    if (changed >= 0 && done >= 0)
+        add_formatted(page, "pieces",
+                      "%" G_GINT64_FORMAT " changed, %" G_GINT64_FORMAT " of them read", changed,
+                      done);
+}
+
 static void add_scratch(Page *page, JsonObject *disk)
 {
     gint64 used = number(disk, "scratch_used"), limit = number(disk, "scratch_limit");
@@ -272,6 +282,7 @@ static void add_disk(Page *page, JsonObject *disk)
                  "read");
     add_progress(page, "dirty", number(disk, "dirty_covered_bytes"), number(disk, "dirty_bytes"),
                  "read");
+    add_pieces(page, disk);
     add_traffic(page, disk);
     add_scratch(page, disk);
 }

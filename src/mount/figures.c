@@ -38,6 +38,8 @@ static void collect_from_maps(FlFigures *figures, const FlExport *export, const 
 
         figures->wanted_bytes = wanted.wanted;
         figures->covered_bytes = wanted.delivered;
+        figures->pieces_changed = fl_split_changed(export->split);
+        figures->pieces_read = fl_split_changed_read(export->split);
     }
 }
 
@@ -65,6 +67,8 @@ void fl_figures_collect(FlFigures *figures, FlExport *export)
         .dirty_covered = FL_UNKNOWN,
         .wanted_bytes = FL_UNKNOWN,
         .covered_bytes = FL_UNKNOWN,
+        .pieces_changed = FL_UNKNOWN,
+        .pieces_read = FL_UNKNOWN,
         .scratch_used = FL_UNKNOWN,
         .scratch_limit = FL_UNKNOWN,
     };

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t data_bytes, data_covered;    /* of the whole disk */
     uint64_t dirty_bytes, dirty_covered;  /* of the increment, or of the one bitmap there is */
     uint64_t wanted_bytes, covered_bytes; /* of a snapshot: what a backup of it has to carry */
+    uint64_t pieces_changed, pieces_read; /* of a snapshot: those read are among those changed */
     uint64_t scratch_used, scratch_limit;
 } FlFigures;
 

@@ -3,6 +3,7 @@
 
 #include "export-private.h"
 #include "util/json.h"
+#include "util/size.h"
 #include "view/raw.h"
 
 #include <inttypes.h>
@@ -179,15 +180,33 @@ static bool next_new(const FlSplit *split, const FlMap *dirty, uint64_t from, ui
     return true;
 }
 
+/* The new pieces among [FROM, TO). */
+static uint64_t count_new(const FlSplit *split, const FlMap *dirty, uint64_t from, uint64_t to)
+{
+    uint64_t n = 0, first;
+
+    if (from >= to)
+        return 0;
+    if (dirty == NULL)
+        return to - from;
+    while (next_new(split, dirty, from, &first, &from) && first < to)
+        n += MIN(from, to) - first;
+    return n;
+}
+
 uint64_t fl_split_changed(const FlSplit *split)
 {
-    const FlMap *dirty = dirty_of(split);
-    uint64_t n = 0, first, end = 0;
+    return count_new(split, dirty_of(split), 0, split->count);
+}
 
-    if (dirty == NULL)
-        return split->count;
-    while (next_new(split, dirty, end, &first, &end))
-        n += end - first;
+uint64_t fl_split_changed_read(const FlSplit *split)
+{
+    const FlMap *dirty = dirty_of(split);
+    uint64_t size = fl_disk_info(split->export->disk)->size, n = 0, start, end = 0;
+
+    while (fl_cover_next(split->export->cover, end, &start, &end))
+        n += count_new(split, dirty, fl_div_up(start, split->piece_size),
+                       end == size ? split->count : end / split->piece_size);
     return n;
 }
 

@@ -61,6 +61,8 @@ static void add_figures(JsonBuilder *json, FlExport *export)
         {"dirty_covered_bytes", &figures.dirty_covered},
         {"wanted_bytes", &figures.wanted_bytes},
         {"covered_bytes", &figures.covered_bytes},
+        {"pieces_changed", &figures.pieces_changed},
+        {"pieces_read", &figures.pieces_read},
         {"scratch_used", &figures.scratch_used},
         {"scratch_limit", &figures.scratch_limit},
         {"open_files", &figures.open_files},

@@ -93,10 +93,18 @@ class SplitTimes(lib.TestCase):
         self.assertEqual([i for i, t in enumerate(now) if t != first[i]], [3, 6])
         self.assertEqual(now[3], now[6])
         self.assertGreaterEqual(now[3] // 10**9, first[3] // 10**9 + 1)
+        self.assertEqual(self.pieces_read(mount), "2 changed, 0 of them read")
+        mount.read("vda/split/000003", "rb")
+        self.assertEqual(self.pieces_read(mount), "2 changed, 1 of them read")
         self.assertLessEqual(self.back_up(mount, "a"), PIECE + TABLE)
+        self.assertEqual(self.pieces_read(mount), "2 changed, 2 of them read")
         self.assertEqual(mount.json("vda/info.json")["split"]["changed"], 2)
         self.end(mount, "--commit")
         self.check()
+
+    def pieces_read(self, mount):
+        """What the status page says of them."""
+        return re.search(r"^  pieces +(.*)$", self.fleecefs("--status", mount.point).stdout, re.M)[1]
 
     def test_an_abort_changes_nothing(self):
         self.vm.write("vda", 0, 4 * PIECE, 17)
