@@ -40,6 +40,7 @@ typedef struct {
 typedef struct {
     const GPtrArray *values; /* of FlSourceValue, for options of all kinds */
     FlBudget *budget;        /* for what they make us remember */
+    guint sources;           /* how many there are */
 } FlSourceParams;
 
 typedef struct {
@@ -62,10 +63,7 @@ extern const FlSourceKind *const fl_source_kinds[];
 
 /* The kind of SPEC: there is one for whatever is written. */
 const FlSourceKind *fl_source_kind_of(const FlSourceSpec *spec);
-/* Opens SPEC, with all that PARAMS lay over it. */
-FlSource *fl_source_kind_open(const FlSourceSpec *spec, const FlSourceParams *params,
-                              GError **error);
-/* SOURCE, taken over, with all that PARAMS lay over it. */
+/* SOURCE, taken over (NULL: failed already), with all that PARAMS lay over it. */
 FlSource *fl_source_kind_lay_over(FlSource *source, const FlSourceParams *params, GError **error);
 
 /* Calls EACH(OPTION, OPAQUE) for the options of all kinds. */

@@ -24,6 +24,7 @@
 typedef struct {
     FlSources *sources;
     const FlSourceSpec *spec;
+    FlSourceParams params;
     const char *folder; /* NULL: at the root */
     FlSource *source;   /* belongs to SOURCES */
     bool one_disk;      /* a name that it was given is that of the disk's folder */
@@ -34,13 +35,14 @@ static const char *source_name(const Opening *opening)
     return opening->spec->name != NULL ? opening->spec->name : fl_source_label(opening->source);
 }
 
-/* Takes over SOURCE, which may be NULL: then this fails. */
-static bool take_source(Opening *opening, FlSource *source)
+/* Takes over SOURCE, unless that is NULL and the error is set, with all that options lay over it.
+ */
+static bool take_source(Opening *opening, FlSource *source, GError **error)
 {
-    if (source == NULL)
+    opening->source = fl_source_kind_lay_over(source, &opening->params, error);
+    if (opening->source == NULL)
         return false;
-    opening->source = source;
-    g_ptr_array_add(opening->sources->sources, source);
+    g_ptr_array_add(opening->sources->sources, opening->source);
     return true;
 }
 
@@ -313,7 +315,8 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshot *backup, const Fl
     if (disk->image != NULL)
         return take_source(opening,
                            fl_source_image_new(disk->image, disk->image_format, opening->spec->text,
-                                               sources->budget, error))
+                                               sources->budget, error),
+                           error)
                    ? fl_source_exports(opening->source, NULL, &wait, error)
                    : NULL;
     found = fl_source_exports(opening->source, disk->export_name, &wait, error);
@@ -386,6 +389,7 @@ static bool open_snapshot(Opening *opening, GError **error)
     FlSources *sources = opening->sources;
     FlSnapshotOptions options = fl_source_snapshot_options(sources->options, opening->spec);
     FlSnapshot *backup = fl_snapshots_begin(sources->snapshots, &options, error);
+    FlSource *source = NULL;
     const GPtrArray *disks, *notes;
     FlDiskOptions disk_options;
     FlSnapshotTimes times;
@@ -393,11 +397,12 @@ static bool open_snapshot(Opening *opening, GError **error)
     if (backup == NULL)
         return false;
     if (fl_snapshot_socket(backup) >= 0)
-        take_source(opening, fl_source_nbd_new_socket(fl_snapshot_socket(backup),
-                                                      opening->spec->text, sources->budget));
+        source = fl_source_nbd_new_socket(fl_snapshot_socket(backup), opening->spec->text,
+                                          sources->budget);
     else if (fl_snapshot_server_uri(backup) != NULL)
-        take_source(opening,
-                    fl_source_nbd_new_uri(fl_snapshot_server_uri(backup), sources->budget));
+        source = fl_source_nbd_new_uri(fl_snapshot_server_uri(backup), sources->budget);
+    if (source != NULL && !take_source(opening, source, error))
+        return false;
     notes = fl_snapshot_notes(backup);
     for (guint i = 0; i < notes->len; i++)
         g_message("%s", (const char *)notes->pdata[i]);
@@ -417,18 +422,24 @@ static bool open_snapshot(Opening *opening, GError **error)
 
 static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **error)
 {
-    Opening opening = {.sources = sources, .spec = spec, .folder = spec->name};
-    FlSourceParams params = {.values = sources->options->values, .budget = sources->budget};
-    bool several = spec->name == NULL && sources->options->sources->len > 1;
+    Opening opening = {.sources = sources,
+                       .spec = spec,
+                       .params = {.values = sources->options->values,
+                                  .budget = sources->budget,
+                                  .sources = sources->options->sources->len},
+                       .folder = spec->name};
+    const FlSourceKind *kind;
+    bool several = spec->name == NULL && opening.params.sources > 1;
 
     if (spec->text != NULL && fl_source_is_vm(spec->text)) {
         if (several)
             opening.folder = spec->text;
         return open_snapshot(&opening, error);
     }
-    if (!take_source(&opening, fl_source_kind_open(spec, &params, error)))
+    kind = fl_source_kind_of(spec);
+    if (!take_source(&opening, kind->open(spec, &opening.params, error), error))
         return false;
-    opening.one_disk = fl_source_kind_of(spec)->one_disk;
+    opening.one_disk = kind->one_disk;
     if (several && !opening.one_disk)
         opening.folder = fl_source_label(opening.source);
     return add_exports(&opening, error);

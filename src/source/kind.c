@@ -59,14 +59,6 @@ FlSource *fl_source_kind_lay_over(FlSource *source, const FlSourceParams *params
     return source;
 }
 
-FlSource *fl_source_kind_open(const FlSourceSpec *spec, const FlSourceParams *params,
-                              GError **error)
-{
-    FlSource *source = fl_source_kind_of(spec)->open(spec, params, error);
-
-    return source != NULL ? fl_source_kind_lay_over(source, params, error) : NULL;
-}
-
 void fl_source_options_foreach(void (*each)(const FlSourceOption *option, void *opaque),
                                void *opaque)
 {
