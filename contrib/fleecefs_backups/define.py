@@ -23,8 +23,9 @@ ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1
 def read_definition(folder):
     path = os.path.join(folder, machine.XML)
     if not os.path.lexists(path):
-        raise Refused(f"{folder} has no {machine.XML}, as libvirt did not run this VM: restore its disks "
-                      f"one by one{' and see ' + machine.QMP if os.path.exists(os.path.join(folder, machine.QMP)) else ''}")
+        more = f", and see {machine.QMP}" if os.path.exists(os.path.join(folder, machine.QMP)) else ""
+        raise Refused(f"{folder} has no {machine.XML}, as libvirt did not run this VM: restore its "
+                      f"disks one by one{more}")
     with open(open_regular(path), encoding="utf-8") as f:
         try:
             return ElementTree.fromstring(f.read(XML_MAX))
@@ -33,8 +34,8 @@ def read_definition(folder):
 
 
 def is_known(uri, domain):
-    done = subprocess.run(["virsh", *(["--connect", uri] if uri else []), "dominfo", "--domain", domain],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    done = subprocess.run(["virsh", *(["--connect", uri] if uri else []), "dominfo", "--domain",
+                           domain], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL)
     return done.returncode == 0
 

@@ -179,7 +179,8 @@ def finish(folder):
     target, info_path = os.path.join(home, name), os.path.join(home, "info.json")
     bitmap = os.path.splitext(old)[0]
     stem = target.removesuffix(form)
-    pairs = [(durable.hidden(p), p) for p in (target, stem + "ddrescue") if os.path.exists(durable.hidden(p))]
+    pairs = [(durable.hidden(path), path) for path in (target, stem + "ddrescue")
+             if os.path.exists(durable.hidden(path))]
     sums.expect(folder, {os.path.relpath(p, folder): sums.of_file(part) for part, p in pairs})
     for part, path in pairs:  # the image first: the old map is right for it, too
         durable.rename(part, path)

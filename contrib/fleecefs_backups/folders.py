@@ -38,7 +38,7 @@ class Files(Tool):
         there = self.stored()
         found = there.find(info["base"], info.get("disk_id", ""), disk) if there else []
         if not found:
-            raise Broken(f"{info['base']} is not in {self.place}")
+            raise Broken(self.missing(info["base"]))
         try:
             chain = there.chain(found[0])
         except stored.Refused as why:
@@ -57,7 +57,8 @@ class Files(Tool):
         faults = there.faults() if there else {}
         for image in reversed(there.images if there else ()):
             name = self.folder_of(image)
-            series, needs, foldable = found.get(name, (self.described(name).get("series"), set(), True))
+            series, needs, foldable = found.get(
+                name, (self.described(name).get("series"), set(), True))
             if faults[image] or needs is None:
                 needs = None
             else:
@@ -170,13 +171,14 @@ class Files(Tool):
     def verify(self, mount, files, name, percent):
         verify.compare_folders(mount, files, os.path.join(self.folder, name), percent)
 
-    def discard(self, name):
-        part, path = self.part_of(name), os.path.join(self.folder, name + self.end)
-        if os.path.lexists(part):
-            self.remove(part)
-        if os.path.lexists(path):
-            os.rename(path, part)  # half of it is no generation
-            self.remove(part)
+    def discard(self, *names):
+        for name in names:
+            part, path = self.part_of(name), os.path.join(self.folder, name + self.end)
+            if os.path.lexists(part):
+                self.remove(part)
+            if os.path.lexists(path):
+                os.rename(path, part)  # half of it is no generation
+                self.remove(part)
 
     def discard_parts(self):
         """Of this run, and of those that were killed."""

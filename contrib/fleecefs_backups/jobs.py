@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import sys
 import tempfile
+import traceback
 
 from . import report, retention, stored
 from .backup import back_up
@@ -18,7 +20,8 @@ def hook(command, vm, said, status=""):
     """Runs the COMMAND of a person before or after the backup of a VM."""
     if command and run("/bin/sh", "-c", command, env={
             **os.environ, "FLEECEFS_VM": vm.name, "FLEECEFS_SOURCE": vm.source,
-            "FLEECEFS_STATUS": str(status), "FLEECEFS_REPORT": json.dumps(said)}) != 0:
+            "FLEECEFS_STATUS": str(status), "FLEECEFS_REPORT": json.dumps(said)},
+            stdout=sys.stderr) != 0:  # stdout is for --json
         raise Failed(f"the command '{command}' has failed")
 
 
@@ -55,6 +58,8 @@ class Child:
             try:
                 json.dump(one(vm, args), self.said)
                 self.said.flush()
+            except BaseException:  # a bug, which ends in this process
+                traceback.print_exc()
             finally:
                 os._exit(0)
 
@@ -116,6 +121,17 @@ def look_after(vm, said, args):
         said.update(status=1, error=f"older generations could not be removed: {error}")
 
 
+def tell_what_would_go(vms, args):
+    status = 0
+    for vm in vms:
+        try:
+            retention.prune(vm, args)
+        except FAULTS as error:
+            log(f"{vm.name}: {error}")
+            status = 1
+    return status
+
+
 def publish(vm, said, args):
     """The report of a VM to where it is wanted."""
     try:
@@ -135,9 +151,7 @@ def run_all(args, parser):
         vms, strange = sources(args, parser)
         status = 1 if strange else 0
         if args.dry_run:
-            for vm in vms:
-                retention.prune(vm, args)
-            return status
+            return max(status, tell_what_would_go(vms, args))
         try:
             all_backups(vms, args, reports)
             for vm, said in reports:
@@ -156,6 +170,6 @@ def run_all(args, parser):
         status = 1
     except Stopped as stop:
         signum = stop.args[0]
-        log(f"stopped by {signal.Signals(signum).name}: the backup was aborted")
+        log(f"stopped by {signal.Signals(signum).name}: what was not complete was aborted")
         status = 128 + signum
     return status

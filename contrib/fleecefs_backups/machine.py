@@ -152,7 +152,7 @@ def capture_domain(vm, folder):
     if not known(vm):
         return
     text, root = known(vm)
-    durable.write(os.path.join(folder, XML), text)
+    durable.write(os.path.join(folder, XML), text, mode=0o400)  # it has passwords
     nvram, tpm = nvram_path(root), tpm_folder(root, vm.uri)
     if (nvram or tpm) and not is_here(vm.uri):
         log(f"{vm.name}: its NVRAM and TPM are on another host and are not saved")
@@ -160,8 +160,10 @@ def capture_domain(vm, folder):
     # A firmware that was never started has no variables yet.
     if nvram and os.path.exists(nvram):
         shutil.copyfile(nvram, os.path.join(folder, NVRAM))
+        os.chmod(os.path.join(folder, NVRAM), 0o400)
     if tpm and os.path.isdir(tpm):
         ask("tar", "-cf", os.path.join(folder, TPM), "-C", tpm, ".")
+        os.chmod(os.path.join(folder, TPM), 0o400)
 
 
 def capture(vm, folder):

@@ -84,7 +84,7 @@ def write_metrics(folder, report):
     labels = "{" + ",".join(f'{name}="{label(printable(report[name]))}"'
                             for name in ("vm", "series", "destination")) + "}"
     said = _read(path, labels)
-    ended, good = _seconds(report["ended"]), report["status"] in (0, 3)
+    ended, good = _seconds(report["ended"]), report["generation"] is not None
     said["last_run_timestamp_seconds"] = ended
     said["last_status"] = report["status"]
     said["failures_total"] = int(said.get("failures_total", 0)) + (not good)

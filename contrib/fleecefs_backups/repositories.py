@@ -39,12 +39,13 @@ class Restic(Tool):
                   cwd=mount.path)
 
     def verify(self, mount, files, name, percent):
-        with reading(*self.restic, "dump", "--archive", "tar", self.snapshots()[name][1], "/") as stream:
-            verify.compare_archive(mount, files, stream, percent, f"snapshot {name} of {self.place}")
+        snapshot = self.snapshots()[name][1]
+        with reading(*self.restic, "dump", "--archive", "tar", snapshot, "/") as stream:
+            verify.compare_archive(mount, files, stream, percent, f"{name} of {self.place}")
 
-    def discard(self, name):
-        if name in (snapshots := self.snapshots()):
-            ask(*self.restic, "forget", snapshots[name][1])
+    def discard(self, *names):
+        if found := [self.snapshots()[n][1] for n in names if n in self.snapshots()]:
+            ask(*self.restic, "forget", *found)
             self.known = None
 
     def reclaim(self):
@@ -86,9 +87,9 @@ class Borg(Tool):
         with reading("borg", "export-tar", what, "-") as stream:
             verify.compare_archive(mount, files, stream, percent, what)
 
-    def discard(self, name):
-        if name in self.generations():
-            ask("borg", "delete", f"{self.repository}::{self.prefix}{name}")
+    def discard(self, *names):
+        if found := [self.prefix + n for n in names if n in self.generations()]:
+            ask("borg", "delete", f"{self.repository}::{found[0]}", *found[1:])
             self.known = None
 
     def reclaim(self):

@@ -24,8 +24,8 @@ def prune(vm, args):
                 tool.fold(set(remove))
         for name in remove:
             say(f"{vm.name}: {name}: {would}removed")
-            if not args.dry_run:
-                tool.discard(name)
+        if remove and not args.dry_run:
+            tool.discard(*remove)
     return [] if args.dry_run else remove
 
 

@@ -33,6 +33,11 @@ tr '\n' '\0' <.new | xargs -0r sha256sum -- >>.SHA256SUMS.part
 LC_ALL=C sort -k 2 -o .SHA256SUMS.part .SHA256SUMS.part
 rm .new; mv .SHA256SUMS.part SHA256SUMS"""
 
+# Removes the generation $1 by way of the name $2, which says that it is not complete.
+DISCARD = r"""set -e
+rm -rf -- "$2"; [ ! -d "$1" ] || mv -T -- "$1" "$2"
+rm -rf -- "$2"; :"""
+
 
 class Rsync(Tool):
     """A folder for each generation, here or at HOST:FOLDER, with the disks in pieces; those that are as
@@ -115,10 +120,10 @@ class Rsync(Tool):
                          or line.startswith(">f")]:
             raise Failed(f"{differing[0][12:]} of {name} differs from the snapshot")
 
-    def discard(self, name):
-        part = f"{self.folder}/{name}{stored.PARTIAL}"
-        self.there("sh", "-c", 'set -e; rm -rf -- "$2"; [ ! -d "$1" ] || mv -T -- "$1" "$2"; rm -rf -- "$2"',
-                   "sh", f"{self.folder}/{name}", part)
+    def discard(self, *names):
+        for name in names:
+            self.there("sh", "-c", DISCARD, "sh", f"{self.folder}/{name}",
+                       f"{self.folder}/{name}{stored.PARTIAL}")
 
     def discard_parts(self):
         """Of this run, and of those that were killed."""

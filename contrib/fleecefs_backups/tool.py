@@ -35,7 +35,7 @@ class Tool:
 
     generations() is what there is, as name to number (-1: from an older version);
     describe(name) its vm.json, {} if it has none; save() adds one, verify() compares it with the
-    snapshot, discard() takes it away again.
+    snapshot, discard() takes any number away again, in this order.
     """
 
     def needs(self, disk, info):
@@ -49,7 +49,11 @@ class Tool:
                     if missing := [n for n in needs if n not in known]:
                         raise Broken(f"its chain is broken: {missing[0]} is not in {self.place}")
                     return [*needs, name]
-        raise Broken(f"{base} is not in {self.place}")
+        raise Broken(self.missing(base))
+
+    def missing(self, base):
+        return (f"{base} is not in {self.place}; if that is one of several destinations in turn, give "
+                "each a --series of its own, or store pieces")
 
     def inventory(self):
         """All generations, the newest first, as keep.split() takes them."""

@@ -98,7 +98,8 @@ class Report(scripts.Base):
     def alerts(self, *tests):
         """Has promtool try the rules: (metrics, hours, names of the alerts then)."""
         said = {"rule_files": [RULES], "evaluation_interval": "1h", "tests": []}
-        alerts = re.findall(r"alert: (\w+)", open(RULES).read())
+        with open(RULES) as f:
+            alerts = re.findall(r"alert: (\w+)", f.read())
         for metrics, hours, expected in tests:
             labels = {"vm": "web", "series": "last", "destination": self.to}
             of = "{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}"
@@ -187,16 +188,18 @@ class Report(scripts.Base):
             vm.state = self.env["FLEECEFS_STATE_DIR"]
         path = self.env["PATH"].split(":")[0] + "/sync"
         with open(path, "w") as f:
-            f.write(f'#!/bin/sh\necho >> {self.dir}/gate\nexec sleep 1000\n')
+            f.write(f'#!/bin/sh\nprintf x >> {self.dir}/gate\nexec sleep 1000\n')
         os.chmod(path, 0o755)
         os.mkfifo(self.dir + "/gate")
+        gate = os.open(self.dir + "/gate", os.O_RDWR)
+        self.defer(os.close, gate)
         process = subprocess.Popen(
             [scripts.BACKUP, "-j2", "-o", "scratch=" + self.dir, "qcow2", self.to,
              *(f"vm{i}=qmp:{vm.monitor}" for i, vm in enumerate(vms))],
             env=self.env, stderr=subprocess.PIPE, text=True, preexec_fn=lib.die_with_us)
-        for _ in vms:
-            with open(self.dir + "/gate") as f:
-                f.read()
+        here = b""
+        while len(here) < len(vms):
+            here += os.read(gate, 1)
         process.terminate()
         said = process.communicate(timeout=lib.PATIENCE)[1]
         self.assertEqual(process.returncode, 128 + 15, said)
