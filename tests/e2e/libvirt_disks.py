@@ -108,6 +108,25 @@ class LibvirtDisks(lib.TestCase):
             mount.check_gone()
         self.refused(vm, "-o", "disk=vdb", says="vdb cannot be backed up: it is a vhost-user disk")
 
+    def test_transient(self):
+        """libvirt refuses the whole backup where it is to have one: what is in its image is to be had
+        when the VM is off."""
+        path = disks.create(self.path("transient.qcow2"), MIB)
+        disks.qemu_io(path, [f"write -q -P 9 0 {MIB}"])
+        vm = Domain(self, [Disk(self, "vda", MIB)],
+                    devices=self.disk(path, "vdb", driver="qcow2", rest="<transient/>"))
+        mount = self.begin(vm)
+        self.assertEqual(mount.folders(), ["vda"])
+        self.assertIn("vdb (transient, of which libvirt makes no backup while the VM runs)",
+                      mount.output())
+        self.fleecefs("--abort", mount.point)
+        mount.check_gone()
+        self.refused(vm, "-o", "disk=vdb", says="disk vdb cannot be backed up: it is transient, .*; "
+                                                "copy its image instead")
+        vm.quit()
+        mount = self.begin(vm)
+        self.assertEqual(mount.read("vdb/disk.raw", "rb"), bytes([9]) * MIB)
+
     def test_slice(self):
         """The whole file is not the disk."""
         path = self.path("big.raw")

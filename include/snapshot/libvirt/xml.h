@@ -21,6 +21,7 @@ typedef struct {
                         to fill in */
     bool empty, read_only;
     bool shareable;  /* with other VMs, which may write to it */
+    bool transient;  /* what the VM writes to it goes when the VM ends */
     bool vhost_user; /* another process has it, and QEMU no block node of it */
     bool slice;      /* it is a part of the image only */
     bool no_bitmaps; /* the image has no place for bitmaps; for the caller to fill in */

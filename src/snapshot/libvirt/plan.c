@@ -29,6 +29,8 @@ static const char *obstacle(const FlDomainDisk *disk, bool running)
         return "read-only";
     if (disk->vhost_user)
         return "a vhost-user disk, which another process has";
+    if (running && disk->transient)
+        return "transient, of which libvirt makes no backup while the VM runs";
     if (!running && disk->slice)
         return "a slice of a file, and the VM is shut off";
     if (!running && disk->path == NULL)

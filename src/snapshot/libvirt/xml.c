@@ -64,6 +64,8 @@ static void start_disk_part(FlDomainDisk *disk, const char *part, const char **n
         disk->slice = true;
     } else if (g_str_equal(part, "shareable")) {
         disk->shareable = true;
+    } else if (g_str_equal(part, "transient")) {
+        disk->transient = true;
     } else if (g_str_has_prefix(part, "driver/iothreads")) {
         disk->iothread = true;
     } else if (g_str_equal(part, "readonly")) {
