@@ -443,7 +443,9 @@ static void test_owner(void)
     }
     {
         g_autofree char *why = fl_vm_disowned(NULL, NULL, false);
+        g_autofree char *failed = fl_vm_disowned("restore-vm", NULL, false);
         g_assert_nonnull(why);
+        g_assert_nonnull(strstr(failed, "resume the VM (cont)"));
     }
 }
 

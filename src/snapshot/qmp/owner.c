@@ -28,6 +28,10 @@ char *fl_vm_disowned(const char *state, const char *migration, bool late_activat
     if (g_str_equal(state, "inmigrate"))
         return g_strdup("the VM waits for a migration to arrive (run state inmigrate), and another "
                         "QEMU has its disks: back it up where it runs now");
+    if (g_str_equal(state, "restore-vm"))
+        return g_strdup("the VM is being set back to an internal snapshot (run state restore-vm): "
+                        "try again when that is over; if it has failed, resume the VM (cont) or "
+                        "end it first");
     if (!g_strv_contains(owning_states, state))
         return g_strdup_printf("QEMU's run state is %s, in which its disks are not its own: try "
                                "again when that is over",
