@@ -114,14 +114,14 @@ static FlView *make_pbm(FlFile *file)
     return fl_view_pbm_new(map_of(file), file->bitmap->granularity, file->context);
 }
 
-/* What an increment is written over; NULL for none. */
 /* The most ranges of what was delivered that are kept apart, of a disk and of a file's tables: 64
  * MiB of memory at worst, for 128 GiB read in the worst order, 64 KiB here and there. */
 #define COVER_MAX  (2u << 20)
 #define TABLES_MAX (64u << 10)
-/* The same where there is no commit to allow, only progress to show: 2 MiB. */
-#define PROGRESS_MAX (64u << 10)
+/* The same where there is no commit to allow, only progress to show: 32 KiB. */
+#define PROGRESS_MAX (1u << 10)
 
+/* What an increment is written over; NULL for none. */
 static const char *backing_of(const FlViewOptions *options)
 {
     if (options->backing == NULL)
@@ -401,7 +401,7 @@ static void delivered(void *opaque, const FlPiece *piece)
         fl_cover_add(file->export->cover, piece->disk_offset, piece->disk_offset + length);
     } else if (piece->kind == FL_PIECE_MADE && file->kind->make == make_qcow2) {
         if (file->tables == NULL)
-            file->tables = fl_cover_new(TABLES_MAX);
+            file->tables = fl_cover_new(file->export->origin->snapshot ? TABLES_MAX : PROGRESS_MAX);
         fl_cover_add(file->tables, piece->start, piece->end);
     }
 }
