@@ -40,6 +40,16 @@ def at_generation(images, at):
     return [i for i in images if (taken := text.moment(i.time)) and taken < end]
 
 
+def count_disks(images):
+    """How many disks IMAGES are of: one may have got another name, and goes on by its identity."""
+    known = []
+    for image in images:
+        marks = {("name", image.disk)} | ({("identity", image.disk_id)} if image.disk_id else set())
+        same = [k for k in known if k & marks]
+        known = [k for k in known if not k & marks] + [marks.union(*same)]
+    return len(known)
+
+
 def choose(stored, args):
     """The image that the user wants."""
     images = of_vm(stored, args.vm)
@@ -57,10 +67,9 @@ def choose(stored, args):
     if not wanted:
         raise Refused(f"there is no such backup of a disk {args.disk}, but of "
                       f"{', '.join(sorted({i.disk for i in images}))}; see --list")
-    if args.disk is None and len({i.disk for i in images}) > 1:
-        if len(disks) > 1 or args.at is None:
-            raise Refused("there are several disks, choose one with --disk: "
-                          + ", ".join(sorted({i.disk for i in images})))
+    if args.disk is None and (len(disks) > 1 or (args.at is None and count_disks(images) > 1)):
+        raise Refused("there are several disks, choose one with --disk: "
+                      + ", ".join(sorted({i.disk for i in images})))
     last = wanted[-1]
     if args.at is None and last.generation != newest.generation:
         raise Refused(f"{last.disk} is not in the newest generation, {newest.generation}, which has "

@@ -116,9 +116,14 @@ class Restore(lib.TestCase):
         self.store("a/vda", 1, 0, restore_point="a", disk_id="d", number=0, vm=WEB)
         self.store("b/root", 2, 1, base="a", restore_point="b", disk_id="d", number=1, vm=WEB)
         self.assertTrue(self.restore("-d", "root") == self.disk(c0=1, c1=2))
+        self.assertTrue(self.restore() == self.disk(c0=1, c1=2))
         self.restore("-d", "vda", status=1, says="vda is not in the newest generation, b, which has "
                                                  "root; --at a has its last")
         self.assertTrue(self.restore("-d", "vda", "--at", "a") == self.disk(c0=1))
+        self.store("c/vda", 3, 2, restore_point="c", disk_id="e", number=2, vm=WEB)
+        self.assertTrue(self.restore() == self.disk(c2=3))
+        self.store("d/vdb", 4, 3, restore_point="d", disk_id="f", number=3, vm=WEB)
+        self.restore(status=1, says="several disks, choose one with --disk: root, vda, vdb")
 
     def test_another_disk_of_the_same_name(self):
         """Of the same second and size, too: what is not its base is not taken for it."""
