@@ -84,6 +84,11 @@ void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const ch
         g_free(origin->increment);
         origin->increment = g_strdup(bitmap->context);
     }
+    if (origin->base == NULL && series != NULL) {
+        origin->mode = g_strdup("full");
+        origin->reason =
+            g_strdup_printf("there is no restore point of series '%s' in the image", series);
+    }
     if (origin->base == NULL)
         return;
     origin->mode = g_strdup("incremental");

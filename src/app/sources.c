@@ -82,6 +82,8 @@ static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
         }
     }
     fl_image_point_choose(origin, export, opening->sources->options->series);
+    if (origin->reason != NULL)
+        g_message("%s: a full backup, because %s", opening->spec->text, origin->reason);
     return origin;
 }
 
@@ -190,16 +192,23 @@ bool fl_source_is_vm(const char *text)
 /* An option that is ignored would promise what is not done: a frozen guest, one disk only. */
 bool fl_sources_check_options(const FlOptions *options, GError **error)
 {
-    g_autofree char *usage = NULL;
+    g_autofree char *usage = fl_providers_usage();
+    bool vm = false, image = false;
 
-    if (options->command != FL_COMMAND_MOUNT || options->snapshot_option == NULL)
+    if (options->command != FL_COMMAND_MOUNT)
         return true;
     for (guint i = 0; i < options->sources->len; i++) {
         const FlSourceSpec *spec = options->sources->pdata[i];
-        if (spec->text != NULL && fl_source_is_vm(spec->text))
-            return true;
+        vm = vm || (spec->text != NULL && fl_source_is_vm(spec->text));
+        image = image || (spec->text != NULL && !fl_source_is_nbd(spec->text));
     }
-    usage = fl_providers_usage();
+    if (options->series != NULL && !vm && !image)
+        return fl_fail_usage(error,
+                             "option series is for VMs and their images, and no source is an "
+                             "image or %s",
+                             usage);
+    if (vm || options->snapshot_option == NULL)
+        return true;
     return fl_fail_usage(error, "option %s is for snapshots of VMs, and no source is %s",
                          options->snapshot_option, usage);
 }

@@ -49,8 +49,12 @@ class Off(lib.TestCase):
         self.assertEqual(disks.raw_bytes(increment, self.path("raw")), model)
         with self.mount(image, options=["--series=week"]) as mount:
             info = mount.json("vda/info.json")
-            self.assertNotIn("mode", info)
+            self.assertEqual((info["mode"], info["reason"]),
+                             ("full", "there is no restore point of series 'week' in the image"))
             self.assertNotIn("base", info)
+            self.assertIn("a full backup, because there is no restore point", mount.output())
+        self.assert_refused("--series=week", "nbd://localhost", self.mkdir("mnt"), status=2,
+                            says=["option series is for VMs and their images"])
 
     def test_point_that_was_not_committed(self):
         vm = Vm(self, [Disk(self, "vda", lib.MIB)])
