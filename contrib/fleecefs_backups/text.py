@@ -46,35 +46,54 @@ WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", 
 DAY = datetime.timedelta(days=1)
 
 
+def day_of(word, today):
+    """The midnight that the day begins with for which WORD stands; None if it stands for none."""
+    if word in ("today", "yesterday"):
+        return today - (word == "yesterday") * DAY
+    if word in WEEKDAYS:
+        return today - (today.weekday() - WEEKDAYS.index(word)) % 7 * DAY
+    return None
+
+
+def end_of_date(text):
+    """The end of a date, or of a time of it, by ISO 8601; None if TEXT is none."""
+    form = re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)? ?(Z|[+-]\d\d:?\d\d)?)?", text,
+                        re.IGNORECASE)
+    if not form:
+        return None
+    try:
+        # Python 3.10 and older know no "Z".
+        end = datetime.datetime.fromisoformat(
+            re.sub("Z$", "+00:00", re.sub(" (?=[Z+-])", "", text.upper())))
+        if form[3]:
+            return end
+        return end + (DAY if form[1] is None else datetime.timedelta(
+            **{"seconds" if form[2] else "minutes": 1}))
+    except (ValueError, OverflowError):
+        return None
+
+
 def end_of(when, now=None):
     """The moment in UTC until which something counts as WHEN: the end of the day, minute or second
-    that it names, in local time unless it says a zone. None if WHEN is no time."""
+    that it names, in local time unless it says a zone. None if WHEN is no time. The daemon knows the
+    same (fl_when_end)."""
     now = now or datetime.datetime.now().astimezone()
     today = now.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
-    word = when.strip().lower()
-    ago = re.fullmatch(r"(\d{1,6}) (minute|hour|day|week)s? ago", word)
-    if word == "now":
+    text = when.strip()
+    word, _, time = text.partition(" ")
+    ago = re.fullmatch(r"(\d{1,6}) (minute|hour|day|week)s? ago", text.lower())
+    day = day_of(word.lower(), today)
+    if text.lower() == "now":
         end = now
-    elif word in ("today", "yesterday"):
-        end = today + (DAY if word == "today" else 0 * DAY)
-    elif word in WEEKDAYS:
-        end = today - (today.weekday() - WEEKDAYS.index(word)) % 7 * DAY + DAY
     elif ago:
         end = now - int(ago[1]) * datetime.timedelta(**{ago[2] + "s": 1})
         if ago[2] in ("day", "week"):
             end = end.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None) + DAY
-    elif form := re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)? ?(Z|[+-]\d\d:?\d\d)?)?",
-                              when.strip(), re.IGNORECASE):
-        try:
-            end = datetime.datetime.fromisoformat(when.strip().upper().replace(" +", "+"))
-            if not form[3]:
-                end += DAY if form[1] is None else datetime.timedelta(
-                    **{"seconds" if form[2] else "minutes": 1})
-        except (ValueError, OverflowError):
-            return None
+    elif day:
+        end = end_of_date(f"{day:%Y-%m-%d} {time}") if time else day + DAY
     else:
-        return None
-    return end.astimezone(datetime.timezone.utc)
+        end = end_of_date(text)
+    return end and end.astimezone(datetime.timezone.utc)
 
 
 def moment(iso):

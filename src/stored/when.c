@@ -96,6 +96,22 @@ static GDateTime *end_of_date(const char *when, GDateTime *now)
     return now;
 }
 
+/* A word for a day and a time of it: "yesterday 22:10". */
+static GDateTime *end_of_time(const char *text, const char *lower, GDateTime *now)
+{
+    const char *time = strchr(text, ' ');
+    g_autofree char *word = time != NULL ? g_strndup(lower, (gsize)(time - text)) : NULL;
+    g_autoptr(GDateTime) end = NULL, day = NULL;
+    g_autofree char *date = NULL, *full = NULL;
+
+    if (word == NULL || g_str_equal(word, "now") || (end = end_of_word(word, now)) == NULL)
+        return NULL;
+    day = g_date_time_add_days(end, -1);
+    date = g_date_time_format(day, "%Y-%m-%d");
+    full = g_strconcat(date, time, NULL);
+    return end_of_date(full, now);
+}
+
 GDateTime *fl_when_end(const char *when, GDateTime *now)
 {
     g_autofree char *text = g_strstrip(g_strdup(when)), *lower = g_ascii_strdown(text, -1);
@@ -103,5 +119,7 @@ GDateTime *fl_when_end(const char *when, GDateTime *now)
 
     if (end == NULL)
         end = end_of_ago(lower, now);
+    if (end == NULL)
+        end = end_of_time(text, lower, now);
     return end != NULL ? end : end_of_date(text, now);
 }

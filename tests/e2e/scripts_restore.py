@@ -160,6 +160,7 @@ class Restore(lib.TestCase):
         weekday = (noon - datetime.timedelta(days=3)).strftime("%A")
         for at, byte in (("yesterday", 3), ("2 days ago", 2), (day, 2), (day + " 12:00", 2),
                          (day + " 11:59", 1), (day + "T11:59:59", 1), (weekday, 1), ("now", 3),
+                         ("yesterday 12:00", 3), ("yesterday 11:59", 2), (weekday + " 12:00", 1),
                          (point(1)[:16], None), (point(1), 2)):
             if byte is not None:
                 self.assertTrue(self.restore("--at", at) == self.disk(c0=byte), at)
