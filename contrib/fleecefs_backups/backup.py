@@ -156,7 +156,7 @@ def begin(vm, tool, mount, args):
         if not vm.is_image:
             mount.end("--abort")
             disks = mount.begin(vm.source, options + ["--full"])
-    if odd := [d for d in disks if d in (stored.VM_FILE, sums.FILE, *machine.FILES)]:
+    if odd := [d for d in disks if d in (stored.VM_FILE, sums.FILE, sums.SPARSE, *machine.FILES)]:
         raise Failed(f"a disk is called {odd[0]}, which is the name of a file of the backup: give it "
                      "another node name, or this VM a folder of its own (NAME=SOURCE)")
     return disks, form, needs

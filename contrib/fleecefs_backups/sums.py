@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """SHA256SUMS, the checksums beside a generation's files: `sha256sum -c SHA256SUMS` checks them too.
 
+Raw images, which are mostly holes, have theirs in SHA256SUMS.sparse, in the same form: SHA-256 of the
+length of the file, and of each MiB that is not all zeros: where it begins, and the MiB. Numbers are of
+8 bytes, big-endian. That takes as long as the data, not as long as the disk.
+
 While a generation is changed a file may have two lines, of what it was and of what it will be.
 vm.json has none: it is rewritten when others go.
 """
 import hashlib
 import os
 import re
+import struct
 
 from . import durable
+from .making import data_of
 from .stored import DAMAGED_FILE, VM_FILE, Damaged, open_regular
 
-FILE = "SHA256SUMS"
+FILE, SPARSE = "SHA256SUMS", "SHA256SUMS.sparse"
 CHUNK = 1 << 20
+ZEROS = bytes(CHUNK)
 _zeros = {}  # checksums of files that are one hole, by length
 
 
@@ -26,44 +33,80 @@ def _unescape(name):
     return re.sub(r"\\([\\nr])", lambda m: {"\\": "\\", "n": "\n", "r": "\r"}[m[1]], name)
 
 
-def of_file(path):
-    """The SHA-256 of what the file PATH holds, in hex."""
-    fd = open_regular(path)
-    with open(fd, "rb", buffering=0) as f:
-        status = os.fstat(fd)
-        if status.st_blocks == 0 and status.st_size in _zeros:
-            return _zeros[status.st_size]
-        digest = hashlib.sha256()
-        while data := f.read(CHUNK):
-            digest.update(data)
-        # From now on it is read from the disk, not from memory.
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+def is_sparse(name):
+    """Whether the file NAME, or what will be it, has the other kind of checksum."""
+    return name.endswith((".raw", ".raw.part"))
+
+
+def of_whole(fd, status):
+    if status.st_blocks == 0 and status.st_size in _zeros:
+        return _zeros[status.st_size]
+    digest, end = hashlib.sha256(), 0
+    while data := os.pread(fd, CHUNK, end):
+        digest.update(data)
+        end += len(data)
     if status.st_blocks == 0:
         _zeros[status.st_size] = digest.hexdigest()
     return digest.hexdigest()
 
 
-def read(folder):
-    """Of each file of a generation the checksums that it may have; None if none were recorded."""
-    path = os.path.join(folder, FILE)
-    if not os.path.lexists(path):
-        return None
+def of_sparse(fd, size):
+    digest, done = hashlib.sha256(struct.pack(">Q", size)), 0
+    for start, end in data_of(fd, size):
+        for at in range(max(start - start % CHUNK, done), end, CHUNK):
+            data, done = os.pread(fd, CHUNK, at), at + CHUNK
+            if data != ZEROS[:len(data)]:
+                digest.update(struct.pack(">Q", at) + data)
+    return digest.hexdigest()
+
+
+def of_file(path):
+    """The checksum of what the file PATH holds, in hex."""
+    fd = open_regular(path)
+    try:
+        status = os.fstat(fd)
+        digest = of_sparse(fd, status.st_size) if is_sparse(path) else of_whole(fd, status)
+        # From now on it is read from the disk, not from memory.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return digest
+    finally:
+        os.close(fd)
+
+
+def read_list(path):
+    """Of each file in one of the lists its checksums; a file may have two."""
     found = {}
     with open(open_regular(path), encoding="utf-8", errors="surrogateescape") as f:
         for line in f:
             said = re.fullmatch(r"(\\?)([0-9a-f]{64}) [ *](.+)\n", line)
             if not said:
-                raise Damaged(f"{FILE} is damaged: '{line[:80].strip()}'")
-            found.setdefault(_unescape(said[3]) if said[1] else said[3], []).append(said[2])
-    return {os.path.normpath(name): digests for name, digests in found.items()}
+                raise Damaged(f"{os.path.basename(path)} is damaged: '{line[:80].strip()}'")
+            name = os.path.normpath(_unescape(said[3]) if said[1] else said[3])
+            found.setdefault(name, []).append(said[2])
+    return found
+
+
+def read(folder):
+    """Of each file of a generation the checksums that it may have; None if none were recorded."""
+    paths = [os.path.join(folder, file) for file in (FILE, SPARSE)]
+    paths = [path for path in paths if os.path.lexists(path)]
+    found = {}
+    for path in paths:
+        found.update(read_list(path))
+    return found if paths else None
 
 
 def write(folder, sums):
-    lines = []
-    for name, digests in sorted(sums.items()):
-        mark, odd = _escape(name)
-        lines += [f"{mark}{digest}  {odd}\n" for digest in dict.fromkeys(digests)]
-    durable.write(os.path.join(folder, FILE), "".join(lines))
+    for file, sparse in ((FILE, False), (SPARSE, True)):
+        lines = []
+        for name, digests in sorted(sums.items()):
+            if is_sparse(name) == sparse:
+                mark, odd = _escape(name)
+                lines += [f"{mark}{digest}  {odd}\n" for digest in dict.fromkeys(digests)]
+        if lines or not sparse:
+            durable.write(os.path.join(folder, file), "".join(lines))
+        else:
+            durable.remove(os.path.join(folder, file))
 
 
 def files(folder):
@@ -72,7 +115,8 @@ def files(folder):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(names):
             path = os.path.relpath(os.path.join(top, name), folder)
-            if not name.startswith(".") and path not in (VM_FILE, FILE) and name != DAMAGED_FILE:
+            if not name.startswith(".") and path not in (VM_FILE, FILE, SPARSE) \
+                    and name != DAMAGED_FILE:
                 yield path
 
 

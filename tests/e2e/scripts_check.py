@@ -1,11 +1,18 @@
 #!/usr/bin/env python3
 """What is stored is compared with the snapshot, and checked later: damage is found, and is no base."""
+import hashlib
 import json
 import os
 import shutil
+import struct
+import sys
 
 import lib
 import scripts
+
+sys.path.append(lib.TOP + "/contrib")
+sys.dont_write_bytecode = True
+from fleecefs_backups import sums  # noqa: E402
 
 RESTORE = scripts.RESTORE
 
@@ -171,6 +178,30 @@ class Check(scripts.Base):
         done = lib.attempt(RESTORE, "--check", self.to)
         self.assertEqual((done.returncode, done.stderr),
                          (1, f"fleecefs-restore: {self.to} holds no backup\n"))
+
+
+class Sums(lib.TestCase):
+    def test_sparse(self):
+        """By what it holds, wherever there are holes, and as fast as that."""
+        path, other = self.path("disk.raw"), self.path("other.raw")
+        with open(path, "wb") as f:
+            f.truncate(lib.TIB + 7)
+            f.seek(lib.GIB + 5)
+            f.write(b"x")
+            f.seek(lib.TIB)
+            f.write(bytes(3 * lib.MIB))
+            f.truncate(lib.TIB + 7)
+        lib.run("cp", "--sparse=always", path, other)
+        self.assertEqual(sums.of_file(path), sums.of_file(other))
+        expected = hashlib.sha256(struct.pack(">QQ", lib.TIB + 7, lib.GIB))
+        expected.update(b"\0" * 5 + b"x" + bytes(lib.MIB - 6))
+        self.assertEqual(sums.of_file(path), expected.hexdigest())
+        for at in (lib.GIB + 5, 0, lib.TIB + 6):
+            flip(other, at)
+            self.assertNotEqual(sums.of_file(other), expected.hexdigest())
+            flip(other, at)
+        os.truncate(other, lib.TIB)
+        self.assertNotEqual(sums.of_file(other), expected.hexdigest())
 
 
 class Machine(scripts.Base):
