@@ -6,18 +6,28 @@ repository holds: the definition is shown to whoever restores before anything is
 """
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import uuid
 import xml.etree.ElementTree as ElementTree
 
 from . import machine, making
-from .commands import Failed, ask
-from .stored import Refused, open_regular
+from .commands import Failed
+from .stored import Damaged, Refused, open_regular
 from .text import file_name
 
 XML_MAX = 16 << 20
 ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+
+def open_part(folder, name):
+    """A file of a generation, which is no way to one of this host's."""
+    path = os.path.join(folder, name)
+    try:
+        return open_regular(path)
+    except Damaged as why:
+        raise Refused(f"{path} is damaged: {why}") from None
 
 
 def read_definition(folder):
@@ -26,7 +36,7 @@ def read_definition(folder):
         more = f", and see {machine.QMP}" if os.path.exists(os.path.join(folder, machine.QMP)) else ""
         raise Refused(f"{folder} has no {machine.XML}, as libvirt did not run this VM: restore its "
                       f"disks one by one{more}")
-    with open(open_regular(path), encoding="utf-8") as f:
+    with open(open_part(folder, machine.XML), encoding="utf-8") as f:
         try:
             return ElementTree.fromstring(f.read(XML_MAX))
         except (ElementTree.ParseError, UnicodeDecodeError) as why:
@@ -113,7 +123,9 @@ class Files:
 
 
 def restore_nvram(root, folder, path):
-    shutil.copyfile(os.path.join(folder, machine.NVRAM), path, follow_symlinks=False)
+    with open(open_part(folder, machine.NVRAM), "rb") as source, \
+            open(path, "xb") as target:
+        shutil.copyfileobj(source, target)
     nvram = root.find("os/nvram")
     template = {k: v for k, v in nvram.attrib.items() if k.startswith("template")}
     for child in list(nvram):
@@ -125,13 +137,19 @@ def restore_nvram(root, folder, path):
 
 def restore_tpm(folder, path):
     os.makedirs(path, mode=0o700)
-    # The state of swtpm is files alone; nothing else comes out of an archive that nobody vouches for.
-    ask("tar", "-xpf", os.path.join(folder, machine.TPM), "-C", path, "--no-same-permissions",
-        quiet=True)
+    archive = open_part(folder, machine.TPM)
+    try:
+        done = subprocess.run(["tar", "-x", "--no-same-permissions", "-C", path], stdin=archive)
+    finally:
+        os.close(archive)
+    if done.returncode != 0:
+        raise Refused(f"{machine.TPM} could not be unpacked")
+    # What swtpm keeps is files alone; nobody vouches for the archive.
     for top, folders, names in os.walk(path):
         for name in folders + names:
-            if os.path.islink(os.path.join(top, name)):
-                raise Refused(f"{machine.TPM} has a symbolic link, which no TPM does")
+            mode = os.lstat(os.path.join(top, name)).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise Refused(f"{machine.TPM} has {name}, which is no file")
 
 
 def define(chains, folder, target, args):

@@ -225,6 +225,16 @@ class Define(Scripts):
         self.backup(vm, source="libvirt:" + vm.name)
         vm.virsh("undefine", vm.name, "--nvram")
         lib.run(*self.inside, "rm", "-rf", state)
+        # What is in its archive and no file is refused, and so is the VM.
+        folder = f"{self.to}/{vm.name}"
+        archive = f"{folder}/{os.listdir(folder)[0]}/vm.tpm.tar"
+        os.rename(archive, archive + ".good")
+        odd = self.mkdir("odd")
+        os.symlink("/etc", odd + "/tpm2")
+        lib.run("tar", "-cf", archive, "-C", odd, ".")
+        self.check_refused(vm, "vm.tpm.tar has tpm2, which is no file")
+        self.assertEqual(lib.attempt(*self.inside, "test", "-e", state).returncode, 1)
+        os.rename(archive + ".good", archive)
         self.define(vm)
         self.assertEqual(lib.run(*self.inside, "cat", f"{state}/tpm2/tpm2-00.permall"), "secret\n")
         self.assertEqual(self.defined(vm, vm.name).findtext("uuid"), vm.uuid)
@@ -243,8 +253,17 @@ class Define(Scripts):
             os.chmod(path, 0o644)
             with open(path, "w") as f:
                 f.write(bad)
-            self.define(vm, status=1, says=says)
-            self.assertEqual(os.listdir(self.images) if os.path.exists(self.images) else [], [])
+            self.check_refused(vm, says)
+        with open(path, "w") as f:
+            f.write(good)
+        nvram = os.path.dirname(path) + "/vm.nvram"
+        os.unlink(nvram)
+        os.symlink("/etc/hostname", nvram)
+        self.check_refused(vm, "vm.nvram is damaged: it is a symbolic link")
+
+    def check_refused(self, vm, says):
+        self.define(vm, status=1, says=says)
+        self.assertEqual(os.listdir(self.images) if os.path.exists(self.images) else [], [])
 
     def test_marks(self):
         """Disks, and domains under --all, that are not to be backed up."""
