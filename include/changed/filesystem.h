@@ -3,7 +3,7 @@
  * Kinds of file systems: each by a library that is kept by others, behind one function.
  *
  * They run confined (util/confine.h): what a guest wrote may take the process over, and then finds
- * nothing but the volume.
+ * nothing but the part.
  */
 #pragma once
 
@@ -14,8 +14,8 @@ typedef struct {
     GString *warnings; /* lines for people, added to */
 } FlWalk;
 
-/* The files that changed. NULL with an error that names the volume. */
-typedef FlChangedList *FlWalkFunc(const FlVolume *volume, FlWalk *walk, GError **error);
+/* The files that changed. NULL with an error that names the part. */
+typedef FlChangedList *FlWalkFunc(const FlPart *part, FlWalk *walk, GError **error);
 
 FlWalkFunc fl_walk_ext; /* ext2, ext3 and ext4 */
 FlWalkFunc fl_walk_ntfs;

@@ -9,7 +9,7 @@
  */
 #pragma once
 
-#include "changed/volume.h"
+#include "changed/part.h"
 
 typedef enum {
     FL_CHANGED_DATA,
@@ -26,7 +26,7 @@ typedef struct {
     int64_t time;    /* ctime by the guest's clock, seconds since 1970 */
     uint64_t bytes;  /* of its contents in changed blocks */
     uint64_t again;  /* of these, in blocks with FL_AGAIN */
-    GArray *extents; /* of FlExtent: where in the volume these are; NULL: not asked for */
+    GArray *extents; /* of FlExtent: where in the part these are; NULL: not asked for */
 } FlChangedFile;
 
 /* A name of a file. */
@@ -38,7 +38,7 @@ typedef struct {
 typedef struct FlChangedList FlChangedList;
 
 /* ROOT is the id of the topmost folder. */
-FlChangedList *fl_changed_list_new(const FlVolume *volume, uint64_t root, bool extents);
+FlChangedList *fl_changed_list_new(const FlPart *part, uint64_t root, bool extents);
 void fl_changed_list_free(FlChangedList *list); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlChangedList, fl_changed_list_free)
 

@@ -15,9 +15,10 @@ typedef struct {
     bool by_size; /* the largest first */
     bool summary; /* sums of folders, down to DEPTH, instead of files */
     unsigned depth;
-    bool human;       /* sizes as 1.5G */
-    unsigned kinds;   /* of 1 << FlChangedHow: which to show */
-    const char *disk; /* shown before each path; NULL: nothing */
+    bool human;     /* sizes as 1.5G */
+    unsigned kinds; /* of 1 << FlChangedHow: which to show */
+    bool several;   /* parts are listed: each path is shown with its own */
+    const FlPart *part;
 } FlReport;
 
 /* Adds NAMES, of FlChangedName, to OUT. */

@@ -17,7 +17,7 @@ struct FlExtOverlay {
 };
 
 typedef struct {
-    const FlVolume *volume;
+    const FlPart *part;
     const FlExtOverlay *overlay;
 } Backing;
 
@@ -74,8 +74,8 @@ static errint_t lay_over(const Backing *backing, char *buf, size_t length, uint6
         next = MIN(start + overlay->block_size, end);
         if (copy == NULL)
             continue;
-        why = fl_volume_read(backing->volume, buf + (at - offset), (size_t)(next - at),
-                             copy->copy * overlay->block_size + (at - start));
+        why = fl_part_read(backing->part, buf + (at - offset), (size_t)(next - at),
+                           copy->copy * overlay->block_size + (at - start));
         if (why != 0)
             return why;
         for (uint64_t i = at; copy->escaped && i < MIN(next, start + strlen(magic)); i++)
@@ -94,7 +94,7 @@ static errcode_t read_blk64(io_channel channel, unsigned long long block, int co
 
     if (block > INT64_MAX / size)
         return EXT2_ET_SHORT_READ;
-    why = fl_volume_read(backing->volume, data, length, block * size);
+    why = fl_part_read(backing->part, data, length, block * size);
     if (why == 0 && backing->overlay != NULL)
         why = lay_over(backing, data, length, block * size);
     return why == 0 ? 0 : EXT2_ET_SHORT_READ;
@@ -141,7 +141,7 @@ static errcode_t open_channel(const char *name, int flags, io_channel *result);
 
 static struct struct_io_manager manager = {
     .magic = EXT2_ET_MAGIC_IO_MANAGER,
-    .name = "fleecefs volume",
+    .name = "fleecefs part",
     .open = open_channel,
     .close = close_channel,
     .set_blksize = set_blksize,
@@ -175,9 +175,9 @@ static errcode_t open_channel(const char *name, int flags, io_channel *result)
     return 0;
 }
 
-errcode_t fl_ext_open(const FlVolume *volume, const FlExtOverlay *overlay, ext2_filsys *fs)
+errcode_t fl_ext_open(const FlPart *part, const FlExtOverlay *overlay, ext2_filsys *fs)
 {
-    Backing backing = {.volume = volume, .overlay = overlay};
+    Backing backing = {.part = part, .overlay = overlay};
     g_autofree char *name = g_strdup_printf("%" PRIxPTR, (uintptr_t)&backing);
 
     /* Not ext2fs_open(), by which name libtsk has a function of its own. */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How libext2fs reads a volume: through its descriptor, and with blocks of a journal that was not
+ * How libext2fs reads a part: through its descriptor, and with blocks of a journal that was not
  * replayed in place of those that they are to replace. Private to changed/.
  */
 #pragma once
 
-#include "changed/volume.h"
+#include "changed/part.h"
 
 #include <ext2fs/ext2fs.h>
 
@@ -26,4 +26,4 @@ uint64_t fl_ext_overlay_find(const FlExtOverlay *overlay, uint64_t block);
 
 /* Opens the file system of VOLUME, to be closed with ext2fs_close_free(), before the two are
  * freed. OVERLAY may be NULL. */
-errcode_t fl_ext_open(const FlVolume *volume, const FlExtOverlay *overlay, ext2_filsys *fs);
+errcode_t fl_ext_open(const FlPart *part, const FlExtOverlay *overlay, ext2_filsys *fs);

@@ -15,7 +15,7 @@
 #define SCAN_BLOCKS 64
 
 typedef struct {
-    const FlVolume *volume;
+    const FlPart *part;
     const FlExtOverlay *overlay;
     ext2_filsys fs;
     FlChangedList *list;
@@ -32,8 +32,8 @@ static bool block_changed(const Walk *walk, uint64_t block)
     uint64_t copy = fl_ext_overlay_find(walk->overlay, block);
 
     return block <= INT64_MAX / size &&
-           (fl_volume_changed(walk->volume, size, block * size) > 0 ||
-            (copy != block && fl_volume_changed(walk->volume, size, copy * size) > 0));
+           (fl_part_changed(walk->part, size, block * size) > 0 ||
+            (copy != block && fl_part_changed(walk->part, size, copy * size) > 0));
 }
 
 /* Whether the part of the inode table that holds INO changed. An inode is not larger than a block,
@@ -47,8 +47,8 @@ static bool inode_changed(const Walk *walk, ext2_ino_t ino)
 
     if (fl_ext_overlay_find(walk->overlay, block) != block)
         return block_changed(walk, block);
-    return fl_volume_changed(walk->volume, walk->inode_size,
-                             block * walk->fs->blocksize + offset % walk->fs->blocksize) > 0;
+    return fl_part_changed(walk->part, walk->inode_size,
+                           block * walk->fs->blocksize + offset % walk->fs->blocksize) > 0;
 }
 
 /* COUNT blocks from FIRST on, which are the file's from block LOGICAL on. */
@@ -275,8 +275,7 @@ static bool replay_journal(ext2_filsys fs, FlExtOverlay *overlay, GError **error
 }
 
 /* What a guest that was not frozen left in the journal is read in its place. */
-static errcode_t replay(const FlVolume *volume, FlWalk *result, FlExtOverlay **overlay,
-                        ext2_filsys *fs)
+static errcode_t replay(const FlPart *part, FlWalk *result, FlExtOverlay **overlay, ext2_filsys *fs)
 {
     g_autoptr(GError) why = NULL;
 
@@ -287,22 +286,22 @@ static errcode_t replay(const FlVolume *volume, FlWalk *result, FlExtOverlay **o
         g_string_append_printf(result->warnings,
                                "%s: of the journal not all is known: %s: what changed last may be "
                                "missing; freeze the guest for snapshots (-o agent=)\n",
-                               volume->path, why->message);
+                               part->path, why->message);
     ext2fs_close_free(fs);
-    return fl_ext_open(volume, *overlay, fs);
+    return fl_ext_open(part, *overlay, fs);
 }
 
-FlChangedList *fl_walk_ext(const FlVolume *volume, FlWalk *result, GError **error)
+FlChangedList *fl_walk_ext(const FlPart *part, FlWalk *result, GError **error)
 {
-    g_autoptr(FlChangedList) list = fl_changed_list_new(volume, EXT2_ROOT_INO, result->extents);
+    g_autoptr(FlChangedList) list = fl_changed_list_new(part, EXT2_ROOT_INO, result->extents);
     g_autoptr(FlExtOverlay) overlay = NULL;
-    Walk walk = {.volume = volume, .list = list};
+    Walk walk = {.part = part, .list = list};
     errcode_t why;
 
     initialize_ext2_error_table();
-    why = fl_ext_open(volume, NULL, &walk.fs);
+    why = fl_ext_open(part, NULL, &walk.fs);
     if (why == 0)
-        why = replay(volume, result, &overlay, &walk.fs);
+        why = replay(part, result, &overlay, &walk.fs);
     if (why == 0) {
         walk.overlay = overlay;
         walk.inode_size = EXT2_INODE_SIZE(walk.fs->super);
@@ -316,7 +315,7 @@ FlChangedList *fl_walk_ext(const FlVolume *volume, FlWalk *result, GError **erro
         ext2fs_close_free(&walk.fs);
     }
     if (why != 0) {
-        fl_fail(error, "%s: ext: %s", volume->path, error_message(why));
+        fl_fail(error, "%s: ext: %s", part->path, error_message(why));
         return NULL;
     }
     return g_steal_pointer(&list);

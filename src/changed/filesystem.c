@@ -26,33 +26,33 @@ static const Kind kinds[] = {
      "btrfs, which no library reads; only dirty/*.map tells what changed"},
     {0, "LUKS\xba\xbe", NULL, "encrypted (LUKS)"},
     {0, "-FVE-FS-", NULL, "encrypted (BitLocker)"},
-    {512, "LABELONE", NULL, "a physical volume of LVM; give its volumes instead"},
+    {512, "LABELONE", NULL, "a physical volume of LVM; give its logical ones, as lv/VG-LV.raw"},
     {0xff6, "SWAPSPACE2", NULL, "swap space"},
 };
 
 /* EFI and boot partitions may be smaller than where others have their magic number. */
-static bool holds(const FlVolume *volume, uint64_t offset, const char *magic)
+static bool holds(const FlPart *part, uint64_t offset, const char *magic)
 {
     char found[16];
     size_t length = strlen(magic);
 
-    return fl_volume_read(volume, found, length, offset) == 0 && memcmp(found, magic, length) == 0;
+    return fl_part_read(part, found, length, offset) == 0 && memcmp(found, magic, length) == 0;
 }
 
-FlChangedList *fl_walk(const FlVolume *volume, FlWalk *walk, GError **error)
+FlChangedList *fl_walk(const FlPart *part, FlWalk *walk, GError **error)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
-        if (!holds(volume, kinds[i].offset, kinds[i].magic))
+        if (!holds(part, kinds[i].offset, kinds[i].magic))
             continue;
         if (kinds[i].walk != NULL)
-            return kinds[i].walk(volume, walk, error);
-        fl_fail(error, "%s: %s", volume->path, kinds[i].what);
+            return kinds[i].walk(part, walk, error);
+        fl_fail(error, "%s: %s", part->path, kinds[i].what);
         return NULL;
     }
     fl_fail(
         error,
         "%s: no file system that is known (ext2, ext3, ext4, NTFS, FAT, exFAT, HFS+); of a disk "
         "with partitions give these, as part1.raw",
-        volume->path);
+        part->path);
     return NULL;
 }

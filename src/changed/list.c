@@ -17,7 +17,7 @@ typedef struct {
 } Link;
 
 struct FlChangedList {
-    const FlVolume *volume;
+    const FlPart *part;
     uint64_t root;
     bool extents;
     GHashTable *files;   /* of FlChangedFile, by its id */
@@ -58,11 +58,11 @@ static void free_name(void *opaque)
     g_free(name);
 }
 
-FlChangedList *fl_changed_list_new(const FlVolume *volume, uint64_t root, bool extents)
+FlChangedList *fl_changed_list_new(const FlPart *part, uint64_t root, bool extents)
 {
     FlChangedList *list = g_new0(FlChangedList, 1);
 
-    list->volume = volume;
+    list->part = part;
     list->root = root;
     list->extents = extents;
     list->files = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, free_file);
@@ -87,7 +87,7 @@ void fl_changed_list_free(FlChangedList *list)
 
 void fl_changed_list_observe(FlChangedList *list, int64_t time)
 {
-    if (time <= list->volume->snapshot)
+    if (time <= list->part->snapshot)
         list->newest = MAX(list->newest, time);
 }
 
@@ -97,7 +97,7 @@ void fl_changed_list_measure(FlChangedList *list, FlChangedFile *file, uint64_t 
     uint64_t end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length;
     FlExtent extent;
 
-    for (; fl_volume_next(list->volume, offset, end, &extent); offset = extent.end) {
+    for (; fl_part_next(list->part, offset, end, &extent); offset = extent.end) {
         file->bytes += extent.end - extent.start;
         file->again += (extent.type & FL_AGAIN) != 0 ? extent.end - extent.start : 0;
         if (!list->extents)
@@ -170,11 +170,11 @@ static char *find_path(const FlChangedList *list, const Entry *entry)
 /* By the guest's clock, which can be behind the host's by no more than its newest time is. */
 static int64_t find_oldest(const FlChangedList *list)
 {
-    const FlVolume *volume = list->volume;
+    const FlPart *part = list->part;
     int64_t behind =
-        list->newest == INT64_MIN || volume->guest_clock ? 0 : volume->snapshot - list->newest;
+        list->newest == INT64_MIN || part->guest_clock ? 0 : part->snapshot - list->newest;
 
-    return volume->since < 0 ? INT64_MIN : volume->since - behind;
+    return part->since < 0 ? INT64_MIN : part->since - behind;
 }
 
 static int compare_names(const void *pa, const void *pb)

@@ -2,7 +2,7 @@
 /*
  * fleecefs-changed: which files of a guest changed.
  *
- * Each volume is walked by a process of its own, which opens the volume and its maps, gives up its
+ * Each part is walked by a process of its own, which opens the part and its maps, gives up its
  * rights and then reads what the guest wrote.
  */
 #include "changed/filesystem.h"
@@ -24,14 +24,14 @@
 #define MEMORY_MAX (UINT64_C(4) << 30)
 
 typedef struct {
-    FlVolumeOptions volume;
+    FlPartOptions part;
     FlReport report;
     bool extents;
     char **paths;
 } Options;
 
 /* Takes "--between A B", which has two values, out of ARGV. */
-static bool take_between(int *argc, char **argv, FlVolumeOptions *options, GError **error)
+static bool take_between(int *argc, char **argv, FlPartOptions *options, GError **error)
 {
     for (int i = 1; i < *argc && !g_str_equal(argv[i], "--"); i++) {
         if (!g_str_equal(argv[i], "--between"))
@@ -102,7 +102,7 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
     const GOptionEntry entries[] = {
         {"since", 's', 0, G_OPTION_ARG_STRING, &since,
          "since BITMAP began (default: the increment)", "BITMAP"},
-        {"map", 'm', 0, G_OPTION_ARG_FILENAME_ARRAY, &options->volume.maps,
+        {"map", 'm', 0, G_OPTION_ARG_FILENAME_ARRAY, &options->part.maps,
          "by a stored dirty/NAME.map, or several", "FILE"},
         {"newer", 'n', 0, G_OPTION_ARG_STRING, &newer, "when BITMAP began", "TIME"},
         {"only", 'o', 0, G_OPTION_ARG_STRING, &only, "of data,metadata,deleted", "KINDS"},
@@ -120,7 +120,7 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
 
     g_option_context_set_summary(context, summary);
     g_option_context_add_main_entries(context, entries, NULL);
-    if (!take_between(&argc, argv, &options->volume, error))
+    if (!take_between(&argc, argv, &options->part, error))
         return false;
     if (!g_option_context_parse(context, &argc, &argv, error)) {
         (*error)->domain = FL_ERROR;
@@ -133,14 +133,14 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
     }
     if (options->paths == NULL)
         return fl_fail_usage(error, "which file? (fleecefs-changed --help)");
-    if ((since != NULL) + (options->volume.until != NULL) + (options->volume.maps != NULL) > 1)
+    if ((since != NULL) + (options->part.until != NULL) + (options->part.maps != NULL) > 1)
         return fl_fail_usage(error, "--since, --between and --map exclude each other");
     if (json && null)
         return fl_fail_usage(error, "--json and --null exclude each other");
     if (null && options->paths[1] != NULL)
         return fl_fail_usage(error, "--null lists one file system, not several");
     if (since != NULL)
-        options->volume.since = g_steal_pointer(&since);
+        options->part.since = g_steal_pointer(&since);
     options->extents = extents && json;
     options->report = (FlReport){
         .format = json   ? FL_REPORT_JSON
@@ -152,7 +152,7 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
         .human = human,
     };
     return parse_kinds(only, &options->report.kinds, error) &&
-           parse_time(newer, &options->volume.newer, error);
+           parse_time(newer, &options->part.newer, error);
 }
 
 static bool write_all(const GString *out)
@@ -174,21 +174,22 @@ static int complain(const GError *error)
 }
 
 /* In a process of its own. Returns the exit status. */
-static int list_volume(const Options *options, const char *path)
+static int list_part(const Options *options, const char *path)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(FlVolume) volume = fl_volume_open(path, &options->volume, &error);
+    g_autoptr(FlPart) part = fl_part_open(path, &options->part, &error);
     g_autoptr(GString) out = g_string_new(NULL), warnings = g_string_new(NULL);
     g_autoptr(FlChangedList) list = NULL;
     FlWalk walk = {.extents = options->extents, .warnings = warnings};
     FlReport report = options->report;
 
-    if (volume == NULL || !fl_confine(MEMORY_MAX, &error))
+    if (part == NULL || !fl_confine(MEMORY_MAX, &error))
         return complain(error);
-    list = fl_walk(volume, &walk, &error);
+    list = fl_walk(part, &walk, &error);
     if (list == NULL)
         return complain(error);
-    report.disk = options->paths[1] != NULL || report.format == FL_REPORT_JSON ? path : NULL;
+    report.several = options->paths[1] != NULL;
+    report.part = part;
     fl_report(&report, fl_changed_list_finish(list), out);
     if (!write_all(out)) {
         fprintf(stderr, "fleecefs-changed: cannot write: %s\n", g_strerror(errno));
@@ -210,7 +211,7 @@ static int run(const Options *options, const char *path)
 
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        _exit(getppid() == parent ? list_volume(options, path) : 1);
+        _exit(getppid() == parent ? list_part(options, path) : 1);
     }
     if (pid < 0 || waitpid(pid, &status, 0) < 0) {
         fprintf(stderr, "fleecefs-changed: %s: no process for it: %s\n", path, g_strerror(errno));
@@ -241,6 +242,6 @@ int main(int argc, char **argv)
         status = status == 0 || one == 1 ? one : status;
     }
     g_strfreev(options.paths);
-    g_strfreev(options.volume.maps);
+    g_strfreev(options.part.maps);
     return status;
 }

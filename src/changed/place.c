@@ -6,13 +6,16 @@
 #include <string.h>
 #include <time.h>
 
+/* Of a file: more take too much memory. */
+#define STRETCHES_MAX (UINT64_C(1) << 22)
+
 void fl_place_free(FlPlace *place)
 {
     if (place == NULL)
         return;
     g_free(place->path);
     g_free(place->folder);
-    g_array_unref(place->parts);
+    g_array_unref(place->stretches);
     g_clear_pointer(&place->info, json_object_unref);
     g_free(place);
 }
@@ -31,12 +34,74 @@ static JsonObject *read_info(const char *folder, GError **error)
     return info;
 }
 
-static void add_part(FlPlace *place, uint64_t start, uint64_t length)
+static void add_stretch(FlPlace *place, uint64_t disk, uint64_t length)
 {
-    FlExtent part = {.start = start, .end = start + length};
+    FlStretch stretch = {.length = length, .disk = disk};
 
-    if (length <= INT64_MAX && start <= INT64_MAX - length)
-        g_array_append_val(place->parts, part);
+    if (place->stretches->len > 0) {
+        const FlStretch *last =
+            &g_array_index(place->stretches, FlStretch, place->stretches->len - 1);
+
+        stretch.start = last->start + last->length;
+    }
+    if (length > 0 && length <= INT64_MAX - stretch.start && disk <= INT64_MAX - length)
+        g_array_append_val(place->stretches, stretch);
+}
+
+/* In a row or in stripes: see "parts" in fleecefs-formats(5). */
+static bool add_stripes(FlPlace *place, JsonObject *part)
+{
+    JsonArray *areas = fl_json_array(part, "areas");
+    uint64_t length = (uint64_t)fl_json_int(part, "length");
+    uint64_t stripe = (uint64_t)fl_json_int(part, "stripe"), n = fl_json_length(areas);
+
+    if (stripe == 0 || n == 0 || length / stripe > STRETCHES_MAX)
+        return false;
+    for (uint64_t at = 0; at < length; at += stripe) {
+        uint64_t number = at / stripe;
+        JsonNode *area = json_array_get_element(areas, (guint)(number % n));
+
+        if (json_node_get_value_type(area) != G_TYPE_INT64)
+            return false;
+        add_stretch(place, (uint64_t)json_node_get_int(area) + number / n * stripe,
+                    MIN(stripe, length - at));
+    }
+    return place->stretches->len <= STRETCHES_MAX;
+}
+
+/* lv/GROUP-NAME.raw, in which a '-' of the two is doubled, as device mapper has it. */
+static bool is_volume(JsonObject *volume, const char *name)
+{
+    const char *group = fl_json_string(volume, "group"), *own = fl_json_string(volume, "name");
+    g_auto(GStrv) in_group = NULL, in_own = NULL;
+    g_autofree char *safe_group = NULL, *safe_own = NULL, *file = NULL;
+
+    if (group == NULL || own == NULL)
+        return false;
+    in_group = g_strsplit(group, "-", -1);
+    in_own = g_strsplit(own, "-", -1);
+    safe_group = g_strjoinv("--", in_group);
+    safe_own = g_strjoinv("--", in_own);
+    file = g_strconcat(safe_group, "-", safe_own, ".raw", NULL);
+    return g_str_equal(file, name);
+}
+
+static bool add_volume(FlPlace *place, const char *name)
+{
+    JsonArray *volumes = fl_json_array(place->info, "logical_volumes");
+
+    for (guint i = 0; i < fl_json_length(volumes); i++) {
+        JsonObject *volume = fl_json_element(volumes, i);
+        JsonArray *parts = fl_json_array(volume, "parts");
+        bool ok = true;
+
+        if (!is_volume(volume, name))
+            continue;
+        for (guint j = 0; j < fl_json_length(parts); j++)
+            ok = ok && add_stripes(place, fl_json_element(parts, j));
+        return ok;
+    }
+    return false;
 }
 
 /* partN.raw */
@@ -51,8 +116,8 @@ static bool add_partition(FlPlace *place, const char *name)
 
         if (!g_str_equal(file, name))
             continue;
-        add_part(place, (uint64_t)fl_json_int(partition, "start"),
-                 (uint64_t)fl_json_int(partition, "length"));
+        add_stretch(place, (uint64_t)fl_json_int(partition, "start"),
+                    (uint64_t)fl_json_int(partition, "length"));
         return true;
     }
     return false;
@@ -70,10 +135,14 @@ FlPlace *fl_place_find(const char *path, uint64_t size, bool alone, GError **err
     g_autoptr(FlPlace) place = g_new0(FlPlace, 1);
     g_autoptr(GError) missing = NULL;
     g_autofree char *name = g_path_get_basename(path);
+    bool is_in_lv;
 
     place->path = g_strdup(path);
     place->folder = g_path_get_dirname(path);
-    place->parts = g_array_new(FALSE, FALSE, sizeof(FlExtent));
+    is_in_lv = g_str_has_suffix(place->folder, "/lv");
+    if (is_in_lv)
+        *strrchr(place->folder, '/') = 0;
+    place->stretches = g_array_new(FALSE, FALSE, sizeof(FlStretch));
     place->info = read_info(place->folder, &missing);
     if (place->info == NULL && !alone) {
         fl_fail(error,
@@ -86,11 +155,9 @@ FlPlace *fl_place_find(const char *path, uint64_t size, bool alone, GError **err
     if (place->snapshot < 0)
         place->snapshot = (int64_t)time(NULL);
     if (place->info == NULL || g_str_equal(name, "disk.raw")) {
-        add_part(place, 0, size);
-    } else if (!add_partition(place, name)) {
-        fl_fail(error,
-                "%s: info.json beside it has no such partition; give disk.raw or a partition",
-                path);
+        add_stretch(place, 0, size);
+    } else if (is_in_lv ? !add_volume(place, name) : !add_partition(place, name)) {
+        fl_fail(error, "%s: info.json beside it has no such partition or logical volume", path);
         return NULL;
     }
     return g_steal_pointer(&place);

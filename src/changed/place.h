@@ -5,15 +5,15 @@
  */
 #pragma once
 
-#include "map/map.h"
+#include "changed/part.h"
 #include "qemu/json.h"
 
 typedef struct {
-    char *path;       /* of the file */
-    char *folder;     /* of the disk, that holds info.json and dirty/ */
-    GArray *parts;    /* of FlExtent: the file's bytes, in their order, as ranges of the disk */
-    JsonObject *info; /* NULL if there is none */
-    int64_t snapshot; /* point in time, seconds since 1970 */
+    char *path;        /* of the file */
+    char *folder;      /* of the disk, that holds info.json and dirty/ */
+    GArray *stretches; /* of FlStretch: the file's bytes, in their order */
+    JsonObject *info;  /* NULL if there is none */
+    int64_t snapshot;  /* point in time, seconds since 1970 */
 } FlPlace;
 
 /* ALONE: a file without an info.json is a disk of SIZE bytes of its own. */

@@ -37,8 +37,8 @@ static void put_text(const FlReport *report, GString *out, uint64_t bytes, const
 
     put_size(out, bytes, report->human);
     g_string_append_printf(out, "  %-9s  ", kind);
-    if (report->disk != NULL)
-        g_string_append_printf(out, "%s: ", report->disk);
+    if (report->several)
+        g_string_append_printf(out, "%s: ", report->part->path);
     g_string_append_printf(out, "%s%s\n", shown, folder ? "/" : "");
 }
 
@@ -52,17 +52,24 @@ static void put_name_text(const FlReport *report, GString *out, const FlChangedN
              file->folder);
 }
 
-static void put_extents(JsonBuilder *json, const GArray *extents)
+static void put_extents(JsonBuilder *json, const FlPart *part, const GArray *extents)
 {
     json_builder_set_member_name(json, "extents");
     json_builder_begin_array(json);
     for (guint i = 0; i < extents->len; i++) {
         FlExtent extent = g_array_index(extents, FlExtent, i);
 
-        json_builder_begin_object(json);
-        fl_json_add_int(json, "start", (gint64)extent.start);
-        fl_json_add_int(json, "length", (gint64)(extent.end - extent.start));
-        json_builder_end_object(json);
+        for (uint64_t at = extent.start, length; at < extent.end; at += length) {
+            uint64_t disk;
+
+            length = extent.end - at;
+            disk = fl_part_disk(part, at, &length);
+            json_builder_begin_object(json);
+            fl_json_add_int(json, "start", (gint64)at);
+            fl_json_add_int(json, "length", (gint64)length);
+            fl_json_add_int(json, "disk", (gint64)disk);
+            json_builder_end_object(json);
+        }
     }
     json_builder_end_array(json);
 }
@@ -92,7 +99,7 @@ static void put_name_json(const FlReport *report, GString *out, const FlChangedN
     const FlChangedFile *file = name->file;
 
     json_builder_begin_object(json);
-    fl_json_add_string(json, "volume", report->disk);
+    fl_json_add_string(json, "part", report->part->path);
     put_path(json, name->path);
     fl_json_add_int(json, "inode", (gint64)file->id);
     fl_json_add_string(json, "kind", kind_names[file->how]);
@@ -102,7 +109,7 @@ static void put_name_json(const FlReport *report, GString *out, const FlChangedN
     if (file->again > 0)
         fl_json_add_int(json, "bytes_changed_later", (gint64)file->again);
     if (file->extents != NULL)
-        put_extents(json, file->extents);
+        put_extents(json, report->part, file->extents);
     json_builder_end_object(json);
     put_line(out, json);
 }
@@ -171,7 +178,7 @@ static void put_folder(const FlReport *report, GString *out, const Folder *folde
         g_autoptr(JsonBuilder) json = json_builder_new();
 
         json_builder_begin_object(json);
-        fl_json_add_string(json, "volume", report->disk);
+        fl_json_add_string(json, "part", report->part->path);
         put_path(json, folder->path);
         fl_json_add_int(json, "files", (gint64)folder->files);
         fl_json_add_int(json, "bytes", (gint64)folder->bytes);

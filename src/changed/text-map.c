@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "text-map.h"
 
-#include "changed/volume.h"
+#include "changed/part.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -16,7 +16,7 @@
 #define NTFS_FIRST_USER 24 /* the records below are the file system's own */
 
 typedef struct {
-    const FlVolume *volume;
+    const FlPart *part;
     TSK_FS_INFO *fs;
     FlChangedList *list;
     /* NTFS: where the MFT is, and how long its records are. */
@@ -28,18 +28,18 @@ typedef struct {
 /* Libtsk fills what it knows of it. */
 typedef struct {
     TSK_IMG_INFO info;
-    const FlVolume *volume;
+    const FlPart *part;
 } Image;
 
 static ssize_t read_image(TSK_IMG_INFO *img, TSK_OFF_T offset, char *buf, size_t length)
 {
-    const FlVolume *volume = ((Image *)(void *)img)->volume;
+    const FlPart *part = ((Image *)(void *)img)->part;
     size_t n;
 
-    if (offset < 0 || (uint64_t)offset >= volume->size)
+    if (offset < 0 || (uint64_t)offset >= part->size)
         return -1;
-    n = MIN(length, volume->size - (uint64_t)offset);
-    return fl_volume_read(volume, buf, n, (uint64_t)offset) == 0 ? (ssize_t)n : -1;
+    n = MIN(length, part->size - (uint64_t)offset);
+    return fl_part_read(part, buf, n, (uint64_t)offset) == 0 ? (ssize_t)n : -1;
 }
 
 static void close_image(TSK_IMG_INFO *img)
@@ -97,7 +97,7 @@ static bool record_changed(const Walk *walk, uint64_t id)
         uint64_t length = part.end - part.start;
 
         if (at < length)
-            return fl_volume_changed(walk->volume, walk->record_size, part.start + at) > 0;
+            return fl_part_changed(walk->part, walk->record_size, part.start + at) > 0;
         at -= length;
     }
     return false;
@@ -242,7 +242,7 @@ static bool find_table(Walk *walk)
     const TSK_FS_ATTR *attr;
     int8_t size;
 
-    if (fl_volume_read(walk->volume, boot, sizeof boot, 0) != 0)
+    if (fl_part_read(walk->part, boot, sizeof boot, 0) != 0)
         return false;
     /* Clusters of a record, or if negative the power of two of its bytes (boot sector, 0x40). */
     size = (int8_t)boot[0x40];
@@ -285,19 +285,19 @@ static bool walk_folders(Walk *walk)
     return tsk_fs_dir_walk(walk->fs, walk->fs->root_inum, flags, on_entry, walk) == 0;
 }
 
-static FlChangedList *walk_volume(const FlVolume *volume, TSK_FS_TYPE_ENUM type, FlWalk *result,
-                                  GError **error)
+static FlChangedList *walk_part(const FlPart *part, TSK_FS_TYPE_ENUM type, FlWalk *result,
+                                GError **error)
 {
     g_autoptr(FlChangedList) list = NULL;
-    Walk walk = {.volume = volume};
-    Image image = {.volume = volume};
-    TSK_IMG_INFO *info = tsk_img_open_external(&image, (TSK_OFF_T)volume->size, 512, read_image,
+    Walk walk = {.part = part};
+    Image image = {.part = part};
+    TSK_IMG_INFO *info = tsk_img_open_external(&image, (TSK_OFF_T)part->size, 512, read_image,
                                                close_image, describe_image);
     bool ok = info != NULL;
 
     walk.fs = ok ? tsk_fs_open_img(info, 0, type) : NULL;
     if (walk.fs != NULL) {
-        list = fl_changed_list_new(volume, walk.fs->root_inum, result->extents);
+        list = fl_changed_list_new(part, walk.fs->root_inum, result->extents);
         walk.list = list;
         walk.table = g_array_new(FALSE, FALSE, sizeof(FlExtent));
         walk.changed_folders = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
@@ -309,29 +309,29 @@ static FlChangedList *walk_volume(const FlVolume *volume, TSK_FS_TYPE_ENUM type,
     if (list == NULL || !ok) {
         const char *why = tsk_error_get();
 
-        fl_fail(error, "%s: %s", volume->path, why != NULL ? why : "cannot be read");
+        fl_fail(error, "%s: %s", part->path, why != NULL ? why : "cannot be read");
     }
     if (info != NULL)
         tsk_img_close(info);
     return list != NULL && ok ? g_steal_pointer(&list) : NULL;
 }
 
-FlChangedList *fl_walk_ntfs(const FlVolume *volume, FlWalk *result, GError **error)
+FlChangedList *fl_walk_ntfs(const FlPart *part, FlWalk *result, GError **error)
 {
-    return walk_volume(volume, TSK_FS_TYPE_NTFS, result, error);
+    return walk_part(part, TSK_FS_TYPE_NTFS, result, error);
 }
 
-FlChangedList *fl_walk_fat(const FlVolume *volume, FlWalk *result, GError **error)
+FlChangedList *fl_walk_fat(const FlPart *part, FlWalk *result, GError **error)
 {
-    return walk_volume(volume, TSK_FS_TYPE_FAT_DETECT, result, error);
+    return walk_part(part, TSK_FS_TYPE_FAT_DETECT, result, error);
 }
 
-FlChangedList *fl_walk_exfat(const FlVolume *volume, FlWalk *result, GError **error)
+FlChangedList *fl_walk_exfat(const FlPart *part, FlWalk *result, GError **error)
 {
-    return walk_volume(volume, TSK_FS_TYPE_EXFAT, result, error);
+    return walk_part(part, TSK_FS_TYPE_EXFAT, result, error);
 }
 
-FlChangedList *fl_walk_hfs(const FlVolume *volume, FlWalk *result, GError **error)
+FlChangedList *fl_walk_hfs(const FlPart *part, FlWalk *result, GError **error)
 {
-    return walk_volume(volume, TSK_FS_TYPE_HFS, result, error);
+    return walk_part(part, TSK_FS_TYPE_HFS, result, error);
 }

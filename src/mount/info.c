@@ -71,6 +71,27 @@ static void add_content(JsonBuilder *json, const FlContent *content)
     json_builder_end_object(json);
 }
 
+/* Where it lies on the disk. */
+static void add_parts(JsonBuilder *json, const FlVolume *volume)
+{
+    json_builder_set_member_name(json, "parts");
+    json_builder_begin_array(json);
+    for (guint i = 0; i < volume->parts->len; i++) {
+        const FlVolumePart *part = &g_array_index(volume->parts, FlVolumePart, i);
+
+        json_builder_begin_object(json);
+        fl_json_add_int(json, "length", (gint64)part->length);
+        fl_json_add_int(json, "stripe", (gint64)part->stripe);
+        json_builder_set_member_name(json, "areas");
+        json_builder_begin_array(json);
+        for (unsigned j = 0; j < part->n; j++)
+            json_builder_add_int_value(json, (gint64)part->areas[j]);
+        json_builder_end_array(json);
+        json_builder_end_object(json);
+    }
+    json_builder_end_array(json);
+}
+
 static void add_volumes(JsonBuilder *json, const FlTable *table)
 {
     const GPtrArray *volumes = fl_table_volumes(table);
@@ -86,6 +107,7 @@ static void add_volumes(JsonBuilder *json, const FlTable *table)
             fl_json_add_string(json, "name", volume->name);
             fl_json_add_string(json, "uuid", volume->uuid);
             fl_json_add_int(json, "size", (gint64)volume->size);
+            add_parts(json, volume);
             add_content(json, &volume->content);
             json_builder_end_object(json);
         }

@@ -317,7 +317,9 @@ class Changed(lib.TestCase):
         self.assertEqual(found["home/letter"]["bytes"], 4096)
         self.assertEqual(found["home/letter"]["inode"], found["home/copy"]["inode"])
         with open(image, "rb") as f:
-            f.seek(found["home/letter"]["extents"][0]["start"])
+            extent = found["home/letter"]["extents"][0]
+            self.assertEqual(extent["start"], extent["disk"])
+            f.seek(extent["start"])
             self.assertEqual(f.read(4), b"Dear")
         self.assertEqual(found["home/mode"]["kind"], "metadata")
         only = self.ask(image, "--map", changes, "--newer", since, "--only=deleted")
@@ -426,6 +428,12 @@ class Changed(lib.TestCase):
             found = {f.get("path"): f["kind"] for f in
                      self.ask(path, "--since", "sunday", "--newer", since)}
             self.assertEqual(found, expected)
+            with open(mount / "web/disk.raw", "rb") as f:
+                extent = next(e for file in self.ask(path, "--since", "sunday", "--extents")
+                              if file.get("path") == "home/letter" for e in file["extents"])
+                self.assertEqual(extent["disk"], part + extent["start"])
+                f.seek(extent["disk"])
+                self.assertEqual(f.read(4), b"Dear")
             self.assertEqual(self.ask(path, "--since", "monday"), [])
             self.assertEqual({f.get("path") for f in self.ask(path, "--between", "sunday", "monday",
                                                               "--newer", since)}, set(expected))
@@ -434,6 +442,47 @@ class Changed(lib.TestCase):
             self.changed(mount / "web/disk.raw", "--since", "sunday", status=1,
                          says="give these, as part1.raw")
             self.changed(mount / "web/disk.qcow2", status=1, says="no such partition")
+
+    def test_logical_volume(self):
+        """In stripes over the disk, as info.json tells."""
+        image, changes, since, _ = self.example()
+        folder, stripe = self.mkdir("web"), 65536
+        os.mkdir(folder + "/lv")
+        os.mkdir(folder + "/dirty")
+        volume = folder + "/lv/g--1-root.raw"
+        os.rename(image, volume)
+        with open(folder + "/info.json", "w") as f:
+            json.dump({"contexts": [{"bitmap": "sunday"}], "point_in_time": "2026-11-21T03:00:00Z",
+                       "logical_volumes": [
+                           {"group": "g", "name": "1-root", "parts": []},
+                           {"group": "g-1", "name": "root", "parts": [
+                               {"length": SIZE // 2, "stripe": SIZE // 2, "areas": [SIZE * 2]},
+                               {"length": SIZE // 2, "stripe": stripe, "areas": [SIZE, 0]}]}]}, f)
+
+        def on_disk(at):
+            if at < SIZE // 2:
+                return SIZE * 2 + at
+            row, column = divmod((at - SIZE // 2) // stripe, 2)
+            return (SIZE, 0)[column] + row * stripe + at % stripe
+        with open(changes) as f:
+            dirty = [(on_disk(at), 4096) for start, length, kind, _ in map(str.split, f) if kind == "1"
+                     for at in range(int(start), int(start) + int(length), 4096)]
+        ranges, end = [], 0
+        for start, length in sorted(dirty):
+            ranges += [(end, start - end, False)] * (start > end) + [(start, length, True)]
+            end = start + length
+        write_map(folder + "/dirty/sunday.map", [*ranges, (end, SIZE * 3 - end, False)])
+        found = self.ask(volume, "--newer", since, "--extents")
+        alone = self.path("alone.raw")
+        os.link(volume, alone)
+        self.assertEqual([f.get("path") for f in found],
+                         [f.get("path") for f in self.ask(alone, "--map", changes, "--newer", since)])
+        extents = [e for f in found for e in f.get("extents", ())]
+        self.assertTrue(extents)
+        for extent in extents:
+            self.assertEqual(extent["disk"], on_disk(extent["start"]))
+            self.assertEqual(extent["disk"] + extent["length"] - 1,
+                             on_disk(extent["start"] + extent["length"] - 1))
 
     def test_running_vm(self):
         """The increment of a snapshot, and its time, are found by themselves."""

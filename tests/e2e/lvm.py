@@ -87,6 +87,14 @@ class Lvm(lib.TestCase):
         lib.run("fallocate", "--dig-holes", path)
         return contents
 
+    def by_parts(self, disk, parts):
+        """The bytes of a volume, by what info.json says of it."""
+        for part in parts:
+            for at in range(0, part["length"], part["stripe"]):
+                row, column = divmod(at // part["stripe"], len(part["areas"]))
+                disk.seek(part["areas"][column] + row * part["stripe"])
+                yield disk.read(min(part["stripe"], part["length"] - at))
+
     def check(self, mount, contents):
         (export,) = mount.folders()
         self.assertEqual(sorted(os.listdir(mount / f"{export}/lv")),
@@ -99,6 +107,8 @@ class Lvm(lib.TestCase):
             self.assertEqual((told[name]["group"], told[name]["size"]), ("vg0", len(data)))
             self.assertEqual(os.getxattr(mount / file, "user.fleecefs.uuid").decode(),
                              told[name]["uuid"])
+            with open(mount / f"{export}/disk.raw", "rb") as f:
+                self.assertTrue(b"".join(self.by_parts(f, told[name]["parts"])) == data, name)
             with open(mount / file, "rb") as f:
                 extents = disks.seek_walk(f.fileno())
             self.assertEqual(sum(e - s for s, e in extents), os.stat(mount / file).st_blocks * 512)

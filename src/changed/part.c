@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "changed/volume.h"
+#include "changed/part.h"
 
 #include "place.h"
 #include "text-map.h"
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 /* The map of what changed on the disk. */
-static FlMap *read_maps(const FlPlace *place, const FlVolumeOptions *options, GError **error)
+static FlMap *read_maps(const FlPlace *place, const FlPartOptions *options, GError **error)
 {
     g_autoptr(FlMap) changed = NULL;
 
@@ -47,9 +47,9 @@ static FlMap *cut(const FlMap *disk, const FlPlace *place, uint64_t size, GError
     g_autoptr(FlMapBuilder) builder = fl_map_builder_new();
     uint64_t left = size;
 
-    for (guint i = 0; i < place->parts->len && left > 0; i++) {
-        FlExtent part = g_array_index(place->parts, FlExtent, i);
-        uint64_t at = part.start, end = part.start + MIN(part.end - part.start, left);
+    for (guint i = 0; i < place->stretches->len && left > 0; i++) {
+        const FlStretch *stretch = &g_array_index(place->stretches, FlStretch, i);
+        uint64_t at = stretch->disk, end = stretch->disk + MIN(stretch->length, left);
 
         if (end > fl_map_size(disk)) {
             fl_fail(error,
@@ -77,54 +77,56 @@ static FlMap *cut(const FlMap *disk, const FlPlace *place, uint64_t size, GError
     return fl_map_builder_finish(g_steal_pointer(&builder));
 }
 
-FlVolume *fl_volume_open(const char *path, const FlVolumeOptions *options, GError **error)
+FlPart *fl_part_open(const char *path, const FlPartOptions *options, GError **error)
 {
-    g_autoptr(FlVolume) volume = g_new0(FlVolume, 1);
+    g_autoptr(FlPart) part = g_new0(FlPart, 1);
     g_autoptr(FlPlace) place = NULL;
     g_autoptr(FlMap) disk = NULL;
     off_t size;
 
-    volume->path = g_strdup(path);
-    volume->fd = open(path, O_RDONLY | O_CLOEXEC);
-    size = volume->fd < 0 ? -1 : lseek(volume->fd, 0, SEEK_END);
+    part->path = g_strdup(path);
+    part->fd = open(path, O_RDONLY | O_CLOEXEC);
+    size = part->fd < 0 ? -1 : lseek(part->fd, 0, SEEK_END);
     if (size < 0) {
         fl_fail(error, "%s: %s", path, g_strerror(errno));
         return NULL;
     }
-    volume->size = (uint64_t)size;
+    part->size = (uint64_t)size;
     place =
-        fl_place_find(path, volume->size, options->maps != NULL && options->maps[0] != NULL, error);
+        fl_place_find(path, part->size, options->maps != NULL && options->maps[0] != NULL, error);
     if (place == NULL)
         return NULL;
     disk = read_maps(place, options, error);
     if (disk == NULL)
         return NULL;
-    volume->changed = cut(disk, place, volume->size, error);
-    if (volume->changed == NULL)
+    part->changed = cut(disk, place, part->size, error);
+    if (part->changed == NULL)
         return NULL;
-    volume->guest_clock = options->newer >= 0;
-    volume->since = volume->guest_clock ? options->newer : fl_place_since(place, options->since);
-    volume->snapshot = place->snapshot;
-    return g_steal_pointer(&volume);
+    part->stretches = g_array_ref(place->stretches);
+    part->guest_clock = options->newer >= 0;
+    part->since = part->guest_clock ? options->newer : fl_place_since(place, options->since);
+    part->snapshot = place->snapshot;
+    return g_steal_pointer(&part);
 }
 
-void fl_volume_free(FlVolume *volume)
+void fl_part_free(FlPart *part)
 {
-    if (volume == NULL)
+    if (part == NULL)
         return;
-    if (volume->fd >= 0)
-        close(volume->fd);
-    fl_map_unref(volume->changed);
-    g_free(volume->path);
-    g_free(volume);
+    if (part->fd >= 0)
+        close(part->fd);
+    fl_map_unref(part->changed);
+    g_clear_pointer(&part->stretches, g_array_unref);
+    g_free(part->path);
+    g_free(part);
 }
 
-errint_t fl_volume_read(const FlVolume *volume, void *buf, size_t length, uint64_t offset)
+errint_t fl_part_read(const FlPart *part, void *buf, size_t length, uint64_t offset)
 {
-    if (offset > volume->size || length > volume->size - offset)
+    if (offset > part->size || length > part->size - offset)
         return -EIO;
     for (size_t done = 0; done < length;) {
-        ssize_t n = pread(volume->fd, (char *)buf + done, length - done, (off_t)(offset + done));
+        ssize_t n = pread(part->fd, (char *)buf + done, length - done, (off_t)(offset + done));
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -135,13 +137,13 @@ errint_t fl_volume_read(const FlVolume *volume, void *buf, size_t length, uint64
     return 0;
 }
 
-bool fl_volume_next(const FlVolume *volume, uint64_t offset, uint64_t end, FlExtent *extent)
+bool fl_part_next(const FlPart *part, uint64_t offset, uint64_t end, FlExtent *extent)
 {
-    end = MIN(end, volume->size);
+    end = MIN(end, part->size);
     if (offset >= end)
         return false;
-    for (size_t i = fl_map_find(volume->changed, offset); offset < end; i++) {
-        FlExtent found = fl_map_get(volume->changed, i);
+    for (size_t i = fl_map_find(part->changed, offset); offset < end; i++) {
+        FlExtent found = fl_map_get(part->changed, i);
 
         if ((found.type & FL_DIRTY) != 0) {
             *extent = (FlExtent){offset, MIN(found.end, end), found.type};
@@ -152,12 +154,29 @@ bool fl_volume_next(const FlVolume *volume, uint64_t offset, uint64_t end, FlExt
     return false;
 }
 
-uint64_t fl_volume_changed(const FlVolume *volume, uint64_t length, uint64_t offset)
+uint64_t fl_part_disk(const FlPart *part, uint64_t offset, uint64_t *length)
+{
+    const FlStretch *stretches = (const FlStretch *)(void *)part->stretches->data;
+    guint low = 0, high = part->stretches->len;
+
+    while (high - low > 1) {
+        guint middle = low + (high - low) / 2;
+
+        if (stretches[middle].start <= offset)
+            low = middle;
+        else
+            high = middle;
+    }
+    *length = MIN(*length, stretches[low].start + stretches[low].length - offset);
+    return stretches[low].disk + (offset - stretches[low].start);
+}
+
+uint64_t fl_part_changed(const FlPart *part, uint64_t length, uint64_t offset)
 {
     uint64_t end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length, bytes = 0;
     FlExtent extent;
 
-    for (; fl_volume_next(volume, offset, end, &extent); offset = extent.end)
+    for (; fl_part_next(part, offset, end, &extent); offset = extent.end)
         bytes += extent.end - extent.start;
     return bytes;
 }

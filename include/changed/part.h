@@ -19,28 +19,37 @@ typedef struct {
     const char *until; /* with since: a later bitmap; NULL: none */
     char **maps;       /* files as of dirty/NAME.map, instead of bitmaps; NULL or empty: none */
     int64_t newer;     /* what changed did so later, by the guest's clock; -1: not known */
-} FlVolumeOptions;
+} FlPartOptions;
+
+/* LENGTH bytes of a file that lie together on the disk. */
+typedef struct {
+    uint64_t start, length, disk;
+} FlStretch;
 
 typedef struct {
     char *path;
     int fd;
     uint64_t size;
-    FlMap *changed; /* of the file, with FL_DIRTY and FL_AGAIN */
+    FlMap *changed;    /* of the file, with FL_DIRTY and FL_AGAIN */
+    GArray *stretches; /* of FlStretch, which cover it in order */
     /* In seconds since 1970, by the host's clock unless said otherwise. */
     int64_t since;    /* when the bitmap began; -1: not known */
     bool guest_clock; /* SINCE is by that */
     int64_t snapshot; /* the point in time of the file's contents */
-} FlVolume;
+} FlPart;
 
-FlVolume *fl_volume_open(const char *path, const FlVolumeOptions *options, GError **error);
-void fl_volume_free(FlVolume *volume); /* NULL is fine */
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlVolume, fl_volume_free)
+FlPart *fl_part_open(const char *path, const FlPartOptions *options, GError **error);
+void fl_part_free(FlPart *part); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlPart, fl_part_free)
 
 /* Reads exactly LENGTH bytes. -EIO at the end of the file, as well. */
-errint_t fl_volume_read(const FlVolume *volume, void *buf, size_t length, uint64_t offset);
+errint_t fl_part_read(const FlPart *part, void *buf, size_t length, uint64_t offset);
 
 /* The next range of [offset, end) that changed, cut to it. False if there is none. */
-bool fl_volume_next(const FlVolume *volume, uint64_t offset, uint64_t end, FlExtent *extent);
+bool fl_part_next(const FlPart *part, uint64_t offset, uint64_t end, FlExtent *extent);
+
+/* Where OFFSET, below the size, is on the disk; *LENGTH is cut to what lies together with it. */
+uint64_t fl_part_disk(const FlPart *part, uint64_t offset, uint64_t *length);
 
 /* How many bytes of [offset, offset + length) changed; what is past the end did not. */
-uint64_t fl_volume_changed(const FlVolume *volume, uint64_t length, uint64_t offset);
+uint64_t fl_part_changed(const FlPart *part, uint64_t length, uint64_t offset);
