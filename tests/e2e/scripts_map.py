@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """contrib/fleecefs-map, of what a mount shows and of what fleecefs-backup has stored."""
+import json
 import re
 import shutil
 
@@ -56,6 +57,34 @@ class Map(scripts.Base):
             self.svg = f.read()
         found = re.findall(rf'fill="(#\w+)"><title>at (.*): (.*) of {count}<', self.svg)
         return [c for c in found if c[2] != "0"]
+
+    def test_files(self):
+        """Hot spots by the files that are there, as fleecefs-changed tells them."""
+        changes, found = self.path("map"), self.path("json")
+        with open(changes, "w") as f:
+            f.write(f"0 {lib.MIB} 1 dirty\n{lib.MIB} {lib.MIB} 0 clean\n")
+
+        def line(name, inode, *extents):
+            return json.dumps({"part": "disk.raw", "path": name, "inode": inode, "kind": "data",
+                               "extents": [{"start": 0, "disk": at, "length": length}
+                                           for at, length in extents]}) + "\n"
+        with open(found, "w") as f:
+            f.write(line("var/log/<sys>\n", 5, (0, 40000), (65536, 5000)))
+            f.write(line("another name of it", 5, (0, 40000), (65536, 5000)))
+            f.write(line("home/a", 6, (70536, 9000)))
+            f.write(json.dumps({"part": "disk.raw", "inode": 7, "kind": "deleted"}) + "\n")
+        self.cells(changes, "--files", found, count=1)
+        titles = re.findall(r"<title>at (\d.*?): .*?of 1(.*?)</title>", self.svg, re.S)
+        self.assertEqual(dict(titles)["0 B"], "\nvar/log/&lt;sys&gt;\\n")
+        self.assertEqual(dict(titles)["64 KiB"], "\nhome/a\nvar/log/&lt;sys&gt;\\n")
+        self.assertEqual(re.findall(r"<text[^>]*>(\d\S* KiB)</text>\n<text[^>]*>([^<]*/[^<]*)</text>", self.svg),
+                         [("43.95 KiB", "var/log/&lt;sys&gt;\\n"), ("8.789 KiB", "home/a")])
+        for broken in ("x\n", "[]\n", line("a", 1, (2 * lib.MIB, 1)), line("a", 1, (0, -5))):
+            with open(found, "w") as f:
+                f.write(broken)
+            done = lib.attempt(MAP, changes, "--files", found)
+            self.assertIn(f"fleecefs-map: {found}:1 is not of this disk", done.stderr)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
 
     def test_what_is_stored(self):
         """By its folder, and by the files in it, in each form."""
