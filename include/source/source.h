@@ -38,6 +38,8 @@ typedef struct {
 
     /* What only some sources know. */
     GPtrArray *bitmaps;           /* of FlBitmap, sorted by name; some may not be served */
+    char **path;                  /* folders of the tree that it is in, and its own; ended by NULL.
+                                     NULL: one that has its name */
     char *format;                 /* of the image file that it is, as QEMU calls it; else NULL */
     struct timespec mtime, ctime; /* of that file; 0: it is none */
 } FlExportInfo;

@@ -27,6 +27,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlJail, fl_jail_free)
 /* Shows the file or block device at PATH, which is absolute, under that name. */
 void fl_jail_add_file(FlJail *jail, const char *path);
 
+/* Shows the folder at PATH with all that is in it, now and later. */
+void fl_jail_add_folder(FlJail *jail, const char *path);
+/* The file at PATH, which is in such a folder, has to be readable, too. */
+void fl_jail_try_file(FlJail *jail, const char *path);
+
 /* Finds out with how little right the files can be read. False with an error if the kernel, or the
  * rights that we have ourselves, do not suffice for a jail. */
 bool fl_jail_prepare(FlJail *jail, GError **error);

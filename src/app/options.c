@@ -401,8 +401,8 @@ static GOptionContext *make_context(FlOptions *options, GArray *entries)
     g_option_context_set_help_enabled(context, FALSE);
     g_option_context_set_summary(
         context, "Mounts the disks of virtual machines as read-only files. SOURCE is an NBD URI,\n"
-                 "an image file, a folder of pieces, qmp:PATH, libvirt:DOMAIN, or a server in\n"
-                 "brackets:\n"
+                 "an image file, a folder of pieces, backup:FOLDER, qmp:PATH, libvirt:DOMAIN,\n"
+                 "or a server in brackets:\n"
                  "  fleecefs [ SERVER ARGS... ] MOUNTPOINT");
     return context;
 }

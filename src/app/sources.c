@@ -55,9 +55,20 @@ static struct timespec now(void)
     return (struct timespec){.tv_sec = us / G_USEC_PER_SEC, .tv_nsec = us % G_USEC_PER_SEC * 1000};
 }
 
+/* Of a disk that lies deeper in the tree than others, inodes are told apart by its export's name. */
+static FlOrigin *new_origin(const Opening *opening, const FlExportInfo *export)
+{
+    g_autofree char *source = NULL;
+
+    if (export->path == NULL)
+        return fl_origin_new(source_name(opening), export->name);
+    source = g_build_filename(source_name(opening), export->name, NULL);
+    return fl_origin_new(source, export->path[g_strv_length(export->path) - 1]);
+}
+
 static FlOrigin *make_origin(const Opening *opening, const FlExportInfo *export)
 {
-    FlOrigin *origin = fl_origin_new(source_name(opening), export->name);
+    FlOrigin *origin = new_origin(opening, export);
 
     origin->time = origin->ctime = now();
     if (export->mtime.tv_sec == 0)
@@ -105,14 +116,18 @@ static FlExport *add_export(const Opening *opening, FlExportInfo *info, FlOrigin
     FlSources *sources = opening->sources;
     g_autoptr(FlDisk) disk = fl_disk_new(opening->source, info, options);
     FlExport *export = fl_export_new(disk, origin, sources->cache, &sources->options->view);
-    const char *path[] = {opening->folder, origin->folder, NULL};
-    const char *const *below = path;
+    g_autoptr(GPtrArray) path = g_ptr_array_new();
 
-    if (opening->folder == NULL)
-        below = path + 1;
-    else if (opening->one_disk)
-        path[1] = NULL;
-    return fl_tree_add_export(sources->tree, below, export, error) ? export : NULL;
+    if (opening->folder != NULL)
+        g_ptr_array_add(path, (char *)opening->folder);
+    for (guint i = 0; info->path != NULL && info->path[i] != NULL; i++)
+        g_ptr_array_add(path, info->path[i]);
+    if (info->path == NULL && (opening->folder == NULL || !opening->one_disk))
+        g_ptr_array_add(path, origin->folder);
+    g_ptr_array_add(path, NULL);
+    return fl_tree_add_export(sources->tree, (const char *const *)path->pdata, export, error)
+               ? export
+               : NULL;
 }
 
 /* Block status tells of 4 GiB at a time: the maps of a larger disk would take for ever. */

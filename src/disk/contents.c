@@ -187,9 +187,9 @@ static void leave_out(FlContents *contents, uint64_t start, const GError *error)
                                     error->message));
 }
 
-static void feed_head(FlContents *contents, const void *bytes, size_t length)
+/* BYTES, LENGTH of them, are the head of REGION. */
+static void look_into(FlContents *contents, const Region *region, const void *bytes, size_t length)
 {
-    const Region *region = &g_array_index(contents->regions, Region, contents->index++);
     g_autoptr(GError) error = NULL;
     FlLvmPv pv;
 
@@ -200,6 +200,14 @@ static void feed_head(FlContents *contents, const void *bytes, size_t length)
         g_array_append_val(contents->pvs, pv);
     else
         leave_out(contents, region->start, error);
+}
+
+void fl_contents_add_disk(FlContents *contents, const void *bytes, size_t length, uint64_t size,
+                          FlContent *into)
+{
+    Region disk = {.length = size, .into = into};
+
+    look_into(contents, &disk, bytes, length);
 }
 
 static void drop_pv(FlContents *contents, const GError *error)
@@ -258,7 +266,8 @@ void fl_contents_feed(FlContents *contents, const void *bytes)
         return;
     switch (contents->stage) {
     case HEADS:
-        feed_head(contents, bytes, length);
+        look_into(contents, &g_array_index(contents->regions, Region, contents->index++), bytes,
+                  length);
         break;
     case HEADERS:
         feed_header(contents, bytes);

@@ -14,6 +14,9 @@ void fl_contents_free(FlContents *contents); /* NULL is fine */
 /* To be looked into before anything is wanted: [START, START + LENGTH) of the disk, whose content
  * is filled in to INTO. No more than a few are. */
 void fl_contents_add(FlContents *contents, uint64_t start, uint64_t length, FlContent *into);
+/* The disk itself, of SIZE bytes, of which LENGTH are known. */
+void fl_contents_add_disk(FlContents *contents, const void *bytes, size_t length, uint64_t size,
+                          FlContent *into);
 
 /* As fl_table_wants() and fl_table_feed(). */
 bool fl_contents_wants(const FlContents *contents, uint64_t *offset, size_t *length);

@@ -112,7 +112,8 @@ bool fl_table_wants(const FlTable *table, uint64_t *offset, size_t *length)
     return true;
 }
 
-static void begin_contents(FlTable *table)
+/* HEAD is what there is at the beginning of the disk, if that has no table. */
+static void begin_contents(FlTable *table, const void *head, size_t length)
 {
     table->contents = fl_contents_new();
     for (guint i = 0; i < table->partitions->len; i++) {
@@ -120,7 +121,7 @@ static void begin_contents(FlTable *table)
         fl_contents_add(table->contents, partition->start, partition->length, &partition->content);
     }
     if (table->kind == NULL)
-        fl_contents_add(table->contents, 0, table->size, &table->content);
+        fl_contents_add_disk(table->contents, head, length, table->size, &table->content);
 }
 
 static void leave_out(FlTable *table, unsigned number, const char *why)
@@ -277,7 +278,7 @@ void fl_table_feed(FlTable *table, const void *bytes)
     else
         feed_link(table, bytes, length, entries);
     if (table->complete)
-        begin_contents(table);
+        begin_contents(table, bytes, length);
 }
 
 bool fl_table_skip(FlTable *table)

@@ -47,8 +47,9 @@ typedef struct {
 } Shown;
 
 struct FlJail {
-    GArray *shown; /* of Shown */
-    char *folder;  /* the one that we are in */
+    GArray *shown;    /* of Shown */
+    GPtrArray *tried; /* of char *: other files that have to be readable */
+    char *folder;     /* the one that we are in */
     bool root;
     Level level;
     char uid_map[64], gid_map[64];
@@ -112,6 +113,7 @@ FlJail *fl_jail_new(const char *program)
 
     jail->shown = g_array_new(FALSE, FALSE, sizeof(Shown));
     g_array_set_clear_func(jail->shown, clear_shown);
+    jail->tried = g_ptr_array_new_with_free_func(g_free);
     jail->folder = g_get_current_dir();
     jail->root = geteuid() == 0;
     for (size_t i = 0; i < G_N_ELEMENTS(basis); i++)
@@ -127,6 +129,7 @@ void fl_jail_free(FlJail *jail)
     if (jail == NULL)
         return;
     g_array_unref(jail->shown);
+    g_ptr_array_unref(jail->tried);
     g_free(jail->folder);
     g_free(jail->filter.filter);
     g_free(jail);
@@ -135,6 +138,16 @@ void fl_jail_free(FlJail *jail)
 void fl_jail_add_file(FlJail *jail, const char *path)
 {
     show(jail, path, true);
+}
+
+void fl_jail_add_folder(FlJail *jail, const char *path)
+{
+    show(jail, path, false);
+}
+
+void fl_jail_try_file(FlJail *jail, const char *path)
+{
+    g_ptr_array_add(jail->tried, g_strdup(path));
 }
 
 void fl_jail_disable(void)
@@ -317,6 +330,14 @@ static int try_level(const FlJail *jail, Level level)
 
             if (shown->file && open(shown->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) < 0)
                 stage = STAGE_FILES;
+        }
+        for (guint i = 0; stage == STAGE_DONE && i < jail->tried->len; i++) {
+            int fd = open(jail->tried->pdata[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+            if (fd < 0)
+                stage = STAGE_FILES;
+            else
+                close(fd);
         }
         _exit(stage);
     }

@@ -66,7 +66,7 @@ class Bash(Completion):
     def test_arguments(self):
         self.assertEqual(self.complete("fleecefs libvirt:"), {"web", "db one"})
         self.assertEqual(self.complete("fleecefs libvirt:w"), {"web"})
-        self.assertEqual(self.complete("fleecefs "), {"qmp:", "libvirt:", "FILES"})
+        self.assertEqual(self.complete("fleecefs "), {"qmp:", "libvirt:", "backup:", "FILES"})
         self.assertEqual(self.complete("fleecefs qmp:"), {"FILES"})
         self.assertEqual(self.complete("fleecefs --agent=/x"), {"FILES"})
         self.assertEqual(self.complete("fleecefs-backup "),

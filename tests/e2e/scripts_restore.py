@@ -20,7 +20,9 @@ def point(number):
     return f"20261121T{number:06}Z-{number:016x}"
 
 
-class Restore(lib.TestCase):
+class Stored(lib.TestCase):
+    """Stored backups that are made up, in self.to."""
+
     def setUp(self):
         super().setUp()
         self.to = self.mkdir("backups")
@@ -51,6 +53,33 @@ class Restore(lib.TestCase):
                            "generation": os.path.basename(os.path.dirname(home))}, f)
         return path
 
+    @staticmethod
+    def disk(**bytes_at):
+        """A disk by its clusters: c3=7 is 64 KiB of 7 in the third one."""
+        data = bytearray(SIZE)
+        for name, byte in bytes_at.items():
+            data[int(name[1:]) * 65536:(int(name[1:]) + 1) * 65536] = bytes([byte]) * 65536
+        return bytes(data)
+
+    def pieces(self, folder, *disk, step=2 * 65536, **said):
+        """A disk in pieces, as rsync and others store it."""
+        home = f"{self.to}/{folder}"
+        os.makedirs(home + "/split")
+        disk = disk[0] if disk else self.disk(c3=7, c15=9)
+        for number, at in enumerate(range(0, len(disk), step)):
+            with open(f"{home}/split/{number:06}", "wb") as f:
+                piece = disk[at:at + step]
+                f.truncate(len(piece))
+                for start in range(0, len(piece), 65536):
+                    if any(piece[start:start + 65536]):
+                        f.seek(start)
+                        f.write(piece[start:start + 65536])
+        with open(home + "/info.json", "w") as f:
+            json.dump({"size": len(disk), "contexts": [], "point_in_time": "", **said}, f)
+        return home + "/split"
+
+
+class Restore(Stored):
     def restore(self, *options, folder=None, status=0, says="."):
         """What it restores."""
         out = self.path("restored")
@@ -69,14 +98,6 @@ class Restore(lib.TestCase):
         done = lib.attempt(RESTORE, "--list", *options, self.to)
         self.assertEqual((done.returncode, done.stderr), (status, ""))
         return done.stdout
-
-    @staticmethod
-    def disk(**bytes_at):
-        """A disk by its clusters: c3=7 is 64 KiB of 7 in the third one."""
-        data = bytearray(SIZE)
-        for name, byte in bytes_at.items():
-            data[int(name[1:]) * 65536:(int(name[1:]) + 1) * 65536] = bytes([byte]) * 65536
-        return bytes(data)
 
     def test_several_vms(self):
         for number, vm in enumerate((WEB, DB)):
@@ -305,23 +326,6 @@ class Restore(lib.TestCase):
         shutil.rmtree(self.to + "/0")
         self.assertEqual(self.list(status=1).count("BROKEN"), length - 1)
         self.restore(status=1, says="which is not there")
-
-    def pieces(self, folder, *disk, step=2 * 65536, **said):
-        """A disk in pieces, as rsync and others store it."""
-        home = f"{self.to}/{folder}"
-        os.makedirs(home + "/split")
-        disk = disk[0] if disk else self.disk(c3=7, c15=9)
-        for number, at in enumerate(range(0, len(disk), step)):
-            with open(f"{home}/split/{number:06}", "wb") as f:
-                piece = disk[at:at + step]
-                f.truncate(len(piece))
-                for start in range(0, len(piece), 65536):
-                    if any(piece[start:start + 65536]):
-                        f.seek(start)
-                        f.write(piece[start:start + 65536])
-        with open(home + "/info.json", "w") as f:
-            json.dump({"size": len(disk), "contexts": [], "point_in_time": "", **said}, f)
-        return home + "/split"
 
     def test_pieces(self):
         expected = self.disk(c3=7, c15=9)

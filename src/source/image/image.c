@@ -51,7 +51,7 @@ static bool fail_image(const FlImage *image, const char *message, GError **error
     if (strstr(message, "Could not open backing file") != NULL)
         return fl_fail(error,
                        "cannot open %s: the image that it is based on is missing (%s); if it is a "
-                       "stored increment, restore it with fleecefs-restore, or name its base with "
+                       "stored increment, mount backup:FOLDER, or name its base with "
                        "qemu-img rebase -u -b",
                        shown, message);
     return fl_fail(error, "cannot open %s: %s", shown, message);

@@ -5,6 +5,7 @@
 #include "map/context.h"
 #include "map/piece-name.h"
 #include "source/kind.h"
+#include "source/pieces/source.h"
 
 typedef struct {
     FlSource source; /* first */
@@ -85,6 +86,19 @@ static const FlSourceOps pieces_ops = {
     .clear = pieces_clear,
 };
 
+FlSource *fl_source_pieces_new(const char *path, FlBudget *budget, GError **error)
+{
+    g_autofree char *label = g_canonicalize_filename(path, NULL);
+    FlPieceFolder *folder = fl_piece_folder_new(path, budget, error);
+    FlSource *source;
+
+    if (folder == NULL)
+        return NULL;
+    source = fl_source_alloc(sizeof(PiecesSource), &pieces_ops, label, NULL);
+    pieces_of(source)->folder = folder;
+    return source;
+}
+
 /* The kind */
 
 static bool is_pieces(const FlSourceSpec *spec)
@@ -94,15 +108,7 @@ static bool is_pieces(const FlSourceSpec *spec)
 
 static FlSource *open_pieces(const FlSourceSpec *spec, const FlSourceParams *params, GError **error)
 {
-    g_autofree char *path = g_canonicalize_filename(spec->text, NULL);
-    FlPieceFolder *folder = fl_piece_folder_new(spec->text, params->budget, error);
-    FlSource *source;
-
-    if (folder == NULL)
-        return NULL;
-    source = fl_source_alloc(sizeof(PiecesSource), &pieces_ops, path, NULL);
-    pieces_of(source)->folder = folder;
-    return source;
+    return fl_source_pieces_new(spec->text, params->budget, error);
 }
 
 static char *pieces_label(const FlSourceSpec *spec)
