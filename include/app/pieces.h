@@ -6,9 +6,10 @@
 #include "snapshot/snapshot.h"
 
 /* Finds what is noted of the base of ORIGIN, whose disk has SIZE bytes, and says so if that does
- * not count; and decides on the time of what has changed. SPEC is its source. */
-void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, const FlOptions *options,
-                    uint64_t size);
+ * not count; and decides on the time of what has changed. SPEC is its source,
+ * ONE_DISK whether a name of that is the disk's folder. */
+void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
+                    const FlOptions *options, uint64_t size);
 
 /* Notes of one disk that a commit writes. */
 typedef struct FlPieces FlPieces;

@@ -58,14 +58,18 @@ static void set_time(FlOrigin *origin, const FlSourceSpec *spec)
         origin->piece_time = (struct timespec){.tv_sec = second};
 }
 
-void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, const FlOptions *options,
-                    uint64_t size)
+void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
+                    const FlOptions *options, uint64_t size)
 {
     FlPieceNotes notes = {.source = spec->text, .series = series_of(options->series)};
     uint64_t piece_size;
+    bool named_disk = one_disk && spec->name != NULL;
     const char *why;
 
-    origin->place = g_strconcat(spec->name != NULL ? spec->name : "", "/", origin->folder, NULL);
+    origin->place = g_strconcat(named_disk           ? ""
+                                : spec->name != NULL ? spec->name
+                                                     : "",
+                                "/", named_disk ? spec->name : origin->folder, NULL);
     origin->piece_time = origin->time;
     if (origin->base == NULL || origin->increment == NULL) {
         if (origin->snapshot)

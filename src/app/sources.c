@@ -184,7 +184,8 @@ static bool add_exports(Opening *opening, GError **error)
             forget_huge_maps(opening, info, origin);
             if (info->format != NULL)
                 forget_notes(info);
-            fl_pieces_load(origin, opening->spec, opening->sources->options, info->size);
+            fl_pieces_load(origin, opening->spec, opening->one_disk, opening->sources->options,
+                           info->size);
             options.keep_one = info->ends_with_last;
             if (add_export(opening, info, origin, &options, error) == NULL)
                 return false;
@@ -400,7 +401,7 @@ static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
     compare_image(opening, disk, info, origin);
     if (origin->reason != NULL)
         g_message("disk %s: a full backup, because %s", disk->name, origin->reason);
-    fl_pieces_load(origin, opening->spec, sources->options, disk->size);
+    fl_pieces_load(origin, opening->spec, false, sources->options, disk->size);
     export = add_export(opening, info, origin, options, error);
     if (export == NULL)
         return false;
