@@ -16,6 +16,7 @@
 
 DECLARE(void, g_mutex_lock, GMutex *mutex)
 DECLARE(void, g_mutex_unlock, GMutex *mutex)
+DECLARE(void, g_cond_wait, GCond *cond, GMutex *mutex)
 DECLARE(gboolean, g_cond_wait_until, GCond *cond, GMutex *mutex, gint64 end)
 DECLARE(gboolean, g_atomic_ref_count_dec, gatomicrefcount *count)
 DECLARE(guint, g_idle_add_full, gint priority, GSourceFunc function, gpointer data,
@@ -37,6 +38,13 @@ void WRAP(g_mutex_unlock)(GMutex *mutex)
 {
     __tsan_release(mutex);
     REAL(g_mutex_unlock)(mutex);
+}
+
+void WRAP(g_cond_wait)(GCond *cond, GMutex *mutex)
+{
+    __tsan_release(mutex);
+    REAL(g_cond_wait)(cond, mutex);
+    __tsan_acquire(mutex);
 }
 
 gboolean WRAP(g_cond_wait_until)(GCond *cond, GMutex *mutex, gint64 end)
