@@ -265,7 +265,8 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
     if (left_out->len > 0)
         g_ptr_array_add(notes, g_strdup_printf("left out: %s", left_out->str));
     if (plan->len == 0) {
-        fl_fail(error, "this VM has no disk that can be backed up");
+        fl_fail(error, "this VM has no disk that can be backed up%s%s",
+                left_out->len > 0 ? ": " : "", left_out->str);
         return NULL;
     }
     return g_steal_pointer(&plan);
