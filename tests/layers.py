@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that a file includes only its own layer and lower ones, that no file grows too long, and that
-seconds become microseconds in one place, in 64 bits."""
+"""Checks that a file includes only its own layer and lower ones, that no files or folders call each other
+in a circle, that libnbd is used in one folder, that no file grows too long, and that seconds become
+microseconds in one place, in 64 bits."""
 import pathlib
 import re
 import sys
@@ -29,6 +30,34 @@ for path in sorted([*root.glob("src/*/**/*.[ch]"), *root.glob("include/*/**/*.h"
         faults.append(f"{name}: multiplies seconds itself: {SECONDS} does")
     if text.count("\n") > LONGEST:
         faults.append(f"{name}: {text.count(chr(10))} lines, more than {LONGEST}: split it")
+
+
+
+def circles(edges):
+    """The sets of nodes of EDGES (node: those it leads to) that reach each other."""
+    reach = {node: set(to) for node, to in edges.items()}
+    for middle in edges:
+        for node in edges:
+            if middle in reach[node]:
+                reach[node] |= reach[middle]
+    return {frozenset(n for n in reach[node] if n in reach and node in reach[n])
+            for node in reach if node in reach[node]}
+
+
+sources = {path.relative_to(root / "src"): path.read_text() for path in root.glob("src/*/**/*.c")}
+defined = {name: path for path, text in sources.items()
+           for name in re.findall(r"^(?!static\b)\w[\w \*]*\b(fl_\w+)\([^;]*?\)\n\{", text, re.M)}
+calls = {path: {defined[name] for name in set(re.findall(r"\bfl_\w+", text)) & defined.keys()} - {path}
+         for path, text in sources.items()}
+folders = {path.parent: set() for path in sources}
+for path, to in calls.items():
+    folders[path.parent] |= {other.parent for other in to} - {path.parent}
+for what, edges in (("files", calls), ("folders", folders)):
+    faults.extend(f"{what} that call each other in a circle: {', '.join(sorted(map(str, circle)))}"
+                  for circle in circles(edges))
+faults.extend(f"src/{path}: includes libnbd.h, which is for source/nbd/ alone"
+              for path, text in sources.items()
+              if "<libnbd.h>" in text and path.parent.parts != ("source", "nbd"))
 
 for path in sorted([*root.glob("contrib/fleecefs-*"), *root.glob("contrib/*/*.py")]):
     if path.suffix != ".1" and path.read_text().count("\n") > LONGEST:

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include "disk/waiters.h"
 #include "source/source.h"
 #include "util/rate.h"
 
@@ -24,8 +25,6 @@ typedef struct {
     bool keep_open;       /* do not close idle connections */
     bool keep_one;        /* do not close the last: the server may end with it */
 } FlDiskOptions;
-
-typedef struct FlDisk FlDisk;
 
 /* Keeps a reference to SOURCE, and takes over INFO. */
 FlDisk *fl_disk_new(FlSource *source, FlExportInfo *info, const FlDiskOptions *options);
@@ -50,7 +49,6 @@ void fl_disk_rest(FlDisk *disk);
 /* Loads the maps unless they are loaded, and calls DONE (possibly before this returns) with 0 or
  * -errno. Several callers share one load; a load that failed is tried again by a caller a second
  * later. */
-typedef void (*FlDiskLoaded)(FlDisk *disk, errint_t result, void *opaque);
 void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque);
 /* NULL until they are loaded. */
 const FlDiskMaps *fl_disk_maps(const FlDisk *disk);

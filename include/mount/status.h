@@ -12,8 +12,8 @@ typedef struct {
     const char *series; /* of snapshots; NULL: there are none */
     struct timespec since;
     uint64_t pid_namespace; /* filled in by fl_status_add() */
-    bool sandbox;          /* asked for */
-    char *sandbox_missing; /* NULL: nothing */
+    bool sandbox;           /* asked for */
+    char *sandbox_missing;  /* NULL: nothing */
 } FlStatus;
 
 /* Adds the status files to STATUS->tree; STATUS outlives it. */

@@ -46,9 +46,9 @@ static void part_done(FlRead *read, errint_t result)
     whole->done(whole, result);
 }
 
-bool fl_read_unaligned(FlDisk *disk, FlRead *read)
+bool fl_read_unaligned(FlRead *read, const FlExportInfo *info,
+                       void (*read_part)(FlDisk *disk, FlRead *part), FlDisk *disk)
 {
-    const FlExportInfo *info = fl_disk_info(disk);
     uint64_t block = info->block_min;
     uint64_t start = read->offset / block * block;
     uint64_t end = MIN(fl_div_up(read->offset + read->length, block) * block, info->size);
@@ -76,7 +76,7 @@ bool fl_read_unaligned(FlDisk *disk, FlRead *read)
         part->read.length = MIN(end - at, step);
         part->read.ahead = read->ahead;
         part->read.done = part_done;
-        fl_disk_read(disk, &part->read);
+        read_part(disk, &part->read);
     }
     return true;
 }

@@ -4,7 +4,6 @@
 #include "blocksize.h"
 #include "confirm.h"
 #include "util/deadline.h"
-#include "waiters.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -498,14 +497,15 @@ void fl_disk_rest(FlDisk *disk)
 
 void fl_disk_read(FlDisk *disk, FlRead *read)
 {
-    bool unaligned = fl_read_is_unaligned(read, disk->peer.info);
+    const FlExportInfo *info = disk->peer.info;
+    bool unaligned = fl_read_is_unaligned(read, info);
 
     disk->resting = false;
     read->link = (GList){.data = read};
     read->command = NULL;
     read->faults = 0;
     read->since = g_get_monotonic_time();
-    if (disk->failure == NULL && unaligned && fl_read_unaligned(disk, read))
+    if (disk->failure == NULL && unaligned && fl_read_unaligned(read, info, fl_disk_read, disk))
         return;
     if (disk->failure != NULL || unaligned) {
         GQueue one = G_QUEUE_INIT;

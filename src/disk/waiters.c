@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "waiters.h"
+#include "disk/waiters.h"
 
 typedef struct {
     FlDiskLoaded done;
@@ -20,6 +20,8 @@ FlWaiters *fl_waiters_new(void)
 
 void fl_waiters_free(FlWaiters *waiters)
 {
+    if (waiters == NULL)
+        return;
     g_array_unref(waiters->array);
     g_free(waiters);
 }

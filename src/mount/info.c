@@ -4,14 +4,6 @@
 #include "util/json.h"
 #include "view/mapfile.h"
 
-char *fl_time_format(const struct timespec *time)
-{
-    g_autoptr(GDateTime) seconds = g_date_time_new_from_unix_utc(time->tv_sec);
-    g_autoptr(GDateTime) exact = g_date_time_add(seconds, time->tv_nsec / 1000);
-
-    return g_date_time_format_iso8601(exact);
-}
-
 /* What one meta context says, in figures. */
 static void add_context(JsonBuilder *json, const FlExport *export, const char *context)
 {

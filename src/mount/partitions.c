@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "export-private.h"
 #include "view/raw.h"
+#include "view/volume.h"
 
 #include <string.h>
 
 /* Whoever lists the folder waits so long for the table, and no longer. */
 #define PATIENCE_SECONDS 5
-
-typedef struct {
-    FlDiskLoaded done;
-    void *opaque;
-} Waiter;
 
 /* The table of an export on its way. */
 struct FlTableReading {
@@ -34,19 +30,66 @@ static void reading_free(FlTableReading *reading)
     g_free(reading);
 }
 
+static FlView *make_partition(FlFile *file)
+{
+    const FlPartition *partition = file->partition;
+
+    return fl_view_raw_new(fl_file_alloc(file), NULL, fl_file_disk_size(file), partition->start,
+                           partition->length);
+}
+
+static FlView *make_volume(FlFile *file)
+{
+    const GArray *parts = file->volume->parts;
+
+    return fl_view_volume_new(fl_file_alloc(file), (const FlVolumePart *)(const void *)parts->data,
+                              parts->len);
+}
+
+static const FlFileKind partition_raw = {"part%s.raw", make_partition};
+static const FlFileKind volume_raw = {"lv/%s.raw", make_volume};
+
+/* As in /dev/mapper: a dash is between the two names, and one in a name is doubled. */
+static char *volume_name(const FlVolume *volume)
+{
+    g_auto(GStrv) group = g_strsplit(volume->group, "-", -1);
+    g_auto(GStrv) name = g_strsplit(volume->name, "-", -1);
+    g_autofree char *safe_group = g_strjoinv("--", group), *safe_name = g_strjoinv("--", name);
+
+    return g_strconcat(safe_group, "-", safe_name, NULL);
+}
+
+static void add_volumes(FlExport *export, const GPtrArray *volumes)
+{
+    for (guint i = 0; volumes != NULL && i < volumes->len; i++) {
+        g_autofree char *name = volume_name(volumes->pdata[i]);
+        FlFile *file = fl_file_new(export, &volume_raw, name);
+
+        file->volume = volumes->pdata[i];
+        fl_file_announce(file);
+    }
+}
+
+/* The table is known, and taken over: adds the files of what is in it. */
+static void add_partitions(FlExport *export, FlTable *table)
+{
+    const GPtrArray *partitions = fl_table_partitions(table);
+
+    export->table = table;
+    for (guint i = 0; i < partitions->len; i++) {
+        const FlPartition *partition = partitions->pdata[i];
+        g_autofree char *number = g_strdup_printf("%u", partition->number);
+        FlFile *file = fl_file_new(export, &partition_raw, number);
+
+        file->partition = partition;
+        fl_file_announce(file);
+    }
+    add_volumes(export, fl_table_volumes(table));
+}
+
 bool fl_export_is_complete(const FlExport *export)
 {
     return export->table != NULL || export->table_fault != NULL;
-}
-
-static void tell(FlExport *export, errint_t result)
-{
-    g_autoptr(GArray) waiters = g_steal_pointer(&export->waiters);
-
-    for (guint i = 0; i < waiters->len; i++) {
-        Waiter *waiter = &g_array_index(waiters, Waiter, i);
-        waiter->done(export->disk, result, waiter->opaque);
-    }
 }
 
 /* The table is known, or, with FAULT, never will be: an export is complete once and for all,
@@ -66,8 +109,9 @@ static void settle(FlTableReading *reading, const char *fault)
         g_info("export \"%s\" of %s: %s", export->origin->folder, fl_disk_label(export->disk),
                fault);
     else
-        fl_export_add_partitions(export, g_steal_pointer(&reading->table));
-    tell(export, 0);
+        add_partitions(export, g_steal_pointer(&reading->table));
+    export->completing = false;
+    fl_waiters_tell(export->waiters, export->disk, 0);
 }
 
 static gboolean too_late(gpointer opaque)
@@ -145,7 +189,8 @@ static void maps_loaded(FlDisk *disk, errint_t result, void *opaque)
     FlMap *alloc;
 
     if (result < 0) {
-        tell(export, result);
+        export->completing = false;
+        fl_waiters_tell(export->waiters, export->disk, result);
         return;
     }
     alloc = fl_disk_maps_find(fl_disk_maps(disk), FL_CONTEXT_NAME_ALLOCATION);
@@ -166,18 +211,15 @@ static void maps_loaded(FlDisk *disk, errint_t result, void *opaque)
 
 void fl_export_complete(FlExport *export, FlDiskLoaded done, void *opaque)
 {
-    Waiter waiter = {.done = done, .opaque = opaque};
-    bool under_way = export->waiters != NULL;
-
     if (fl_export_is_complete(export)) {
         done(export->disk, 0, opaque);
         return;
     }
-    if (!under_way)
-        export->waiters = g_array_new(FALSE, FALSE, sizeof(Waiter));
-    g_array_append_val(export->waiters, waiter);
-    if (!under_way)
-        fl_disk_load(export->disk, maps_loaded, export);
+    fl_waiters_add(export->waiters, done, opaque);
+    if (export->completing)
+        return;
+    export->completing = true;
+    fl_disk_load(export->disk, maps_loaded, export);
 }
 
 void fl_export_forget_table(FlExport *export)
@@ -186,6 +228,6 @@ void fl_export_forget_table(FlExport *export)
         export->reading->export = NULL;
         g_clear_handle_id(&export->reading->timer, g_source_remove);
     }
-    g_clear_pointer(&export->waiters, g_array_unref);
+    fl_waiters_free(export->waiters);
     fl_table_free(export->table);
 }

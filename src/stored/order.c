@@ -5,6 +5,11 @@
 
 /* VMs */
 
+char *fl_stored_generation_folder(const FlStoredImage *image)
+{
+    return g_path_get_dirname(image->home);
+}
+
 /* By UUID where both have one: sockets move, and two VMs can have one name. */
 static bool is_same(const FlStoredVm *a, const FlStoredVm *b)
 {

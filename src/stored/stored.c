@@ -61,11 +61,6 @@ void fl_stored_free(FlStored *stored)
     g_free(stored);
 }
 
-char *fl_stored_generation_folder(const FlStoredImage *image)
-{
-    return g_path_get_dirname(image->home);
-}
-
 /* Whether there is a file (or, by TYPE, a folder) at PATH, and no symbolic link. */
 static bool is_there(const char *path, mode_t type)
 {

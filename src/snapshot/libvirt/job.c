@@ -369,6 +369,7 @@ bool fl_libvirt_export(FlSnapshot *backup, GError **error)
     if (backup->socket < 0)
         return fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
     fl_libvirt_compare(session);
+    fl_libvirt_name_disks(backup);
     return true;
 }
 

@@ -58,5 +58,4 @@ void fl_libvirt_compare(FlLibvirtSession *session)
         if (disk->point)
             visit(session, disk, source);
     }
-    fl_libvirt_name_disks(backup);
 }
