@@ -37,11 +37,10 @@ typedef struct {
     FlSandboxMode sandbox;
     FlDiskOptions disk;
     FlViewOptions view;
-    GPtrArray *values; /* of FlSourceValue: options of kinds of sources */
+    GPtrArray *values; /* of FlSourceValue: options of kinds of sources and of providers */
     /* Of snapshots. */
     const char *snapshot_option;    /* one that was given and is of snapshots; else NULL */
     char *series, *agent, *scratch; /* paths are absolute */
-    GHashTable *own;                /* of providers (snapshot/provider.h): value by name */
     char **disks;                   /* NULL: all */
     bool full, agent_optional;
     unsigned freeze_timeout; /* seconds */

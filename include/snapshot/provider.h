@@ -3,28 +3,19 @@
  * A provider: one way to take snapshots of VMs, as by QMP or by libvirt. It is a table; another way
  * costs a folder with one more table, and a line in snapshot/providers.c.
  *
- * All functions but option checks get a session of this provider (snapshot/session.h) and are
+ * All functions but open get a session of this provider (snapshot/session.h) and are
  * called by one thread at a time; they may block. Errors are FL_ERROR and need not name the source.
  */
 #pragma once
 
 #include "snapshot/machine.h"
 #include "snapshot/snapshot.h"
-
-/* An option of the command line that says something to this provider only; other options of
- * snapshots are in FlSnapshotOptions. The value, if it takes one, is kept as it was given. */
-typedef struct {
-    const char *name;
-    const char *value; /* what it is called in --help */
-    const char *help;
-    /* Refuses a value that cannot be one, as a fault of usage. NULL: any can. Pure. */
-    bool (*check)(const char *value, GError **error);
-} FlProviderOption;
+#include "source/kind.h"
 
 typedef struct {
-    const char *prefix;              /* of sources: "qmp:" */
-    const char *usage;               /* how to name a source: "qmp:PATH" */
-    const FlProviderOption *options; /* its own, ended by one without a name; NULL: none */
+    const char *prefix;            /* of sources: "qmp:" */
+    const char *usage;             /* how to name a source: "qmp:PATH" */
+    const FlSourceOption *options; /* its own, ended by one without a name; NULL: none */
 
     /* Connects to the VM and locks it; changes nothing. */
     FlSnapshot *(*open)(const FlSnapshotOptions *options, GError **error);
@@ -58,8 +49,8 @@ extern const FlProvider *const fl_providers[];
 /* The one that takes snapshots of SOURCE; NULL: SOURCE is no VM. Pure. */
 const FlProvider *fl_provider_find(const char *source);
 /* The option of PROVIDER that is called NAME; NULL if it has none. Pure. */
-const FlProviderOption *fl_provider_option(const FlProvider *provider, const char *name);
+const FlSourceOption *fl_provider_option(const FlProvider *provider, const char *name);
 /* The option of any provider that is called NAME; NULL if none has it. Pure. */
-const FlProviderOption *fl_providers_option(const char *name);
+const FlSourceOption *fl_providers_option(const char *name);
 /* "qmp:PATH or libvirt:DOMAIN", to be freed with g_free(). */
 char *fl_providers_usage(void);

@@ -67,7 +67,7 @@ static inline const char *fl_snapshot_series(const FlSnapshotOptions *options)
 /* The value of the provider's own option NAME; NULL if it was not given. */
 static inline const char *fl_snapshot_own_option(const FlSnapshotOptions *options, const char *name)
 {
-    return options->own != NULL ? g_hash_table_lookup(options->own, name) : NULL;
+    return options->values != NULL ? fl_source_value(options->values, name) : NULL;
 }
 
 /* Milliseconds that the guest may stay frozen. */

@@ -34,7 +34,7 @@ typedef struct {
     bool agent_optional;     /* without an answer of the agent: go on, not frozen */
     unsigned freeze_timeout; /* seconds that the guest may stay frozen; 0: 10 */
     unsigned timeout;        /* seconds for a command to the VM; 0: 30 */
-    GHashTable *own;         /* values (strings) of providers' own options by name; may be NULL */
+    const GPtrArray *values; /* of FlSourceValue: options of providers; may be NULL */
 } FlSnapshotOptions;
 
 /* One disk of the snapshot; belongs to the session. */

@@ -69,10 +69,9 @@ FlSource *fl_source_kind_lay_over(FlSource *source, const FlSourceParams *params
 /* Calls EACH(OPTION, OPAQUE) for the options of all kinds. */
 void fl_source_options_foreach(void (*each)(const FlSourceOption *option, void *opaque),
                                void *opaque);
-/* The option NAME of whatever kind; NULL if none has it. */
-const FlSourceOption *fl_source_option_find(const char *name);
-/* Adds VALUE (NULL: none was given) of the option NAME, which there is, to VALUES. */
-bool fl_source_option_give(GPtrArray *values, const char *name, const char *value, GError **error);
+/* Adds VALUE (NULL: none was given) of OPTION to VALUES. */
+bool fl_source_option_give(GPtrArray *values, const FlSourceOption *option, const char *value,
+                           GError **error);
 /* The last value of VALUES for the option NAME; NULL if it was not given. */
 const char *fl_source_value(const GPtrArray *values, const char *name);
 void fl_source_value_free(FlSourceValue *value);

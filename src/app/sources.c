@@ -241,7 +241,7 @@ FlSnapshotOptions fl_source_snapshot_options(const FlOptions *options, const FlS
         .agent_optional = options->agent_optional,
         .freeze_timeout = options->freeze_timeout,
         .timeout = options->disk.timeout,
-        .own = options->own,
+        .values = options->values,
     };
 }
 

@@ -12,19 +12,19 @@ const FlProvider *fl_provider_find(const char *source)
     return NULL;
 }
 
-const FlProviderOption *fl_provider_option(const FlProvider *provider, const char *name)
+const FlSourceOption *fl_provider_option(const FlProvider *provider, const char *name)
 {
-    const FlProviderOption *option = provider->options;
+    const FlSourceOption *option = provider->options;
 
     while (option != NULL && option->name != NULL && !g_str_equal(option->name, name))
         option++;
     return option != NULL && option->name != NULL ? option : NULL;
 }
 
-const FlProviderOption *fl_providers_option(const char *name)
+const FlSourceOption *fl_providers_option(const char *name)
 {
     for (const FlProvider *const *p = fl_providers; *p != NULL; p++) {
-        const FlProviderOption *option = fl_provider_option(*p, name);
+        const FlSourceOption *option = fl_provider_option(*p, name);
 
         if (option != NULL)
             return option;

@@ -100,16 +100,12 @@ static FlSnapshot *with_wake(FlSnapshot *backup, GError **error)
 static bool check_own_options(const FlSnapshotOptions *options, const FlProvider *provider,
                               GError **error)
 {
-    GHashTableIter iter;
-    gpointer name;
+    for (guint i = 0; options->values != NULL && i < options->values->len; i++) {
+        const char *name = ((const FlSourceValue *)options->values->pdata[i])->option->name;
 
-    if (options->own == NULL)
-        return true;
-    g_hash_table_iter_init(&iter, options->own);
-    while (g_hash_table_iter_next(&iter, &name, NULL)) {
-        if (fl_provider_option(provider, name) == NULL)
+        if (fl_providers_option(name) != NULL && fl_provider_option(provider, name) == NULL)
             return fl_fail_usage(error, "%s: option %s is not for sources %s", options->source,
-                                 (const char *)name, provider->usage);
+                                 name, provider->usage);
     }
     return true;
 }

@@ -70,36 +70,16 @@ void fl_source_options_foreach(void (*each)(const FlSourceOption *option, void *
     }
 }
 
-typedef struct {
-    const char *name;
-    const FlSourceOption *found;
-} Search;
-
-static void compare_name(const FlSourceOption *option, void *opaque)
+bool fl_source_option_give(GPtrArray *values, const FlSourceOption *option, const char *value,
+                           GError **error)
 {
-    Search *search = opaque;
-
-    if (g_str_equal(option->name, search->name))
-        search->found = option;
-}
-
-const FlSourceOption *fl_source_option_find(const char *name)
-{
-    Search search = {.name = name};
-
-    fl_source_options_foreach(compare_name, &search);
-    return search.found;
-}
-
-bool fl_source_option_give(GPtrArray *values, const char *name, const char *value, GError **error)
-{
-    const FlSourceOption *option = fl_source_option_find(name);
     FlSourceValue *given;
 
     if (value == NULL)
-        return fl_fail_usage(error, "option %s needs a value: %s=%s", name, name, option->value);
+        return fl_fail_usage(error, "option %s needs a value: %s=%s", option->name, option->name,
+                             option->value);
     if (option->check != NULL && !option->check(value, error)) {
-        g_prefix_error(error, "option %s: ", name);
+        g_prefix_error(error, "option %s: ", option->name);
         return false;
     }
     given = g_new(FlSourceValue, 1);

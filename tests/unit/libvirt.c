@@ -314,7 +314,8 @@ static void test_plan_options(void)
     static const char *const none[] = {"sda", NULL};
     Plan plan;
     g_autoptr(GPtrArray) since = NULL;
-    g_autoptr(GHashTable) own = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autoptr(GPtrArray) values =
+        g_ptr_array_new_with_free_func((GDestroyNotify)fl_source_value_free);
     g_autoptr(GPtrArray) resized = NULL;
     g_autoptr(GError) error = NULL;
 
@@ -323,16 +324,16 @@ static void test_plan_options(void)
     g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.1", "fleecefs committed vda=512"));
     resized = make_plan(&plan, true, NULL);
     check_disk(resized, 0, "vda", NULL, "size changed");
-    plan.options.own = own;
-    g_hash_table_insert(own, (gpointer) "since", (gpointer) "other");
+    plan.options.values = values;
+    fl_source_option_give(values, fl_providers_option("since"), "other", NULL);
     since = make_plan(&plan, true, NULL);
     check_disk(since, 0, "vda", "other", NULL);
-    g_hash_table_insert(own, (gpointer) "since", (gpointer) "missing");
+    fl_source_option_give(values, fl_providers_option("since"), "missing", NULL);
     g_assert_null(make_plan(&plan, true, &error));
     g_assert_nonnull(strstr(error->message, "there are: other, fleecefs.last.1"));
     g_clear_error(&error);
 
-    plan.options.own = NULL;
+    plan.options.values = NULL;
     plan.options.disks = none;
     g_assert_null(make_plan(&plan, true, &error));
     g_assert_nonnull(strstr(error->message, "it is cdrom"));

@@ -8,7 +8,7 @@
  *
  * A disk that is lost is told by a line "lost: DISK: WHY".
  */
-#include "snapshot/snapshot.h"
+#include "snapshot/provider.h"
 
 #include "qemu/qmp.h"
 
@@ -156,7 +156,8 @@ int main(int argc, char **argv)
     };
     g_autoptr(GOptionContext) context = g_option_context_new("SOURCE");
     g_autoptr(FlSnapshot) backup = NULL;
-    g_autoptr(GHashTable) own = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autoptr(GPtrArray) values =
+        g_ptr_array_new_with_free_func((GDestroyNotify)fl_source_value_free);
     FlSnapshotOptions options;
     GError *error = NULL;
 
@@ -166,17 +167,17 @@ int main(int argc, char **argv)
         return fail(error);
     if (argc != 2)
         return FL_ERROR_USAGE;
-    if (since != NULL)
-        g_hash_table_insert(own, (gpointer) "since", since);
-    if (nbd != NULL)
-        g_hash_table_insert(own, (gpointer) "nbd", nbd);
+    if ((since != NULL &&
+         !fl_source_option_give(values, fl_providers_option("since"), since, &error)) ||
+        (nbd != NULL && !fl_source_option_give(values, fl_providers_option("nbd"), nbd, &error)))
+        return fail(error);
     options = (FlSnapshotOptions){
         .source = argv[1],
         .disks = (const char *const *)disks,
         .series = series,
         .scratch = scratch,
         .agent = agent,
-        .own = own,
+        .values = values,
         .full = full,
         .agent_optional = optional,
         .freeze_timeout = (unsigned)freeze,

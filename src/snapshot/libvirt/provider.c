@@ -215,7 +215,7 @@ static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
     fl_sandbox_allow(sandbox, runtime, FL_SANDBOX_READ | FL_SANDBOX_WRITE);
 }
 
-static const FlProviderOption options[] = {
+static const FlSourceOption options[] = {
     {"since", "CHECKPOINT", "libvirt: what changed since then (our last)"},
     {0},
 };

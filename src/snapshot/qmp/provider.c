@@ -210,7 +210,7 @@ static bool check_nbd(const char *value, GError **error)
     return true;
 }
 
-static const FlProviderOption options[] = {
+static const FlSourceOption options[] = {
     {"nbd", "URI", "an NBD server that runs in the VM already", check_nbd},
     {0},
 };
