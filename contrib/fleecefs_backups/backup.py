@@ -158,7 +158,7 @@ def begin(vm, tool, mount, args):
             disks = mount.begin(vm.source, options + ["--full"])
     if odd := [d for d in disks if d in (stored.VM_FILE, sums.FILE, sums.SPARSE, *machine.FILES)]:
         raise Failed(f"a disk is called {odd[0]}, which is the name of a file of the backup: give it "
-                     "another node name, or this VM a folder of its own (NAME=SOURCE)")
+                     "another node name")
     return disks, form, needs
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import re
 import select
 import shutil
 import signal
@@ -439,7 +438,6 @@ class Scripts(Base):
         self.assertRegex(done.stderr, "no TOOL is set; .*/etc/fleecefs/backup.conf")
         self.assertEqual(done.returncode, 2)
         self.assertEqual(lib.attempt(RESTORE, self.to).returncode, 2)
-        self.assertEqual(lib.attempt(MAP).returncode, 2)
 
     def test_progress(self):
         """A bar on a terminal, while a tool runs."""

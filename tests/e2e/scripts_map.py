@@ -133,6 +133,7 @@ class Map(scripts.Base):
         self.assertNotIn("part2", self.svg)
 
     def test_wrong(self):
+        self.assertEqual(lib.attempt(MAP).returncode, 2)
         vm = self.vm()
         self.backup(vm)
         empty = self.mkdir("empty")
