@@ -141,7 +141,7 @@ class Refuse(lib.TestCase):
         base = disks.create(os.path.join(self.dir, "base.qcow2"), size="4M")
         image = self.disk(backing=base)
         os.unlink(base)
-        self.refused(image, says=["vm.qcow2", "qemu-img rebase", "fleecefs-restore"])
+        self.refused(image, says=["vm.qcow2", "qemu-img rebase", "backup:FOLDER"])
 
     def test_image_of_a_running_writer(self):
         image = self.disk()
