@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What is held until the VM has said that its snapshot was whole. */
+#include "confirm.h"
+
+#include <errno.h>
+
+#define READS 4
+
+typedef struct {
+    FlRead read; /* first */
+    bool done;
+    errint_t result;
+} Held;
+
+static uint64_t ask(void *questions)
+{
+    return ++*(uint64_t *)questions;
+}
+
+static void read_done(FlRead *read, errint_t result)
+{
+    Held *held = (Held *)read;
+
+    g_assert_false(held->done);
+    held->done = true;
+    held->result = result;
+}
+
+static void hold(FlConfirm *confirm, Held *held)
+{
+    *held = (Held){.read = {.done = read_done}};
+    fl_confirm_hold(confirm, &held->read);
+    g_assert_false(held->done);
+}
+
+static void test_order(void)
+{
+    uint64_t questions = 0;
+    FlConfirm *confirm = fl_confirm_new(ask, &questions, 30);
+    Held held[READS];
+
+    for (unsigned i = 0; i < READS; i++)
+        hold(confirm, &held[i]);
+    g_assert_cmpuint(questions, ==, READS);
+
+    /* An answer is for all up to its question, and not for what arrived after that was put. */
+    fl_confirm_end(confirm, 2, 0);
+    g_assert_true(held[0].done && held[0].result == 0 && held[1].done && held[1].result == 0);
+    g_assert_false(held[2].done || held[3].done);
+    /* One that comes again, or late, says nothing. */
+    fl_confirm_end(confirm, 2, -EIO);
+    fl_confirm_end(confirm, 1, -EIO);
+    g_assert_false(held[2].done || held[3].done);
+    fl_confirm_end(confirm, 9, -EIO);
+    g_assert_true(held[2].done && held[2].result == -EIO && held[3].done);
+    fl_confirm_free(confirm);
+}
+
+/* Whoever keeps them may ask elsewhere. */
+static void test_give_up(void)
+{
+    uint64_t questions = 0;
+    FlConfirm *confirm = fl_confirm_new(ask, &questions, 30);
+    GQueue left = G_QUEUE_INIT;
+    Held held[READS];
+
+    for (unsigned i = 0; i < READS; i++)
+        hold(confirm, &held[i]);
+    fl_confirm_end(confirm, 1, 0);
+    fl_confirm_give_up(confirm, &left);
+    g_assert_cmpuint(left.length, ==, READS - 1);
+    g_assert_true(left.head->data == &held[1].read && left.tail->data == &held[READS - 1].read);
+    fl_confirm_end(confirm, 9, 0);
+    g_assert_false(held[1].done);
+    fl_confirm_free(confirm);
+}
+
+/* Nobody answers: what waits fails when its time is over, which here it is at once. */
+static void test_expiry(void)
+{
+    uint64_t questions = 0;
+    FlConfirm *confirm = fl_confirm_new(ask, &questions, 0);
+    Held held[2];
+
+    hold(confirm, &held[0]);
+    hold(confirm, &held[1]);
+    while (!held[1].done)
+        g_main_context_iteration(NULL, TRUE);
+    g_assert_true(held[0].done);
+    g_assert_cmpint(held[0].result, ==, -EIO);
+    g_assert_cmpint(held[1].result, ==, -EIO);
+    fl_confirm_free(confirm);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/confirm/order", test_order);
+    g_test_add_func("/confirm/give-up", test_give_up);
+    g_test_add_func("/confirm/expiry", test_expiry);
+    return g_test_run();
+}
