@@ -48,8 +48,7 @@ static void test_spellings(void)
         "qmp:q /m -o readahead=1M,full,scratch=/s",
         "qmp:q /m -oreadahead=1M -o full,scratch=/s",
         "qmp:q --full /m -o readahead=1M,scratch=/s",
-        "--full -o readahead=9M,readahead=1M,scratch=/s "
-        "-- qmp:q /m",
+        "--full -o readahead=9M,readahead=1M,scratch=/s -- qmp:q /m",
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(lines); i++) {
