@@ -317,7 +317,9 @@ static char *describe(const char *state, const FlDomainPart *parts, gsize n)
 {
     GString *text = g_string_new(state);
 
-    for (const FlDomainPart *part = parts; part < parts + n; part++) {
+    for (gsize i = 0; i < n; i++) {
+        const FlDomainPart *part = &parts[i];
+
         if (part->point)
             g_string_append_printf(text, " %s=%" G_GUINT64_FORMAT ",%s%s", part->target, part->size,
                                    part->disk_id, part->keys);
@@ -333,7 +335,8 @@ char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name)
     g_autoptr(GString) disks = g_string_new(NULL);
     g_autofree char *head = NULL;
 
-    for (const FlDomainPart *part = parts; part < parts + n; part++) {
+    for (gsize i = 0; i < n; i++) {
+        const FlDomainPart *part = &parts[i];
         g_autofree char *disk = g_markup_printf_escaped(
             "<disk name='%s' checkpoint='%s'/>", part->target, part->point ? "bitmap" : "no");
         g_string_append(disks, disk);
