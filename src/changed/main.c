@@ -28,7 +28,16 @@ typedef struct {
     FlReport report;
     bool extents;
     char **paths;
+    char *since; /* as it was given */
 } Options;
+
+static void clear(Options *options)
+{
+    g_strfreev(options->paths);
+    g_strfreev(options->part.maps);
+    g_free(options->since);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Options, clear)
 
 /* Takes "--between A B", which has two values, out of ARGV. */
 static bool take_between(int *argc, char **argv, FlPartOptions *options, GError **error)
@@ -98,9 +107,9 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
     gboolean json = FALSE, null = FALSE, sort = FALSE, human = FALSE, version = FALSE,
              extents = FALSE;
     int depth = -1;
-    g_autofree char *since = NULL, *only = NULL, *newer = NULL;
+    g_autofree char *only = NULL, *newer = NULL;
     const GOptionEntry entries[] = {
-        {"since", 's', 0, G_OPTION_ARG_STRING, &since,
+        {"since", 's', 0, G_OPTION_ARG_STRING, &options->since,
          "since BITMAP began (default: the increment)", "BITMAP"},
         {"map", 'm', 0, G_OPTION_ARG_FILENAME_ARRAY, &options->part.maps,
          "by a stored dirty/NAME.map, or several", "FILE"},
@@ -133,14 +142,14 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
     }
     if (options->paths == NULL)
         return fl_fail_usage(error, "which file? (fleecefs-changed --help)");
-    if ((since != NULL) + (options->part.until != NULL) + (options->part.maps != NULL) > 1)
+    if ((options->since != NULL) + (options->part.until != NULL) + (options->part.maps != NULL) > 1)
         return fl_fail_usage(error, "--since, --between and --map exclude each other");
     if (json && null)
         return fl_fail_usage(error, "--json and --null exclude each other");
     if (null && options->paths[1] != NULL)
         return fl_fail_usage(error, "--null lists one file system, not several");
-    if (since != NULL)
-        options->part.since = g_steal_pointer(&since);
+    if (options->since != NULL)
+        options->part.since = options->since;
     options->extents = extents && json;
     options->report = (FlReport){
         .format = json   ? FL_REPORT_JSON
@@ -229,7 +238,7 @@ static int run(const Options *options, const char *path)
 
 int main(int argc, char **argv)
 {
-    Options options = {0};
+    g_auto(Options) options = {0};
     g_autoptr(GError) error = NULL;
     int status = 0;
 
@@ -241,7 +250,5 @@ int main(int argc, char **argv)
 
         status = status == 0 || one == 1 ? one : status;
     }
-    g_strfreev(options.paths);
-    g_strfreev(options.part.maps);
     return status;
 }
