@@ -46,6 +46,8 @@ def _on_sigterm(*_):
 
 
 signal.signal(signal.SIGTERM, _on_sigterm)
+# Under nohup it is ignored, and so it would be by what the tests run.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def require(*tools):

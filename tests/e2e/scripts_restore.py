@@ -95,7 +95,7 @@ class Restore(Stored):
             return f.read()
 
     def list(self, *options, status=0):
-        done = lib.attempt(RESTORE, "--list", *options, self.to)
+        done = lib.attempt(RESTORE, "--list", *options, self.to, timeout=5 * lib.PATIENCE)
         self.assertEqual((done.returncode, done.stderr), (status, ""))
         return done.stdout
 
