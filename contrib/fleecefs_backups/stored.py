@@ -58,9 +58,11 @@ def parse_json(data):
 
 def read_json(path):
     with open(open_regular(path), "rb") as f:
-        if os.fstat(f.fileno()).st_size > JSON_MAX:
+        size = os.fstat(f.fileno()).st_size
+        if size > JSON_MAX:
             raise Damaged("it is too large")
-        return parse_json(f.read(JSON_MAX))
+        # No more than that: Python takes the memory for all that it is asked for, file by file.
+        return parse_json(f.read(size))
 
 
 def member(said, name, kind, default):
