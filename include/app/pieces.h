@@ -5,11 +5,13 @@
 #include "app/options.h"
 #include "snapshot/snapshot.h"
 
-/* Finds what is noted of the base of ORIGIN, whose disk has SIZE bytes, and says so if that does
- * not count; and decides on the time of what has changed. SPEC is its source,
- * ONE_DISK whether a name of that is the disk's folder. */
+/* Adds to STATE what tells IMAGE as it is now from what it was or will be. */
+void fl_pieces_add_image(GString *state, const FlExportInfo *image);
+/* Finds what is noted of the base of ORIGIN, whose disk is INFO, and says so if that does not count;
+ * and decides on the time of what has changed: as long as SPEC, its source, has the same STATE, it
+ * stays. ONE_DISK: a name of SPEC is that of the disk's folder. */
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
-                    const FlOptions *options, uint64_t size);
+                    const FlOptions *options, const FlExportInfo *info, const char *state);
 
 /* Notes of one disk that a commit writes. */
 typedef struct FlPieces FlPieces;

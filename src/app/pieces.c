@@ -31,21 +31,18 @@ static gint64 base_second(const FlOrigin *origin)
     return point != NULL ? point->seconds : 0;
 }
 
-/* What is shown: a snapshot, or the state of an image that somebody else writes to. */
-static char *state_of(const FlOrigin *origin)
+void fl_pieces_add_image(GString *state, const FlExportInfo *image)
 {
-    if (origin->snapshot_id != NULL)
-        return g_strdup(origin->snapshot_id);
-    return g_strdup_printf("%" G_GINT64_FORMAT ".%09ld %" G_GINT64_FORMAT ".%09ld",
-                           (gint64)origin->time.tv_sec, origin->time.tv_nsec,
-                           (gint64)origin->ctime.tv_sec, origin->ctime.tv_nsec);
+    g_string_append_printf(state, "%s%" G_GINT64_FORMAT ".%09ld %" G_GINT64_FORMAT ".%09ld",
+                           state->len > 0 ? " " : "", (gint64)image->mtime.tv_sec,
+                           image->mtime.tv_nsec, (gint64)image->ctime.tv_sec,
+                           image->ctime.tv_nsec);
 }
 
 /* A piece that has changed is later than it has ever been, whatever the host's clock says. */
-static void set_time(FlOrigin *origin, const FlSourceSpec *spec)
+static void set_time(FlOrigin *origin, const FlSourceSpec *spec, const char *state)
 {
-    g_autofree char *state = state_of(origin);
-    gint64 floor = base_second(origin), second = origin->time.tv_sec;
+    gint64 floor = base_second(origin), second = origin->piece_time.tv_sec;
     g_autoptr(GError) error = NULL;
 
     if (origin->times != NULL)
@@ -54,37 +51,38 @@ static void set_time(FlOrigin *origin, const FlSourceSpec *spec)
         g_log(G_LOG_DOMAIN, origin->snapshot ? G_LOG_LEVEL_WARNING : G_LOG_LEVEL_INFO,
               "%s: the time of its pieces cannot be noted: %s; do not set the clock back",
               spec->text, error->message);
-    if (second > origin->time.tv_sec)
+    if (second > origin->piece_time.tv_sec)
         origin->piece_time = (struct timespec){.tv_sec = second};
 }
 
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
-                    const FlOptions *options, uint64_t size)
+                    const FlOptions *options, const FlExportInfo *info, const char *state)
 {
     FlPieceNotes notes = {.source = spec->text, .series = series_of(options->series)};
     uint64_t piece_size;
-    bool named_disk = one_disk && spec->name != NULL;
+    bool named_disk = one_disk && spec->name != NULL, is_image = info->mtime.tv_sec != 0;
     const char *why;
 
     origin->place = g_strconcat(named_disk           ? ""
                                 : spec->name != NULL ? spec->name
                                                      : "",
                                 "/", named_disk ? spec->name : origin->folder, NULL);
-    origin->piece_time = origin->time;
+    origin->piece_time = is_image ? info->mtime : origin->time;
+    origin->piece_ctime = is_image ? info->ctime : origin->ctime;
     if (origin->base == NULL || origin->increment == NULL) {
         if (origin->snapshot)
-            set_time(origin, spec);
+            set_time(origin, spec, state);
         return;
     }
     notes.place = origin->place;
     notes.disk_id = origin->disk_id;
     notes.point = origin->base;
     origin->times = fl_piece_notes_load(&notes, &why);
-    set_time(origin, spec);
+    set_time(origin, spec, state);
     if (origin->times != NULL) {
         piece_size =
             options->view.split != 0 ? options->view.split : fl_times_piece_size(origin->times);
-        if (fl_times_fit(origin->times, size, piece_size, origin->piece_time, &why))
+        if (fl_times_fit(origin->times, info->size, piece_size, origin->piece_time, &why))
             return;
         g_clear_pointer(&origin->times, fl_times_free);
     }

@@ -180,12 +180,14 @@ static bool add_exports(Opening *opening, GError **error)
 
         if (info->size > 0) {
             FlOrigin *origin = make_origin(opening, info);
+            g_autoptr(GString) state = g_string_new(NULL);
 
             forget_huge_maps(opening, info, origin);
             if (info->format != NULL)
                 forget_notes(info);
+            fl_pieces_add_image(state, info);
             fl_pieces_load(origin, opening->spec, opening->one_disk, opening->sources->options,
-                           info->size);
+                           info, state->str);
             options.keep_one = info->ends_with_last;
             if (add_export(opening, info, origin, &options, error) == NULL)
                 return false;
@@ -384,28 +386,86 @@ static void compare_image(const Opening *opening, const FlSnapshotDisk *disk,
     make_full(origin, disk->size, g_strdup(failure->message));
 }
 
-static bool add_snapshot_disk(Opening *opening, const FlSnapshot *backup,
-                              const FlSnapshotDisk *disk, const FlDiskOptions *options,
-                              GError **error)
-{
-    FlSources *sources = opening->sources;
-    g_autoptr(GPtrArray) found = find_disk(opening, backup, disk, error);
+/* A disk of a snapshot, on its way into the tree. */
+typedef struct {
+    const FlSnapshotDisk *disk;
+    FlSource *source; /* belongs to the sources */
     FlExportInfo *info;
     FlOrigin *origin;
-    FlExport *export;
+} Taken;
+
+static void taken_free(gpointer data)
+{
+    Taken *taken = data;
+
+    fl_export_info_free(taken->info);
+    fl_origin_free(taken->origin);
+    g_free(taken);
+}
+
+static Taken *take_disk(Opening *opening, const FlSnapshot *backup, const FlSnapshotDisk *disk,
+                        GError **error)
+{
+    g_autoptr(GPtrArray) found = find_disk(opening, backup, disk, error);
+    Taken *taken;
 
     if (found == NULL)
+        return NULL;
+    taken = g_new(Taken, 1);
+    *taken = (Taken){disk, opening->source, g_ptr_array_steal_index(found, 0), NULL};
+    taken->origin = make_disk_origin(opening, backup, disk, taken->info);
+    compare_image(opening, disk, taken->info, taken->origin);
+    if (taken->origin->reason != NULL)
+        g_message("disk %s: a full backup, because %s", disk->name, taken->origin->reason);
+    return taken;
+}
+
+/* What is shown of the VM: a snapshot, or the images of one that is shut off. */
+static char *state_of(const FlSnapshot *backup, const GPtrArray *taken)
+{
+    GString *state = g_string_new(NULL);
+
+    for (guint i = 0; i < taken->len; i++) {
+        const FlExportInfo *info = ((const Taken *)taken->pdata[i])->info;
+
+        if (info->mtime.tv_sec != 0)
+            fl_pieces_add_image(state, info);
+    }
+    if (state->len == 0)
+        g_string_append(state, fl_snapshot_id(backup));
+    return g_string_free(state, FALSE);
+}
+
+static bool add_snapshot_disks(Opening *opening, const FlSnapshot *backup, GError **error)
+{
+    FlSources *sources = opening->sources;
+    const GPtrArray *disks = fl_snapshot_disks(backup);
+    g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(taken_free);
+    g_autofree char *state = NULL;
+    FlDiskOptions options;
+
+    if (!share_connections(opening, backup, &options, error))
         return false;
-    info = g_ptr_array_steal_index(found, 0);
-    origin = make_disk_origin(opening, backup, disk, info);
-    compare_image(opening, disk, info, origin);
-    if (origin->reason != NULL)
-        g_message("disk %s: a full backup, because %s", disk->name, origin->reason);
-    fl_pieces_load(origin, opening->spec, false, sources->options, disk->size);
-    export = add_export(opening, info, origin, options, error);
-    if (export == NULL)
-        return false;
-    fl_snapshots_add_disk(sources->snapshots, disk, export);
+    for (guint i = 0; i < disks->len; i++) {
+        Taken *taken = take_disk(opening, backup, disks->pdata[i], error);
+
+        if (taken == NULL)
+            return false;
+        g_ptr_array_add(all, taken);
+    }
+    state = state_of(backup, all);
+    for (guint i = 0; i < all->len; i++) {
+        Taken *taken = all->pdata[i];
+        FlExport *export;
+
+        opening->source = taken->source;
+        fl_pieces_load(taken->origin, opening->spec, false, sources->options, taken->info, state);
+        export = add_export(opening, g_steal_pointer(&taken->info),
+                            g_steal_pointer(&taken->origin), &options, error);
+        if (export == NULL)
+            return false;
+        fl_snapshots_add_disk(sources->snapshots, taken->disk, export);
+    }
     return true;
 }
 
@@ -415,8 +475,7 @@ static bool open_snapshot(Opening *opening, GError **error)
     FlSnapshotOptions options = fl_source_snapshot_options(sources->options, opening->spec);
     FlSnapshot *backup = fl_snapshots_begin(sources->snapshots, &options, error);
     FlSource *source = NULL;
-    const GPtrArray *disks, *notes;
-    FlDiskOptions disk_options;
+    const GPtrArray *notes;
     FlSnapshotTimes times;
 
     if (backup == NULL)
@@ -435,14 +494,7 @@ static bool open_snapshot(Opening *opening, GError **error)
     g_info("snapshot taken in %.1f ms; the guest's writes held for %.1f ms, the guest frozen for "
            "%.1f ms",
            times.begin / 1e6, times.held / 1e6, times.frozen / 1e6);
-    disks = fl_snapshot_disks(backup);
-    if (!share_connections(opening, backup, &disk_options, error))
-        return false;
-    for (guint i = 0; i < disks->len; i++) {
-        if (!add_snapshot_disk(opening, backup, disks->pdata[i], &disk_options, error))
-            return false;
-    }
-    return true;
+    return add_snapshot_disks(opening, backup, error);
 }
 
 static bool open_source(FlSources *sources, const FlSourceSpec *spec, GError **error)

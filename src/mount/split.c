@@ -147,8 +147,9 @@ void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, stru
         split->times = fl_split_all_times(split);
     *mtime = fl_times_get(split->times, index);
     /* That of an image may be later than its mtime. */
-    *ctime = fl_split_is_new(split, index) && origin->ctime.tv_sec > mtime->tv_sec ? origin->ctime
-                                                                                   : *mtime;
+    *ctime = fl_split_is_new(split, index) && origin->piece_ctime.tv_sec > mtime->tv_sec
+                 ? origin->piece_ctime
+                 : *mtime;
 }
 
 /* The next run of pieces that are new, [*FIRST, *END), of which none is before FROM; false if there

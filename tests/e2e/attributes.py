@@ -120,6 +120,23 @@ class Attributes(lib.TestCase):
                 self.assertEqual(st.st_mtime_ns, st.st_ctime_ns)
         self.assertEqual(times, sorted(set(times)))
 
+    def test_every_mount_of_a_block_device_has_a_time_of_its_own(self):
+        """The times of its node say nothing of what a VM, with a node of its own, has written."""
+        if os.geteuid() != 0:
+            self.skipTest("loop devices are root's")
+        raw = self.path("raw")
+        with open(raw, "wb") as f:
+            f.truncate(lib.MIB)
+        device = lib.run("losetup", "--read-only", "--find", "--show", raw).strip()
+        self.defer(lib.attempt, "losetup", "--detach", device)
+        times = [os.stat(device).st_mtime_ns]
+        for _ in range(2):
+            with self.mount(f"vm={device}", options=["-o", "format=raw"]) as mount:
+                for file in "disk.raw", "split/000000":
+                    st = os.stat(mount / f"vm/{file}")
+                    self.assertGreater(st.st_mtime_ns, times[-1])
+                times += [st.st_mtime_ns]
+
     def test_read_only(self):
         with self.mount(self.image) as mount:
             path, folder = mount / "vm/disk.raw", mount / "vm"

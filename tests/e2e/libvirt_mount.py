@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 
+import disks
 import lib
 import qmp_mount
 import qmp_vouch
@@ -199,6 +200,39 @@ class LibvirtMount(lib.TestCase):
         self.assertEqual([(e["start"], e["length"]) for e in extents], [(65536, 65536)])
         self.end(vm, mount, "--commit")
         self.assertEqual(len(vm.checkpoints()), 1)
+
+    def test_pieces_when_shut_off(self):
+        """They are as old as the images: what has not changed since the last look is not read again."""
+        vm = Domain(self, [Disk(self, "vda", 8 * lib.MIB), Disk(self, "vdb", 4 * lib.MIB, kind="raw")])
+        vm.write("vda", 0, 8 * lib.MIB, 1)
+
+        def look(command="--abort"):
+            mount = self.begin(vm, "-o", "split=1M")
+            self.assertNotIn("of the notes of restore point", mount.output())
+            times = [[os.stat(mount / f"{name}/split/{piece:06}") for piece in range(count)]
+                     for name, count in (("vda", 8), ("vdb", 4))]
+            for name in "vda", "vdb":
+                mount.read(f"{name}/disk.raw", "rb")
+            self.end(vm, mount, command)
+            return [[(st.st_mtime_ns, st.st_ctime_ns) for st in disk] for disk in times]
+
+        def check(seen, before, changed):
+            self.assertEqual([i for i, time in enumerate(seen[0]) if time != before[0][i]], changed)
+            self.assertGreater(min(seen[0][i][0] for i in changed), max(before[0])[0])
+
+        first = look("--commit")
+        vm.write("vda", 2 * lib.MIB, 65536, 2)
+        vm.quit()
+        seen = look()
+        check(seen, first, [2])
+        self.assertEqual(look("--commit"), seen)
+        self.assertEqual(look(), seen)
+        disks.qemu_io(vm.disks["vda"].image, [f"write -q -P 3 {5 * lib.MIB} 64k"])
+        again = look()
+        check(again, seen, [2, 5])
+        self.assertEqual(look(), again)
+        vm.start()
+        check(look("--commit"), again, [2, 5])
 
     def test_shut_off_by_a_crash(self):
         """The bitmap is not to be trusted then: a full backup that says so."""

@@ -31,6 +31,21 @@ static void test_raw(Fixture *fixture, gconstpointer data)
     g_assert_cmpint(info->ctime.tv_nsec, ==, st.st_ctim.tv_nsec);
 }
 
+/* The data is in another file, which is written to alone. */
+static void test_times_of_a_data_file(Fixture *fixture, gconstpointer data)
+{
+    g_autoptr(FlImageDaemon) daemon = NULL;
+    struct stat st;
+
+    run("qemu-img create -q -f qcow2 -o data_file=d.data,data_file_raw=on d.qcow2 4M;"
+        "touch -d @1000000000.5 d.qcow2; touch -d @1000000001.25 d.data");
+    daemon = serve("d.qcow2");
+    g_assert_cmpint(daemon->image->info.mtime.tv_sec, ==, 1000000001);
+    g_assert_cmpint(daemon->image->info.mtime.tv_nsec, ==, 250000000);
+    g_assert_no_errno(stat("d.data", &st));
+    g_assert_cmpint(daemon->image->info.ctime.tv_sec, >=, st.st_ctim.tv_sec);
+}
+
 static int note_extent(void *opaque, const char *context, uint64_t offset, uint32_t *entries,
                        size_t n, int *error)
 {
@@ -348,6 +363,7 @@ int main(int argc, char **argv)
 {
     static const Test tests[] = {
         {"/server/image/raw", test_raw},
+        {"/server/image/data-file-times", test_times_of_a_data_file},
         {"/server/image/bitmaps", test_bitmaps},
         {"/server/image/inconsistent-bitmap", test_inconsistent_bitmap},
         {"/server/image/chain", test_chain},

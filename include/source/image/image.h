@@ -27,6 +27,8 @@ typedef struct {
     char *name;         /* of the export: the file's name without its last extension */
     char *format;       /* as QEMU calls it: "qcow2", "raw" */
     GPtrArray *bitmaps; /* of FlBitmap, sorted by name */
+    /* The latest of the file and the one that its data is in, if that is another; of a block device,
+     * whose contents have no times, when it was opened. */
     struct timespec mtime, ctime;
 } FlImageInfo;
 
@@ -36,6 +38,7 @@ typedef struct {
     char *path;        /* absolute */
     bool block_device;
     GPtrArray *files; /* of char *: its own, and as far as known those that it is based on */
+    guint own;        /* how many, from the first on, are its own */
     char *open; /* why it cannot be served in a jail; NULL: nothing is known to be in the way */
 } FlImage;
 
@@ -54,7 +57,8 @@ FlJail *fl_image_jail(FlImage *image, const char *program);
 
 /*
  * Opens IMAGE and its backing chain in the storage daemon behind QMP and adds it to its NBD server
- * as the export info.name, with all consistent bitmaps of the image. Fills in info.bitmaps.
+ * as the export info.name, with all consistent bitmaps of the image. Fills in info.bitmaps and the
+ * times.
  */
 bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error);
 

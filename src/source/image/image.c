@@ -80,9 +80,31 @@ static bool look_at_file(FlImage *image, GError **error)
         return fail_image(image, why, error);
 
     image->block_device = S_ISBLK(st.st_mode);
-    image->info.mtime = st.st_mtim;
-    image->info.ctime = st.st_ctim;
     return true;
+}
+
+static void make_latest(struct timespec *latest, struct timespec time)
+{
+    if (time.tv_sec > latest->tv_sec ||
+        (time.tv_sec == latest->tv_sec && time.tv_nsec > latest->tv_nsec))
+        *latest = time;
+}
+
+/* Since when the image has been as it is: now that it is open, nobody writes to it. That of a device
+ * node says nothing of what is on the device. */
+static void find_times(FlImage *image)
+{
+    struct stat st;
+
+    for (guint i = 0; i < image->own; i++) {
+        if (stat(image->files->pdata[i], &st) < 0 || !S_ISREG(st.st_mode)) {
+            clock_gettime(CLOCK_REALTIME, &image->info.mtime);
+            image->info.ctime = image->info.mtime;
+            return;
+        }
+        make_latest(&image->info.mtime, st.st_mtim);
+        make_latest(&image->info.ctime, st.st_ctim);
+    }
 }
 
 /* INFO is what qemu-img says of the image, which may be anybody's. */
@@ -184,8 +206,8 @@ static void find_chain(FlImage *image, JsonObject *info, const char *path)
 
         if (backing == NULL)
             backing = fl_json_string(here, "backing-filename");
-        if (data_file != NULL)
-            add_file(image, path, data_file);
+        if (data_file != NULL && add_file(image, path, data_file) != NULL && depth == 0)
+            image->own++;
         if (backing == NULL || (path = add_file(image, path, backing)) == NULL)
             return;
         if (depth >= CHAIN_MAX) {
@@ -232,6 +254,7 @@ FlImage *fl_image_probe(const char *path, const char *format, GError **error)
     image->merged = g_ptr_array_new_with_free_func(g_free);
     image->files = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(image->files, g_strdup(image->path));
+    image->own = 1;
     if (!look_at_file(image, error) || !find_format(image, format, error))
         return NULL;
     image->info.name = export_name(image->path);
@@ -309,7 +332,9 @@ bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error)
     g_autoptr(GError) failure = NULL;
 
     if (add_image_node(image, qmp, &failure) && add_guard_node(qmp, &failure) &&
-        fl_image_find_bitmaps(image, qmp, &failure) && add_export(image, qmp, &failure))
+        fl_image_find_bitmaps(image, qmp, &failure) && add_export(image, qmp, &failure)) {
+        find_times(image);
         return true;
+    }
     return fail_image(image, failure->message, error);
 }
