@@ -135,7 +135,7 @@ static void add_formatted(Page *page, const char *name, const char *format, ...)
 /* "[####----]  50%", the bar WIDTH wide and left out if that is 0. All is 100%, less never is. */
 static char *bar_text(gint64 part, gint64 whole, unsigned width)
 {
-    double ratio = whole > 0 ? MIN((double)part / (double)whole, 1) : 1;
+    double ratio = whole > 0 ? CLAMP((double)part / (double)whole, 0, 1) : 1;
     int percent = part >= whole ? 100 : MIN((int)(ratio * 100), 99);
     unsigned full = part >= whole ? width : (unsigned)(ratio * width);
     g_autofree char *done = g_strnfill(full, '#'), *left = g_strnfill(width - full, '-');
