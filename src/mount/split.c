@@ -299,19 +299,14 @@ void fl_split_closed(FlSplit *split, uint64_t index)
         split->timer = g_timeout_add_seconds(KEEP_SECONDS, expired, split);
 }
 
-static void add_number(GHashTable *xattrs, const char *name, uint64_t number)
-{
-    g_hash_table_insert(xattrs, g_strdup(name), g_strdup_printf("%" PRIu64, number));
-}
-
 GHashTable *fl_split_xattrs(const FlSplit *split, uint64_t index)
 {
-    GHashTable *xattrs = fl_file_xattrs(split->export->files->pdata[0]);
-    uint64_t start, end;
+    GHashTable *xattrs = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, g_free);
 
-    fl_split_range(split, index, &start, &end);
-    add_number(xattrs, "start", start);
-    add_number(xattrs, "length", end - start);
+    if (index == 0)
+        g_hash_table_insert(
+            xattrs, (char *)"disk_size",
+            g_strdup_printf("%" PRIu64, fl_disk_info(split->export->disk)->size));
     return xattrs;
 }
 

@@ -160,7 +160,7 @@ class Pieces(lib.TestCase):
 
         def mark():
             remove(COUNT - 1)()
-            os.setxattr(self.piece(COUNT - 2), "user.fleecefs.disk_size", str(SIZE).encode())
+            os.setxattr(self.piece(0), "user.fleecefs.disk_size", str(SIZE).encode())
 
         for spoil, says in (
                 (remove(0), "piece 000000 is missing"),

@@ -60,8 +60,10 @@ class Split(lib.TestCase):
                 self.assertTrue(os.pread(fd, 50000, at) == self.disk[start + at:end][:50000])
                 self.assertEqual(os.pread(fd, 4096, end - start), b"")
                 os.close(fd)
-                self.assertEqual(os.getxattr(mount / f"default/split/{name}",
-                                             "user.fleecefs.start"), str(start).encode())
+                self.assertEqual(os.listxattr(mount / f"default/split/{name}"),
+                                 ["user.fleecefs.disk_size"] if i == 0 else [])
+            self.assertEqual(os.getxattr(mount / "default/split/000000", "user.fleecefs.disk_size"),
+                             str(SIZE).encode())
 
     def test_names_are_exact(self):
         with self.mount_split() as mount:

@@ -242,7 +242,7 @@ static bool check_sizes(FlPieceFolder *folder, GError **error)
 }
 
 /* What is known of the disk's size beside the pieces: 0 if nothing is. The info.json in which it
- * was backed up, or an attribute of the last piece. */
+ * was backed up, or an attribute of the first piece. */
 static uint64_t noted_size(const FlPieceFolder *folder, const char **where)
 {
     g_autofree char *last = g_path_get_basename(folder->path);
@@ -260,9 +260,9 @@ static uint64_t noted_size(const FlPieceFolder *folder, const char **where)
         st.st_size <= INFO_MAX && g_file_get_contents(path, &text, &length, NULL) &&
         (info = fl_json_parse(text, length, NULL)) != NULL && fl_json_int(info, "size") > 0)
         return (uint64_t)fl_json_int(info, "size");
-    *where = "an attribute of its last piece";
+    *where = "an attribute of its first piece";
     g_free(g_steal_pointer(&path));
-    fl_piece_name(name, folder->count - 1);
+    fl_piece_name(name, 0);
     path = g_build_filename(folder->path, name, NULL);
     if (lgetxattr(path, "user.fleecefs.disk_size", value, sizeof value - 1) <= 0 ||
         !g_ascii_string_to_unsigned(value, 10, 1, INT64_MAX, &size, NULL))
