@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     image->files = g_ptr_array_new_with_free_func(g_free);
     if (reply != NULL) {
         g_assert_true(take_info(image, reply, &error) == (error == NULL));
-        find_chain(image, reply, "/nowhere/image");
+        g_assert_true(find_chain(image, reply, "/nowhere/image", NULL));
     }
     add_bitmaps(image->info.bitmaps, fl_json_array(reply, "dirty-bitmaps"));
     for (guint i = 0; i < image->info.bitmaps->len; i++)

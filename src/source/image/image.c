@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "source/image/image.h"
 
+#include "source/image/whole.h"
 #include "source/process.h"
 #include "qemu/json.h"
 
@@ -190,9 +191,22 @@ static const char *add_file(FlImage *image, const char *path, const char *name)
     return image->files->pdata[image->files->len - 1];
 }
 
-/* Follows the chain from INFO, of the file at PATH. Whatever is wrong with it, the storage daemon
- * will find too. */
-static void find_chain(FlImage *image, JsonObject *info, const char *path)
+static bool check_whole(const FlImage *image, const char *path, const char *format,
+                        const char *data_file, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    g_autofree char *message = NULL;
+
+    if (fl_image_check_whole(path, format, data_file, &failure))
+        return true;
+    if (strcmp(path, image->path) != 0)
+        message = g_strdup_printf("of %s, which it is based on: %s", path, failure->message);
+    return fail_image(image, message != NULL ? message : failure->message, error);
+}
+
+/* Follows the chain from INFO, of the file at PATH. Whatever else is wrong with it, the storage
+ * daemon will find too. */
+static bool find_chain(FlImage *image, JsonObject *info, const char *path, GError **error)
 {
     g_autoptr(JsonObject) here = json_object_ref(info);
 
@@ -206,18 +220,22 @@ static void find_chain(FlImage *image, JsonObject *info, const char *path)
 
         if (backing == NULL)
             backing = fl_json_string(here, "backing-filename");
-        if (data_file != NULL && add_file(image, path, data_file) != NULL && depth == 0)
+        if (data_file != NULL && (data_file = add_file(image, path, data_file)) != NULL &&
+            depth == 0)
             image->own++;
+        if (!check_whole(image, path, fl_json_string(here, "format"), data_file, error))
+            return false;
         if (backing == NULL || (path = add_file(image, path, backing)) == NULL)
-            return;
+            return true;
         if (depth >= CHAIN_MAX) {
             leave_open(image, "its chain of backing files is too long");
-            return;
+            return true;
         }
         next = ask_about(image, path, format, NULL);
         json_object_unref(here);
         here = next;
     }
+    return true;
 }
 
 static bool find_format(FlImage *image, const char *format, GError **error)
@@ -229,8 +247,7 @@ static bool find_format(FlImage *image, const char *format, GError **error)
         return fail_image(image, failure->message, error);
     if (!take_info(image, info, error))
         return false;
-    find_chain(image, info, image->path);
-    return true;
+    return find_chain(image, info, image->path, error);
 }
 
 static char *export_name(const char *path)
