@@ -171,7 +171,7 @@ static GPtrArray *backup_exports(FlSource *source, const char *name, const FlWai
 /* That all pieces are there, and make the disk that info.json tells of, is looked at now. */
 static FlSource *open_pieces(BackupSource *backup, Disk *disk, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&backup->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&backup->lock);
 
     if (disk->pieces == NULL)
         disk->pieces = fl_source_pieces_new(disk->image->path, backup->budget, error);

@@ -366,7 +366,7 @@ static bool export_node(FlChains *chains, const char *node, const char *name, GE
 
 bool fl_chains_open(FlChains *chains, const FlStoredImage *image, const char *name, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&chains->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&chains->lock);
     const char *node;
 
     if (g_hash_table_contains(chains->exports, name))

@@ -229,7 +229,7 @@ struct nbd_handle *fl_endpoint_connect(FlEndpoint *endpoint, bool structured, co
 
 void fl_endpoint_set_only(FlEndpoint *endpoint, const char *export)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&endpoint->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&endpoint->lock);
 
     g_free(endpoint->only);
     endpoint->only = g_strdup(export);
