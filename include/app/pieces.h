@@ -7,9 +7,9 @@
 
 /* Adds to STATE what tells IMAGE as it is now from what it was or will be. */
 void fl_pieces_add_image(GString *state, const FlExportInfo *image);
-/* Finds what is noted of the base of ORIGIN, whose disk is INFO, and says so if that does not count;
- * and decides on the time of what has changed: as long as SPEC, its source, has the same STATE, it
- * stays. ONE_DISK: a name of SPEC is that of the disk's folder. */
+/* Finds what is noted of the base of ORIGIN, whose disk is INFO, and says so if that does not
+ * count; and decides on the time of what has changed: as long as SPEC, its source, has the same
+ * STATE, it stays. ONE_DISK: a name of SPEC is that of the disk's folder. */
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
                     const FlOptions *options, const FlExportInfo *info, const char *state);
 

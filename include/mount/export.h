@@ -47,12 +47,12 @@ typedef struct {
     char *increment;
     /* Bytes that the scratch file of the snapshot takes and may take; NULL where there is none. */
     void (*scratch_use)(const void *scratch, uint64_t *used, uint64_t *limit);
-    void *scratch;              /* freed with g_free() */
+    void *scratch;  /* freed with g_free() */
     FlTimes *times; /* of its pieces at the base; NULL: not known */
     /* Of those that have changed: not before time, or since when the image of a VM that is shut off
      * has been as it is; and the earliest ctime of theirs. */
     struct timespec piece_time, piece_ctime;
-    char *place;                /* what its times are noted under; NULL: nothing */
+    char *place; /* what its times are noted under; NULL: nothing */
 } FlOrigin;
 FlOrigin *fl_origin_new(const char *source, const char *folder);
 void fl_origin_free(FlOrigin *origin); /* NULL is fine */

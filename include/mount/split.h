@@ -59,7 +59,7 @@ void fl_split_closed(FlSplit *split, uint64_t index);
 /* A reader was told that [FROM, TO) of the piece is a hole: it counts as delivered. Tools that seek
  * over holes read no zeros, also not those that are new. */
 void fl_split_skipped(FlSplit *split, uint64_t index, uint64_t from, uint64_t to);
-/* As fl_file_xattrs(), but for the size of the disk, which the first piece has, there are none: tools
- * ask twice for each of them, of each piece, whether it has changed or not, and store anew what is
- * another in each snapshot. */
+/* As fl_file_xattrs(), but for the size of the disk, which the first piece has, there are none:
+ * tools ask twice for each of them, of each piece, whether it has changed or not, and store anew
+ * what is another in each snapshot. */
 GHashTable *fl_split_xattrs(const FlSplit *split, uint64_t index);

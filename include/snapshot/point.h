@@ -68,6 +68,6 @@ bool fl_series_check(const char *series, GError **error);
 
 /* Whether NAME is that of a bitmap of ours, of SERIES unless that is NULL. */
 bool fl_point_is_ours(const char *name, const char *series);
-/* Whether NAME is that of a bitmap of ours that says something of restore points, and nothing of the
- * disk. */
+/* Whether NAME is that of a bitmap of ours that says something of restore points, and nothing of
+ * the disk. */
 bool fl_point_is_note(const char *name);

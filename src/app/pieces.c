@@ -35,8 +35,7 @@ void fl_pieces_add_image(GString *state, const FlExportInfo *image)
 {
     g_string_append_printf(state, "%s%" G_GINT64_FORMAT ".%09ld %" G_GINT64_FORMAT ".%09ld",
                            state->len > 0 ? " " : "", (gint64)image->mtime.tv_sec,
-                           image->mtime.tv_nsec, (gint64)image->ctime.tv_sec,
-                           image->ctime.tv_nsec);
+                           image->mtime.tv_nsec, (gint64)image->ctime.tv_sec, image->ctime.tv_nsec);
 }
 
 /* A piece that has changed is later than it has ever been, whatever the host's clock says. */

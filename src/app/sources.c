@@ -55,7 +55,8 @@ static struct timespec now(void)
     return (struct timespec){.tv_sec = us / G_USEC_PER_SEC, .tv_nsec = us % G_USEC_PER_SEC * 1000};
 }
 
-/* Of a disk that lies deeper in the tree than others, inodes are told apart by its export's name. */
+/* Of a disk that lies deeper in the tree than others, inodes are told apart by its export's
+ * name. */
 static FlOrigin *new_origin(const Opening *opening, const FlExportInfo *export)
 {
     g_autofree char *source = NULL;
@@ -460,8 +461,8 @@ static bool add_snapshot_disks(Opening *opening, const FlSnapshot *backup, GErro
 
         opening->source = taken->source;
         fl_pieces_load(taken->origin, opening->spec, false, sources->options, taken->info, state);
-        export = add_export(opening, g_steal_pointer(&taken->info),
-                            g_steal_pointer(&taken->origin), &options, error);
+        export = add_export(opening, g_steal_pointer(&taken->info), g_steal_pointer(&taken->origin),
+                            &options, error);
         if (export == NULL)
             return false;
         fl_snapshots_add_disk(sources->snapshots, taken->disk, export);

@@ -304,9 +304,8 @@ GHashTable *fl_split_xattrs(const FlSplit *split, uint64_t index)
     GHashTable *xattrs = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, g_free);
 
     if (index == 0)
-        g_hash_table_insert(
-            xattrs, (char *)"disk_size",
-            g_strdup_printf("%" PRIu64, fl_disk_info(split->export->disk)->size));
+        g_hash_table_insert(xattrs, (char *)"disk_size",
+                            g_strdup_printf("%" PRIu64, fl_disk_info(split->export->disk)->size));
     return xattrs;
 }
 

@@ -26,8 +26,9 @@ struct FlAgent {
     gint64 last_sync; /* a number that no earlier client is likely to have sent */
 };
 
-#define SILENT "no answer; is qemu-guest-agent running in the guest, and does nobody else hold this " \
-               "socket?"
+#define SILENT                                                                                     \
+    "no answer; is qemu-guest-agent running in the guest, and does nobody else hold this "         \
+    "socket?"
 
 static bool agent_fail(const FlAgent *agent, GError **error, const char *what)
 {

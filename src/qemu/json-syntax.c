@@ -162,8 +162,8 @@ static bool check(Text *text, GByteArray *kinds, unsigned max_depth)
             g_byte_array_set_size(kinds, kinds->len - 1);
         }
         /* What is next to it. */
-        if (kinds->len > 0 && (!take(text, ',') ||
-                               (kinds->data[kinds->len - 1] == '}' && !take_name(text))))
+        if (kinds->len > 0 &&
+            (!take(text, ',') || (kinds->data[kinds->len - 1] == '}' && !take_name(text))))
             return false;
     } while (kinds->len > 0);
     return text->at == text->end;

@@ -134,9 +134,8 @@ static bool take_lock(FlJournal *journal, const char *path, GError **error)
             return fl_fail(error, "%s: %s; FLEECEFS_STATE_DIR names another directory", path,
                            g_strerror(errno));
         if (flock(journal->lock, LOCK_EX | LOCK_NB) < 0)
-            return fl_fail(error,
-                           "%s: another fleecefs has this VM; commit, abort or unmount it first",
-                           path);
+            return fl_fail(
+                error, "%s: another fleecefs has this VM; commit, abort or unmount it first", path);
         if (is_file(journal->lock, path))
             return true;
         close(journal->lock);

@@ -131,8 +131,8 @@ static uint64_t run_snapshot(GRand *rand, Disk *disk, FlPieceNotes *notes, unsig
     g_assert_true(fl_piece_clock_next(notes->source, point, floor, *host, &second, &error));
     times = fl_times_next(last, dirty, disk->size, PIECE, (struct timespec){.tv_sec = second});
     *host += (gint64)random_below(rand, 3);
-    kept = look(tools, disk, times, second,
-                how != KILLED && random_below(rand, 2) == 0 ? *host : 0);
+    kept =
+        look(tools, disk, times, second, how != KILLED && random_below(rand, 2) == 0 ? *host : 0);
 
     notes->point = point;
     if (how == KILLED || how == COMMITTED)

@@ -164,7 +164,8 @@ FlDomainPart *fl_libvirt_parts(const FlLibvirtSession *session);
 void fl_libvirt_name_disks(const FlSnapshot *backup);
 bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error);
 bool fl_libvirt_export(FlSnapshot *backup, GError **error);
-/* Fails if another client is connected to the snapshot's NBD server, with which nothing could end. */
+/* Fails if another client is connected to the snapshot's NBD server, with which nothing could
+ * end. */
 bool fl_libvirt_check_clients(FlLibvirtSession *session, GError **error);
 bool fl_libvirt_let_go(FlSnapshot *backup, GError **error);
 bool fl_libvirt_sweep(FlSnapshot *backup, GError **error);

@@ -27,8 +27,8 @@ typedef struct {
     char *name;         /* of the export: the file's name without its last extension */
     char *format;       /* as QEMU calls it: "qcow2", "raw" */
     GPtrArray *bitmaps; /* of FlBitmap, sorted by name */
-    /* The latest of the file and the one that its data is in, if that is another; of a block device,
-     * whose contents have no times, when it was opened. */
+    /* The latest of the file and the one that its data is in, if that is another; of a block
+     * device, whose contents have no times, when it was opened. */
     struct timespec mtime, ctime;
 } FlImageInfo;
 

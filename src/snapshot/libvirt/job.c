@@ -415,9 +415,9 @@ static bool ask_abort(FlLibvirtCall *call)
 
 /*
  * Whether nobody but ourselves is connected to SOCKET, where QEMU's NBD server listens, as far as
- * that is to be known. With a client that reads no replies QEMU stands still (seen in 7.2 and 10.0),
- * its monitor and libvirt with it, as soon as libvirt ends the job or deletes a checkpoint, and until
- * that client has left; and which client is one, cannot be seen.
+ * that is to be known. With a client that reads no replies QEMU stands still (seen in 7.2 and
+ * 10.0), its monitor and libvirt with it, as soon as libvirt ends the job or deletes a
+ * checkpoint, and until that client has left; and which client is one, cannot be seen.
  */
 static bool clients_have_left(FlLibvirtSession *session, const char *socket, unsigned timeout,
                               GError **error)

@@ -91,8 +91,8 @@ static void make_latest(struct timespec *latest, struct timespec time)
         *latest = time;
 }
 
-/* Since when the image has been as it is: now that it is open, nobody writes to it. That of a device
- * node says nothing of what is on the device. */
+/* Since when the image has been as it is: now that it is open, nobody writes to it. That of a
+ * device node says nothing of what is on the device. */
 static void find_times(FlImage *image)
 {
     struct stat st;
