@@ -17,6 +17,8 @@ bool fl_unix_hang_up(int fd, unsigned timeout);
  */
 int fl_clients_open(const char *path, unsigned timeout);
 
+/* How many connections to the socket at PATH this process has. */
+int fl_clients_own(const char *path);
 /* How many connections to the socket at PATH, which may be made only so far that nobody has
  * accepted them, are not of this process; -1 if LIST does not tell. */
 int fl_clients_count(int list, const char *path);

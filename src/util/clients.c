@@ -67,8 +67,7 @@ static char *read_list(int list)
     return got == 0 ? g_string_free(g_steal_pointer(&text), FALSE) : NULL;
 }
 
-/* Connections of this process. */
-static int count_own(const char *path)
+int fl_clients_own(const char *path)
 {
     long fds = MIN(sysconf(_SC_OPEN_MAX), FDS_MAX);
     int count = 0;
@@ -102,5 +101,5 @@ int fl_clients_count(int list, const char *path)
         found = found || (flags & LISTENS) != 0;
         count += (flags & LISTENS) == 0;
     }
-    return found ? MAX(count - count_own(path), 0) : -1;
+    return found ? MAX(count - fl_clients_own(path), 0) : -1;
 }

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The process that has ssh. It was forked from one with threads: nothing here may allocate or take
+ * a lock. */
+#include "ssh-life.h"
+
+#include "util/deadline.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Milliseconds: between looks for a connection that comes about; how long one may take to end when
+ * asked; and between attempts, which take longer and longer. */
+#define LOOK_MS       20
+#define GRACE_MS      1000
+#define FIRST_WAIT_MS 100
+#define LAST_WAIT_MS  5000
+
+static void end_master(FlSshLife *life);
+
+/* The daemon is gone. */
+_Noreturn static void end(FlSshLife *life)
+{
+    end_master(life);
+    for (unsigned i = 0; i < life->n_forwards; i++) {
+        char *colon = strchr(life->forwards[i], ':');
+
+        *colon = '\0';
+        unlink(life->forwards[i]);
+    }
+    unlink(life->control);
+    rmdir(life->folder);
+    _exit(0);
+}
+
+/* A program with its words; what it reads and writes, -1: nothing. Its pid; -1 on failure. */
+static pid_t spawn(const FlSshLife *life, char **argv, int in, int out, int err)
+{
+    pid_t parent = getpid(), child = fork();
+    int fds[] = {in, out, err};
+    sigset_t none;
+
+    if (child != 0)
+        return child;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    setsid();
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        _exit(127);
+    for (int i = 0; i < 3; i++) {
+        /* Above those that are to be replaced. */
+        fds[i] = fds[i] < 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : fds[i];
+        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+    }
+    for (int i = 0; i < 3; i++)
+        dup2(fds[i], i);
+    execv(life->program, argv);
+    _exit(127);
+}
+
+static void stop(pid_t pid, int pidfd)
+{
+    struct pollfd fd = {.fd = pidfd, .events = POLLIN};
+
+    kill(-pid, SIGTERM);
+    if (pidfd < 0 || poll(&fd, 1, GRACE_MS) <= 0)
+        kill(-pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+}
+
+/* What ssh says later counts more. */
+static void read_errors(FlSshLife *life)
+{
+    size_t used = strlen(life->complaint);
+    const size_t room = sizeof life->complaint - 1;
+    char text[1024];
+    ssize_t n;
+
+    while ((n = read(life->errors, text, sizeof text)) > 0) {
+        size_t drop = used + (size_t)n > room ? used + (size_t)n - room : 0;
+
+        memmove(life->complaint, life->complaint + drop, used - drop);
+        used -= drop;
+        memcpy(life->complaint + used, text, (size_t)n);
+        used += (size_t)n;
+        life->complaint[used] = '\0';
+    }
+    if (n == 0) {
+        close(life->errors);
+        life->errors = -1;
+    }
+}
+
+/* The connection has ended, or is to. */
+static void end_master(FlSshLife *life)
+{
+    if (life->pid == 0)
+        return;
+    stop(life->pid, life->pidfd);
+    if (life->errors >= 0)
+        read_errors(life);
+    if (life->errors >= 0)
+        close(life->errors);
+    close(life->pidfd);
+    life->pidfd = life->errors = -1;
+    life->pid = 0;
+    life->next_try = g_get_monotonic_time() + (gint64)life->wait_ms * 1000;
+    life->wait_ms = MIN(life->wait_ms * 2, LAST_WAIT_MS);
+}
+
+/* Runs ARGV with INPUT of LENGTH bytes, until the daemon is gone or the time is over. Its output
+ * goes to life->output, or if it fails, what it complained of. Whether it succeeded. */
+static bool run(FlSshLife *life, char **argv, const char *input, size_t length)
+{
+    const size_t most = FL_SSH_MESSAGE - sizeof(FlSshHead) - 1;
+    char *texts[] = {life->output, life->text};
+    size_t used[] = {0, 0};
+    int in = memfd_create("script", MFD_CLOEXEC), out[2] = {-1, -1}, err[2] = {-1, -1}, status = 1;
+    int pidfd = -1;
+    gint64 deadline = fl_deadline_in(life->seconds);
+    bool ok = in >= 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0 &&
+              pwrite(in, input, length, 0) == (ssize_t)length;
+    pid_t pid = ok ? spawn(life, argv, in, out[1], err[1]) : -1;
+    struct pollfd fds[] = {
+        {.fd = out[0], .events = POLLIN}, {.fd = err[0], .events = POLLIN}, {.fd = life->channel}};
+    bool over = pid < 0, gone = false;
+
+    close(in);
+    close(out[1]);
+    close(err[1]);
+    if (pid > 0)
+        pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    while (!over && (fds[0].fd >= 0 || fds[1].fd >= 0)) {
+        int r = poll(fds, G_N_ELEMENTS(fds), fl_deadline_poll(deadline));
+
+        gone = r > 0 && (fds[2].revents & (POLLHUP | POLLERR)) != 0;
+        over = r == 0 || gone;
+        for (int i = 0; i < 2 && r > 0; i++) {
+            char spare[512];
+            ssize_t n = 0;
+
+            if (fds[i].revents == 0)
+                continue;
+            n = used[i] < most ? read(fds[i].fd, texts[i] + used[i], most - used[i])
+                               : read(fds[i].fd, spare, sizeof spare);
+            if (n > 0 && used[i] < most)
+                used[i] += (size_t)n;
+            if (n == 0 || (n < 0 && errno != EINTR))
+                fds[i].fd = -1;
+        }
+    }
+    texts[0][used[0]] = texts[1][used[1]] = '\0';
+    if (pid > 0 && over)
+        stop(pid, pidfd);
+    else if (pid > 0)
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+    close(out[0]);
+    close(err[0]);
+    if (pidfd >= 0)
+        close(pidfd);
+    if (gone)
+        end(life);
+    if (over)
+        strcpy(life->text,
+               pid > 0 ? "it does not end in time (-o timeout=)" : "cannot start a process");
+    ok = !over && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (!ok)
+        memcpy(life->output, life->text, strlen(life->text) + 1);
+    return ok;
+}
+
+static bool forward(FlSshLife *life, unsigned i)
+{
+    char *colon = strchr(life->forwards[i], ':');
+
+    *colon = '\0';
+    unlink(life->forwards[i]);
+    *colon = ':';
+    life->forward[life->slot] = life->forwards[i];
+    return run(life, life->forward, "", 0);
+}
+
+/* Waits until the connection is there. */
+static bool await_control(FlSshLife *life)
+{
+    gint64 deadline = fl_deadline_in(life->seconds);
+
+    while (access(life->control, F_OK) != 0) {
+        struct pollfd fds[] = {{.fd = life->pidfd, .events = POLLIN}, {.fd = life->channel}};
+
+        if (fl_deadline_left(deadline) == 0) {
+            strcpy(life->complaint, "no connection in time (-o timeout=)");
+            return false;
+        }
+        if (poll(fds, G_N_ELEMENTS(fds), LOOK_MS) <= 0)
+            continue;
+        if ((fds[1].revents & (POLLHUP | POLLERR)) != 0)
+            end(life);
+        if (fds[0].revents != 0)
+            return false;
+    }
+    return true;
+}
+
+static bool connect_master(FlSshLife *life)
+{
+    int err[2];
+
+    if (life->pid > 0)
+        return true;
+    life->wanted = true;
+    life->complaint[0] = '\0';
+    unlink(life->control);
+    if (pipe2(err, O_CLOEXEC | O_NONBLOCK) != 0)
+        return false;
+    life->pid = spawn(life, life->master, -1, -1, err[1]);
+    close(err[1]);
+    life->errors = err[0];
+    if (life->pid < 0) {
+        life->pid = 0;
+        close(life->errors);
+        life->errors = -1;
+        return false;
+    }
+    life->pidfd = (int)syscall(SYS_pidfd_open, life->pid, 0);
+    if (!await_control(life)) {
+        end_master(life);
+        return false;
+    }
+    for (unsigned i = 0; i < life->n_forwards; i++) {
+        if (!forward(life, i)) {
+            g_strlcpy(life->complaint, life->output, sizeof life->complaint);
+            end_master(life);
+            return false;
+        }
+    }
+    life->wait_ms = FIRST_WAIT_MS;
+    return true;
+}
+
+/* Questions */
+
+static void answer(const FlSshLife *life, const FlSshHead *head, bool ok, const char *text)
+{
+    FlSshHead reply = {.number = head->number, .what = ok};
+    struct iovec parts[] = {{.iov_base = &reply, .iov_len = sizeof reply},
+                            {.iov_base = (char *)text, .iov_len = strlen(text)}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = G_N_ELEMENTS(parts)};
+
+    while (sendmsg(life->channel, &message, MSG_NOSIGNAL) < 0 && errno == EINTR)
+        ;
+}
+
+/* Appends TEXT to TO, which has room for FL_SSH_MESSAGE bytes, of which LENGTH are used; in quotes
+ * if so. The new length, or 0 if it does not fit. */
+static size_t append(char *to, size_t length, const char *text, bool quoted)
+{
+    if (length == 0 || length + 4 * strlen(text) + 4 > FL_SSH_MESSAGE)
+        return 0;
+    if (quoted)
+        to[length++] = '\'';
+    for (; *text != '\0'; text++) {
+        if (quoted && *text == '\'') {
+            memcpy(to + length, "'\\'", 3);
+            length += 3;
+        }
+        to[length++] = *text;
+    }
+    if (quoted) {
+        to[length++] = '\'';
+        to[length++] = ' ';
+    }
+    return length;
+}
+
+static void run_script(FlSshLife *life, const FlSshHead *head, const char *strings)
+{
+    static const char start[] = "LC_ALL=C; export LC_ALL; set -- ";
+    char *input = life->message;
+    size_t length = sizeof start - 1;
+    bool ok;
+
+    if (head->script >= life->n_scripts) {
+        answer(life, head, false, "there is no such script");
+        return;
+    }
+    if (!connect_master(life)) {
+        answer(life, head, false, life->complaint);
+        return;
+    }
+    /* The message, where the strings are, is behind what is made of them. */
+    input = life->text;
+    memcpy(input, start, length);
+    for (unsigned i = 0; i < head->count; i++, strings += strlen(strings) + 1)
+        length = append(input, length, strings, true);
+    length = append(input, length, "\n{ ", false);
+    length = append(input, length, life->scripts[head->script], false);
+    length = append(input, length, "\n} </dev/null\n", false);
+    ok = length > 0;
+    if (!ok) {
+        answer(life, head, false, "the arguments are too long");
+        return;
+    }
+    /* run() writes to where the script is only once it has been sent. */
+    ok = run(life, life->command, input, length);
+    answer(life, head, ok, life->output);
+}
+
+static void add_forward(FlSshLife *life, const FlSshHead *head, const char *strings)
+{
+    const char *here = strings, *there = here + strlen(here) + 1;
+    char *words = life->n_forwards < FL_SSH_FORWARDS ? life->forwards[life->n_forwards] : NULL;
+    bool ok;
+
+    if (head->count != 2 || life->sealed || words == NULL || strlen(here) >= PATH_MAX ||
+        strlen(there) >= PATH_MAX) {
+        answer(life, head, false, "no more sockets are forwarded");
+        return;
+    }
+    if (!connect_master(life)) {
+        answer(life, head, false, life->complaint);
+        return;
+    }
+    strcpy(words, here);
+    strcat(words, ":");
+    strcat(words, there);
+    ok = forward(life, life->n_forwards);
+    if (ok)
+        life->n_forwards++;
+    answer(life, head, ok, life->output);
+}
+
+/* Whether the strings of a message of LENGTH bytes are there. */
+static bool is_whole(const FlSshHead *head, const char *strings, size_t length)
+{
+    for (unsigned i = 0; i < head->count; i++) {
+        const char *zero = memchr(strings, '\0', length);
+
+        if (zero == NULL)
+            return false;
+        length -= (size_t)(zero + 1 - strings);
+        strings = zero + 1;
+    }
+    return true;
+}
+
+static void serve(FlSshLife *life)
+{
+    const char *strings = life->message + sizeof(FlSshHead);
+    ssize_t n = recv(life->channel, life->message, FL_SSH_MESSAGE, 0);
+    FlSshHead head;
+
+    if (n < 0 && errno == EINTR)
+        return;
+    if (n < (ssize_t)sizeof head)
+        end(life);
+    memcpy(&head, life->message, sizeof head);
+    if (!is_whole(&head, strings, (size_t)n - sizeof head))
+        end(life);
+    switch (head.what) {
+    case FL_SSH_RUN:
+        run_script(life, &head, strings);
+        break;
+    case FL_SSH_FORWARD:
+        add_forward(life, &head, strings);
+        break;
+    case FL_SSH_SEAL:
+        life->sealed = true;
+        answer(life, &head, true, "");
+        break;
+    case FL_SSH_COMPLAINT:
+        if (life->errors >= 0)
+            read_errors(life);
+        answer(life, &head, true, life->complaint);
+        break;
+    default:
+        end(life);
+    }
+}
+
+static int time_left(const FlSshLife *life)
+{
+    return life->pid == 0 && life->wanted ? fl_deadline_poll(life->next_try) : -1;
+}
+
+void fl_ssh_live(FlSshLife *life)
+{
+    sigset_t all;
+
+    /* ^C and the like are for the daemon, which then says what is to be done. */
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    setsid();
+    prctl(PR_SET_NAME, "fleecefs-ssh");
+    /* The folder that it was started in must not stay busy, nor anything else that is open. */
+    if (chdir("/") != 0)
+        _exit(1);
+    syscall(SYS_close_range, 0, life->channel - 1, 0);
+    syscall(SYS_close_range, life->channel + 1, ~0U, 0);
+    life->wait_ms = FIRST_WAIT_MS;
+    for (;;) {
+        struct pollfd fds[] = {{.fd = life->channel, .events = POLLIN},
+                               {.fd = life->errors, .events = POLLIN},
+                               {.fd = life->pidfd, .events = POLLIN}};
+
+        poll(fds, G_N_ELEMENTS(fds), time_left(life));
+        if (fds[1].revents != 0)
+            read_errors(life);
+        if (fds[2].revents != 0)
+            end_master(life);
+        if (fds[0].revents != 0)
+            serve(life);
+        if (life->pid == 0 && life->wanted && fl_deadline_left(life->next_try) == 0)
+            connect_master(life);
+    }
+}
