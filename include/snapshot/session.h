@@ -22,7 +22,7 @@ struct FlSnapshot {
     GPtrArray *notes;       /* of char *: what a person should know */
     GPtrArray *report;      /* of char *: what was put back */
     int socket;             /* O_PATH, or -1 */
-    const char *server_uri; /* of a server that was there before; NULL: SOCKET is that of ours */
+    const char *server_uri; /* where the server is that is not at SOCKET; NULL: none is */
     unsigned max_clients;   /* that all disks together may be to the server; 0: no limit */
     FlSnapshotVm vm;        /* filled by open */
     char *id;               /* from fl_snapshot_set_time() on */
@@ -108,6 +108,9 @@ bool fl_snapshot_free_room(const char *path, uint64_t *room, GError **error);
  */
 bool fl_snapshot_check_room(FlSnapshot *backup, const char *path, uint64_t *reserve,
                             GError **error);
+/* The same, of a directory that has ROOM, on whatever host it is. */
+bool fl_snapshot_check_this_room(FlSnapshot *backup, const char *path, uint64_t room,
+                                 uint64_t *reserve, GError **error);
 
 /*
  * Whether QEMU of this version may abort when an NBD client leaves an export of a disk that runs in

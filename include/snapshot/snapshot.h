@@ -88,9 +88,9 @@ const FlSnapshotVm *fl_snapshot_vm(const FlSnapshot *backup);
 /* An id like those of restore points, of all disks together: no other snapshot has it. */
 const char *fl_snapshot_id(const FlSnapshot *backup);
 /* An O_PATH descriptor of the NBD server's socket, which connect(2) reaches as /proc/self/fd/N; -1
- * if the server was there before, or the VM is shut off. */
+ * if there is a URI, or the VM is shut off. */
 int fl_snapshot_socket(const FlSnapshot *backup);
-/* The URI of a server that was there before; NULL if it is one of ours. */
+/* The URI of a server that was there before, or is on another host; NULL if it is at the socket. */
 const char *fl_snapshot_server_uri(const FlSnapshot *backup);
 /* The connections that all disks together may have to the server; 0: any number. */
 unsigned fl_snapshot_max_clients(const FlSnapshot *backup);

@@ -348,7 +348,8 @@ static GPtrArray *find_disk(Opening *opening, const FlSnapshot *backup, const Fl
                    ? fl_source_exports(opening->source, NULL, &wait, error)
                    : NULL;
     found = fl_source_exports(opening->source, disk->export_name, &wait, error);
-    if (found == NULL && fl_snapshot_server_uri(backup) != NULL)
+    if (found == NULL && sources->options->values != NULL &&
+        fl_source_value(sources->options->values, "nbd") != NULL)
         g_prefix_error(error, "%s: disk %s is not exported by the server given with -o nbd=: ",
                        opening->spec->text, disk->name);
     return found;

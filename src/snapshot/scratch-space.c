@@ -50,11 +50,18 @@ static bool fail_room(const char *path, uint64_t room, uint64_t least, const FlS
 
 bool fl_snapshot_check_room(FlSnapshot *backup, const char *path, uint64_t *reserve, GError **error)
 {
-    const FlSnapshotDisk *whole = NULL;
-    uint64_t room = 0, least = 0, most = 0;
+    uint64_t room = 0;
 
-    if (!fl_snapshot_free_room(path, &room, error))
-        return false;
+    return fl_snapshot_free_room(path, &room, error) &&
+           fl_snapshot_check_this_room(backup, path, room, reserve, error);
+}
+
+bool fl_snapshot_check_this_room(FlSnapshot *backup, const char *path, uint64_t room,
+                                 uint64_t *reserve, GError **error)
+{
+    const FlSnapshotDisk *whole = NULL;
+    uint64_t least = 0, most = 0;
+
     for (guint i = 0; i < backup->disks->len; i++) {
         const FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
         least += disk->whole_room ? fl_snapshot_most_room(disk) : MIN(disk->size, LEAST_ROOM);

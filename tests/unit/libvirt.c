@@ -181,7 +181,7 @@ static void plan_init(Plan *plan)
     for (guint i = 0; i < plan->domain->disks->len; i++) {
         FlDomainDisk *disk = (FlDomainDisk *)domain_disk(plan->domain, i);
         disk->size = 4096;
-        fl_libvirt_find_keys(disk);
+        fl_libvirt_find_keys(NULL, disk);
     }
     plan->checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)fl_checkpoint_free);
     plan->notes = g_ptr_array_new_with_free_func(g_free);
@@ -294,7 +294,7 @@ static void test_keys(void)
                              .format = (char *)"qcow2",
                              .keys = g_ptr_array_new_with_free_func(g_free)};
 
-        fl_libvirt_find_keys(&disk);
+        fl_libvirt_find_keys(NULL, &disk);
         text[i] = fl_libvirt_join_keys(&disk);
         g_ptr_array_unref(disk.keys);
     }

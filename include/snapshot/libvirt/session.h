@@ -15,6 +15,7 @@
 #pragma once
 
 #include "snapshot/libvirt/call.h"
+#include "snapshot/libvirt/remote.h"
 #include "snapshot/libvirt/xml.h"
 #include "snapshot/session.h"
 
@@ -30,6 +31,7 @@ typedef struct {
     FlSnapshot backup;        /* first */
     char *name;               /* of the domain */
     char *uri;                /* of libvirt; NULL: its default */
+    FlRemote *remote;         /* where the VM is; NULL: here */
     virConnectPtr connection; /* NULL while libvirtd is away */
     virDomainPtr domain;      /* the same */
     gint64 away_since;        /* g_get_monotonic_time(); 0: it answered when last it was asked */
@@ -38,9 +40,9 @@ typedef struct {
     bool running;                      /* when the session began */
     bool gone;                         /* there is no such domain any more */
     char *scratch;                     /* directory, absolute */
-    char *socket;     /* path; its directory, in the above, is ours and has the scratch files */
-    int clients;      /* fl_clients_open() of the socket; -1: not to be had, or not yet */
-    char *point;      /* name of the new checkpoint; NULL before SNAPSHOT, or if there is none */
+    char *socket; /* path there; its directory, in the above, is ours and has the scratch files */
+    int clients;  /* fl_clients_open() of the socket; -1: not to be had, or not yet */
+    char *point;  /* name of the new checkpoint; NULL before SNAPSHOT, or if there is none */
     gint64 next_look; /* when the room for scratch is looked at (g_get_monotonic_time()) */
     uint64_t reserve; /* bytes of the scratch file system that the guest cannot have */
     uint64_t total;   /* what the jobs of all disks amount to; 0 before EXPORT */
@@ -88,8 +90,9 @@ void fl_libvirt_find_volumes(FlLibvirtSession *session); /* their paths */
 bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error);
 
 /* identity.c */
-/* Fills in the keys of DISK. */
-void fl_libvirt_find_keys(FlDomainDisk *disk);
+/* Fills in the keys of DISK, whose images are on REMOTE, NULL: here. */
+void fl_libvirt_find_keys(FlRemote *remote, FlDomainDisk *disk);
+void fl_libvirt_facts(FlRemote *remote, const char *path, FlFacts *facts);
 /* Those that are noted, each after a comma. */
 char *fl_libvirt_join_keys(const FlDomainDisk *disk);
 /* Which of the disks of CHECKPOINT the image of DISK was then; NULL if that is none, or not

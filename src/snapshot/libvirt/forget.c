@@ -72,6 +72,8 @@ static bool forget_disks(FlLibvirtSession *session, GError **error)
         if (disk->path == NULL || g_strcmp0(disk->format, "qcow2") != 0 || disk->read_only ||
             !g_str_equal(disk->device, "disk"))
             continue;
+        if (session->remote != NULL)
+            continue;
         if (session->running)
             ok = forget_stray(session, disk, first) && ok;
         else
@@ -97,6 +99,9 @@ bool fl_libvirt_forget(FlSnapshot *backup, GError **error)
     checkpoints = session->description != NULL ? fl_libvirt_checkpoints(session, error) : NULL;
     if (checkpoints == NULL)
         return false;
+    if (session->remote != NULL && !session->running)
+        return fl_fail(error, "the VM is shut off, and its images are on another host: start it, "
+                              "or run fleecefs --forget there");
     fl_libvirt_find_volumes(session);
     return forget_checkpoints(session, checkpoints, error) && forget_disks(session, error) &&
            (backup->options->series != NULL || fl_journal_remove(session->backup.journal, error));

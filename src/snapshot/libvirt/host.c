@@ -92,35 +92,57 @@ static bool open_connection(FlLibvirtSession *session, FlLibvirtCall *call, unsi
     return true;
 }
 
-/* The socket and the scratch files are reached as files. */
-static bool is_local(const char *text)
+/* What libvirt's functions are told: through a remote, it is as if it were here. */
+static const char *address(const FlLibvirtSession *session)
 {
-    g_autoptr(GUri) uri = g_uri_parse(text, G_URI_FLAGS_NONE, NULL);
-    const char *host = uri != NULL ? g_uri_get_host(uri) : NULL;
+    return session->remote != NULL ? fl_remote_libvirt(session->remote) : session->uri;
+}
 
-    return host == NULL || *host == '\0';
+static bool open_remote(FlLibvirtSession *session, GError **error)
+{
+    const char *usual = g_getenv("LIBVIRT_DEFAULT_URI");
+
+    if (session->uri == NULL && fl_remote_is(usual))
+        session->uri = g_strdup(usual);
+    if (session->remote != NULL || !fl_remote_is(session->uri))
+        return true;
+    session->remote = fl_remote_open(session->uri, (unsigned)(timeout(session) / 1000), error);
+    return session->remote != NULL;
+}
+
+/* What ssh had to say, which libvirt cannot know, goes before what libvirt says. */
+static bool fail_to_connect(FlLibvirtSession *session, const FlLibvirtCall *call, GError **error)
+{
+    g_autofree char *said = session->remote != NULL ? fl_remote_complaint(session->remote) : NULL;
+
+    return fl_libvirt_fail(error, call,
+                           "cannot connect to libvirt%s%s (does libvirtd run, and may this user "
+                           "use it? libvirt:DOMAIN?connect=URI names another)%s%s",
+                           session->uri != NULL ? " at " : "",
+                           session->uri != NULL ? session->uri : "", said != NULL ? ": ssh: " : "",
+                           said != NULL ? said : "");
 }
 
 bool fl_libvirt_connect(FlLibvirtSession *session, GError **error)
 {
-    g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_open, session->uri, session->name);
+    g_autoptr(FlLibvirtCall) call = NULL;
     bool found;
 
+    if (!open_remote(session, error))
+        return false;
+    call = fl_libvirt_call_new(ask_open, address(session), session->name);
     virSetErrorFunc(NULL, ignore_error);
     found = open_connection(session, call, patience(session));
     if (call->silent || call->strings == NULL)
-        return fl_libvirt_fail(error, call,
-                               "cannot connect to libvirt%s%s (does libvirtd run, and may this "
-                               "user use it? libvirt:DOMAIN?connect=URI names another)",
-                               session->uri != NULL ? " at " : "",
-                               session->uri != NULL ? session->uri : "");
+        return fail_to_connect(session, call, error);
     if (!g_str_equal(call->strings->pdata[0], "QEMU"))
         return fl_fail(error,
                        "this libvirt runs VMs by %s, not QEMU; ?connect=URI names another, like "
                        "qemu:///system",
                        (const char *)call->strings->pdata[0]);
-    if (!is_local(call->strings->pdata[1]))
-        return fl_fail(error, "this libvirt is on another host; run fleecefs there");
+    if (session->remote == NULL && fl_remote_is(call->strings->pdata[1]))
+        return fl_fail(error, "this libvirt is on another host: name it by "
+                              "libvirt:DOMAIN?connect=qemu+ssh://HOST/system");
     if (!found)
         return fl_libvirt_fail(error, call, "there is no such domain (virsh list --all)");
     if (virDomainGetUUIDString(session->domain, session->uuid) < 0)
@@ -134,7 +156,8 @@ static bool connect_again(FlLibvirtSession *session, FlLibvirtCall *call)
     gint64 end = g_get_monotonic_time() + (gint64)patience(session) * 1000;
 
     for (;;) {
-        g_autoptr(FlLibvirtCall) open = fl_libvirt_call_new(ask_open, session->uri, session->uuid);
+        g_autoptr(FlLibvirtCall) open =
+            fl_libvirt_call_new(ask_open, address(session), session->uuid);
         gint64 left = fl_deadline_left(end);
 
         open->number = 1;

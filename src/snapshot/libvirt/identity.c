@@ -8,43 +8,18 @@
 
 #include "snapshot/point.h"
 
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
 
 /* QEMU itself does not open longer chains. */
 #define CHAIN_MAX   200
 #define BACKING_MAX 1023
 
-/* The UUID that the device mapper gave the volume DEVICE; NULL if it is none. */
-static char *volume_uuid(unsigned major, unsigned minor)
+void fl_libvirt_facts(FlRemote *remote, const char *path, FlFacts *facts)
 {
-    g_autofree char *path = g_strdup_printf("/sys/dev/block/%u:%u/dm/uuid", major, minor);
-    char *uuid = NULL;
-
-    if (!g_file_get_contents(path, &uuid, NULL, NULL))
-        return NULL;
-    return g_strchomp(uuid);
-}
-
-/* A file is known by its number and the time when it was made, as far as the file system tells. */
-static char *describe(const char *path)
-{
-    g_autofree char *uuid = NULL;
-    struct statx st;
-
-    if (statx(AT_FDCWD, path, AT_STATX_SYNC_AS_STAT, STATX_TYPE | STATX_INO | STATX_BTIME, &st) < 0)
-        return g_strconcat("path ", path, NULL);
-    if (S_ISREG(st.stx_mode) && (st.stx_mask & STATX_BTIME) != 0)
-        return g_strdup_printf("file %" G_GUINT64_FORMAT " %" G_GINT64_FORMAT ".%u",
-                               (guint64)st.stx_ino, (gint64)st.stx_btime.tv_sec,
-                               st.stx_btime.tv_nsec);
-    if (S_ISREG(st.stx_mode))
-        return g_strdup_printf("file %" G_GUINT64_FORMAT " %s", (guint64)st.stx_ino, path);
-    uuid = S_ISBLK(st.stx_mode) ? volume_uuid(st.stx_rdev_major, st.stx_rdev_minor) : NULL;
-    return uuid != NULL ? g_strconcat("volume ", uuid, NULL) : g_strconcat("path ", path, NULL);
+    if (remote != NULL)
+        fl_remote_facts(remote, path, facts);
+    else
+        fl_local_facts(path, facts);
 }
 
 static uint64_t read_be(const unsigned char *bytes, int n)
@@ -56,33 +31,29 @@ static uint64_t read_be(const unsigned char *bytes, int n)
     return value;
 }
 
-/* The backing file that the qcow2 at PATH names (QEMU's docs/interop/qcow2: header); NULL if there
- * is none that is a file. */
-static char *backing_of(const char *path)
+/* The backing file that the qcow2 at PATH, of FACTS, names (QEMU's docs/interop/qcow2: header);
+ * NULL if there is none that is a file, or its name is not where QEMU has it. */
+static char *backing_of(const char *path, const FlFacts *facts)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    unsigned char header[20];
     char name[BACKING_MAX + 1] = "";
     g_autofree char *folder = g_path_get_dirname(path);
     uint64_t offset, size;
-    bool ok = fd >= 0 && pread(fd, header, sizeof header, 0) == sizeof header &&
-              memcmp(header, "QFI\xfb", 4) == 0;
 
-    if (ok) {
-        offset = read_be(header + 8, 8);
-        size = read_be(header + 16, 4);
-        ok = offset > 0 && offset < G_MAXINT32 && size > 0 && size <= BACKING_MAX &&
-             pread(fd, name, size, (off_t)offset) == (ssize_t)size;
-    }
-    if (fd >= 0)
-        close(fd);
-    if (!ok || g_str_has_prefix(name, "json:"))
+    if (facts->length < 20 || memcmp(facts->header, "QFI\xfb", 4) != 0)
+        return NULL;
+    offset = read_be(facts->header + 8, 8);
+    size = read_be(facts->header + 16, 4);
+    if (offset == 0 || size == 0 || size > BACKING_MAX || offset > facts->length ||
+        size > facts->length - offset)
+        return NULL;
+    memcpy(name, facts->header + offset, size);
+    if (g_str_has_prefix(name, "json:"))
         return NULL;
     return g_canonicalize_filename(g_str_has_prefix(name, "file:") ? name + strlen("file:") : name,
                                    folder);
 }
 
-void fl_libvirt_find_keys(FlDomainDisk *disk)
+void fl_libvirt_find_keys(FlRemote *remote, FlDomainDisk *disk)
 {
     g_autofree char *path = g_strdup(disk->path);
 
@@ -90,10 +61,14 @@ void fl_libvirt_find_keys(FlDomainDisk *disk)
     if (path == NULL && disk->remote != NULL)
         g_ptr_array_add(disk->keys, fl_point_binding("remote", disk->remote, NULL));
     for (int i = 0; path != NULL && i < CHAIN_MAX; i++) {
-        g_autofree char *what = describe(path);
-        char *next = g_strcmp0(disk->format, "qcow2") == 0 ? backing_of(path) : NULL;
+        g_autofree FlFacts *facts = g_new0(FlFacts, 1);
+        char *next = NULL;
 
-        g_ptr_array_add(disk->keys, fl_point_binding("image", what, NULL));
+        fl_libvirt_facts(remote, path, facts);
+        if (g_strcmp0(disk->format, "qcow2") == 0)
+            next = backing_of(path, facts);
+        g_ptr_array_add(disk->keys, fl_point_binding("image", facts->what, NULL));
+        g_free(facts->what);
         /* For checkpoints of earlier versions and other tools, whose XML names the file. */
         g_ptr_array_add(disk->keys, g_strconcat("path:", path, NULL));
         g_free(path);

@@ -2,10 +2,8 @@
 /* What a domain's description does not say of its images. */
 #include "snapshot/libvirt/session.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static bool ask_size(FlLibvirtCall *call)
 {
@@ -44,18 +42,16 @@ static bool ask_volume(FlLibvirtCall *call)
 }
 
 /* Version 2 of the format, "compat=0.10". An image that cannot be read is taken for a newer one. */
-static bool is_old_qcow2(const char *path)
+static bool is_old_qcow2(FlRemote *remote, const char *path)
 {
     static const char header[8] = {'Q', 'F', 'I', (char)0xfb, 0, 0, 0, 2};
-    char found[sizeof header] = {0};
-    int fd = path != NULL ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    g_autofree FlFacts *facts = g_new0(FlFacts, 1);
 
-    if (fd < 0)
+    if (path == NULL)
         return false;
-    if (pread(fd, found, sizeof found, 0) != (ssize_t)sizeof found)
-        found[0] = '\0';
-    close(fd);
-    return memcmp(found, header, sizeof header) == 0;
+    fl_libvirt_facts(remote, path, facts);
+    g_free(facts->what);
+    return facts->length >= sizeof header && memcmp(facts->header, header, sizeof header) == 0;
 }
 
 /* libvirt finds the size of a volume by the domain only while that runs. */
@@ -93,12 +89,13 @@ bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error)
     for (guint i = 0; i < session->description->disks->len; i++) {
         FlDomainDisk *disk = g_ptr_array_index(session->description->disks, i);
 
-        fl_libvirt_find_keys(disk);
+        fl_libvirt_find_keys(session->remote, disk);
         if (!fl_libvirt_is_wanted(disk, session->running, session->backup.options))
             continue;
         if (!add_size(session, disk, error))
             return false;
-        disk->no_bitmaps = g_strcmp0(disk->format, "qcow2") == 0 && is_old_qcow2(disk->path);
+        disk->no_bitmaps =
+            g_strcmp0(disk->format, "qcow2") == 0 && is_old_qcow2(session->remote, disk->path);
     }
     return true;
 }

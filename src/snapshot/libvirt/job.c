@@ -194,6 +194,12 @@ bool fl_libvirt_serve(FlSnapshot *backup, GError **error)
                        "scratch directory %s: the path is too long for a socket in it; "
                        "-o scratch=DIR names another",
                        session->scratch);
+    if (session->remote != NULL) {
+        if (fl_remote_make(session->remote, directory, domain->user, domain->group, error))
+            return true;
+        g_prefix_error(error, "scratch directory %s: ", session->scratch);
+        return false;
+    }
     if (g_mkdir(directory, 0700) < 0 ||
         (geteuid() == 0 && domain->user >= 0 &&
          chown(directory, (uid_t)domain->user, (gid_t)domain->group) < 0))
@@ -348,6 +354,19 @@ static bool read_back(FlSnapshot *backup, const FlDomainBackup *job, GError **er
     return true;
 }
 
+static bool find_server(FlLibvirtSession *session, GError **error)
+{
+    FlSnapshot *backup = &session->backup;
+
+    if (session->remote != NULL) {
+        backup->server_uri = fl_remote_serve(session->remote, session->socket, error);
+        return backup->server_uri != NULL;
+    }
+    session->clients = fl_clients_open(session->socket, CHANGE_TIMEOUT);
+    backup->socket = open(session->socket, O_PATH | O_CLOEXEC);
+    return backup->socket >= 0 || fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
+}
+
 bool fl_libvirt_export(FlSnapshot *backup, GError **error)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
@@ -364,10 +383,8 @@ bool fl_libvirt_export(FlSnapshot *backup, GError **error)
         return fl_fail(error, "the backup job has ended already");
     if (!read_back(backup, job, error))
         return false;
-    session->clients = fl_clients_open(session->socket, CHANGE_TIMEOUT);
-    backup->socket = open(session->socket, O_PATH | O_CLOEXEC);
-    if (backup->socket < 0)
-        return fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
+    if (!find_server(session, error))
+        return false;
     fl_libvirt_compare(session);
     fl_libvirt_name_disks(backup);
     return true;
@@ -413,6 +430,12 @@ static bool ask_abort(FlLibvirtCall *call)
     return virDomainAbortJob(call->domain) == 0;
 }
 
+static int count_clients(const FlLibvirtSession *session, const char *socket)
+{
+    return session->remote != NULL ? fl_remote_clients(session->remote, socket)
+                                   : fl_clients_count(session->clients, socket);
+}
+
 /*
  * Whether nobody but ourselves is connected to SOCKET, where QEMU's NBD server listens, as far as
  * that is to be known. With a client that reads no replies QEMU stands still (seen in 7.2 and
@@ -424,9 +447,9 @@ static bool clients_have_left(FlLibvirtSession *session, const char *socket, uns
 {
     gint64 end = g_get_monotonic_time() + (gint64)timeout * 1000;
 
-    if (session->clients < 0)
+    if (session->clients < 0 && session->remote == NULL)
         session->clients = fl_clients_open(socket, timeout);
-    while (fl_clients_count(session->clients, socket) > 0) {
+    while (count_clients(session, socket) > 0) {
         if (g_get_monotonic_time() >= end)
             return fl_fail(error,
                            "another client reads from the snapshot's NBD server, %s: end that one. "
@@ -465,21 +488,24 @@ static bool end_job(FlLibvirtSession *session, const char *socket, unsigned pati
 }
 
 /* The directory of SOCKET, with the scratch files that libvirt did not remove. */
-static void remove_directory(const char *socket)
+static bool remove_directory(FlLibvirtSession *session, const char *socket, GError **error)
 {
     g_autofree char *path = NULL;
     g_autoptr(GDir) directory = NULL;
     const char *name;
 
     if (!is_our_socket(socket))
-        return;
+        return true;
     path = g_path_get_dirname(socket);
+    if (session->remote != NULL)
+        return fl_remote_remove(session->remote, path, error);
     directory = g_dir_open(path, 0, NULL);
     while (directory != NULL && (name = g_dir_read_name(directory)) != NULL) {
         g_autofree char *file = g_build_filename(path, name, NULL);
         g_unlink(file);
     }
     g_rmdir(path);
+    return true;
 }
 
 bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
@@ -491,15 +517,14 @@ bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
         settle(session, error) ? fl_libvirt_job(session, &found, error) : FL_LIBVIRT_JOB_UNKNOWN;
 
     if (job == FL_LIBVIRT_JOB_UNKNOWN ||
-        (job == FL_LIBVIRT_JOB_OURS && !end_job(session, found->socket, LEAVE_TIMEOUT, error))) {
+        (job == FL_LIBVIRT_JOB_OURS && (!end_job(session, found->socket, LEAVE_TIMEOUT, error) ||
+                                        !remove_directory(session, found->socket, error))) ||
+        (entry != NULL && entry->socket != NULL &&
+         !remove_directory(session, entry->socket, error))) {
         session->backup.left = true;
         g_prefix_error(error, "something is left, which fleecefs --recover puts back: ");
         return false;
     }
-    if (job == FL_LIBVIRT_JOB_OURS)
-        remove_directory(found->socket);
-    if (entry != NULL && entry->socket != NULL)
-        remove_directory(entry->socket);
     return true;
 }
 

@@ -13,6 +13,8 @@ static void release(FlSnapshot *backup)
     if (session->clients >= 0)
         close(session->clients);
     session->clients = -1;
+    g_clear_pointer(&session->remote, fl_remote_free);
+    backup->server_uri = NULL;
     g_clear_pointer(&backup->journal, fl_journal_close);
 }
 
@@ -51,6 +53,15 @@ static bool parse_source(FlLibvirtSession *session, const char *source, GError *
     return true;
 }
 
+/* A path there is not relative to where we are. */
+static bool check_scratch(const FlLibvirtSession *session, GError **error)
+{
+    const char *given = session->backup.options->scratch;
+
+    return session->remote == NULL ||
+           fl_remote_check_name(given != NULL ? given : session->scratch, error);
+}
+
 static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error)
 {
     FlLibvirtSession *session = g_new0(FlLibvirtSession, 1);
@@ -72,7 +83,7 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     backup->vm.source = g_strdup(options->source);
     backup->vm.uuid = g_strdup(session->uuid);
     backup->vm.name = g_strdup(virDomainGetName(session->domain));
-    if (!fl_libvirt_check_owner(session, false, error))
+    if (!check_scratch(session, error) || !fl_libvirt_check_owner(session, false, error))
         return NULL;
     directory = fl_state_directory(error);
     if (directory == NULL)
@@ -86,7 +97,8 @@ static bool check_user(const FlLibvirtSession *session, GError **error)
 {
     gint64 user = session->description->user;
 
-    if (geteuid() == 0 || user < 0 || user == (gint64)geteuid())
+    /* Of a user there, he is asked who makes the socket's directory. */
+    if (session->remote != NULL || geteuid() == 0 || user < 0 || user == (gint64)geteuid())
         return true;
     return fl_fail(error,
                    "the VM's process runs as user %" G_GINT64_FORMAT
@@ -119,6 +131,20 @@ static bool disconnect_kills(FlLibvirtSession *session)
     return false;
 }
 
+static bool check_room(FlLibvirtSession *session, GError **error)
+{
+    uint64_t room = 0;
+
+    if (session->remote == NULL)
+        return fl_snapshot_check_room(&session->backup, session->scratch, &session->reserve, error);
+    if (!fl_remote_room(session->remote, session->scratch, &room, error)) {
+        g_prefix_error(error, "scratch directory %s: ", session->scratch);
+        return false;
+    }
+    return fl_snapshot_check_this_room(&session->backup, session->scratch, room, &session->reserve,
+                                       error);
+}
+
 static bool ask_persistent(FlLibvirtCall *call)
 {
     return (call->value = virDomainIsPersistent(call->domain)) >= 0;
@@ -149,6 +175,9 @@ static bool inspect(FlSnapshot *backup, GError **error)
                         disconnect_kills(session), backup->options, backup->notes, error);
     if (backup->disks == NULL)
         return false;
+    if (!session->running && session->remote != NULL)
+        return fl_fail(error, "the VM is shut off, and its images are on another host: start it, "
+                              "or run fleecefs there");
     if (!session->running) {
         fl_snapshot_note(backup,
                          "the VM is shut off: its images are shown, and it cannot be started "
@@ -158,7 +187,7 @@ static bool inspect(FlSnapshot *backup, GError **error)
     if (fl_libvirt_ask(session, persistent) && persistent->value == 0)
         fl_snapshot_note(backup, "the VM is transient: libvirt forgets its restore points when it "
                                  "ends, and the backup after that is a full one");
-    return fl_snapshot_check_room(backup, session->scratch, &session->reserve, error);
+    return check_room(session, error);
 }
 
 static bool journal(FlSnapshot *backup, GError **error)

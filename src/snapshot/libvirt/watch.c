@@ -8,6 +8,8 @@
 
 /* Milliseconds between looks at the room for scratch and at the guest. */
 #define WATCH_INTERVAL 250
+/* And at the room on another host. */
+#define REMOTE_INTERVAL 500
 
 /*
  * Loses all disks if the job is not whole any more: libvirt ends it for all of them.
@@ -38,6 +40,14 @@ bool fl_libvirt_check_job(FlSnapshot *backup, GError **error)
            fl_libvirt_check_clients(session, error);
 }
 
+static bool find_room(const FlLibvirtSession *session, uint64_t *room)
+{
+    if (session->remote == NULL)
+        return fl_snapshot_free_room(session->scratch, room, NULL);
+    *room = fl_remote_free_room(session->remote);
+    return true;
+}
+
 static void watch_room(FlLibvirtSession *session)
 {
     gint64 now = g_get_monotonic_time();
@@ -45,9 +55,13 @@ static void watch_room(FlLibvirtSession *session)
 
     if (now < session->next_look)
         return;
-    session->next_look = now + WATCH_INTERVAL * 1000;
+    session->next_look = now + (session->remote != NULL ? REMOTE_INTERVAL : WATCH_INTERVAL) * 1000;
+    if (session->remote != NULL) {
+        g_autofree char *directory = g_path_get_dirname(session->socket);
+        fl_remote_look(session->remote, session->scratch, directory);
+    }
     fl_snapshot_measure(&session->backup);
-    if (fl_snapshot_free_room(session->scratch, &room, NULL) && room <= session->reserve)
+    if (find_room(session, &room) && room <= session->reserve)
         fl_snapshot_lose_all(&session->backup, "the scratch directory is full: the guest has "
                                                "overwritten too much");
     else if (fl_libvirt_state(session) == FL_LIBVIRT_STOPPED_BY_ERROR)
@@ -97,9 +111,11 @@ void fl_libvirt_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk
     uint64_t room = 0;
     struct stat st;
 
-    *used = file != NULL && stat(file, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+    if (session->remote != NULL)
+        *used = fl_remote_used(session->remote, disk->name);
+    else
+        *used = file != NULL && stat(file, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
     *limit = *used;
-    if (file != NULL && fl_snapshot_free_room(session->scratch, &room, NULL) &&
-        room > session->reserve)
+    if (file != NULL && find_room(session, &room) && room > session->reserve)
         *limit += room - session->reserve;
 }

@@ -51,7 +51,9 @@ void fl_libvirt_compare(FlLibvirtSession *session)
     FlSnapshot *backup = &session->backup;
     g_autoptr(FlBudget) budget = fl_budget_new(MEMORY);
     g_autoptr(FlSource) source =
-        fl_source_nbd_new_socket(backup->socket, backup->options->source, budget);
+        backup->server_uri != NULL
+            ? fl_source_nbd_new_uri(backup->server_uri, budget)
+            : fl_source_nbd_new_socket(backup->socket, backup->options->source, budget);
 
     for (guint i = 0; i < backup->disks->len; i++) {
         FlLibvirtDisk *disk = g_ptr_array_index(backup->disks, i);

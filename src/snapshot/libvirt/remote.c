@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "snapshot/libvirt/remote.h"
+
+#include "util/clients.h"
+#include "util/ssh.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct FlRemote {
+    FlSsh *ssh;
+    char *host;
+    char *libvirt;      /* URI */
+    char *nbd;          /* URI; NULL: nothing is served yet */
+    const char *socket; /* of that, here */
+    bool asked;
+    uint64_t room;
+    GHashTable *used; /* of char * to uint64_t * */
+};
+
+enum { SOCKET, MAKE, REMOVE, ROOM, FACTS, CLIENTS, N_SCRIPTS };
+
+/* For any sh(1), and the coreutils of any Linux that has libvirt. */
+static const char *const scripts[N_SCRIPTS + 1] = {
+    /* Of the daemon for all, or of that for QEMU alone, whose "system" or "session" is $1. */
+    [SOCKET] = "if [ \"$1\" = session ]; then d=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/libvirt\n"
+               "else d=/run/libvirt; fi\n"
+               "for s in libvirt-sock virtqemud-sock; do\n"
+               "    if [ -S \"$d/$s\" ]; then printf %s \"$d/$s\"; exit 0; fi\n"
+               "done\n"
+               "echo \"there is no socket of libvirt in $d: does libvirtd or virtqemud run?\" >&2\n"
+               "exit 1",
+    /* $1 for the user $2 and group $3. */
+    [MAKE] =
+        "umask 077; mkdir -- \"$1\" || exit 1\n"
+        "[ \"$2\" -ge 0 ] || exit 0\n"
+        "if [ \"$(id -u)\" = 0 ]; then chown -h -- \"$2:$3\" \"$1\"\n"
+        "elif [ \"$(id -u)\" != \"$2\" ]; then\n"
+        "    rmdir -- \"$1\"\n"
+        "    echo \"the VM's process runs as user $2, whose socket user $(id -un) cannot \"\\\n"
+        "         'reach: log in as root or as that one (qemu+ssh://root@...)' >&2\n"
+        "    exit 1\n"
+        "fi",
+    [REMOVE] = "case ${1##*/} in fleecefs-?*) ;; *) exit 1 ;; esac\n"
+               "if [ -d \"$1\" ] && [ ! -L \"$1\" ]; then rm -f -- \"$1\"/* && rmdir -- \"$1\"; fi",
+    /* At $1, and in the folder $2, if it is there. */
+    [ROOM] = "stat -f -c 'room %a %S' -- \"$1\" || exit 1\n"
+             "cd -- \"$2\" 2>/dev/null && stat -c 'used %b %B %n' -- * 2>/dev/null\n"
+             "exit 0",
+    [FACTS] = "if [ -f \"$1\" ]; then stat -L -c 'file %i %.9W' -- \"$1\"\n"
+              "elif [ -b \"$1\" ]; then\n"
+              "    echo volume $(cat /sys/dev/block/$(stat -L -c %Hr:%Lr -- \"$1\")/dm/uuid)\n"
+              "fi 2>/dev/null\n"
+              "[ ! -f \"$1\" ] && [ ! -b \"$1\" ] || od -An -v -tx1 -N4096 -- \"$1\" 2>/dev/null\n"
+              "exit 0",
+    /* proc(5). A connection has the name of the socket that it was made to. */
+    [CLIENTS] = "grep -F -- \"$1\" /proc/net/unix | {\n"
+                "    listens=0 count=0\n"
+                "    while read -r a b c flags d e f path; do\n"
+                "        [ \"$path\" = \"$1\" ] || continue\n"
+                "        if [ \"$flags\" = 00010000 ]; then listens=1\n"
+                "        else count=$((count + 1)); fi\n"
+                "    done\n"
+                "    echo \"$listens $count\"\n"
+                "}",
+};
+
+/* URIs */
+
+static GUri *parse(const char *text)
+{
+    return text != NULL ? g_uri_parse(text, G_URI_FLAGS_HAS_PASSWORD, NULL) : NULL;
+}
+
+bool fl_remote_is(const char *text)
+{
+    g_autoptr(GUri) uri = parse(text);
+    const char *host = uri != NULL ? g_uri_get_host(uri) : NULL;
+
+    return host != NULL && *host != '\0';
+}
+
+/* What ssh is told of a parameter of libvirt's URIs; false if it does not concern it. */
+static bool add_option(GPtrArray *options, const char *name, const char *value)
+{
+    if (g_str_equal(name, "keyfile")) {
+        g_ptr_array_add(options, g_strdup("-i"));
+        g_ptr_array_add(options, g_strdup(value));
+    } else if (g_str_equal(name, "known_hosts")) {
+        g_ptr_array_add(options, g_strdup_printf("-oUserKnownHostsFile=\"%s\"", value));
+    } else if (g_str_equal(name, "no_verify")) {
+        if (!g_str_equal(value, "0"))
+            g_ptr_array_add(options, g_strdup("-oStrictHostKeyChecking=no"));
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* SOCKET and PROGRAM belong to PARAMS. */
+static GPtrArray *options_of(GUri *uri, GHashTable *params, GError **error)
+{
+    /* How libvirt's own ssh finds the socket there; and that nobody is asked, which nobody is. */
+    static const char *const others[] = {"socket", "command", "mode", "proxy",
+                                         "netcat", "no_tty",  NULL};
+    g_autoptr(GPtrArray) options = g_ptr_array_new_with_free_func(g_free);
+    GHashTableIter iter;
+    gpointer name, value;
+
+    if (g_uri_get_port(uri) > 0)
+        g_ptr_array_add(options, g_strdup_printf("-p%d", g_uri_get_port(uri)));
+    if (g_uri_get_user(uri) != NULL && *g_uri_get_user(uri) != '\0') {
+        g_ptr_array_add(options, g_strdup("-l"));
+        g_ptr_array_add(options, g_strdup(g_uri_get_user(uri)));
+    }
+    g_hash_table_iter_init(&iter, params);
+    while (g_hash_table_iter_next(&iter, &name, &value)) {
+        if (add_option(options, name, value) || g_strv_contains(others, name))
+            continue;
+        fl_fail_usage(error, "the parameter %s of the URI is not known to fleecefs",
+                      (const char *)name);
+        return NULL;
+    }
+    g_ptr_array_add(options, NULL);
+    return g_steal_pointer(&options);
+}
+
+static bool check_uri(GUri *uri, GError **error)
+{
+    const char *path = g_uri_get_path(uri);
+
+    if (!g_str_equal(g_uri_get_scheme(uri), "qemu+ssh"))
+        return fl_fail_usage(error,
+                             "%s: of the ways to another host only qemu+ssh://HOST/system is "
+                             "supported (or run fleecefs there)",
+                             g_uri_get_scheme(uri));
+    if (g_uri_get_password(uri) != NULL)
+        return fl_fail_usage(error, "a password in the URI is of no use: ssh takes keys");
+    if (!g_str_equal(path, "/system") && !g_str_equal(path, "/session"))
+        return fl_fail_usage(error, "%s: qemu+ssh://HOST/system or qemu+ssh://HOST/session", path);
+    return true;
+}
+
+/* The connection */
+
+static bool start(FlRemote *remote, GUri *uri, GHashTable *params, unsigned seconds, GError **error)
+{
+    const char *program = g_hash_table_lookup(params, "command");
+    g_autoptr(GPtrArray) options = options_of(uri, params, error);
+    FlSshSpec spec = {
+        .program = program != NULL ? program : "ssh",
+        .host = g_uri_get_host(uri),
+        .scripts = scripts,
+        .seconds = seconds,
+    };
+
+    if (options == NULL)
+        return false;
+    spec.options = (const char *const *)options->pdata;
+    remote->ssh = fl_ssh_start(&spec, error);
+    return remote->ssh != NULL;
+}
+
+static bool reach_libvirt(FlRemote *remote, GUri *uri, GHashTable *params, GError **error)
+{
+    const char *path = g_uri_get_path(uri);
+    const char *const args[] = {path + 1, NULL};
+    g_autofree char *socket = g_strdup(g_hash_table_lookup(params, "socket"));
+    const char *here;
+
+    if (socket == NULL)
+        socket = fl_ssh_run(remote->ssh, SOCKET, args, error);
+    here = socket != NULL ? fl_ssh_forward(remote->ssh, "libvirt", socket, error) : NULL;
+    if (here == NULL)
+        return false;
+    remote->libvirt = g_strdup_printf("qemu+unix://%s?socket=%s", path, here);
+    return true;
+}
+
+FlRemote *fl_remote_open(const char *text, unsigned seconds, GError **error)
+{
+    g_autoptr(FlRemote) remote = g_new0(FlRemote, 1);
+    g_autoptr(GUri) uri = parse(text);
+    const char *query = g_uri_get_query(uri);
+    g_autoptr(GHashTable) params =
+        g_uri_parse_params(query != NULL ? query : "", -1, "&;", G_URI_PARAMS_NONE, NULL);
+
+    remote->room = UINT64_MAX;
+    remote->used = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    remote->host = g_strdup(g_uri_get_host(uri));
+    if (params == NULL) {
+        fl_fail_usage(error, "the URI cannot be understood");
+        return NULL;
+    }
+    if (!check_uri(uri, error))
+        return NULL;
+    if (start(remote, uri, params, seconds, error) && reach_libvirt(remote, uri, params, error))
+        return g_steal_pointer(&remote);
+    if (error != NULL && (*error)->code != FL_ERROR_USAGE)
+        g_prefix_error(error, "cannot reach %s by ssh: ", remote->host);
+    return NULL;
+}
+
+void fl_remote_free(FlRemote *remote)
+{
+    if (remote == NULL)
+        return;
+    fl_ssh_free(remote->ssh);
+    g_hash_table_unref(remote->used);
+    g_free(remote->host);
+    g_free(remote->libvirt);
+    g_free(remote->nbd);
+    g_free(remote);
+}
+
+const char *fl_remote_libvirt(const FlRemote *remote)
+{
+    return remote->libvirt;
+}
+
+char *fl_remote_complaint(FlRemote *remote)
+{
+    return fl_ssh_complaint(remote->ssh);
+}
+
+/* Runs SCRIPT, and names the host in what went wrong. */
+static char *run(FlRemote *remote, unsigned script, const char *const *args, GError **error)
+{
+    char *output = fl_ssh_run(remote->ssh, script, args, error);
+
+    if (output == NULL)
+        g_prefix_error(error, "on %s: ", remote->host);
+    return output;
+}
+
+/* The directory of socket and scratch */
+
+bool fl_remote_check_name(const char *directory, GError **error)
+{
+    return fl_ssh_can_forward(directory) ||
+           fl_fail_usage(error,
+                         "scratch directory %s: on another host, its path has to be absolute, and "
+                         "free of spaces, quotes, ':', '%%', '$', '~' and '\\': ssh has a meaning "
+                         "for them; -o scratch=DIR names another",
+                         directory);
+}
+
+bool fl_remote_make(FlRemote *remote, const char *directory, gint64 user, gint64 group,
+                    GError **error)
+{
+    g_autofree char *owner = g_strdup_printf("%" G_GINT64_FORMAT, user);
+    g_autofree char *owners = g_strdup_printf("%" G_GINT64_FORMAT, group);
+    const char *const args[] = {directory, owner, owners, NULL};
+    g_autofree char *output = run(remote, MAKE, args, error);
+
+    return output != NULL;
+}
+
+bool fl_remote_remove(FlRemote *remote, const char *directory, GError **error)
+{
+    const char *const args[] = {directory, NULL};
+    g_autofree char *output = run(remote, REMOVE, args, error);
+
+    return output != NULL;
+}
+
+const char *fl_remote_serve(FlRemote *remote, const char *socket, GError **error)
+{
+    const char *here = fl_ssh_forward(remote->ssh, "nbd", socket, error);
+
+    fl_ssh_seal(remote->ssh);
+    if (here == NULL)
+        return NULL;
+    remote->socket = here;
+    remote->nbd = g_strdup_printf("nbd+unix:///?socket=%s", here);
+    return remote->nbd;
+}
+
+int fl_remote_clients(FlRemote *remote, const char *socket)
+{
+    const char *const args[] = {socket, NULL};
+    g_autofree char *output = run(remote, CLIENTS, args, NULL);
+    int listens = 0, count = 0;
+
+    if (output == NULL || sscanf(output, "%d %d", &listens, &count) != 2 || listens == 0)
+        return -1;
+    return MAX(count - (remote->socket != NULL ? fl_clients_own(remote->socket) : 0), 0);
+}
+
+/* Room */
+
+/* A file's name is the rest of its line. */
+static void read_room(FlRemote *remote, const char *output)
+{
+    g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
+
+    g_hash_table_remove_all(remote->used);
+    for (char **line = lines; *line != NULL; line++) {
+        uint64_t count, size;
+        int at = 0;
+
+        if (sscanf(*line, "room %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT, &count, &size) == 2)
+            remote->room = size > 0 && count > UINT64_MAX / size ? UINT64_MAX : count * size;
+        else if (sscanf(*line, "used %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT " %n", &count, &size,
+                        &at) == 2 &&
+                 at > 0)
+            g_hash_table_insert(remote->used, g_strdup(*line + at),
+                                g_memdup2(&(uint64_t){count * size}, sizeof(uint64_t)));
+    }
+}
+
+bool fl_remote_room(FlRemote *remote, const char *path, uint64_t *room, GError **error)
+{
+    const char *const args[] = {path, "", NULL};
+    g_autofree char *output = run(remote, ROOM, args, error);
+
+    if (output == NULL)
+        return false;
+    remote->room = UINT64_MAX;
+    read_room(remote, output);
+    *room = remote->room;
+    return *room != UINT64_MAX ||
+           fl_fail(error, "on %s: the room in %s is not known", remote->host, path);
+}
+
+bool fl_remote_look(FlRemote *remote, const char *path, const char *directory)
+{
+    const char *const args[] = {path, directory, NULL};
+    g_autofree char *output = NULL;
+    bool done = true;
+
+    if (remote->asked)
+        output = fl_ssh_take(remote->ssh, &done);
+    if (output != NULL)
+        read_room(remote, output);
+    if (done)
+        fl_ssh_ask(remote->ssh, ROOM, args);
+    remote->asked = true;
+    return output != NULL;
+}
+
+uint64_t fl_remote_free_room(const FlRemote *remote)
+{
+    return remote->room;
+}
+
+uint64_t fl_remote_used(const FlRemote *remote, const char *file)
+{
+    const uint64_t *used = g_hash_table_lookup(remote->used, file);
+
+    return used != NULL ? *used : 0;
+}
+
+/* Images */
+
+/* Bytes in hex, between spaces. */
+static void read_header(const char *text, FlFacts *facts)
+{
+    unsigned byte;
+    int n;
+
+    for (facts->length = 0;
+         facts->length < FL_FACTS_HEADER && sscanf(text, "%2x%n", &byte, &n) == 1; text += n)
+        facts->header[facts->length++] = (unsigned char)byte;
+}
+
+void fl_remote_facts(FlRemote *remote, const char *path, FlFacts *facts)
+{
+    const char *const args[] = {path, NULL};
+    g_autofree char *output = run(remote, FACTS, args, NULL);
+    g_auto(GStrv) parts = g_strsplit(output != NULL ? output : "", "\n", 2);
+    const char *first = parts[0] != NULL ? parts[0] : "";
+    bool more = parts[0] != NULL && parts[1] != NULL;
+    uint64_t inode;
+    gint64 second;
+    unsigned nanosecond;
+
+    facts->length = 0;
+    if (sscanf(first, "file %" G_GUINT64_FORMAT " %" G_GINT64_FORMAT ".%9u", &inode, &second,
+               &nanosecond) == 3 &&
+        second > 0)
+        facts->what = fl_facts_file(inode, second, nanosecond);
+    else if (sscanf(first, "file %" G_GUINT64_FORMAT, &inode) == 1)
+        facts->what = g_strdup_printf("file %" G_GUINT64_FORMAT " %s", inode, path);
+    else if (g_str_has_prefix(first, "volume ") && first[strlen("volume ")] != '\0')
+        facts->what = g_strdup(first);
+    else
+        facts->what = g_strconcat("path ", path, NULL);
+    if (more)
+        read_header(parts[1], facts);
+}
