@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""A VM on another host, which libvirt runs there and ssh leads to: mount, back up, commit or abort,
+with connections that break, and hosts and keys that are not what they should be."""
+import contextlib
+import errno
+import glob
+import os
+import random
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import lib
+import outage
+import qmp_mount
+import sshd
+from libvirtd import Domain
+from vm import Disk
+
+KILLS = int(os.environ.get("KILLS") or 4)
+
+
+def ssh_of(folder):
+    """The ssh of the mount whose sockets are in FOLDER, and who starts it again."""
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                try:
+                    with open(f"/proc/{entry.name}/cmdline", "rb") as f:
+                        words = f.read().split(b"\0")
+                    with open(f"/proc/{entry.name}/stat") as f:
+                        parent = int(f.read().rpartition(")")[2].split()[1])
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                if b"-N" in words and any(w.startswith(os.fsencode(folder)) for w in words):
+                    return int(entry.name), parent
+    return None
+
+
+class Remote(lib.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.sshd = sshd.shared()
+        # Where the mount has its sockets: to be found, and to be looked for when it is gone.
+        self.tmp = tempfile.mkdtemp(prefix="fleecefs-", dir="/tmp")
+        self.defer(os.rmdir, self.tmp)
+        self.point = self.mkdir("mnt")
+
+    def domain(self, *names, **kwargs):
+        return Domain(self, [Disk(self, n, lib.MIB) for n in names or ["vda"]], **kwargs)
+
+    def source(self, vm, **kwargs):
+        return f"libvirt:{vm.name}?connect={self.sshd.uri(vm.libvirtd.socket, **kwargs)}"
+
+    def environment_of(self, vm):
+        return {**vm.environment(), "TMPDIR": self.tmp}
+
+    def begin(self, vm, *options, **kwargs):
+        return self.mount(self.source(vm, **kwargs), env=self.environment_of(vm),
+                          options=["-o", "scratch=" + vm.scratch, *options])
+
+    def end(self, vm, mount, command, status=0, says=r"\A\Z"):
+        done = self.fleecefs(command, mount.point)
+        self.assertRegex(done.stderr, says)
+        self.assertEqual(done.returncode, status)
+        mount.check_gone()
+
+    def recover(self, vm):
+        return lib.run(*lib.FLEECEFS, "--recover", "--scratch=" + vm.scratch, self.source(vm),
+                       env=self.environment_of(vm))
+
+    def check_nothing_left(self, vm, points):
+        self.assertEqual((vm.leftovers(), len(vm.checkpoints()), os.listdir(self.tmp)),
+                         ([], points, []))
+        self.assertEqual(ssh_of(self.tmp), None)
+
+    def fails(self, source, *says, status=1):
+        """Every way to reach it is refused with the same words, at once, and without a question."""
+        env = {**os.environ, "TMPDIR": self.tmp}
+        for words in ([source, self.point], ["--recover", source]):
+            done = subprocess.run([*lib.FLEECEFS, *words], env=env, stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=lib.PATIENCE,
+                                  start_new_session=True)
+            self.assertEqual((done.returncode, done.stdout), (status, ""))
+            self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
+            for word in says:
+                self.assertIn(word, done.stderr)
+        self.assertEqual(os.listdir(self.tmp), [])
+
+    # Backups
+
+    def test_full_and_increments(self):
+        vm = self.domain("vda", "vdb")
+        chains = {name: qmp_mount.Chain(self, name) for name in vm.disks}
+        for run, command in enumerate(("--commit", "--abort", "--commit")):
+            vm.scribble(self.rng, 2)
+            expected = {n: bytes(d.model) for n, d in vm.disks.items()}
+            mount = self.begin(vm)
+            self.assertEqual(mount.folders(), ["vda", "vdb"])
+            vm.scribble(self.rng, 1)
+            for name, chain in chains.items():
+                self.assertEqual(mount.json(f"{name}/info.json")["mode"],
+                                 "incremental" if run > 0 else "full")
+                backup = chain.copy(mount)
+                chain.check(backup, expected[name])
+                if command == "--commit":
+                    chain.keep(backup)
+            self.end(vm, mount, command)
+            self.check_nothing_left(vm, 1)
+
+    def test_increment_on_a_backup_from_there(self):
+        """It is the same disk, whether it was looked at from here or from there."""
+        vm = self.domain()
+        vm.scribble(self.rng, 1)
+        for source, mode in ((vm.source(), "full"), (self.source(vm), "incremental"),
+                             (vm.source(), "incremental")):
+            mount = self.mount(source, env=self.environment_of(vm),
+                               options=["-o", "scratch=" + vm.scratch])
+            info = mount.json("vda/info.json")
+            self.assertEqual(info["mode"], mode, info)
+            self.assertEqual(self.fleecefs("--commit", "--force", mount.point).returncode, 0)
+            mount.check_gone()
+        self.check_nothing_left(vm, 1)
+
+    def test_slow_link(self):
+        """10 ms each way."""
+        link = sshd.Link(self, self.sshd.port, 0.01)
+        vm = self.domain()
+        vm.scribble(self.rng, 2)
+        expected = bytes(vm.disks["vda"].model)
+        mount = self.begin(vm, port=link.port,
+                           known=self.sshd.write_known("slow", "host", link.port))
+        vm.scribble(self.rng, 2)
+        self.assertTrue(mount.read("vda/disk.raw", "rb") == expected)
+        self.end(vm, mount, "--commit")
+        self.check_nothing_left(vm, 1)
+
+    # Connections that break
+
+    def new_ssh(self, old):
+        """Waits for another ssh than OLD."""
+        for _ in range(lib.PATIENCE * 100):
+            if (found := ssh_of(self.tmp)) and found[0] != old:
+                return found
+            time.sleep(0.01)
+        raise AssertionError("no other ssh was started")
+
+    def test_ssh_killed(self):
+        """What is read is right, or is not there; another ssh takes over, in every state."""
+        vm = self.domain("vda", "vdb")
+        vm.scribble(self.rng, 3)
+        for round_ in range(KILLS):
+            expected = {n: bytes(d.model) for n, d in vm.disks.items()}
+            mount = self.begin(vm, "-o", "readahead=0")
+            vm.scribble(self.rng, 2)
+            ssh, keeper = ssh_of(self.tmp)
+            wrong, stop = [], threading.Event()
+
+            def read_all(name):
+                rng = random.Random(f"{lib.SEED}{name}")
+                while not stop.is_set():
+                    offset = rng.randrange(len(expected[name]) // 4096) * 4096
+                    if outage.read(mount / f"{name}/disk.raw", 4096, offset) != \
+                            expected[name][offset:offset + 4096]:
+                        wrong.append((name, offset))
+
+            readers = [threading.Thread(target=read_all, args=[n]) for n in expected]
+            for reader in readers:
+                reader.start()
+            os.kill(ssh, signal.SIGKILL)
+            ssh, same = self.new_ssh(ssh)
+            self.assertEqual(same, keeper)
+            for name in expected:
+                self.assertTrue(qmp_mount.QmpMount.read_direct(mount / f"{name}/disk.raw") ==
+                                expected[name])
+            stop.set()
+            for reader in readers:
+                reader.join(lib.PATIENCE)
+            self.assertEqual(wrong, [])
+            # And while all of it ends.
+            if round_ % 2:
+                os.kill(ssh, signal.SIGKILL)
+            command = "--commit" if round_ % 4 < 2 else "--abort"
+            self.end(vm, mount, command, says="(?s).*")
+            self.check_nothing_left(vm, 1)
+
+    def test_ssh_killed_at_once(self):
+        """Again and again while a snapshot begins: it fails or not, and nothing of it is left."""
+        vm = self.domain()
+        for _ in range(KILLS):
+            process = subprocess.Popen(
+                [*lib.FLEECEFS, "-o", "scratch=" + vm.scratch, self.source(vm), self.point],
+                env=self.environment_of(vm), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                text=True)
+            found = None
+            while found is None and process.poll() is None:
+                found = ssh_of(self.tmp)
+            if found:
+                time.sleep(self.rng.random())  # any moment will do
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(found[0], signal.SIGKILL)
+            said = process.communicate(timeout=2 * lib.PATIENCE)[1]
+            if process.returncode == 0:
+                self.assertEqual(self.fleecefs("--abort", self.point).returncode, 0)
+            else:
+                self.assertIn(vm.name, said)
+            self.await_end()
+            self.recover(vm)
+            self.check_nothing_left(vm, 0)
+
+    def await_end(self):
+        """Of all that belongs to a mount here."""
+        for _ in range(lib.PATIENCE * 100):
+            if not os.listdir(self.tmp):
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"left here: {os.listdir(self.tmp)}")
+
+    def test_daemon_killed(self):
+        """ssh ends with it; what is left there goes with the next mount, or with --recover."""
+        vm = self.domain()
+        vm.scribble(self.rng, 2)
+        for put_back in (lambda: self.assertIn("ended a backup job", self.recover(vm)),
+                         lambda: self.begin(vm)):
+            mount = self.begin(vm)
+            mount.kill()
+            lib.run("umount", "-l", mount.point)
+            self.await_end()
+            self.assertEqual(len(os.listdir(vm.scratch)), 1)
+            mount = put_back()
+            if mount:
+                self.assertTrue(mount.read("vda/disk.raw", "rb") == vm.disks["vda"].model)
+                self.end(vm, mount, "--abort")
+            self.check_nothing_left(vm, 0)
+
+    def test_lost_for_good(self):
+        """Reads end with an error, and so does an abort, which can be made up for."""
+        link = sshd.Link(self, self.sshd.port)
+        vm = self.domain()
+        vm.scribble(self.rng, 2)
+        mount = self.begin(vm, "-o", "timeout=3,reconnect=3", port=link.port,
+                           known=self.sshd.write_known("link", "host", link.port))
+        link.end()
+        self.assert_errno(errno.EIO, qmp_mount.QmpMount.read_direct, mount / "vda/disk.raw")
+        self.end(vm, mount, "--abort", 3, "fleecefs --recover")
+        self.assertEqual(os.listdir(self.tmp), [])
+        self.assertIn("ended a backup job", self.recover(vm))
+        self.check_nothing_left(vm, 0)
+
+    def test_another_client(self):
+        """One there that reads nothing would halt the VM."""
+        vm = self.domain()
+        mount = self.begin(vm)
+        [nbd] = glob.glob(f"{vm.scratch}/fleecefs-*/nbd")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(nbd)
+            self.assert_refused("--commit", "--force", mount.point,
+                                says=["another client reads", nbd])
+        self.assertEqual(self.fleecefs("--commit", "--force", mount.point).returncode, 0)
+        mount.check_gone()
+        self.check_nothing_left(vm, 1)
+
+    # What is said
+
+    def test_wrong_words(self):
+        vm = self.domain()
+        changed = self.sshd.write_known("changed", "stranger", self.sshd.port)
+        nobody = self.sshd.write_known("nobody", "host", 1)
+        self.fails(self.source(vm, known=changed), "cannot reach 127.0.0.1 by ssh",
+                   "REMOTE HOST IDENTIFICATION HAS CHANGED", f"{changed}:1",
+                   "Host key verification failed")
+        self.fails(self.source(vm, known=nobody), "Host key verification failed")
+        self.fails(self.source(vm, key="stranger"), "Permission denied (publickey)")
+        self.fails(self.source(vm, port=1), "Connection refused")
+        self.fails(f"libvirt:x?connect={self.sshd.uri('/nowhere')}", "cannot connect to libvirt",
+                   "open failed")
+        for scheme in ("qemu+tls", "qemu+tcp", "qemu+libssh2"):
+            self.fails(f"libvirt:x?connect={scheme}://127.0.0.1/system", scheme, "qemu+ssh://",
+                       status=2)
+        source = self.source(vm)
+        self.fails(source + "&no_such=1", "parameter no_such", status=2)
+        self.fails(source.replace("root@", "root:secret@"), "a password", status=2)
+        self.fails(source.replace("/system", "/embed"), "/embed", "/session", status=2)
+        self.assert_refused("-o", "scratch=" + self.path("a b"), source, self.point,
+                            status=2, says=["scratch directory", "a b", "spaces"])
+        self.assert_refused("-o", "scratch=/nowhere", source, self.point,
+                            says=["scratch directory /nowhere", "on 127.0.0.1", "No such file"])
+        vm.quit()
+        self.assert_refused(source, self.point,
+                            says=["the VM is shut off", "another host"])
+
+
+if __name__ == "__main__":
+    lib.main()

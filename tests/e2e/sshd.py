@@ -1,0 +1,158 @@
+"""Another host, for who comes by ssh: an sshd of the test program's own on the loopback, with keys and
+a configuration of its own. What it is asked to do is done on this host."""
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.parse
+
+import lib
+
+_shared = None
+SSHD = "/usr/sbin/sshd"  # it wants a path
+
+CONFIG = """
+ListenAddress 127.0.0.1
+HostKey {0}/host
+AuthorizedKeysFile {0}/key.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PidFile none
+MaxStartups 100
+"""
+
+
+def make_key(path):
+    lib.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
+
+
+class Sshd:
+    def __init__(self):
+        lib.require("ssh", "ssh-keygen", SSHD)
+        if os.geteuid() != 0:
+            raise lib.unittest.SkipTest("an sshd of one's own needs root")
+        self.dir = tempfile.mkdtemp(prefix="fleecefs-sshd.", dir="/tmp")
+        lib._at_exit.callback(shutil.rmtree, self.dir)
+        for name in ("host", "key", "stranger"):
+            make_key(f"{self.dir}/{name}")
+        with open(f"{self.dir}/config", "w") as f:
+            f.write(CONFIG.format(self.dir))
+        os.makedirs("/run/sshd", exist_ok=True)
+        self.process = None
+        # Others may be as fast with the same port.
+        while self.process is None:
+            self._start(random.randrange(20000, 32000))
+        lib._at_exit.callback(self.end)
+        self.known = self.write_known("known", "host", self.port)
+
+    def _start(self, port):
+        process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-p", str(port), "-f", f"{self.dir}/config"],
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lib.die_with_us)
+        # It says so, or that it cannot.
+        for line in process.stderr:
+            if line.startswith("Server listening"):
+                self.process, self.port = process, port
+                threading.Thread(target=process.stderr.read, daemon=True).start()
+                return
+        process.wait()
+        if "in use" not in line and "fatal: Cannot bind" not in line:
+            raise AssertionError(line)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+    def write_known(self, name, key, port):
+        """A known_hosts(5) in which this host has KEY."""
+        with open(f"{self.dir}/{key}.pub") as f:
+            words = f.read().split()
+        with open(f"{self.dir}/{name}", "w") as f:
+            f.write(f"[127.0.0.1]:{port} {words[0]} {words[1]}\n")
+        return f"{self.dir}/{name}"
+
+    def uri(self, libvirt, port=None, key="key", known=None, user="root@"):
+        """Of the libvirt whose socket is at LIBVIRT; None: of the system's."""
+        params = {"keyfile": f"{self.dir}/{key}", "known_hosts": known or self.known}
+        if libvirt:
+            params["socket"] = libvirt
+        return (f"qemu+ssh://{user}127.0.0.1:{port or self.port}/system?" +
+                urllib.parse.urlencode(params, safe="/"))
+
+
+def shared():
+    global _shared
+    if _shared is None:
+        _shared = Sshd()
+    return _shared
+
+
+class Link:
+    """A link to PORT, as long as DELAY in seconds each way, which can be cut. To `port` of it."""
+
+    def __init__(self, test, port, delay=0):
+        self.target, self.delay, self.pairs = port, delay, []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        test.defer(self.end)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client = self.listener.accept()[0]
+                server = socket.create_connection(("127.0.0.1", self.target))
+                self.pairs.append((client, server))
+                for a, b in ((client, server), (server, client)):
+                    b.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self._pass(a, b)
+
+    def _pass(self, a, b):
+        """One thread receives and notes when, another sends when it is time."""
+        ready, pending = threading.Semaphore(0), []
+
+        def receive():
+            data = b"x"
+            while data:
+                try:
+                    data = a.recv(1 << 16)
+                except OSError:
+                    data = b""
+                pending.append((time.monotonic() + self.delay, data))
+                ready.release()
+
+        def send():
+            while ready.acquire():
+                when, data = pending.pop(0)
+                time.sleep(max(when - time.monotonic(), 0))
+                try:
+                    b.sendall(data) if data else b.shutdown(socket.SHUT_WR)
+                except OSError:
+                    data = b""
+                if not data:
+                    return
+
+        for function in (receive, send):
+            threading.Thread(target=function, daemon=True).start()
+
+    def cut(self):
+        """All connections end; new ones can be made."""
+        while self.pairs:
+            for s in self.pairs.pop():
+                with contextlib.suppress(OSError):
+                    s.shutdown(socket.SHUT_RDWR)
+                s.close()
+
+    def end(self):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
