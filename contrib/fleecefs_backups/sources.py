@@ -7,7 +7,7 @@ import os
 import re
 
 from . import machine
-from .commands import ask, log
+from .commands import Failed, ask, log
 from .text import file_name, printable
 
 
@@ -35,9 +35,10 @@ class Source:
 
 
 def domains(connect):
-    """All domains that libvirt knows."""
+    """All domains that a libvirt knows."""
     names = ask("virsh", *(["--connect", connect] if connect else []), "list", "--all", "--name")
-    return [Source(n, f"libvirt:{n}", given=False) for n in filter(None, names.split("\n"))]
+    return [connected(Source(n, f"libvirt:{n}", given=False), connect)
+            for n in filter(None, names.split("\n"))]
 
 
 def named(text):
@@ -61,7 +62,7 @@ def named(text):
 
 
 def connected(vm, connect):
-    """VM by the libvirt that -c names, if it names none itself."""
+    """VM by the libvirt at CONNECT, if it names none itself."""
     if vm.source.startswith("libvirt:") and connect and "?connect=" not in vm.source:
         vm.source += f"?connect={connect}"
     return vm
@@ -71,21 +72,33 @@ def is_left_out(vm, args):
     """Of --all: by --exclude, or by a mark in the domain's metadata."""
     if any(fnmatch.fnmatchcase(vm.name, pattern) for pattern in args.exclude):
         return True
-    said = machine.known(connected(vm, args.connect))
+    said = machine.known(vm)
     return bool(said) and machine.marks(said[1]) is True
 
 
 def sources(args, parser):
     """All VMs that are to be backed up, each once."""
-    listed = domains(args.connect) if args.all else []
+    if len(args.connect) > 1 and any(vm.domain and not vm.uri for vm in args.source):
+        parser.error("with several -c a SOURCE has to name its libvirt: libvirt:DOMAIN?connect=URI")
+    listed, away = [], []
+    for connect in (args.connect or [None]) if args.all else []:
+        try:
+            listed += domains(connect)
+        except Failed as why:
+            # The VMs of other hosts are backed up all the same.
+            if len(args.connect) < 2:
+                raise
+            log(f"{connect}: FAILED: its domains cannot be listed: {why}")
+            away.append(connect)
     strange = [vm for vm in listed if "?connect=" in vm.name]
     for vm in strange:
         log(f"{vm.name}: FAILED: a SOURCE cannot name this domain: rename it")
     listed = [vm for vm in listed if not is_left_out(vm, args)]
     vms = {(vm.file, vm.source): vm for vm in
-           [connected(vm, args.connect) for vm in args.source + listed if vm not in strange]}
+           [connected(vm, args.connect[0] if args.connect else None)
+            for vm in args.source + listed if vm not in strange]}
     for name, count in collections.Counter(name for name, _ in vms).items():
         if count > 1:
             parser.error(f"{count} VMs would be called '{printable(name)}': tell them apart by "
                          "NAME=SOURCE")
-    return list(vms.values()), bool(strange)
+    return list(vms.values()), bool(strange or away)

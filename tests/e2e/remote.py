@@ -20,6 +20,7 @@ import sshd
 from libvirtd import Domain
 from vm import Disk
 
+BACKUP, RESTORE = (f"{lib.TOP}/contrib/fleecefs-{n}" for n in ("backup", "restore"))
 KILLS = int(os.environ.get("KILLS") or 4)
 
 
@@ -137,6 +138,27 @@ class Remote(lib.TestCase):
         self.assertTrue(mount.read("vda/disk.raw", "rb") == expected)
         self.end(vm, mount, "--commit")
         self.check_nothing_left(vm, 1)
+
+    def test_all_domains(self):
+        """Of two hosts, one of which cannot be reached."""
+        vm = self.domain("vda", "vdb")
+        uris = [f"qemu+ssh://root@127.0.0.1:{port}/system?command={self.sshd.command}&"
+                f"socket={vm.libvirtd.socket}&netcat={self.sshd.netcat}&no_tty=1" for port in (1, self.sshd.port)]
+        to, env = self.mkdir("backups"), {**self.environment_of(vm), **self.environment()}
+        for mode in ("full", "since"):
+            vm.scribble(self.rng, 2)
+            done = lib.attempt(BACKUP, "--all", *(f"--connect={uri}" for uri in uris), "-o",
+                               "scratch=" + vm.scratch, "qcow2", to, env=env,
+                               timeout=2 * lib.PATIENCE)
+            self.assertRegex(done.stderr, f"(?s)FAILED: its domains cannot be listed.*"
+                                          f"{vm.name}: [^ ]+: vda {mode}.*{vm.name}: [^ ]+: done")
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.check_nothing_left(vm, 1)
+        out, plain = self.path("restored"), self.path("plain")
+        lib.run(RESTORE, f"{to}/{vm.name}", "-d", "vda", out)
+        lib.run("qemu-img", "convert", "-O", "raw", out, plain)
+        with open(plain, "rb") as f:
+            self.assertTrue(f.read() == vm.disks["vda"].model)
 
     # Connections that break
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -26,6 +27,20 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PidFile none
 MaxStartups 100
+"""
+
+
+# For libvirt's own ssh, which runs it there: nc -U SOCKET.
+NETCAT = f"""#!{sys.executable}
+import os, select, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect(sys.argv[-1])
+while True:
+    for ready in select.select([0, server], [], [])[0]:
+        data = os.read(0, 65536) if ready == 0 else server.recv(65536)
+        if not data:
+            sys.exit()
+        server.sendall(data) if ready == 0 else os.write(1, data)
 """
 
 
@@ -51,6 +66,16 @@ class Sshd:
             self._start(random.randrange(20000, 32000))
         lib._at_exit.callback(self.end)
         self.known = self.write_known("known", "host", self.port)
+        # In place of a configuration, which ssh looks for in the home of its user, for all that run it.
+        self.command = f"{self.dir}/ssh"
+        with open(self.command, "w") as f:
+            f.write(f'#!/bin/sh\nexec ssh -oUserKnownHostsFile={self.known} '
+                    f'-oIdentityFile={self.dir}/key "$@"\n')
+        self.netcat = f"{self.dir}/nc"
+        with open(self.netcat, "w") as f:
+            f.write(NETCAT)
+        for name in (self.command, self.netcat):
+            os.chmod(name, 0o755)
 
     def _start(self, port):
         process = subprocess.Popen(
