@@ -90,9 +90,9 @@ void fl_libvirt_find_volumes(FlLibvirtSession *session); /* their paths */
 bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error);
 
 /* identity.c */
-/* Fills in the keys of DISK, whose images are on REMOTE, NULL: here. */
+/* Fills in the keys of DISK, whose images are on REMOTE (NULL: here), and whether it has no place
+ * for bitmaps. */
 void fl_libvirt_find_keys(FlRemote *remote, FlDomainDisk *disk);
-void fl_libvirt_facts(FlRemote *remote, const char *path, FlFacts *facts);
 /* Those that are noted, each after a comma. */
 char *fl_libvirt_join_keys(const FlDomainDisk *disk);
 /* Which of the disks of CHECKPOINT the image of DISK was then; NULL if that is none, or not

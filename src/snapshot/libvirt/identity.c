@@ -14,7 +14,7 @@
 #define CHAIN_MAX   200
 #define BACKING_MAX 1023
 
-void fl_libvirt_facts(FlRemote *remote, const char *path, FlFacts *facts)
+static void look_at(FlRemote *remote, const char *path, FlFacts *facts)
 {
     if (remote != NULL)
         fl_remote_facts(remote, path, facts);
@@ -29,6 +29,14 @@ static uint64_t read_be(const unsigned char *bytes, int n)
     for (int i = 0; i < n; i++)
         value = value << 8 | bytes[i];
     return value;
+}
+
+/* Version 2 of the format, "compat=0.10". An image that cannot be read is taken for a newer one. */
+static bool is_old_qcow2(const FlFacts *facts)
+{
+    static const char header[8] = {'Q', 'F', 'I', (char)0xfb, 0, 0, 0, 2};
+
+    return facts->length >= sizeof header && memcmp(facts->header, header, sizeof header) == 0;
 }
 
 /* The backing file that the qcow2 at PATH, of FACTS, names (QEMU's docs/interop/qcow2: header);
@@ -64,9 +72,11 @@ void fl_libvirt_find_keys(FlRemote *remote, FlDomainDisk *disk)
         g_autofree FlFacts *facts = g_new0(FlFacts, 1);
         char *next = NULL;
 
-        fl_libvirt_facts(remote, path, facts);
-        if (g_strcmp0(disk->format, "qcow2") == 0)
+        look_at(remote, path, facts);
+        if (g_strcmp0(disk->format, "qcow2") == 0) {
             next = backing_of(path, facts);
+            disk->no_bitmaps = disk->no_bitmaps || (i == 0 && is_old_qcow2(facts));
+        }
         g_ptr_array_add(disk->keys, fl_point_binding("image", facts->what, NULL));
         g_free(facts->what);
         /* For checkpoints of earlier versions and other tools, whose XML names the file. */

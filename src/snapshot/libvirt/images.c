@@ -3,7 +3,6 @@
 #include "snapshot/libvirt/session.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static bool ask_size(FlLibvirtCall *call)
 {
@@ -39,19 +38,6 @@ static bool ask_volume(FlLibvirtCall *call)
     if (pool != NULL)
         virStoragePoolFree(pool);
     return fl_libvirt_call_take(call, path);
-}
-
-/* Version 2 of the format, "compat=0.10". An image that cannot be read is taken for a newer one. */
-static bool is_old_qcow2(FlRemote *remote, const char *path)
-{
-    static const char header[8] = {'Q', 'F', 'I', (char)0xfb, 0, 0, 0, 2};
-    g_autofree FlFacts *facts = g_new0(FlFacts, 1);
-
-    if (path == NULL)
-        return false;
-    fl_libvirt_facts(remote, path, facts);
-    g_free(facts->what);
-    return facts->length >= sizeof header && memcmp(facts->header, header, sizeof header) == 0;
 }
 
 /* libvirt finds the size of a volume by the domain only while that runs. */
@@ -94,8 +80,6 @@ bool fl_libvirt_look_at_images(FlLibvirtSession *session, GError **error)
             continue;
         if (!add_size(session, disk, error))
             return false;
-        disk->no_bitmaps =
-            g_strcmp0(disk->format, "qcow2") == 0 && is_old_qcow2(session->remote, disk->path);
     }
     return true;
 }

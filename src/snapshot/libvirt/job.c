@@ -508,24 +508,32 @@ static bool remove_directory(FlLibvirtSession *session, const char *socket, GErr
     return true;
 }
 
+/* What is left of a job that is ours, if FOUND is one, and of what the journal tells. */
+static bool remove_left(FlLibvirtSession *session, const FlDomainBackup *found, GError **error)
+{
+    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
+    const char *noted = entry != NULL ? entry->socket : NULL;
+
+    if (found != NULL && (!end_job(session, found->socket, LEAVE_TIMEOUT, error) ||
+                          !remove_directory(session, found->socket, error)))
+        return false;
+    return (found != NULL && g_strcmp0(found->socket, noted) == 0) ||
+           remove_directory(session, noted, error);
+}
+
 bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
-    const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     g_autoptr(FlDomainBackup) found = NULL;
     FlLibvirtJob job =
         settle(session, error) ? fl_libvirt_job(session, &found, error) : FL_LIBVIRT_JOB_UNKNOWN;
 
-    if (job == FL_LIBVIRT_JOB_UNKNOWN ||
-        (job == FL_LIBVIRT_JOB_OURS && (!end_job(session, found->socket, LEAVE_TIMEOUT, error) ||
-                                        !remove_directory(session, found->socket, error))) ||
-        (entry != NULL && entry->socket != NULL &&
-         !remove_directory(session, entry->socket, error))) {
-        session->backup.left = true;
-        g_prefix_error(error, "something is left, which fleecefs --recover puts back: ");
-        return false;
-    }
-    return true;
+    if (job != FL_LIBVIRT_JOB_UNKNOWN &&
+        remove_left(session, job == FL_LIBVIRT_JOB_OURS ? found : NULL, error))
+        return true;
+    session->backup.left = true;
+    g_prefix_error(error, "something is left, which fleecefs --recover puts back: ");
+    return false;
 }
 
 bool fl_libvirt_check_clients(FlLibvirtSession *session, GError **error)
