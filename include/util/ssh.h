@@ -24,7 +24,8 @@ typedef struct {
     const char *const *options; /* words for it, ended by NULL; may be NULL */
     const char *host;           /* may be an alias of its configuration */
     const char *const *scripts; /* for sh(1), ended by NULL; arguments are $1, $2, ... They have
-                                   no input. Must outlive the FlSsh */
+                                   no input, and are run by one shell, each in a subshell of its
+                                   own. Must outlive the FlSsh */
     unsigned seconds;           /* for a connection to come about, and for a script */
 } FlSshSpec;
 

@@ -106,80 +106,75 @@ static void read_errors(FlSshLife *life)
 /* The connection has ended, or is to. */
 static void end_master(FlSshLife *life)
 {
+    int *fds[] = {&life->in, &life->out, &life->errors, &life->pidfd};
+
     if (life->pid == 0)
         return;
     stop(life->pid, life->pidfd);
     if (life->errors >= 0)
         read_errors(life);
-    if (life->errors >= 0)
-        close(life->errors);
-    close(life->pidfd);
-    life->pidfd = life->errors = -1;
+    for (size_t i = 0; i < G_N_ELEMENTS(fds); i++) {
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+        *fds[i] = -1;
+    }
     life->pid = 0;
     life->next_try = g_get_monotonic_time() + (gint64)life->wait_ms * 1000;
     life->wait_ms = MIN(life->wait_ms * 2, LAST_WAIT_MS);
 }
 
-/* Runs ARGV with INPUT of LENGTH bytes, until the daemon is gone or the time is over. Its output
- * goes to life->output, or if it fails, what it complained of. Whether it succeeded. */
-static bool run(FlSshLife *life, char **argv, const char *input, size_t length)
+/* Adds what can be read of FD to life->output, of which USED bytes are used; false at its end. What
+ * does not fit is dropped. */
+static bool read_output(FlSshLife *life, int fd, size_t *used)
 {
     const size_t most = FL_SSH_MESSAGE - sizeof(FlSshHead) - 1;
-    char *texts[] = {life->output, life->text};
-    size_t used[] = {0, 0};
-    int in = memfd_create("script", MFD_CLOEXEC), out[2] = {-1, -1}, err[2] = {-1, -1}, status = 1;
-    int pidfd = -1;
+    char spare[512];
+    ssize_t n =
+        *used < most ? read(fd, life->output + *used, most - *used) : read(fd, spare, sizeof spare);
+
+    if (n > 0 && *used < most)
+        *used += (size_t)n;
+    life->output[*used] = '\0';
+    return n > 0 || (n < 0 && errno == EINTR);
+}
+
+/* Waits for FD until DEADLINE; false when that is over. */
+static bool wait_for(FlSshLife *life, int fd, gint64 deadline)
+{
+    struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = life->channel}};
+    int r = poll(fds, G_N_ELEMENTS(fds), fl_deadline_poll(deadline));
+
+    if (r > 0 && (fds[1].revents & (POLLHUP | POLLERR)) != 0)
+        end(life);
+    return r != 0;
+}
+
+/* Runs ARGV, which ends by itself. What it says goes to life->output. Whether it succeeded. */
+static bool run(FlSshLife *life, char **argv)
+{
     gint64 deadline = fl_deadline_in(life->seconds);
-    bool ok = in >= 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0 &&
-              pwrite(in, input, length, 0) == (ssize_t)length;
-    pid_t pid = ok ? spawn(life, argv, in, out[1], err[1]) : -1;
-    struct pollfd fds[] = {
-        {.fd = out[0], .events = POLLIN}, {.fd = err[0], .events = POLLIN}, {.fd = life->channel}};
-    bool over = pid < 0, gone = false;
+    int said[2], status = 1;
+    size_t used = 0;
+    bool in_time = true;
+    pid_t pid;
 
-    close(in);
-    close(out[1]);
-    close(err[1]);
-    if (pid > 0)
-        pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    while (!over && (fds[0].fd >= 0 || fds[1].fd >= 0)) {
-        int r = poll(fds, G_N_ELEMENTS(fds), fl_deadline_poll(deadline));
-
-        gone = r > 0 && (fds[2].revents & (POLLHUP | POLLERR)) != 0;
-        over = r == 0 || gone;
-        for (int i = 0; i < 2 && r > 0; i++) {
-            char spare[512];
-            ssize_t n = 0;
-
-            if (fds[i].revents == 0)
-                continue;
-            n = used[i] < most ? read(fds[i].fd, texts[i] + used[i], most - used[i])
-                               : read(fds[i].fd, spare, sizeof spare);
-            if (n > 0 && used[i] < most)
-                used[i] += (size_t)n;
-            if (n == 0 || (n < 0 && errno != EINTR))
-                fds[i].fd = -1;
-        }
-    }
-    texts[0][used[0]] = texts[1][used[1]] = '\0';
-    if (pid > 0 && over)
-        stop(pid, pidfd);
-    else if (pid > 0)
+    strcpy(life->output, "cannot start a process");
+    if (pipe2(said, O_CLOEXEC) != 0)
+        return false;
+    pid = spawn(life, argv, -1, said[1], said[1]);
+    close(said[1]);
+    while (pid > 0 && (in_time = wait_for(life, said[0], deadline)) &&
+           read_output(life, said[0], &used))
+        ;
+    close(said[0]);
+    if (!in_time) {
+        strcpy(life->output, "it does not end in time (-o timeout=)");
+        stop(pid, -1);
+    } else if (pid > 0) {
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
             ;
-    close(out[0]);
-    close(err[0]);
-    if (pidfd >= 0)
-        close(pidfd);
-    if (gone)
-        end(life);
-    if (over)
-        strcpy(life->text,
-               pid > 0 ? "it does not end in time (-o timeout=)" : "cannot start a process");
-    ok = !over && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    if (!ok)
-        memcpy(life->output, life->text, strlen(life->text) + 1);
-    return ok;
+    }
+    return in_time && pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 static bool forward(FlSshLife *life, unsigned i)
@@ -190,7 +185,7 @@ static bool forward(FlSshLife *life, unsigned i)
     unlink(life->forwards[i]);
     *colon = ':';
     life->forward[life->slot] = life->forwards[i];
-    return run(life, life->forward, "", 0);
+    return run(life, life->forward);
 }
 
 /* Waits until the connection is there. */
@@ -215,27 +210,44 @@ static bool await_control(FlSshLife *life)
     return true;
 }
 
+/* What the connection reads and writes. */
+static bool spawn_master(FlSshLife *life)
+{
+    int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1};
+
+    if (pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0)
+        life->pid = spawn(life, life->master, in[0], out[1], err[1]);
+    close(in[0]);
+    close(out[1]);
+    close(err[1]);
+    life->in = in[1];
+    life->out = out[0];
+    life->errors = err[0];
+    if (life->pid <= 0) {
+        close(life->in);
+        close(life->out);
+        close(life->errors);
+        life->in = life->out = life->errors = -1;
+        life->pid = 0;
+        return false;
+    }
+    /* Of errors there is what has come. */
+    fcntl(life->errors, F_SETFL, O_NONBLOCK);
+    life->pidfd = (int)syscall(SYS_pidfd_open, life->pid, 0);
+    return true;
+}
+
 static bool connect_master(FlSshLife *life)
 {
-    int err[2];
-
     if (life->pid > 0)
         return true;
     life->wanted = true;
     life->complaint[0] = '\0';
     unlink(life->control);
-    if (pipe2(err, O_CLOEXEC | O_NONBLOCK) != 0)
-        return false;
-    life->pid = spawn(life, life->master, -1, -1, err[1]);
-    close(err[1]);
-    life->errors = err[0];
-    if (life->pid < 0) {
-        life->pid = 0;
-        close(life->errors);
-        life->errors = -1;
+    if (!spawn_master(life)) {
+        strcpy(life->complaint, "cannot start a process");
         return false;
     }
-    life->pidfd = (int)syscall(SYS_pidfd_open, life->pid, 0);
     if (!await_control(life)) {
         end_master(life);
         return false;
@@ -286,36 +298,109 @@ static size_t append(char *to, size_t length, const char *text, bool quoted)
     return length;
 }
 
-static void run_script(FlSshLife *life, const FlSshHead *head, const char *strings)
+/* What tells the shell to run the script of HEAD with its STRINGS, in life->text. Its length; 0 if
+ * it is too long. */
+static size_t tell_shell(FlSshLife *life, const FlSshHead *head, const char *strings)
 {
-    static const char start[] = "LC_ALL=C; export LC_ALL; set -- ";
-    char *input = life->message;
+    static const char start[] = "LC_ALL=C; export LC_ALL; printf '\\n%s\\n' ";
+    char *input = life->text;
     size_t length = sizeof start - 1;
+
+    memcpy(input, start, length);
+    length = append(input, length, life->mark, true);
+    length = append(input, length, "\n( set -- ", false);
+    for (unsigned i = 0; i < head->count; i++, strings += strlen(strings) + 1)
+        length = append(input, length, strings, true);
+    length = append(input, length, "\n", false);
+    length = append(input, length, life->scripts[head->script], false);
+    length = append(input, length, "\n) 2>&1 </dev/null\nprintf '\\n%s %d\\n' ", false);
+    length = append(input, length, life->mark, true);
+    return append(input, length, "$?\n", false);
+}
+
+/* In TEXT, which the shell printed, what is behind the mark at the beginning of a line that is
+ * followed by END ('\n': a script begins; ' ': it has ended). NULL if it has not come. */
+static char *find_mark(const FlSshLife *life, char *text, char end)
+{
+    size_t length = strlen(life->mark);
+
+    for (char *at = strstr(text, life->mark); at != NULL; at = strstr(at + 1, life->mark)) {
+        if (at > life->output && at[-1] == '\n' && at[length] == end)
+            return at + length + 1;
+    }
+    return NULL;
+}
+
+/* The output of what the shell was told, in life->output. BEGUN: whether it has heard of it. */
+static bool read_answer(FlSshLife *life, bool *begun)
+{
+    gint64 deadline = fl_deadline_in(life->seconds);
+    char *text = NULL, *end = NULL;
+    size_t used = 0, length;
     bool ok;
 
-    if (head->script >= life->n_scripts) {
+    life->output[0] = '\0';
+    while (end == NULL || strchr(end, '\n') == NULL) {
+        bool in_time = wait_for(life, life->out, deadline);
+
+        if (!in_time || !read_output(life, life->out, &used) ||
+            used + sizeof(FlSshHead) + 1 == FL_SSH_MESSAGE) {
+            end_master(life);
+            g_snprintf(life->output, FL_SSH_MESSAGE, "%s\n%s",
+                       in_time ? "the connection has ended" : "no answer in time (-o timeout=)",
+                       in_time ? life->complaint : "");
+            return false;
+        }
+        text = find_mark(life, life->output, '\n');
+        *begun = text != NULL;
+        end = text != NULL ? find_mark(life, text, ' ') : NULL;
+    }
+    ok = *end == '0';
+    /* Without the empty line that makes sure that the mark begins one. */
+    end -= strlen(life->mark) + 2;
+    length = end > text ? (size_t)(end - text) : 0;
+    memmove(life->output, text, length);
+    life->output[length] = '\0';
+    return ok;
+}
+
+static bool write_all(int fd, const char *text, size_t length)
+{
+    while (length > 0) {
+        ssize_t n = write(fd, text, length);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return false;
+        text += n;
+        length -= (size_t)n;
+    }
+    return true;
+}
+
+static void run_script(FlSshLife *life, const FlSshHead *head, const char *strings)
+{
+    size_t length = head->script < life->n_scripts ? tell_shell(life, head, strings) : 0;
+    bool begun = false, ok = false;
+
+    if (length == 0) {
         answer(life, head, false, "there is no such script");
         return;
     }
-    if (!connect_master(life)) {
-        answer(life, head, false, life->complaint);
-        return;
+    /* A connection may have ended without our knowing yet: such a one has begun nothing. */
+    for (int i = 0; i < 2 && !begun; i++) {
+        if (!connect_master(life)) {
+            answer(life, head, false, life->complaint);
+            return;
+        }
+        if (write_all(life->in, life->text, length)) {
+            ok = read_answer(life, &begun);
+        } else {
+            end_master(life);
+            strcpy(life->output, "the connection has ended");
+        }
     }
-    /* The message, where the strings are, is behind what is made of them. */
-    input = life->text;
-    memcpy(input, start, length);
-    for (unsigned i = 0; i < head->count; i++, strings += strlen(strings) + 1)
-        length = append(input, length, strings, true);
-    length = append(input, length, "\n{ ", false);
-    length = append(input, length, life->scripts[head->script], false);
-    length = append(input, length, "\n} </dev/null\n", false);
-    ok = length > 0;
-    if (!ok) {
-        answer(life, head, false, "the arguments are too long");
-        return;
-    }
-    /* run() writes to where the script is only once it has been sent. */
-    ok = run(life, life->command, input, length);
     answer(life, head, ok, life->output);
 }
 

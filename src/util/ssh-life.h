@@ -25,10 +25,10 @@ typedef struct {
     int channel;
     char *program; /* path */
     char *folder, *control;
-    char **master;  /* words that make the connection */
-    char **command; /* words that run a shell over it */
+    char **master;  /* words that make the connection, and run a shell there */
     char **forward; /* words that ask it for a forwarding, which goes into the slot */
     unsigned slot;
+    char mark[32]; /* that no script prints: what it prints is between two lines of it */
     const char *const *scripts;
     unsigned n_scripts, seconds;
 
@@ -36,12 +36,12 @@ typedef struct {
     char (*forwards)[2 * PATH_MAX + 2]; /* "HERE:THERE", FL_SSH_FORWARDS */
     unsigned n_forwards;
     bool sealed, wanted;
-    pid_t pid; /* of the connection; 0: there is none */
-    int pidfd, errors;
-    gint64 next_try; /* g_get_monotonic_time() */
+    pid_t pid;                  /* of the connection; 0: there is none */
+    int pidfd, errors, in, out; /* in: to the shell */
+    gint64 next_try;            /* g_get_monotonic_time() */
     unsigned wait_ms;
     char complaint[4096];
-    char *message, *output, *text; /* FL_SSH_MESSAGE each */
+    char *message, *output, *text; /* FL_SSH_MESSAGE each; output: of what was run last */
 } FlSshLife;
 
 /* Never returns. In a child of a process with threads. */

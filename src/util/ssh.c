@@ -57,31 +57,17 @@ static void make_words(FlSshLife *life, const FlSshSpec *spec)
 {
     g_autofree char *timeout = g_strdup_printf("-oConnectTimeout=%u", spec->seconds);
     const char *const master[] = {
-        spec->program, "-N", "-T", "-a", "-x", "-S", life->control, "-oBatchMode=yes",
+        spec->program, "-T", "-a", "-x", "-S", life->control, "-oBatchMode=yes",
         "-oControlPersist=no", "-oControlMaster=yes", "-oForkAfterAuthentication=no",
         /* Those of the configuration are for people who log in. */
         "-oClearAllForwardings=yes", "-oExitOnForwardFailure=yes", "-oRemoteCommand=none",
         "-oPermitLocalCommand=no", "-oServerAliveInterval=5", "-oServerAliveCountMax=3",
         "-oStreamLocalBindMask=0177", "-oStreamLocalBindUnlink=yes", timeout, NULL};
-    /* Over the connection or not at all. */
-    const char *const command[] = {spec->program,
-                                   "-F",
-                                   "none",
-                                   "-T",
-                                   "-a",
-                                   "-x",
-                                   "-S",
-                                   life->control,
-                                   "-oBatchMode=yes",
-                                   "-oControlMaster=no",
-                                   "-oProxyCommand=false",
-                                   NULL};
     const char *const forward[] = {
         spec->program, "-F",      "none", "-S", life->control, "-oBatchMode=yes",
         "-O",          "forward", "-L",   "",   NULL};
 
-    life->master = words(spec, master, spec->options, NULL, NULL);
-    life->command = words(spec, command, NULL, "exec sh -s", NULL);
+    life->master = words(spec, master, spec->options, "exec sh -s", NULL);
     life->forward = words(spec, forward, NULL, NULL, &life->slot);
 }
 
@@ -93,7 +79,6 @@ static void clear_life(FlSshLife *life)
     g_free(life->folder);
     g_free(life->control);
     g_strfreev(life->master);
-    g_strfreev(life->command);
     g_strfreev(life->forward);
     g_free(life->forwards);
     g_free(life->message);
@@ -125,7 +110,8 @@ static bool prepare(FlSshLife *life, const FlSshSpec *spec, GError **error)
     life->scripts = spec->scripts;
     life->n_scripts = g_strv_length((char **)spec->scripts);
     life->seconds = spec->seconds;
-    life->pidfd = life->errors = -1;
+    life->pidfd = life->errors = life->in = life->out = -1;
+    g_snprintf(life->mark, sizeof life->mark, "fleecefs-%08x%08x", g_random_int(), g_random_int());
     life->forwards = g_malloc0(FL_SSH_FORWARDS * sizeof *life->forwards);
     life->message = g_malloc(FL_SSH_MESSAGE);
     life->output = g_malloc(FL_SSH_MESSAGE);

@@ -36,7 +36,7 @@ def ssh_of(folder):
                         parent = int(f.read().rpartition(")")[2].split()[1])
                 except (FileNotFoundError, ProcessLookupError):
                     continue
-                if b"-N" in words and any(w.startswith(os.fsencode(folder)) for w in words):
+                if b"-oControlMaster=yes" in words and any(w.startswith(os.fsencode(folder)) for w in words):
                     return int(entry.name), parent
     return None
 
