@@ -25,6 +25,10 @@ typedef struct {
 /* The times noted for NOTES->point. NULL if there are none that count, with WHY (a sentence's end).
  */
 FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why);
+/* The disk of NOTES is shown at its place. If another one was there before, for all that is known,
+ * notes of that place no longer count: should that one return, tools that compare times with their
+ * last run would take what they have seen of this one for what it is. */
+void fl_piece_notes_show(const FlPieceNotes *notes);
 /* When this returns true they survive a crash of the host. */
 bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError **error);
 /* NOTES->point is committed: removes those of all others. */

@@ -68,13 +68,15 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
                                 "/", named_disk ? spec->name : origin->folder, NULL);
     origin->piece_time = is_image ? info->mtime : origin->time;
     origin->piece_ctime = is_image ? info->ctime : origin->ctime;
+    notes.place = origin->place;
+    notes.disk_id = origin->disk_id;
+    if (origin->snapshot)
+        fl_piece_notes_show(&notes);
     if (origin->base == NULL || origin->increment == NULL) {
         if (origin->snapshot)
             set_time(origin, spec, state);
         return;
     }
-    notes.place = origin->place;
-    notes.disk_id = origin->disk_id;
     notes.point = origin->base;
     origin->times = fl_piece_notes_load(&notes, &why);
     set_time(origin, spec, state);

@@ -192,28 +192,69 @@ void fl_piece_notes_settle(const FlPieceNotes *notes)
     }
 }
 
-static bool is_of_series(const char *path, const char *series)
+/* Whether the file at PATH says VALUE of NAME. */
+static bool says(const char *path, const char *name, const char *value)
 {
-    g_autofree char *text = NULL, *value = NULL, *safe = fl_name_encode(series);
+    g_autofree char *text = NULL, *said = NULL, *safe = fl_name_encode(value);
 
     if (!g_file_get_contents(path, &text, NULL, NULL))
         return false;
-    value = value_of(text, "series");
-    return g_strcmp0(value, safe) == 0;
+    said = value_of(text, name);
+    return g_strcmp0(said, safe) == 0;
 }
 
-void fl_piece_notes_forget(const char *source, const char *series)
+/* Calls FUNCTION with the path of each file that begins with PREFIX, until one returns true. */
+static bool find_file(const char *prefix, bool (*function)(const char *, const FlPieceNotes *),
+                      const FlPieceNotes *notes)
 {
     g_autofree char *state = fl_state_directory(NULL);
-    g_autofree char *prefix =
-        g_strdup_printf("pieces-%016" G_GINT64_MODIFIER "x-", fl_name_hash(source, NULL));
     g_autoptr(GDir) directory = state != NULL ? g_dir_open(state, 0, NULL) : NULL;
     const char *name;
 
     while (directory != NULL && (name = g_dir_read_name(directory)) != NULL) {
         g_autofree char *path = g_build_filename(state, name, NULL);
 
-        if (g_str_has_prefix(name, prefix) && (series == NULL || is_of_series(path, series)))
-            g_unlink(path);
+        if (g_str_has_prefix(name, prefix) && function(path, notes))
+            return true;
     }
+    return false;
+}
+
+static char *source_prefix(const char *source)
+{
+    return g_strdup_printf("pieces-%016" G_GINT64_MODIFIER "x-", fl_name_hash(source, NULL));
+}
+
+static bool is_of_disk(const char *path, const FlPieceNotes *notes)
+{
+    return says(path, "disk_id", notes->disk_id);
+}
+
+static bool remove_of_place(const char *path, const FlPieceNotes *notes)
+{
+    if (says(path, "place", notes->place))
+        g_unlink(path);
+    return false;
+}
+
+void fl_piece_notes_show(const FlPieceNotes *notes)
+{
+    g_autofree char *prefix = prefix_of(notes), *all = source_prefix(notes->source);
+
+    if (notes->disk_id == NULL || !find_file(prefix, is_of_disk, notes))
+        find_file(all, remove_of_place, notes);
+}
+
+static bool remove_of_series(const char *path, const FlPieceNotes *notes)
+{
+    if (notes->series == NULL || says(path, "series", notes->series))
+        g_unlink(path);
+    return false;
+}
+
+void fl_piece_notes_forget(const char *source, const char *series)
+{
+    g_autofree char *prefix = source_prefix(source);
+
+    find_file(prefix, remove_of_series, &(FlPieceNotes){.series = series});
 }

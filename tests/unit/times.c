@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The times of pieces over random histories, against a model that keeps all contents: whenever a
- * tool finds a piece with a time that it has seen, the piece is what it was then; also where the
- * host's clock is set back.
+ * tool finds a piece with a time that it has seen, the piece is what it was then. Disks of one VM
+ * are written to, resized, replaced, exchanged and left out; snapshots of two series are committed,
+ * aborted, or cut between any two steps, and notes are lost; the VM is looked at while it is off;
+ * the host's clock is set back.
  */
 #include "helper.h"
 #include "map/times.h"
@@ -10,13 +12,16 @@
 #include "snapshot/piece-notes.h"
 
 #include <glib/gstdio.h>
+#include <unistd.h>
 
 #define PIECE  8
 #define PIECES 9
 #define SERIES 2
+#define DISKS  2
 
 /* A disk whose content is a number a byte, drawn anew at each write. */
 typedef struct {
+    unsigned id;
     uint64_t size;
     guint32 bytes[PIECE * PIECES];
     bool dirty[SERIES][PIECE * PIECES];
@@ -96,102 +101,234 @@ static uint64_t look(Tools *tools, const Disk *disk, const FlTimes *times, gint6
     return kept;
 }
 
-static void resize(GRand *rand, Disk *disk)
+/* The restore points no longer count. */
+static void forget_points(Disk *disk)
 {
-    disk->size = PIECE * 6 + random_below(rand, PIECE * 3) + 1;
-    /* The restore points no longer count. */
     for (unsigned i = 0; i < SERIES; i++)
         g_clear_pointer(&disk->point[i], g_free);
 }
 
-typedef enum { ABORTED, KILLED, UNNOTED, COMMITTED } End;
-
-/* One snapshot of SERIES, from the mount to its end; how many pieces are old. */
-static uint64_t run_snapshot(GRand *rand, Disk *disk, FlPieceNotes *notes, unsigned series,
-                             const char *point, gint64 *host, Tools *tools)
+static void resize(GRand *rand, Disk *disk)
 {
-    gint64 floor = disk->point[series] != NULL ? disk->second[series] : 0, second = *host;
-    bool full = random_below(rand, 10) == 0;
-    End how = MIN(random_below(rand, 6), COMMITTED);
+    disk->size = PIECE * 6 + random_below(rand, PIECE * 3) + 1;
+    forget_points(disk);
+}
+
+static void replace(GRand *rand, Disk *disk, unsigned id)
+{
+    forget_points(disk);
+    *disk = (Disk){.id = id, .size = PIECE * 7 + 3};
+    for (unsigned i = 0; i < 10; i++)
+        write_some(rand, disk);
+}
+
+/* The disks of one VM, and what tools have of each of its places. */
+typedef struct {
+    GRand *rand;
+    const char *source;
+    Disk disks[DISKS];
+    Tools tools[DISKS];
+    gint64 host, written; /* its clock, and when a disk was last written to */
+    unsigned version;     /* of all disks */
+    uint64_t kept, cuts;
+} Machine;
+
+/* A disk of a snapshot. */
+typedef struct {
+    unsigned place;
+    FlPieceNotes notes;
+    char disk_id[32];
+    FlTimes *times;
+    gint64 second;
+} Shown;
+
+/* A tool sees a disk in STATE, of which the point in time is SECOND, relative to the base of SERIES
+ * unless FULL; at START unless that is 0. */
+static void show(Machine *machine, Shown *shown, unsigned place, unsigned series, const char *state,
+                 gint64 second, bool full, gint64 start)
+{
+    static const char *const names[] = {"last", "weekly"};
+    const Disk *disk = &machine->disks[place];
+    gint64 floor = disk->point[series] != NULL ? disk->second[series] : 0;
     g_autoptr(FlMap) dirty = NULL;
-    g_autoptr(FlTimes) last = NULL, times = NULL;
+    g_autoptr(FlTimes) last = NULL;
     g_autoptr(GError) error = NULL;
     const char *why = NULL;
-    uint64_t kept;
 
-    notes->series = series == 0 ? "last" : "weekly";
-    notes->point = disk->point[series];
-    if (notes->point != NULL && !full) {
-        last = fl_piece_notes_load(notes, &why);
+    *shown = (Shown){.place = place, .second = second};
+    g_snprintf(shown->disk_id, sizeof shown->disk_id, "disk%u-%u", disk->id, series);
+    shown->notes = (FlPieceNotes){.source = machine->source,
+                                  .series = names[series],
+                                  .place = place == 0 ? "/vda" : "/vdb",
+                                  .disk_id = shown->disk_id,
+                                  .point = disk->point[series]};
+    fl_piece_notes_show(&shown->notes);
+    if (disk->point[series] != NULL && !full) {
+        last = fl_piece_notes_load(&shown->notes, &why);
         dirty = dirty_map(disk, series);
         g_assert_true(last != NULL || why != NULL);
     }
     if (last != NULL)
         floor = MAX(floor, fl_times_latest(last).tv_sec);
-    g_assert_true(fl_piece_clock_next(notes->source, point, floor, *host, &second, &error));
-    times = fl_times_next(last, dirty, disk->size, PIECE, (struct timespec){.tv_sec = second});
-    *host += (gint64)random_below(rand, 3);
-    kept =
-        look(tools, disk, times, second, how != KILLED && random_below(rand, 2) == 0 ? *host : 0);
+    g_assert_true(
+        fl_piece_clock_next(machine->source, state, floor, machine->host, &shown->second, &error));
+    shown->times =
+        fl_times_next(last, dirty, disk->size, PIECE, (struct timespec){.tv_sec = shown->second});
+    machine->kept += look(&machine->tools[place], disk, shown->times, shown->second, start);
+}
 
-    notes->point = point;
-    if (how == KILLED || how == COMMITTED)
-        g_assert_true(fl_piece_notes_save(notes, times, &error));
+typedef enum { ABORTED, KILLED, UNNOTED, COMMITTED } End;
+
+/* Step STEP of a commit of N disks: notes of each, one transaction, and the end of older notes. */
+static void run_step(Machine *machine, Shown *shown, unsigned n, unsigned step, unsigned series,
+                     const char *point, bool noted)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (step < n && noted) {
+        shown[step].notes.point = point;
+        g_assert_true(fl_piece_notes_save(&shown[step].notes, shown[step].times, &error));
+    }
+    for (unsigned i = 0; step == n && i < n; i++) {
+        Disk *disk = &machine->disks[shown[i].place];
+
+        g_free(disk->point[series]);
+        disk->point[series] = g_strdup(point);
+        disk->second[series] = shown[i].second;
+        memset(disk->dirty[series], 0, sizeof disk->dirty[series]);
+    }
+    if (step > n) {
+        shown[step - n - 1].notes.point = point;
+        fl_piece_notes_settle(&shown[step - n - 1].notes);
+    }
+}
+
+/* One snapshot of SERIES, from the mount to its end. */
+static void run_snapshot(Machine *machine, unsigned series, const char *point)
+{
+    uint64_t drawn = random_below(machine->rand, 6);
+    End how = MIN(drawn, COMMITTED);
+    bool full = random_below(machine->rand, 10) == 0;
+    gint64 second = machine->host, start;
+    unsigned n = 0, steps;
+    Shown shown[DISKS];
+    g_autoptr(GError) error = NULL;
+
+    machine->host += (gint64)random_below(machine->rand, 3);
+    start = how != KILLED && random_below(machine->rand, 2) == 0 ? machine->host : 0;
+    for (unsigned place = 0; place < DISKS; place++) {
+        /* A disk that is not there this time, or left out. */
+        if (n + 1 < DISKS - place || random_below(machine->rand, 5) > 0)
+            show(machine, &shown[n++], place, series, point, second, full, start);
+    }
+    steps = how == ABORTED ? 0 : 2 * n + 1;
+    if (how == KILLED)
+        steps = (unsigned)random_below(machine->rand, steps + 1);
+    for (unsigned step = 0; step < steps; step++)
+        run_step(machine, shown, n, step, series, point, how != UNNOTED);
+    machine->cuts += how == KILLED;
     if (how != KILLED)
-        g_assert_true(fl_piece_clock_end(notes->source, *host, &error));
-    if (how == ABORTED || how == KILLED)
-        return kept;
-    g_free(disk->point[series]);
-    disk->point[series] = g_strdup(point);
-    disk->second[series] = second;
-    memset(disk->dirty[series], 0, sizeof disk->dirty[series]);
-    /* The end may come before this. */
-    if (random_below(rand, 4) != 0)
-        fl_piece_notes_settle(notes);
-    return kept;
+        g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
+    for (unsigned i = 0; i < n; i++)
+        fl_times_free(shown[i].times);
+}
+
+/* The VM is off, and its disks are looked at twice. */
+static void run_off(Machine *machine, unsigned series)
+{
+    g_autofree char *state = g_strdup_printf("images %u", machine->version);
+    g_autoptr(GError) error = NULL;
+
+    for (unsigned place = 0; place < DISKS; place++) {
+        Shown first, again;
+
+        show(machine, &first, place, series, state, machine->written, false, 0);
+        g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
+        show(machine, &again, place, series, state, machine->written, false, machine->host);
+        /* A disk with a later base comes later, and all that is seen of it twice is the same. */
+        g_assert_cmpint(first.second, ==, again.second);
+        fl_times_free(first.times);
+        fl_times_free(again.times);
+        g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
+    }
+}
+
+static void change(Machine *machine, unsigned id)
+{
+    GRand *rand = machine->rand;
+
+    for (unsigned place = 0; place < DISKS; place++) {
+        for (uint64_t n = random_below(rand, 4); n > 0; n--) {
+            write_some(rand, &machine->disks[place]);
+            machine->version = id;
+        }
+        if (random_below(rand, 20) == 0) {
+            resize(rand, &machine->disks[place]);
+            machine->version = id;
+        }
+        if (random_below(rand, 25) == 0) {
+            replace(rand, &machine->disks[place], id * DISKS + place);
+            machine->version = id;
+        }
+    }
+    if (random_below(rand, 25) == 0) {
+        Disk first = machine->disks[0];
+
+        machine->disks[0] = machine->disks[1];
+        machine->disks[1] = first;
+        machine->version = id;
+    }
+    if (machine->version == id)
+        machine->written = machine->host;
+    /* Snapshots within a second, and a clock that is set back. */
+    machine->host += (gint64)random_below(rand, 3);
+    if (random_below(rand, 8) == 0)
+        machine->host -= (gint64)random_below(rand, 20);
 }
 
 static void run_history(GRand *rand, unsigned round)
 {
-    Tools tools = {.seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free)};
     g_autofree char *source = g_strdup_printf("vm%u", round);
-    Disk disk = {.size = PIECE * 7 + 3};
-    gint64 host = 1000;
-    uint64_t kept = 0;
+    Machine machine = {.rand = rand, .source = source, .host = 1000};
 
-    for (unsigned i = 0; i < 60; i++) {
+    for (unsigned place = 0; place < DISKS; place++) {
+        replace(rand, &machine.disks[place], place);
+        machine.tools[place].seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    }
+    for (unsigned i = 1; i <= 80; i++) {
         g_autofree char *point = g_strdup_printf("point-%u-%u", round, i);
-        FlPieceNotes notes = {.source = source, .place = "/vda", .disk_id = "d"};
+        unsigned series = (unsigned)random_below(rand, SERIES);
 
-        for (uint64_t n = random_below(rand, 4); n > 0; n--)
-            write_some(rand, &disk);
-        if (random_below(rand, 20) == 0)
-            resize(rand, &disk);
-        /* Snapshots within a second, and a clock that is set back. */
-        host += (gint64)random_below(rand, 3);
-        if (random_below(rand, 8) == 0)
-            host -= (gint64)random_below(rand, 20);
-        kept += run_snapshot(rand, &disk, &notes, (unsigned)random_below(rand, SERIES), point,
-                             &host, &tools);
+        change(&machine, i);
+        if (random_below(rand, 6) == 0)
+            run_off(&machine, series);
+        else
+            run_snapshot(&machine, series, point);
     }
     /* It is not always all that is new. */
-    g_assert_cmpuint(kept, >, 20);
-    for (unsigned i = 0; i < SERIES; i++)
-        g_free(disk.point[i]);
-    for (unsigned i = 0; i < PIECES; i++)
-        g_free(tools.contents[i]);
-    g_hash_table_unref(tools.seen);
+    g_assert_cmpuint(machine.kept, >, 20);
+    g_assert_cmpuint(machine.cuts, >, 0);
+    for (unsigned place = 0; place < DISKS; place++) {
+        forget_points(&machine.disks[place]);
+        for (unsigned i = 0; i < PIECES; i++)
+            g_free(machine.tools[place].contents[i]);
+        g_hash_table_unref(machine.tools[place].seen);
+    }
 }
 
 static void test_histories(void)
 {
-    g_autofree char *state = g_dir_make_tmp("times-XXXXXX", NULL);
+    /* To sync costs nothing there. */
+    const char *memory = "/dev/shm";
+    g_autofree char *state = g_build_filename(
+        g_access(memory, W_OK) == 0 ? memory : g_get_tmp_dir(), "times-XXXXXX", NULL);
     g_autoptr(GRand) rand = test_rand();
     g_autoptr(GDir) directory = NULL;
     const char *name;
 
+    g_assert_nonnull(g_mkdtemp(state));
     g_setenv("FLEECEFS_STATE_DIR", state, TRUE);
-    for (unsigned round = 0; round < 20; round++)
+    for (unsigned round = 0; round < 8; round++)
         run_history(rand, round);
     directory = g_dir_open(state, 0, NULL);
     while ((name = g_dir_read_name(directory)) != NULL) {
