@@ -36,6 +36,9 @@ bool fl_channel_send(FlChannel *channel, JsonObject *message, int fd, gint64 dea
 bool fl_channel_next(FlChannel *channel, JsonObject **message, GError **error);
 /* Waits until DEADLINE for bytes and takes some in; READY says whether any came. */
 bool fl_channel_fill(FlChannel *channel, gint64 deadline, bool *ready, GError **error);
+/* Whether nothing is kept of a message that has not arrived whole; after fl_channel_next() gave
+ * NULL. */
+bool fl_channel_is_between(const FlChannel *channel);
 /* Fails the channel: what was received makes no sense to the caller, who says how. False. */
 bool fl_channel_break(FlChannel *channel, GError **error, const char *format, ...)
     G_GNUC_PRINTF(3, 4);

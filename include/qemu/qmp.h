@@ -66,6 +66,10 @@ int fl_qmp_fd(const FlQmp *qmp);
  * the peer has gone. */
 bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error);
 
+/* Whether all that was received was handled: half an event is not. What has not been received yet
+ * is told by a poll of the socket. */
+bool fl_qmp_is_settled(const FlQmp *qmp);
+
 /* One argument of a command; its value is the caller's, unless it is a node. */
 typedef struct {
     const char *name;

@@ -211,6 +211,12 @@ static guint scan(FlChannel *channel, GError **error)
     return 0;
 }
 
+bool fl_channel_is_between(const FlChannel *channel)
+{
+    return channel->broken == NULL && channel->scanned == channel->in->len &&
+           channel->scan.depth == 0;
+}
+
 bool fl_channel_next(FlChannel *channel, JsonObject **message, GError **error)
 {
     g_autoptr(GError) failure = NULL;

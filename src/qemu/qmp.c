@@ -242,6 +242,11 @@ bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error)
     return true;
 }
 
+bool fl_qmp_is_settled(const FlQmp *qmp)
+{
+    return fl_channel_is_between(qmp->channel);
+}
+
 /* NULL if ARG is left out. */
 static JsonNode *value_of(const FlQmpArg *arg)
 {
