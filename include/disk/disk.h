@@ -64,14 +64,20 @@ void fl_disk_condemn(FlDisk *disk, const char *why);
  * that ends, and fl_disk_condemn() comes too late for what arrived between. So bytes and maps that
  * arrive are held until it is known that all was still well after they had arrived.
  *
- * ASK is called in the loop each time that something has arrived; it must not block, nor call the
- * disk. It returns a number, never less than the last one. When the answer to a question that was
- * put after that is there, fl_disk_confirm() with this number, or a higher one, hands on all that
- * has a number up to it (GOOD), or fails it with -EIO. What waits for longer than the timeout of
- * the disk's options fails as well. Before the first read; without it nothing is held.
+ * Both functions are called in the loop; they must not block, nor call the disk. IS_WHOLE is called
+ * each time that something has arrived: true, and it is handed on at once, since it is known that
+ * all was still well after the arrival. Else ASK returns a number, never less than the last one.
+ * When the answer to a question that was put after that is there, fl_disk_confirm() with this
+ * number, or a higher one, hands on all that has a number up to it (GOOD), or fails it with -EIO.
+ * What waits for longer than the timeout of the disk's options fails as well. Before the first
+ * read; without it nothing is held.
  */
-typedef uint64_t (*FlDiskAsk)(void *opaque);
-void fl_disk_set_confirm(FlDisk *disk, FlDiskAsk ask, void *opaque);
+typedef struct {
+    bool (*is_whole)(void *opaque);
+    uint64_t (*ask)(void *opaque);
+    void *opaque;
+} FlDiskVouch;
+void fl_disk_set_confirm(FlDisk *disk, const FlDiskVouch *vouch);
 void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good);
 
 /* Closes the connections; what is asked waits until fl_disk_resume(). What a thread has under way

@@ -35,6 +35,7 @@ struct FlSnapshot {
     GMutex lock;
     bool stop;                        /* LOCK */
     uint64_t asked;                   /* LOCK */
+    int silent;                       /* LOCK: see fl_snapshot_set_silent(); -1: nothing */
     uint64_t answered;                /* of asked; the thread's */
     const FlSnapshotWatcher *watcher; /* NULL before fl_snapshot_watch() */
     void *opaque;
@@ -99,6 +100,14 @@ bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error);
 /* Makes now the point in time, or the next second that no snapshot had yet, and the snapshot's id;
  * returns the second. */
 gint64 fl_snapshot_set_time(FlSnapshot *backup, const FlJournal *journal);
+
+/*
+ * For wait, of a provider whose VM says of its own accord whatever may end a snapshot, and says so
+ * before it happens: while nothing can be read from the socket FD all snapshots are whole. -1: that
+ * has to be asked for, which it is until this is called, and has to be again before anything is
+ * received from FD. See fl_snapshot_is_whole().
+ */
+void fl_snapshot_set_silent(FlSnapshot *backup, int fd);
 
 /* Bytes free in the scratch directory at PATH. */
 bool fl_snapshot_free_room(const char *path, uint64_t *room, GError **error);

@@ -132,6 +132,12 @@ void fl_snapshot_watch(FlSnapshot *backup, const FlSnapshotWatcher *watcher, voi
  * cheap, for one question is on its way at a time.
  */
 uint64_t fl_snapshot_ask(FlSnapshot *backup);
+/*
+ * Whether it is known without a question that the snapshots of all disks are whole, and were
+ * before: what the server sent, if it had arrived before this was called, is what it should be.
+ * False where that has to be asked. Any thread; a system call that does not wait.
+ */
+bool fl_snapshot_is_whole(FlSnapshot *backup);
 /* Whether it can be asked. */
 bool fl_snapshot_can_ask(const FlSnapshot *backup);
 

@@ -107,6 +107,11 @@ static uint64_t ask(void *backup)
     return fl_snapshot_ask(backup);
 }
 
+static bool is_whole(void *backup)
+{
+    return fl_snapshot_is_whole(backup);
+}
+
 /* Whether what arrives from DISK is held until the VM has vouched for it. An image that we serve
  * stays as it is. */
 static bool needs_confirmation(const Snapshot *snapshot, const FlSnapshotDisk *disk)
@@ -122,7 +127,9 @@ void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, F
     *added = (Disk){.disk = disk, .export = export};
     g_ptr_array_add(last->disks, added);
     if (needs_confirmation(last, disk))
-        fl_disk_set_confirm(fl_export_disk(export), ask, last->backup);
+        fl_disk_set_confirm(
+            fl_export_disk(export),
+            &(FlDiskVouch){.is_whole = is_whole, .ask = ask, .opaque = last->backup});
 }
 
 void fl_snapshots_allow(const FlSnapshots *snapshots, FlSandbox *sandbox)

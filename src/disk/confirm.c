@@ -6,19 +6,17 @@
 #include <errno.h>
 
 struct FlConfirm {
-    FlDiskAsk ask;
-    void *opaque;
+    FlDiskVouch vouch;
     gint64 timeout; /* microseconds */
     GQueue held;    /* of FlRead, by their links, in the order in which they arrived */
     guint source;   /* looks for those that wait for too long; 0 while nothing is held */
 };
 
-FlConfirm *fl_confirm_new(FlDiskAsk ask, void *opaque, unsigned timeout)
+FlConfirm *fl_confirm_new(const FlDiskVouch *vouch, unsigned timeout)
 {
     FlConfirm *confirm = g_new0(FlConfirm, 1);
 
-    confirm->ask = ask;
-    confirm->opaque = opaque;
+    confirm->vouch = *vouch;
     confirm->timeout = fl_deadline_seconds(timeout);
     return confirm;
 }
@@ -63,11 +61,16 @@ static gboolean expire(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+bool fl_confirm_is_needed(const FlConfirm *confirm)
+{
+    return confirm != NULL && !confirm->vouch.is_whole(confirm->vouch.opaque);
+}
+
 void fl_confirm_hold(FlConfirm *confirm, FlRead *read)
 {
     read->link = (GList){.data = read};
     read->since = g_get_monotonic_time();
-    read->number = confirm->ask(confirm->opaque);
+    read->number = confirm->vouch.ask(confirm->vouch.opaque);
     g_queue_push_tail_link(&confirm->held, &read->link);
     if (confirm->source == 0)
         confirm->source = g_timeout_add_seconds(1, expire, confirm);

@@ -8,9 +8,11 @@
 typedef struct FlConfirm FlConfirm;
 
 /* TIMEOUT in seconds. */
-FlConfirm *fl_confirm_new(FlDiskAsk ask, void *opaque, unsigned timeout);
+FlConfirm *fl_confirm_new(const FlDiskVouch *vouch, unsigned timeout);
 void fl_confirm_free(FlConfirm *confirm); /* holds nothing any more; NULL is fine */
 
+/* Whether what has arrived has to be held; not if CONFIRM is NULL. */
+bool fl_confirm_is_needed(const FlConfirm *confirm);
 /* Keeps READ, which has been answered, and asks about it. */
 void fl_confirm_hold(FlConfirm *confirm, FlRead *read);
 /* Ends with RESULT what was asked about up to NUMBER. */

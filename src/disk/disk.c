@@ -199,9 +199,9 @@ void fl_disk_condemn(FlDisk *disk, const char *why)
                     (GDestroyNotify)fl_disk_unref);
 }
 
-void fl_disk_set_confirm(FlDisk *disk, FlDiskAsk ask, void *opaque)
+void fl_disk_set_confirm(FlDisk *disk, const FlDiskVouch *vouch)
 {
-    disk->confirm = fl_confirm_new(ask, opaque, disk->peer.options.timeout);
+    disk->confirm = fl_confirm_new(vouch, disk->peer.options.timeout);
 }
 
 void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good)
@@ -255,6 +255,8 @@ static gint64 seconds_since(gint64 time)
 static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
 {
     FlDisk *disk = opaque;
+    /* Before it is looked whether the disk is condemned: who does that knows more. */
+    bool hold = read->error == 0 && fl_confirm_is_needed(disk->confirm);
 
     disk->down_since = 0;
     disk->backoff = FL_BACKOFF_MIN;
@@ -268,7 +270,7 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     } else {
         disk->stats.errors++;
     }
-    if (read->error == 0 && disk->confirm != NULL)
+    if (read->error == 0 && hold)
         fl_confirm_hold(disk->confirm, read);
     else
         read->done(read, read->error == 0 ? 0 : -EIO);
@@ -548,7 +550,7 @@ static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
     loaded->disk = disk;
     loaded->maps = fl_worker_loaded(result, &error);
     loaded->read.done = take_maps;
-    if (loaded->maps != NULL && disk->confirm != NULL) {
+    if (loaded->maps != NULL && fl_confirm_is_needed(disk->confirm)) {
         fl_confirm_hold(disk->confirm, &loaded->read);
         return;
     }

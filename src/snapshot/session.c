@@ -3,6 +3,7 @@
 
 #include "snapshot/point.h"
 
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ void fl_snapshot_init(FlSnapshot *backup, const FlProvider *provider,
     backup->notes = g_ptr_array_new_with_free_func(g_free);
     backup->report = g_ptr_array_new_with_free_func(g_free);
     backup->socket = -1;
+    backup->silent = -1;
     backup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     g_mutex_init(&backup->lock);
 }
@@ -91,6 +93,25 @@ void fl_snapshot_measure(FlSnapshot *backup)
         __atomic_store_n(&disk->scratch_used, used, __ATOMIC_RELAXED);
         __atomic_store_n(&disk->scratch_limit, limit, __ATOMIC_RELAXED);
     }
+}
+
+void fl_snapshot_set_silent(FlSnapshot *backup, int fd)
+{
+    g_mutex_lock(&backup->lock);
+    backup->silent = fd;
+    g_mutex_unlock(&backup->lock);
+}
+
+bool fl_snapshot_is_whole(FlSnapshot *backup)
+{
+    bool whole;
+
+    /* The lock is held while the socket is looked at, for it may be closed, or read from. */
+    g_mutex_lock(&backup->lock);
+    whole = backup->silent >= 0 &&
+            poll(&(struct pollfd){.fd = backup->silent, .events = POLLIN}, 1, 0) == 0;
+    g_mutex_unlock(&backup->lock);
+    return whole;
 }
 
 bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error)

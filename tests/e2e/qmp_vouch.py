@@ -2,7 +2,7 @@
 """What is read of a snapshot whose job somebody else ends is the snapshot, or an error.
 
 A QEMU whose backup job is gone goes on to serve the disk as it is now, and says so in an event that
-comes when it comes.
+comes when it comes. From a QEMU that has its monitor's socket for itself it comes in time.
 """
 import errno
 import json
@@ -34,7 +34,8 @@ class QmpVouch(lib.TestCase):
     def setUp(self):
         super().setUp()
         self.vm = Vm(self, [Disk(self, "vda"), Disk(self, "vdb", kind="raw")],
-                     ["-uuid", "1f0c3f3a-1111-4222-8333-944455556666"])
+                     ["-uuid", "1f0c3f3a-1111-4222-8333-944455556666",
+                      "-trace", "handle_qmp_command"], seen=True)
         for name in self.vm.disks:
             self.vm.write(name, 0, 16 * lib.MIB, OLD)
 
@@ -58,6 +59,10 @@ class QmpVouch(lib.TestCase):
             while "event" in (message := json.loads(qmp.file.readline())):
                 qmp.events.append(message)
             self.assertIn("return", message)
+
+    def questions(self):
+        """How often QEMU was asked for its jobs so far."""
+        return self.vm.said().count("query-jobs")
 
     def overwrite(self, name):
         """The guest overwrites all of a disk."""
@@ -144,6 +149,49 @@ class QmpVouch(lib.TestCase):
             self.assertEqual(mount.read(f"{name}/disk.raw", "rb"), bytes([OLD]) * 16 * lib.MIB)
         self.end(mount, "--commit")
 
+    # With one that does
+
+    def read_all(self, mount):
+        for name in self.vm.disks:
+            for offset in range(0, 16 * lib.MIB, 128 * 1024):
+                self.assertEqual(self.read(mount / f"{name}/disk.raw", offset, 4096),
+                                 (bytes([OLD]) * 4096, 0))
+
+    def test_silence_is_an_answer(self):
+        mount = self.begin(self.vm.monitor)
+        self.read(mount / "vda/disk.raw", 0, 4096)
+        before = self.questions()
+        self.assertGreater(before, 0)
+        self.read_all(mount)
+        # Now and then the daemon sees to the scratch files, and cannot tell meanwhile.
+        self.assertLess(self.questions() - before, 128)
+        # After an event that means nothing it asks once more.
+        self.vm.qmp("system_reset")
+        self.vm.qmp.wait("RESET")
+        before = self.questions()
+        self.read_all(mount)
+        self.assertIn(self.questions() - before, range(1, 128))
+        self.end(mount, "--abort")
+
+    def test_guest_that_stands_still(self):
+        """It may be given away without a word."""
+        mount = self.begin(self.vm.monitor)
+        self.vm.qmp("stop")
+        before = self.questions()
+        self.read_all(mount)
+        self.assertGreaterEqual(self.questions() - before, 256)
+        self.vm.qmp("cont")
+        self.end(mount, "--abort")
+
+    def test_relay(self):
+        """Its silence says nothing."""
+        monitor = Filter(self.vm)
+        mount = self.begin(monitor.path)
+        before = self.questions()
+        self.read_all(mount)
+        self.assertGreaterEqual(self.questions() - before, 256)
+        self.end(mount, "--abort")
+
     # As it comes
 
     def read_at_random(self, path, seed, ready, found):
@@ -163,7 +211,8 @@ class QmpVouch(lib.TestCase):
     def test_job_cancelled_at_any_time(self):
         vm, reads = self.vm, 0
         for round_ in range(ROUNDS):
-            mount = self.begin(vm.monitor)
+            # By turns with QEMU's own socket and with a relay.
+            mount = self.begin(Filter(vm).path if round_ % 2 else vm.monitor)
             ready, found = threading.Semaphore(0), []
             readers = [threading.Thread(target=self.read_at_random, args=(
                 mount / f"{name}/disk.raw", self.rng.random(), ready, found))

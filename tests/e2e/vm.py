@@ -110,14 +110,14 @@ class Disk:
 
 
 class Vm:
-    """A QEMU with DISKS; `qmp` is the test's monitor, `monitor` the path of another. All VMs
-    of a test have one state directory."""
+    """A QEMU with DISKS; `qmp` is the test's monitor, `monitor` the path of another, where QEMU
+    itself listens if it is to be SEEN that it does. All VMs of a test have one state directory."""
 
-    def __init__(self, test, disks, arguments=()):
+    def __init__(self, test, disks, arguments=(), seen=False):
         lib.require(QEMU, "nbdcopy", "nbdinfo")
         self.test, self.disks = test, {d.name: d for d in disks}
         self.arguments = list(arguments)
-        self.monitor = test.path("qmp")
+        self.monitor, self.seen = test.path("qmp"), seen
         self.state = os.path.join(test.dir, "state")
         os.makedirs(self.state, exist_ok=True)
         self.output = test.path("qemu.log")
@@ -127,7 +127,9 @@ class Vm:
         """Starts QEMU, again too."""
         argv = [QEMU, "-nodefaults", "-display", "none", "-machine", "q35,accel=tcg", "-m", "64"]
         own, listeners = self.test.path("own"), []
-        for i, path in enumerate((own, self.monitor)):
+        if self.seen:
+            argv += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
+        for i, path in enumerate([own] if self.seen else [own, self.monitor]):
             listener = socket.socket(socket.AF_UNIX)
             if os.path.exists(path):
                 os.unlink(path)

@@ -12,9 +12,24 @@ typedef struct {
     errint_t result;
 } Held;
 
-static uint64_t ask(void *questions)
+typedef struct {
+    uint64_t questions;
+    bool whole;
+} Vm;
+
+static uint64_t ask(void *vm)
 {
-    return ++*(uint64_t *)questions;
+    return ++((Vm *)vm)->questions;
+}
+
+static bool is_whole(void *vm)
+{
+    return ((Vm *)vm)->whole;
+}
+
+static FlConfirm *new_confirm(Vm *vm, unsigned timeout)
+{
+    return fl_confirm_new(&(FlDiskVouch){.is_whole = is_whole, .ask = ask, .opaque = vm}, timeout);
 }
 
 static void read_done(FlRead *read, errint_t result)
@@ -35,13 +50,13 @@ static void hold(FlConfirm *confirm, Held *held)
 
 static void test_order(void)
 {
-    uint64_t questions = 0;
-    FlConfirm *confirm = fl_confirm_new(ask, &questions, 30);
+    Vm vm = {0};
+    FlConfirm *confirm = new_confirm(&vm, 30);
     Held held[READS];
 
     for (unsigned i = 0; i < READS; i++)
         hold(confirm, &held[i]);
-    g_assert_cmpuint(questions, ==, READS);
+    g_assert_cmpuint(vm.questions, ==, READS);
 
     /* An answer is for all up to its question, and not for what arrived after that was put. */
     fl_confirm_end(confirm, 2, 0);
@@ -59,8 +74,8 @@ static void test_order(void)
 /* Whoever keeps them may ask elsewhere. */
 static void test_give_up(void)
 {
-    uint64_t questions = 0;
-    FlConfirm *confirm = fl_confirm_new(ask, &questions, 30);
+    Vm vm = {0};
+    FlConfirm *confirm = new_confirm(&vm, 30);
     GQueue left = G_QUEUE_INIT;
     Held held[READS];
 
@@ -78,8 +93,8 @@ static void test_give_up(void)
 /* Nobody answers: what waits fails when its time is over, which here it is at once. */
 static void test_expiry(void)
 {
-    uint64_t questions = 0;
-    FlConfirm *confirm = fl_confirm_new(ask, &questions, 0);
+    Vm vm = {0};
+    FlConfirm *confirm = new_confirm(&vm, 0);
     Held held[2];
 
     hold(confirm, &held[0]);
@@ -92,11 +107,26 @@ static void test_expiry(void)
     fl_confirm_free(confirm);
 }
 
+/* What is known is not asked for. */
+static void test_known(void)
+{
+    Vm vm = {.whole = true};
+    FlConfirm *confirm = new_confirm(&vm, 30);
+
+    g_assert_false(fl_confirm_is_needed(confirm));
+    vm.whole = false;
+    g_assert_true(fl_confirm_is_needed(confirm));
+    g_assert_false(fl_confirm_is_needed(NULL));
+    g_assert_cmpuint(vm.questions, ==, 0);
+    fl_confirm_free(confirm);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/confirm/order", test_order);
     g_test_add_func("/confirm/give-up", test_give_up);
     g_test_add_func("/confirm/expiry", test_expiry);
+    g_test_add_func("/confirm/known", test_known);
     return g_test_run();
 }

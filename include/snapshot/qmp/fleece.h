@@ -51,6 +51,9 @@ typedef struct {
     uint64_t reserve;    /* bytes of the scratch file system that the guest cannot have */
     gint64 next_look;    /* when the room for scratch is looked at (g_get_monotonic_time()) */
     unsigned events;     /* that came so far */
+    pid_t direct;        /* QEMU's process, if the monitor's socket is its own; 0: not known */
+    bool vouched;        /* all was well when QEMU was asked, */
+    unsigned vouched_at; /* and EVENTS was this */
     bool gone;           /* QEMU has ended, and everything in it with it */
     bool stirred;        /* an event says that this may have begun */
     /* Nodes whose restore point of this series could not be used any more and was removed: its id.
@@ -145,6 +148,37 @@ bool fl_fleece_let_go(FlSnapshot *backup, GError **error);
 bool fl_fleece_roll_back(FlSnapshot *backup, GError **error);
 bool fl_fleece_roll_forward(FlSnapshot *backup, GError **error);
 bool fl_fleece_forget(FlSnapshot *backup, GError **error);
+
+/*
+ * silence.c: what is known of the snapshots without a question, from QEMU having said nothing.
+ *
+ * What ends a snapshot is the end of its job, or that QEMU gives its images away (owner.c). Suppose
+ * that a look has found all jobs and the guest to be running, and that since its first question no
+ * event came and there is none to be read from the monitor's socket now. Then all jobs still run,
+ * and the images are still QEMU's own, and were when whatever has arrived by now was read:
+ *
+ * - Before QEMU takes a job's filter away, the job becomes "aborting", or "waiting" and "pending",
+ *   and JOB_STATUS_CHANGE says so: job_state_transition() in QEMU's job.c, before job_clean().
+ * - Before QEMU gives its images away it stops a guest that runs, and STOP says so (do_vm_stop() in
+ *   system/cpus.c). One that is suspended or has panicked is told of as well. A guest that does not
+ *   run can be migrated without a word, and so it is asked for each time.
+ * - QEMU writes an event to the sockets of all monitors in the thread in which it happens, before
+ *   it goes on (monitor_qapi_event_emit() in monitor/monitor.c; neither of these events is one that
+ *   it may hold back). It can only keep what does not fit into the socket's buffer, and then there
+ *   is something to be read.
+ * - What was written to a Unix socket can be read at the other end at once, so that a byte of the
+ *   disk which was read later than that cannot arrive while the monitor's socket is empty.
+ *
+ * The last is true only if QEMU itself has the other end, and no relay that takes its time, or
+ * drops events: the process that listened there (SO_PEERCRED) has to be an executable of QEMU's. If
+ * that cannot be seen, each time is asked.
+ */
+/* A new connection: whose it is, and that nothing is known by it. */
+void fl_fleece_note_peer(FlFleece *session);
+/* QEMU said that all is well, when asked since SESSION->events was SEEN. */
+void fl_fleece_vouch(FlFleece *session, unsigned seen);
+/* The socket for fl_snapshot_set_silent(), or -1. */
+int fl_fleece_silent_fd(const FlFleece *session);
 
 /* watch.c */
 void fl_fleece_on_event(const char *event, JsonObject *data, void *session);

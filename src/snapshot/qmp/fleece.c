@@ -66,6 +66,7 @@ bool fl_fleece_connect(FlFleece *session, GError **error)
         return false;
     fl_qmp_set_timeout(session->qmp, fl_fleece_timeout(session));
     fl_qmp_set_event_handler(session->qmp, session->on_event, session);
+    fl_fleece_note_peer(session);
     return true;
 }
 

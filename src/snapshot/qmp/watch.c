@@ -81,12 +81,15 @@ static bool look_at_jobs(FlFleece *session, GError **error)
     g_autoptr(JsonNode) reply = NULL, status = NULL;
     g_autoptr(GHashTable) alive = g_hash_table_new(NULL, NULL);
     g_autofree char *disowned = NULL;
+    unsigned seen = session->events;
+    const char *state;
     JsonArray *jobs;
 
     if (!fl_fleece_do(session, "query-jobs", NULL, &reply, error, "jobs") ||
         !fl_fleece_do(session, "query-status", NULL, &status, error, "run state"))
         return false;
-    disowned = fl_vm_disowned(fl_json_string(fl_json_as_object(status), "status"), NULL, false);
+    state = fl_json_string(fl_json_as_object(status), "status");
+    disowned = fl_vm_disowned(state, NULL, false);
     if (disowned != NULL)
         fl_snapshot_lose_all(&session->backup, disowned);
     jobs = fl_json_as_array(reply);
@@ -108,6 +111,9 @@ static bool look_at_jobs(FlFleece *session, GError **error)
         if (!g_hash_table_contains(alive, disk))
             fl_snapshot_lose(&disk->disk, "its backup job in QEMU is gone");
     }
+    session->vouched = false;
+    if (g_strcmp0(state, "running") == 0)
+        fl_fleece_vouch(session, seen);
     return true;
 }
 
@@ -164,11 +170,15 @@ void fl_fleece_wait(FlSnapshot *backup, int wake)
             {.fd = session->qmp == NULL ? -1 : fl_qmp_fd(session->qmp), .events = POLLIN},
         };
 
+        int ready, why;
+
         if (fl_snapshot_newly_lost(backup))
             return;
-        if (poll(fds, G_N_ELEMENTS(fds), timeout) < 0 && errno != EINTR)
-            return;
-        if (fds[0].revents != 0)
+        fl_snapshot_set_silent(backup, fl_fleece_silent_fd(session));
+        ready = poll(fds, G_N_ELEMENTS(fds), timeout);
+        why = errno;
+        fl_snapshot_set_silent(backup, -1);
+        if ((ready < 0 && why != EINTR) || fds[0].revents != 0)
             return;
         dispatch(session);
         if (!session->gone)
