@@ -179,6 +179,9 @@ class Remote(lib.TestCase):
             mount = self.begin(vm, "-o", "readahead=0")
             vm.scribble(self.rng, 2)
             ssh, keeper = ssh_of(self.tmp)
+            # The maps are there: without them, to open a file may fail, and later may not.
+            for name in expected:
+                self.assertTrue(outage.read(mount / f"{name}/disk.raw") == expected[name][:4096])
             wrong, stop = [], threading.Event()
 
             def read_all(name):
