@@ -19,8 +19,12 @@
  * bitmaps are in QEMU's memory only, what they are bound to: "ID-4000000", "ID-4000000-BINDING". It
  * is made with the point of a full backup and lasts as long as the chain.
  *
+ * A fourth, by qmp:, fleecefs-check.SERIES.ID, is made with the point and records the same. The two
+ * are equal unless somebody cleared the point, for then this one has more; as many dirty bytes in
+ * both prove that nothing is lacking, since whatever the point has this one has, too.
+ *
  * Earlier versions had ids without random bits, of the time and the size,
- * "20261121T033659Z-4000000" (by libvirt the time alone), and no third bitmap.
+ * "20261121T033659Z-4000000" (by libvirt the time alone), and neither third nor fourth bitmap.
  */
 #pragma once
 
@@ -32,6 +36,7 @@ typedef enum {
     FL_POINT_BASE,    /* fleecefs.SERIES.ID */
     FL_POINT_PENDING, /* fleecefs-pending.SERIES.ID */
     FL_POINT_DISK,    /* fleecefs-disk.SERIES.DISK */
+    FL_POINT_CHECK,   /* fleecefs-check.SERIES.ID */
 } FlPointKind;
 
 typedef struct {
@@ -57,6 +62,7 @@ char *fl_point_binding(const char *node, const char *device, const char *file);
 char *fl_point_bitmap(const char *series, const char *id);
 char *fl_point_marker(const char *series, const char *id);
 char *fl_point_disk(const char *series, const char *disk_id);
+char *fl_point_check(const char *series, const char *id);
 /* What the bitmap called NAME is for us; NULL if it is not one of ours. */
 FlPoint *fl_point_parse(const char *name);
 void fl_point_free(FlPoint *point); /* NULL is fine */

@@ -66,10 +66,20 @@ static bool was_resized(const FlExportInfo *image, const FlPoint *identity, uint
     return identity->size != size || bitmap == NULL || bitmap->count == 0;
 }
 
+/* Whether BITMAP, which is POINT, lacks what was recorded beside it. */
+static bool was_cleared(const FlExportInfo *image, const FlBitmap *bitmap, const FlPoint *point)
+{
+    g_autofree char *name = fl_point_check(point->series, point->id);
+    const FlBitmap *check = find(image, name);
+
+    return check != NULL && fl_bitmap_is_whole(check) && check->count > bitmap->count;
+}
+
 void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const char *series)
 {
     const char *wanted = series != NULL ? series : FL_SERIES_DEFAULT;
     g_autoptr(FlPoint) identity = find_identity(image, wanted);
+    g_autofree char *cleared = NULL;
 
     for (guint i = 0; i < image->bitmaps->len; i++) {
         const FlBitmap *bitmap = image->bitmaps->pdata[i];
@@ -79,15 +89,22 @@ void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const ch
             (point->unique && was_resized(image, identity, image->size)) ||
             (origin->base != NULL && strcmp(point->id, origin->base) <= 0))
             continue;
+        if (was_cleared(image, bitmap, point)) {
+            g_free(cleared);
+            cleared = g_strdup_printf("restore point %s was cleared", point->id);
+            continue;
+        }
         g_free(origin->base);
         origin->base = g_strdup(point->id);
         g_free(origin->increment);
         origin->increment = g_strdup(bitmap->context);
     }
-    if (origin->base == NULL && series != NULL) {
+    if (origin->base == NULL && (cleared != NULL || series != NULL)) {
         origin->mode = g_strdup("full");
         origin->reason =
-            g_strdup_printf("there is no restore point of series '%s' in the image", series);
+            cleared != NULL
+                ? g_steal_pointer(&cleared)
+                : g_strdup_printf("there is no restore point of series '%s' in the image", series);
     }
     if (origin->base == NULL)
         return;

@@ -12,6 +12,7 @@ static const char *const prefixes[] = {
     [FL_POINT_BASE] = "fleecefs.",
     [FL_POINT_PENDING] = "fleecefs-pending.",
     [FL_POINT_DISK] = "fleecefs-disk.",
+    [FL_POINT_CHECK] = "fleecefs-check.",
 };
 
 static uint64_t random_bits(void)
@@ -68,6 +69,11 @@ char *fl_point_marker(const char *series, const char *id)
 char *fl_point_disk(const char *series, const char *disk_id)
 {
     return make_name(FL_POINT_DISK, series, disk_id);
+}
+
+char *fl_point_check(const char *series, const char *id)
+{
+    return make_name(FL_POINT_CHECK, series, id);
 }
 
 static bool parse_hex(const char *text, uint64_t *value)

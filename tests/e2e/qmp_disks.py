@@ -86,6 +86,56 @@ class QmpDisks(lib.TestCase):
         vm.write("vda", 0, 64 * KIB, 10)
         self.assertEqual(self.back_up(vm, chain)["mode"], "incremental")
 
+    def test_cleared(self):
+        """A restore point that somebody cleared has lost what it knew: a full backup follows."""
+        for all_of_them in (False, True):
+            vm = Vm(self, [Disk(self, "vda", lib.MIB)])
+            chain = Chain(self, "vda")
+            vm.write("vda", 0, lib.MIB, 7)
+            self.back_up(vm, chain)
+            # Nothing is lost yet, and all that follows is recorded.
+            self.clear(vm, "fleecefs.")
+            vm.write("vda", 0, 64 * KIB, 8)
+            self.assertEqual(self.back_up(vm, chain)["mode"], "incremental")
+            vm.write("vda", 64 * KIB, 64 * KIB, 9)
+            self.clear(vm, "fleecefs" if all_of_them else "fleecefs.")
+            vm.write("vda", 0, 64 * KIB, 10)
+            info = self.back_up(vm, chain)
+            self.assertEqual(info["mode"], "full")
+            if not all_of_them:
+                self.assertRegex(info["reason"], "restore point .* was cleared")
+            vm.write("vda", 0, 64 * KIB, 11)
+            self.assertEqual(self.back_up(vm, chain)["mode"], "incremental")
+            self.assertEqual(vm.leftovers(), [])
+            vm.quit()
+
+    def clear(self, vm, prefix):
+        for node, name in vm.bitmaps():
+            if name.startswith(prefix):
+                vm.qmp("block-dirty-bitmap-clear", node=node, name=name)
+
+    def test_cleared_off(self):
+        vm = Vm(self, [Disk(self, "vda", lib.MIB)])
+        chain = Chain(self, "vda")
+        vm.write("vda", 0, lib.MIB, 7)
+        self.back_up(vm, chain)
+        vm.write("vda", 0, 64 * KIB, 8)
+        (point,) = (name for _, name in vm.bitmaps() if name.startswith("fleecefs.last."))
+        vm.quit()
+        image = vm.disks["vda"].image
+        with self.mount(image) as mount:
+            info = mount.json(mount.folders()[0] + "/info.json")
+            self.assertEqual(info["base"], point.rpartition(".")[2])
+        lib.run("qemu-img", "bitmap", "--clear", image, point)
+        with self.mount(image) as mount:
+            info = mount.json(mount.folders()[0] + "/info.json")
+            self.assertNotIn("base", info)
+            self.assertRegex(info["reason"], "restore point .* was cleared")
+        vm.start()
+        info = self.back_up(vm, chain)
+        self.assertEqual(info["mode"], "full")
+        self.assertRegex(info["reason"], "restore point .* was cleared")
+
     def test_shared(self):
         """Refused, or by name in full; no restore point of it stays or is made."""
         node = "driver=qcow2,node-name=vdb,file.driver=file,file.filename="

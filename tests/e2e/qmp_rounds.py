@@ -39,7 +39,8 @@ class Rounds(lib.TestCase):
             "jobs": vm.qmp("query-jobs"),
             "exports": vm.qmp("query-block-exports"),
             "bitmaps": sorted(name for _, name in vm.bitmaps()
-                              if not name.startswith(("fleecefs.last.", "fleecefs-disk.last."))),
+                              if not name.startswith(("fleecefs.last.", "fleecefs-disk.last.",
+                                                        "fleecefs-check.last."))),
             "files of QEMU": sorted(x for x in links if self.scratch in x),
             "scratch": os.listdir(self.scratch),
             "other": vm.leftovers(),

@@ -235,8 +235,11 @@ class Vm:
         fixed = {n["node-name"] for n in self.qmp("query-named-block-nodes", flat=True) if n["ro"]}
         names = [(node, name) for node, name in self.bitmaps() if node not in fixed]
         found += [f"bitmap {name}" for _, name in names if "pending" in name]
-        # What says which disk it is comes and goes with the restore points.
+        # What says which disk it is comes and goes with the restore points, and the check with one.
         for node, name in names:
+            if name.startswith("fleecefs-check.") and \
+                    (node, name.replace("-check", "", 1)) not in names:
+                found.append(f"bitmap {name} of {node}")
             series = re.fullmatch(r"fleecefs-disk\.(.+)\.[^.]+", name)
             if series and not any(n == node and p.startswith(f"fleecefs.{series[1]}.")
                                   for n, p in names):

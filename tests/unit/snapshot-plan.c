@@ -220,10 +220,12 @@ static void test_full(void)
     }
 }
 
-#define ID1   "20260101T000000Z-0123456789abcdef"
-#define ID2   "20260201T000000Z-fedcba9876543210"
-#define POINT "fleecefs.last."
-#define OWNER "fleecefs-disk.last."
+#define ID1                "20260101T000000Z-0123456789abcdef"
+#define ID2                "20260201T000000Z-fedcba9876543210"
+#define POINT              "fleecefs.last."
+#define OWNER              "fleecefs-disk.last."
+#define CHECK              "fleecefs-check.last."
+#define COUNT(name, bytes) "{\"name\": \"" name "\", \"granularity\": 65536, \"count\": " bytes "}"
 /* What says which disk it is, with the end of that marked. */
 #define WHOLE(id) "{\"name\": \"" OWNER id "\", \"granularity\": 512, \"count\": 512}"
 
@@ -244,6 +246,10 @@ static void test_identity(void)
                  "{\"name\": \"" POINT ID2 "\", \"granularity\": 65536, \"count\": 655360},"
                  "{\"name\": \"" POINT ID1
                  "\", \"granularity\": 65536, \"count\": 65536}," WHOLE(ID1 "-100000")) "]";
+    /* Somebody merged bits into it, or QEMU counted while the guest wrote. */
+    static const char checked[] = "[" DISK(
+        "", "vda", "qcow2", "",
+        COUNT(POINT ID2, "131072") "," COUNT(CHECK ID2, "65536") "," WHOLE(ID1 "-100000")) "]";
     static const struct {
         const char *text, *words;
     } full[] = {
@@ -261,6 +267,11 @@ static void test_identity(void)
         {"[" DISK("", "vda", "qcow2", "",
                   BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000", "")) "]",
          "made smaller since restore point " ID2 ", and larger again"},
+        /* What was recorded beside it is more. */
+        {"[" DISK(
+             "", "vda", "qcow2", "",
+             COUNT(POINT ID2, "65536") "," COUNT(CHECK ID2, "131072") "," WHOLE(ID1 "-100000")) "]",
+         "restore point " ID2 " was cleared"},
         /* In memory it is bound to node, device and file. */
         {"[" DISK("", "vda", "raw", "",
                   BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000", "")) "]",
@@ -294,6 +305,10 @@ static void test_identity(void)
 
     plan(&p, order, &options, NULL);
     g_assert_cmpstr(nth(&p, 0)->base, ==, ID1);
+    clear(&p);
+
+    plan(&p, checked, &options, NULL);
+    g_assert_cmpstr(nth(&p, 0)->base, ==, ID2);
     clear(&p);
 
     for (size_t i = 0; i < G_N_ELEMENTS(full); i++) {
@@ -368,6 +383,8 @@ static void test_transaction(void)
         text, ==,
         "[{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
         "\"fleecefs.last.NEW\",\"persistent\":true}},"
+        "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
+        "\"fleecefs-check.last.NEW\",\"persistent\":true}},"
         "{\"type\":\"block-dirty-bitmap-add\",\"data\":{\"node\":\"vda\",\"name\":"
         "\"fleecefs-pending.last.NEW\",\"persistent\":true,\"disabled\":true,\"granularity\":"
         "1073741824}},"

@@ -115,12 +115,38 @@ static bool was_cut(const FlVmDisk *vm, const FlPoint *identity)
     return true;
 }
 
-/* Whether POINT, the bitmap NAME, is of the disk that VM is now, which then gets its identity;
+/* Whether BITMAP, which is POINT, lacks what was recorded beside it. */
+static bool was_cleared(const FlVmDisk *vm, const FlVmBitmap *bitmap, const FlPoint *point)
+{
+    g_autofree char *name = fl_point_check(point->series, point->id);
+
+    for (guint i = 0; i < vm->bitmaps->len; i++) {
+        const FlVmBitmap *check = g_ptr_array_index(vm->bitmaps, i);
+        if (g_str_equal(check->name, name))
+            return !check->inconsistent && check->dirty > bitmap->dirty;
+    }
+    return false;
+}
+
+bool fl_fleece_seems_cleared(const GPtrArray *disks, const char *series)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        const FlVmDisk *vm = g_ptr_array_index(disks, i);
+        g_autoptr(FlPoint) point = NULL;
+        const FlVmBitmap *base = last_point(vm, series, &point);
+
+        if (base != NULL && was_cleared(vm, base, point))
+            return true;
+    }
+    return false;
+}
+
+/* Whether POINT, the bitmap BASE, is of the disk that VM is now, which then gets its identity;
  * returns why not, or NULL. */
 static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk *vm,
-                      const FlPoint *point, const char *name)
+                      const FlPoint *point, const FlVmBitmap *base)
 {
-    const FlVmDisk *twin = find_twin(disks, vm, name);
+    const FlVmDisk *twin = find_twin(disks, vm, base->name);
     g_autoptr(FlPoint) identity = find_identity(vm, point->series);
     uint64_t size = point->size;
 
@@ -147,6 +173,8 @@ static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk
     if (point->unique && was_cut(vm, identity))
         return g_strdup_printf("the disk was made smaller since restore point %s, and larger again",
                                point->id);
+    if (was_cleared(vm, base, point))
+        return g_strdup_printf("restore point %s was cleared", point->id);
     if (point->unique)
         disk->disk.disk_id = g_strdup(identity->id);
     return NULL;
@@ -175,7 +203,7 @@ static bool choose_base(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDi
             series, vm->driver);
     } else if (base == NULL) {
         disk->disk.reason = g_strdup_printf("there is no restore point of series '%s'", series);
-    } else if ((disk->disk.reason = identify(disk, disks, vm, point, base->name)) != NULL) {
+    } else if ((disk->disk.reason = identify(disk, disks, vm, point, base)) != NULL) {
         return true;
     } else if (base->busy) {
         return fl_fail(error,
@@ -426,14 +454,23 @@ static void add_identity(JsonArray *actions, const FlFleeceDisk *disk, const cha
                            fl_qmp_node("bitmaps", fl_json_array_node(sources))));
 }
 
+/* A bitmap that records from now on. */
+static void add_recording(JsonArray *actions, const FlFleeceDisk *disk, const char *name)
+{
+    add_action(actions, "block-dirty-bitmap-add",
+               fl_qmp_args(fl_qmp_string("node", disk->node), fl_qmp_string("name", name),
+                           fl_qmp_bool("persistent", disk->persistent)));
+}
+
 static void add_point(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
 {
     g_autofree char *point = fl_point_bitmap(series, disk->disk.restore_point);
+    g_autofree char *check = fl_point_check(series, disk->disk.restore_point);
     g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
 
-    add_action(actions, "block-dirty-bitmap-add",
-               fl_qmp_args(fl_qmp_string("node", disk->node), fl_qmp_string("name", point),
-                           fl_qmp_bool("persistent", disk->persistent)));
+    /* The point first: of what a guest in an iothread writes in between it may not have less. */
+    add_recording(actions, disk, point);
+    add_recording(actions, disk, check);
     add_marker(actions, disk, marker);
     if (disk->new_identity)
         add_identity(actions, disk, series);

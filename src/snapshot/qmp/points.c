@@ -124,12 +124,13 @@ bool fl_fleece_roll_back(FlSnapshot *backup, GError **error)
 }
 
 /* Adds to ACTIONS what a commit removes of the bitmaps of DISK, whose node is as NODE says: all of
- * the series but the new point, which must be there, and what says which disk it is. */
+ * the series but the new point, which must be there, its check, and what says which disk it is. */
 static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonObject *node,
                          const char *series, GError **error)
 {
     JsonArray *bitmaps = fl_json_array(node, "dirty-bitmaps");
     g_autofree char *keep = fl_point_bitmap(series, disk->disk.restore_point);
+    g_autofree char *check = fl_point_check(series, disk->disk.restore_point);
     g_autofree char *identity = fl_point_disk(series, disk->disk.disk_id);
     bool found = false;
 
@@ -139,7 +140,8 @@ static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonObjec
         const char *name = fl_json_string(fl_json_element(bitmaps, i), "name");
         g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
 
-        if (point == NULL || !g_str_equal(point->series, series) || g_str_equal(name, identity))
+        if (point == NULL || !g_str_equal(point->series, series) || g_str_equal(name, identity) ||
+            g_str_equal(name, check))
             continue;
         if (g_str_equal(name, keep)) {
             found = true;

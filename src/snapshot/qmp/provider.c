@@ -6,6 +6,9 @@
 
 #include <string.h>
 
+/* How often disks are looked at of which a restore point seems to be cleared. */
+#define LOOKS 5u
+
 static void release(FlSnapshot *backup)
 {
     FlFleece *session = (FlFleece *)backup;
@@ -105,6 +108,19 @@ static void note_seconds(FlFleece *session, const GPtrArray *disks)
     }
 }
 
+/* The disks of the VM, looked at again while a restore point seems to be cleared. */
+static GPtrArray *look_at_disks(FlFleece *session, GError **error)
+{
+    const char *series = fl_snapshot_series(session->backup.options);
+
+    for (unsigned left = LOOKS;; left--) {
+        g_autoptr(GPtrArray) disks = fl_vm_disks(session->qmp, error);
+
+        if (disks == NULL || left == 1 || !fl_fleece_seems_cleared(disks, series))
+            return g_steal_pointer(&disks);
+    }
+}
+
 static bool inspect(FlSnapshot *backup, GError **error)
 {
     FlFleece *session = (FlFleece *)backup;
@@ -113,7 +129,7 @@ static bool inspect(FlSnapshot *backup, GError **error)
 
     if (!fl_vm_check(session->qmp, &version, error))
         return false;
-    disks = fl_vm_disks(session->qmp, error);
+    disks = look_at_disks(session, error);
     if (disks == NULL)
         return false;
     fl_vm_look_at_devices(session->qmp, disks);
