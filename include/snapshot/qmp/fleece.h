@@ -104,8 +104,8 @@ bool fl_fleece_check_owner(FlFleece *session, bool migrating, GError **error);
 void fl_fleece_watch_owner(FlFleece *session);
 
 /* plan.c */
-/* Whether a restore point of SERIES on one of DISKS (of FlVmDisk) lacks what was recorded beside it. A guest that writes while
- * QEMU counts makes it seem so, too: look again. */
+/* Whether a restore point of SERIES on one of DISKS (of FlVmDisk) lacks what was recorded beside
+ * it. A guest that writes while QEMU counts makes it seem so, too: look again. */
 bool fl_fleece_seems_cleared(const GPtrArray *disks, const char *series);
 /* What to do with each of DISKS (of FlVmDisk) that is asked for; of FlFleeceDisk. NOTES (of
  * char *) gets what a person should know. Pure. */
