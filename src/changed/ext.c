@@ -20,9 +20,10 @@ typedef struct {
     ext2_filsys fs;
     FlChangedList *list;
     GArray *folders;         /* of ext2_ino_t */
-    GHashTable *are_folders; /* the same, to look up */
+    GHashTable *are_folders; /* the same, to look up: whether each has an index */
     size_t inode_size;
     ext2_ino_t folder; /* whose entries are read */
+    bool indexed;      /* whether it has an index */
 } Walk;
 
 /* Whether a block of metadata changed: where it is, or where its newest version is. */
@@ -159,7 +160,8 @@ static void walk_inode(Walk *walk, ext2_ino_t ino, struct ext2_inode_large *larg
     fl_changed_list_observe(walk->list, file.time);
     if (file.folder) {
         g_array_append_val(walk->folders, ino);
-        g_hash_table_add(walk->are_folders, GUINT_TO_POINTER(ino));
+        g_hash_table_insert(walk->are_folders, GUINT_TO_POINTER(ino),
+                            GINT_TO_POINTER((inode->i_flags & EXT2_INDEX_FL) != 0));
     }
     if (attributes != 0)
         metadata = metadata || block_changed(walk, attributes);
@@ -211,6 +213,22 @@ static errcode_t walk_inodes(Walk *walk)
     return why;
 }
 
+/* Whether BLOCK of a folder is part of its index, which lies where removed entries would: behind
+ * one that is empty, or behind that for "..". */
+static bool is_index(const Walk *walk, char *block)
+{
+    struct ext2_dir_entry *first = (struct ext2_dir_entry *)block;
+    unsigned length, size = walk->fs->blocksize;
+
+    if (!walk->indexed || ext2fs_get_rec_len(walk->fs, first, &length) != 0)
+        return false;
+    if (length == 12 && ext2fs_dirent_name_len(first) == 1 && first->name[0] == '.')
+        return ext2fs_get_rec_len(walk->fs, (struct ext2_dir_entry *)(block + length), &length) ==
+                   0 &&
+               length == size - 12;
+    return first->inode == 0 && length == size;
+}
+
 static int on_entry(ext2_ino_t folder, int kind, struct ext2_dir_entry *entry, int offset,
                     int block_size, char *buf, void *opaque)
 {
@@ -226,8 +244,12 @@ static int on_entry(ext2_ino_t folder, int kind, struct ext2_dir_entry *entry, i
      */
     if (g_str_equal(name, ".") || g_str_equal(name, ".."))
         return 0;
+    if (kind == DIRENT_DELETED_FILE && is_index(walk, buf))
+        return 0;
     if (strlen(name) != length || strchr(name, '/') != NULL) {
-        fl_changed_list_fault(walk->list);
+        /* Where entries were moved from there is anything. */
+        if (kind != DIRENT_DELETED_FILE)
+            fl_changed_list_fault(walk->list);
         return 0;
     }
     fl_changed_list_name(walk->list, walk->folder, entry->inode, name,
@@ -242,6 +264,8 @@ static void walk_folders(Walk *walk)
 
     for (guint i = 0; i < walk->folders->len; i++) {
         walk->folder = g_array_index(walk->folders, ext2_ino_t, i);
+        walk->indexed =
+            g_hash_table_lookup(walk->are_folders, GUINT_TO_POINTER(walk->folder)) != NULL;
         if (ext2fs_dir_iterate2(walk->fs, walk->folder, DIRENT_FLAG_INCLUDE_REMOVED, buf, on_entry,
                                 walk) != 0)
             fl_changed_list_fault(walk->list);

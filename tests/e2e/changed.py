@@ -346,6 +346,27 @@ class Changed(lib.TestCase):
         both = self.changed("--map", changes, image, image).decode()
         self.assertEqual(both.count(f"{image}: home/letter\n"), 2)
 
+    def test_large_folders(self):
+        """Their indexes are taken neither for damage nor for names of removed files."""
+        for kind in ("ext3", "ext4", "wide"):
+            with self.subTest(kind):
+                system = FileSystem(self, kind)
+                system.mount()
+                for number in range(900):
+                    with open(f"{system.root}/a rather long name of file {number}", "wb"):
+                        pass
+                for number in range(0, 900, 30):
+                    os.unlink(f"{system.root}/a rather long name of file {number}")
+                expected = set(os.listdir(system.root))
+                system.unmount()
+                everything = self.path("all.map")
+                write_map(everything, [(0, SIZE, True)])
+                found = self.ask(system.image, "--map", everything)
+                self.assertEqual({f["path"] for f in found if f["kind"] != "deleted"}, {*expected, "."})
+                for file in found:
+                    if file["kind"] == "deleted" and "path" in file:
+                        self.assertRegex(file["path"], r"\Aa rather long name of file \d+\Z")
+
     def test_names_for_tar_and_rsync(self):
         image, changes, since, system = self.example()
         names = self.changed("--null", "--map", changes, "--newer", since, image)
