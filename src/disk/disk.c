@@ -3,16 +3,12 @@
 
 #include "blocksize.h"
 #include "confirm.h"
+#include "queue.h"
 #include "util/deadline.h"
 #include "worker.h"
 
 #include <errno.h>
 
-/* Requests on one connection: enough to hide a long way to the server, few enough to stay fair. */
-#define IN_FLIGHT_MAX 32
-/* When a connection has so much to do the next read goes on to the next one. */
-#define FILL_AHEAD   (2u << 20)
-#define FILL_DEMAND  (64u << 10)
 #define IDLE_SECONDS 30
 #define LOAD_PAUSE   1 /* second */
 #define TICK_MS      100
@@ -34,10 +30,10 @@ struct FlDisk {
     gint64 loading;             /* since when (g_get_monotonic_time()); 0: not */
     gint64 load_again;          /* no sooner than then; the last one failed */
 
-    GPtrArray *conns;     /* of FlConn */
-    unsigned conns_max;   /* lowered when the server refuses more */
-    GQueue demand, ahead; /* of FlRead, by their links: they wait for a connection */
-    GQueue doomed;        /* reads that end in -EIO at the next turn of the loop */
+    GPtrArray *conns;   /* of FlConn */
+    unsigned conns_max; /* lowered when the server refuses more */
+    FlReadQueue queue;  /* reads that wait for a connection */
+    GQueue doomed;      /* reads that end in -EIO at the next turn of the loop */
     guint doom_source, watch_source, retry_source;
     gint64 connecting; /* since when; 0: not */
     bool lost;         /* the next connection is in place of one that died */
@@ -113,7 +109,7 @@ const FlDiskStats *fl_disk_stats(FlDisk *disk)
 {
     disk->stats.connections = disk->conns->len;
     disk->stats.connecting = disk->connecting != 0;
-    disk->stats.queued = disk->demand.length + disk->ahead.length;
+    disk->stats.queued = fl_read_queue_length(&disk->queue);
     disk->stats.in_flight = 0;
     for (guint i = 0; i < disk->conns->len; i++)
         disk->stats.in_flight += fl_conn_in_flight(disk->conns->pdata[i]);
@@ -166,9 +162,8 @@ void fl_disk_fail(FlDisk *disk, const char *why)
     close_connections(disk, &left);
     if (disk->confirm != NULL)
         fl_confirm_give_up(disk->confirm, &left);
+    fl_read_queue_give_up(&disk->queue, &left);
     doom(disk, &left);
-    doom(disk, &disk->demand);
-    doom(disk, &disk->ahead);
 }
 
 static void fail_loudly(FlDisk *disk, const char *why)
@@ -294,7 +289,7 @@ static void requeue(FlDisk *disk, GQueue *left)
         if (seconds_since(read->since) >= patience(disk))
             g_queue_push_head_link(&late, l);
         else
-            g_queue_push_head_link(read->ahead ? &disk->ahead : &disk->demand, l);
+            fl_read_queue_put_back(&disk->queue, read);
     }
     doom(disk, &late);
 }
@@ -438,44 +433,13 @@ static void start_connect(FlDisk *disk)
                       fl_disk_ref(disk));
 }
 
-/*
- * The connection for the next read. Reads ahead leave the first connection alone where there are
- * several, so that a read that somebody waits for has a line of its own. Connections are filled one
- * after the other: spread thin, reads cost more turns of the loop and of the server.
- */
-static FlConn *choose(const FlDisk *disk, bool ahead)
-{
-    uint64_t fill = ahead ? FILL_AHEAD : FILL_DEMAND;
-    FlConn *best = NULL;
-
-    for (guint i = ahead && disk->conns->len > 1 ? 1 : 0; i < disk->conns->len; i++) {
-        FlConn *conn = disk->conns->pdata[i];
-
-        if (fl_conn_in_flight(conn) >= IN_FLIGHT_MAX)
-            continue;
-        if (fl_conn_bytes(conn) < fill)
-            return conn;
-        if (best == NULL || fl_conn_bytes(conn) < fl_conn_bytes(best))
-            best = conn;
-    }
-    return best;
-}
-
-static void pump_queue(FlDisk *disk, GQueue *queue, bool ahead)
-{
-    FlConn *conn;
-
-    while (queue->length > 0 && (conn = choose(disk, ahead)) != NULL)
-        fl_conn_read(conn, g_queue_pop_head_link(queue)->data);
-}
-
 static bool wants_connection(const FlDisk *disk)
 {
     if (disk->connecting != 0 || disk->retry_source != 0 || disk->failure != NULL ||
         disk->suspended || disk->conns->len >= disk->conns_max)
         return false;
     if (disk->conns->len == 0)
-        return disk->demand.length + disk->ahead.length > 0;
+        return fl_read_queue_length(&disk->queue) > 0;
     for (guint i = 0; i < disk->conns->len; i++) {
         if (fl_conn_in_flight(disk->conns->pdata[i]) < 2)
             return false;
@@ -486,8 +450,7 @@ static bool wants_connection(const FlDisk *disk)
 /* Hands waiting reads to connections, and sees that there are enough of those. */
 static void pump(FlDisk *disk)
 {
-    pump_queue(disk, &disk->demand, false);
-    pump_queue(disk, &disk->ahead, true);
+    fl_read_queue_pump(&disk->queue, disk->conns);
     if (wants_connection(disk))
         start_connect(disk);
 }
@@ -514,7 +477,7 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
         g_queue_push_tail_link(&one, &read->link);
         doom(disk, &one);
     } else {
-        g_queue_push_tail_link(read->ahead ? &disk->ahead : &disk->demand, &read->link);
+        fl_read_queue_push(&disk->queue, read);
         pump(disk);
     }
 }
