@@ -8,6 +8,7 @@
 #include "app/options.h"
 #include "app/sources.h"
 #include "util/background.h"
+#include "util/interrupt.h"
 #include "util/jail.h"
 #include "util/sandbox.h"
 #include "util/log.h"
@@ -22,17 +23,6 @@
 #include <unistd.h>
 
 static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
-
-/* HOW: SIG_BLOCK or SIG_UNBLOCK. */
-static void mask_end_signals(int how)
-{
-    sigset_t set;
-
-    sigemptyset(&set);
-    for (size_t i = 0; i < G_N_ELEMENTS(end_signals); i++)
-        sigaddset(&set, end_signals[i]);
-    pthread_sigmask(how, &set, NULL);
-}
 
 static void quit(void *session)
 {
@@ -128,7 +118,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     status.sandbox_missing = missing;
     for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
         sources_ids[i] = g_unix_signal_add(end_signals[i], on_signal, session);
-    mask_end_signals(SIG_UNBLOCK);
+    fl_interrupt_mask(SIG_UNBLOCK);
     /* The mount point's file system must not stay busy because of us. */
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
@@ -170,14 +160,16 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    /* A snapshot that has been begun is taken before a signal ends it: the guest may be frozen. */
+    /* A snapshot that has been begun is undone before a signal ends us: the guest may be frozen. */
     if (has_vm(options))
-        mask_end_signals(SIG_BLOCK);
+        fl_interrupt_mask(SIG_BLOCK);
     if (options->sandbox == FL_SANDBOX_MODE_OFF)
         fl_jail_disable();
     fl_sources_init(&sources, options);
-    ok = fl_mountpoint_check(options->mountpoint, error) && fl_sources_open(&sources, error) &&
-         serve(options, &sources, background, error);
+    fl_interrupt_allow(true);
+    ok = fl_mountpoint_check(options->mountpoint, error) && fl_sources_open(&sources, error);
+    fl_interrupt_allow(false);
+    ok = ok && serve(options, &sources, background, error);
     if (!ok && !fl_sources_close(&sources, &why))
         g_warning("%s", why->message);
     fl_sources_clear(&sources);

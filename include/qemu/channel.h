@@ -34,7 +34,8 @@ bool fl_channel_send(FlChannel *channel, JsonObject *message, int fd, gint64 dea
                      GError **error);
 /* The next message of those that have arrived, or NULL in MESSAGE. Never waits. */
 bool fl_channel_next(FlChannel *channel, JsonObject **message, GError **error);
-/* Waits until DEADLINE for bytes and takes some in; READY says whether any came. */
+/* Waits until DEADLINE for bytes and takes some in; READY says whether any came. A signal
+ * (util/interrupt.h) is an error that leaves the channel as it is. */
 bool fl_channel_fill(FlChannel *channel, gint64 deadline, bool *ready, GError **error);
 /* Whether nothing is kept of a message that has not arrived whole; after fl_channel_next() gave
  * NULL. */

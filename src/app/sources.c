@@ -10,6 +10,7 @@
 #include "source/image/source.h"
 #include "source/nbd/nbd.h"
 #include "util/deadline.h"
+#include "util/interrupt.h"
 #include "util/size.h"
 
 #include <string.h>
@@ -547,10 +548,10 @@ bool fl_sources_open(FlSources *sources, GError **error)
     const GPtrArray *specs = sources->options->sources;
 
     for (guint i = 0; i < specs->len; i++) {
-        if (!open_source(sources, specs->pdata[i], error))
+        if (!fl_interrupt_check(error) || !open_source(sources, specs->pdata[i], error))
             return false;
     }
-    return true;
+    return fl_interrupt_check(error);
 }
 
 bool fl_sources_close(FlSources *sources, GError **error)

@@ -2,6 +2,7 @@
 #include "qemu/agent.h"
 
 #include "util/deadline.h"
+#include "util/interrupt.h"
 
 #include "qemu/json.h"
 
@@ -42,9 +43,11 @@ static bool wait_for(const FlAgent *agent, short events, gint64 deadline, GError
         struct pollfd p = {.fd = agent->fd, .events = events};
         int left = fl_deadline_poll(deadline), n;
 
+        if (!fl_interrupt_check(error))
+            return false;
         if (left == 0)
             return agent_fail(agent, error, SILENT);
-        n = poll(&p, 1, left);
+        n = poll(&p, 1, MIN(left, FL_INTERRUPT_MS));
         if (n > 0)
             return true;
         if (n < 0 && errno != EINTR)
@@ -82,6 +85,8 @@ static char *receive_line(FlAgent *agent, gint64 deadline, GError **error)
         char buf[4096];
         ssize_t n;
 
+        if (!fl_interrupt_check(error))
+            return NULL;
         if (fl_deadline_left(deadline) == 0) {
             agent_fail(agent, error, SILENT);
             return NULL;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "qemu/channel.h"
 
-#include "util/keeper.h"
 #include "util/deadline.h"
+#include "util/interrupt.h"
+#include "util/keeper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -106,16 +107,24 @@ static bool lost(FlChannel *channel, const GError *failure, GError **error)
     return fl_channel_break(channel, error, "the connection is lost: %s", failure->message);
 }
 
-/* False on failure and, without an error, when the time is up. */
+/* False on failure and, without an error, when the time is up or there is a signal, unless half a
+ * message is out. */
 static bool wait_for(FlChannel *channel, GIOCondition condition, gint64 deadline, GError **error)
 {
-    g_autoptr(GError) failure = NULL;
+    gint64 left;
 
-    if (g_socket_condition_timed_wait(channel->socket, condition, fl_deadline_left(deadline), NULL,
-                                      &failure))
-        return true;
-    if (!g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_TIMED_OUT))
-        fl_channel_break(channel, error, "%s", failure->message);
+    do {
+        g_autoptr(GError) failure = NULL;
+
+        left = fl_deadline_left(deadline);
+        if (g_socket_condition_timed_wait(channel->socket, condition,
+                                          MIN(left, FL_INTERRUPT_MS * 1000), NULL, &failure))
+            return true;
+        if (!g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_TIMED_OUT)) {
+            fl_channel_break(channel, error, "%s", failure->message);
+            return false;
+        }
+    } while (left > 0 && (condition == G_IO_OUT || !fl_interrupted()));
     return false;
 }
 
@@ -164,10 +173,11 @@ bool fl_channel_fill(FlChannel *channel, gint64 deadline, bool *ready, GError **
     guint have = channel->in->len;
     gssize n;
 
-    if (!still_works(channel, error))
+    /* One that never stops sending is not to keep us either. */
+    if (!still_works(channel, error) || !fl_interrupt_check(error))
         return false;
     if (!wait_for(channel, G_IO_IN, deadline, error)) {
-        if (channel->broken != NULL)
+        if (channel->broken != NULL || !fl_interrupt_check(error))
             return false;
         *ready = false;
         return true;

@@ -2,6 +2,7 @@
 #include "snapshot/session.h"
 
 #include "snapshot/point.h"
+#include "util/interrupt.h"
 
 #include <sys/eventfd.h>
 
@@ -73,6 +74,26 @@ static FlEvent run_step(FlSnapshot *backup, const FlStep *step, GError **error)
     return event;
 }
 
+/* Whether a signal may cut short what is done in STATE: never what undoes something, nor what is
+ * done while the guest is frozen. */
+static bool is_interruptible(FlState state)
+{
+    return state == FL_STATE_CHECKING || state == FL_STATE_PREPARING ||
+           state == FL_STATE_FREEZING || state == FL_STATE_EXPORTING;
+}
+
+/* A step that a signal interrupts has failed, and so has one that would follow. */
+static FlEvent run_interruptible(FlSnapshot *backup, const FlStep *step, GError **error)
+{
+    bool before = fl_interrupt_allow(false);
+    FlEvent event;
+
+    fl_interrupt_allow(before && is_interruptible(step->state));
+    event = fl_interrupt_check(error) ? run_step(backup, step, error) : FL_EVENT_FAILED;
+    fl_interrupt_allow(before);
+    return event;
+}
+
 /* Takes EVENT and what follows from it, until nothing does. ERROR gets all that went wrong. */
 static void drive(FlSnapshot *backup, FlEvent event, GError **error)
 {
@@ -82,7 +103,7 @@ static void drive(FlSnapshot *backup, FlEvent event, GError **error)
         step = fl_machine_step(backup->state, event);
         g_assert(step != NULL);
         backup->state = step->state;
-        event = run_step(backup, step, error);
+        event = run_interruptible(backup, step, error);
     } while (step->actions[0] != FL_ACTION_NONE);
 }
 
@@ -349,10 +370,14 @@ bool fl_snapshot_abort(FlSnapshot *backup, GError **error)
 
 void fl_snapshot_free(FlSnapshot *backup)
 {
+    bool before;
+
     if (backup == NULL)
         return;
     stop_watch(backup);
+    before = fl_interrupt_allow(false);
     backup->provider->close(backup);
+    fl_interrupt_allow(before);
 }
 
 const GPtrArray *fl_snapshot_disks(const FlSnapshot *backup)

@@ -45,7 +45,7 @@ class Proxy:
 
     def _forth(self):
         while True:
-            # The client sends a command at a time and waits for the reply.
+            # The client sends a command at a time and waits for the reply, unless it is interrupted.
             try:
                 data, fds, _, _ = socket.recv_fds(self.client, 1 << 20, 4)
             except ConnectionError:
@@ -54,13 +54,13 @@ class Proxy:
                 return
             while not data.endswith(b"\n"):
                 data += self.client.recv(1 << 20)
-            command = json.loads(data)["execute"]
-            if self.limit in (len(self.commands), command):
+            commands = [json.loads(line)["execute"] for line in data.splitlines()]
+            if self.limit in (len(self.commands), *commands):
                 self.on_limit()
                 for fd in fds:
                     os.close(fd)
                 return
-            self.commands.append(command)
+            self.commands += commands
             socket.send_fds(self.server, [data], fds)
             for fd in fds:
                 os.close(fd)

@@ -27,10 +27,11 @@ struct FlLibvirtCall {
     char *string;
     GPtrArray *strings;
     virConnectPtr connection;
-    int code, from; /* virErrorNumber, virErrorDomain */
-    char *message;  /* one line */
-    bool silent;    /* there is no answer: nobody may look at those above */
-    bool repeated;  /* it was asked before, and what came of that is not known */
+    int code, from;   /* virErrorNumber, virErrorDomain */
+    char *message;    /* one line */
+    bool silent;      /* there is no answer: nobody may look at those above */
+    bool interrupted; /* silent, because of a signal (util/interrupt.h) */
+    bool repeated;    /* it was asked before, and what came of that is not known */
 
     /* Private to call.c. */
     gatomicrefcount refs;
@@ -45,7 +46,7 @@ FlLibvirtCall *fl_libvirt_call_new(bool (*ask)(FlLibvirtCall *call), const char 
 void fl_libvirt_call_unref(FlLibvirtCall *call); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlLibvirtCall, fl_libvirt_call_unref)
 
-/* Asks, and waits for up to TIMEOUT milliseconds. False if it failed or is silent. */
+/* Asks, and waits for up to TIMEOUT milliseconds, or a signal. False if it failed or is silent. */
 bool fl_libvirt_call_run(FlLibvirtCall *call, unsigned timeout);
 /* Makes a call that is not silent ready to be asked again. */
 void fl_libvirt_call_reset(FlLibvirtCall *call);

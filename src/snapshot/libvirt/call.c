@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "snapshot/libvirt/call.h"
 
+#include "util/interrupt.h"
+
 #include <libvirt/virterror.h>
 #include <stdlib.h>
 
@@ -89,9 +91,11 @@ bool fl_libvirt_call_run(FlLibvirtCall *call, unsigned timeout)
         return false;
     }
     g_mutex_lock(&call->lock);
-    while (!call->done && g_cond_wait_until(&call->cond, &call->lock, end))
-        continue;
+    while (!call->done && !fl_interrupted() && g_get_monotonic_time() < end)
+        g_cond_wait_until(&call->cond, &call->lock,
+                          MIN(end, g_get_monotonic_time() + FL_INTERRUPT_MS * 1000));
     call->silent = !call->done;
+    call->interrupted = call->silent && fl_interrupted();
     ok = call->done && call->ok;
     g_mutex_unlock(&call->lock);
     if (call->silent)

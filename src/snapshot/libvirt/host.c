@@ -35,6 +35,8 @@ bool fl_libvirt_fail(GError **error, const FlLibvirtCall *call, const char *form
     va_start(args, format);
     subject = g_strdup_vprintf(format, args);
     va_end(args);
+    if (call->interrupted)
+        return fl_fail(error, "interrupted by a signal");
     return fl_fail(error, "%s: %s", subject,
                    call->silent ? "libvirt does not answer in time (-o timeout=); a libvirtd "
                                   "that hangs can be restarted, VMs go on"

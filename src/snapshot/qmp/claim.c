@@ -9,6 +9,7 @@
  * under that lock only, and a name can be added once, so two that come at once agree.
  */
 #include "snapshot/qmp/fleece.h"
+#include "util/interrupt.h"
 
 #include <string.h>
 
@@ -55,7 +56,7 @@ static const char *claimed_key(const char *claim, const char *directory, GError 
     return NULL;
 }
 
-bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, GError **error)
+static bool claim(FlFleece *session, const char *directory, const char *key, GError **error)
 {
     for (int i = 0; i < TRIES; i++) {
         g_autofree char *found = read_claim(session);
@@ -81,6 +82,16 @@ bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, 
         }
     }
     return fl_fail(error, "other fleecefs come and go in this VM; try again");
+}
+
+/* A claim that was cut short by a signal might stay, or seem not to be there. */
+bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, GError **error)
+{
+    bool before = fl_interrupt_allow(false);
+    bool ok = claim(session, directory, key, error);
+
+    fl_interrupt_allow(before);
+    return ok;
 }
 
 void fl_fleece_unclaim(FlFleece *session)

@@ -2,6 +2,7 @@
 #include "wait.h"
 
 #include "util/deadline.h"
+#include "util/interrupt.h"
 
 #include <errno.h>
 
@@ -35,6 +36,8 @@ bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, vo
             late = fl_deadline_in(wait->seconds);
 
         if (wait->cancel != NULL && g_cancellable_set_error_if_cancelled(wait->cancel, error))
+            return false;
+        if (!fl_interrupt_check(error))
             return false;
         if (nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
             return fl_fail_lost(error, "the server closed the connection");
