@@ -190,10 +190,10 @@ class Freeze(lib.TestCase):
                     stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     preexec_fn=lib.die_with_us)
                 pid.append(process.pid)
-                self.assertEqual(process.wait(lib.PATIENCE), 0 if front else -number)
+                self.assertEqual(process.wait(lib.PATIENCE), 1 if front else -number)
                 for child in set(lib.children(os.getpid())) - {self.vm.process.pid}:
                     os.waitpid(child, 0) # who went to the background is ours now
-                self.assertEqual(agent.said, ["freeze", "status", "thaw"])
+                self.assertEqual([s for s in agent.said if s != "status"], ["freeze", "thaw"])
                 self.assertFalse(lib.is_mounted(point))
                 self.check_clean(agent)
 
