@@ -5,6 +5,7 @@
 #include "util/interrupt.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* Whether the handshake is at another STAGE than the last time: libnbd asks for several things on
  * its own, newer ones for more, and each answer has its own time. There are as many stages as
@@ -19,6 +20,12 @@ static bool handshake_moves_on(struct nbd_handle *nbd, char **stage)
         *stage = g_strdup(now);
     }
     return moved;
+}
+
+/* Whether MESSAGE of libnbd's is that the other side has gone in the middle of something. */
+static bool is_end(const char *message)
+{
+    return strstr(message, "server disconnected unexpectedly") != NULL;
 }
 
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
@@ -47,10 +54,11 @@ bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, vo
             return fl_fail_lost(error, "the server is too slow");
         if (nbd_poll(nbd, SLICE_MS) >= 0 || nbd_get_errno() == EINTR)
             continue;
-        /* libnbd has no number for what is against the protocol: that will be no better next time.
-         */
-        return nbd_get_errno() == 0 ? fl_fail(error, "%s", nbd_get_error())
-                                    : fl_fail_lost(error, "%s", nbd_get_error());
+        /* libnbd has no number for what is against the protocol: that will be no better next time;
+         * nor for the end of a connection, which may. */
+        return nbd_get_errno() == 0 && !is_end(nbd_get_error())
+                   ? fl_fail(error, "%s", nbd_get_error())
+                   : fl_fail_lost(error, "%s", nbd_get_error());
     }
     return true;
 }
