@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define FL_RATE_SECONDS 5
-#define FL_RATE_SLOTS   (4 * FL_RATE_SECONDS)
+#define FL_RATE_SLOTS   G_GINT64_CONSTANT(20) /* that these are cut into */
 
 typedef struct {
     gint64 turn[FL_RATE_SLOTS]; /* the slot's number since the clock began */

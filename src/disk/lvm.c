@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define SECTOR       512u
+#define SECTOR       UINT64_C(512)
 #define LABELS       4u  /* sectors that it may be in */
 #define LABEL_HEAD   20u /* that its sum is not about */
 #define PV_HEADER    40u /* UUID and size, before the areas */
@@ -214,7 +214,7 @@ static const char *take_stripes(const Group *group, const FlLvmNode *segment, Fl
     part->length = count * group->extent;
     part->stripe = n == 1 ? part->length : stripe * SECTOR;
     part->areas = g_new(uint64_t, n);
-    for (guint i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         uint64_t first;
         const char *why;
 

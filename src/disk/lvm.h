@@ -20,7 +20,7 @@ typedef struct {
 
 /* What must be read for it. */
 #define FL_LVM_LABEL_BYTES  4096u
-#define FL_LVM_HEADER_BYTES 512u
+#define FL_LVM_HEADER_BYTES UINT64_C(512)
 
 /* The sum by which all of it is checked. */
 uint32_t fl_lvm_sum(const uint8_t *bytes, size_t length);

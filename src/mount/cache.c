@@ -6,7 +6,7 @@
 
 /* The way to a server may get longer: after so long a fastest block no longer counts. Microseconds.
  */
-#define FASTEST_EPOCH (10 * G_USEC_PER_SEC)
+#define FASTEST_EPOCH (10 * G_TIME_SPAN_SECOND)
 
 /* Set aside for what is read without having been read ahead, and for connections: bytes. */
 #define REPLIES (6u << 20)

@@ -37,7 +37,7 @@ struct FlSession {
 #define REQUESTS_MAX 16
 #define TURN_USEC    100
 /* How long to look before sleeping, in microseconds; given up after so many times in vain. */
-#define EAGER_USEC   50
+#define EAGER_USEC   G_GINT64_CONSTANT(50)
 #define EAGER_CREDIT 4
 /* Two of the largest requests: one on its way while the other is copied. */
 #define KERNEL_READAHEAD_KIB 2048

@@ -118,7 +118,8 @@ static bool wait_for(FlChannel *channel, GIOCondition condition, gint64 deadline
 
         left = fl_deadline_left(deadline);
         if (g_socket_condition_timed_wait(channel->socket, condition,
-                                          MIN(left, FL_INTERRUPT_MS * 1000), NULL, &failure))
+                                          MIN(left, FL_INTERRUPT_MS * G_TIME_SPAN_MILLISECOND),
+                                          NULL, &failure))
             return true;
         if (!g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_TIMED_OUT)) {
             fl_channel_break(channel, error, "%s", failure->message);

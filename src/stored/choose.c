@@ -125,7 +125,7 @@ static const FlStoredImage *last_before(const GPtrArray *images, GDateTime *end)
 
         if (image->time.tv_sec < seconds ||
             (image->time.tv_sec == seconds &&
-             image->time.tv_nsec < g_date_time_get_microsecond(end) * 1000))
+             image->time.tv_nsec < g_date_time_get_microsecond(end) * 1000L))
             return image;
     }
     return NULL;

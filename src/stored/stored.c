@@ -161,7 +161,7 @@ static struct timespec time_of(JsonObject *info, const char *home)
 
     if (time != NULL)
         return (struct timespec){.tv_sec = g_date_time_to_unix(time),
-                                 .tv_nsec = g_date_time_get_microsecond(time) * 1000};
+                                 .tv_nsec = g_date_time_get_microsecond(time) * 1000L};
     return stat(home, &st) == 0 ? st.st_mtim : (struct timespec){0};
 }
 

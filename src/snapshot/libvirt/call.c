@@ -92,8 +92,9 @@ bool fl_libvirt_call_run(FlLibvirtCall *call, unsigned timeout)
     }
     g_mutex_lock(&call->lock);
     while (!call->done && !fl_interrupted() && g_get_monotonic_time() < end)
-        g_cond_wait_until(&call->cond, &call->lock,
-                          MIN(end, g_get_monotonic_time() + FL_INTERRUPT_MS * 1000));
+        g_cond_wait_until(
+            &call->cond, &call->lock,
+            MIN(end, g_get_monotonic_time() + FL_INTERRUPT_MS * G_TIME_SPAN_MILLISECOND));
     call->silent = !call->done;
     call->interrupted = call->silent && fl_interrupted();
     ok = call->done && call->ok;

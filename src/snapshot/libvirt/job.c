@@ -135,7 +135,7 @@ FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total
  */
 static bool settle(FlLibvirtSession *session, GError **error)
 {
-    gint64 end = g_get_monotonic_time() + CHANGE_TIMEOUT * 1000;
+    gint64 end = g_get_monotonic_time() + CHANGE_TIMEOUT * G_TIME_SPAN_MILLISECOND;
     FlLibvirtProgress progress;
     uint64_t total;
 
@@ -144,7 +144,7 @@ static bool settle(FlLibvirtSession *session, GError **error)
         if (g_get_monotonic_time() >= end)
             return fl_fail(error, "libvirt has been about to begin or end a backup for too long; "
                                   "when it is done: fleecefs --recover");
-        g_usleep(CHANGE_INTERVAL * 1000);
+        g_usleep(CHANGE_INTERVAL * G_TIME_SPAN_MILLISECOND);
     }
     return progress != FL_LIBVIRT_PROGRESS_UNKNOWN;
 }
@@ -455,7 +455,7 @@ static bool clients_have_left(FlLibvirtSession *session, const char *socket, uns
                            "another client reads from the snapshot's NBD server, %s: end that one. "
                            "Until then the backup job stays: to end it could halt the VM",
                            socket);
-        g_usleep(CHANGE_INTERVAL * 1000);
+        g_usleep(CHANGE_INTERVAL * G_TIME_SPAN_MILLISECOND);
     }
     return true;
 }
@@ -476,12 +476,12 @@ static bool end_job(FlLibvirtSession *session, const char *socket, unsigned pati
     asked = fl_libvirt_ask(session, call);
     if (call->silent)
         return fl_libvirt_fail(error, call, "backup job");
-    end = g_get_monotonic_time() + CHANGE_TIMEOUT * 1000;
+    end = g_get_monotonic_time() + CHANGE_TIMEOUT * G_TIME_SPAN_MILLISECOND;
     while ((job = fl_libvirt_job(session, NULL, error)) == FL_LIBVIRT_JOB_OURS) {
         if (g_get_monotonic_time() >= end)
             return asked ? fl_fail(error, "the backup job does not end")
                          : fl_libvirt_fail(error, call, "the backup job does not end");
-        g_usleep(CHANGE_INTERVAL * 1000);
+        g_usleep(CHANGE_INTERVAL * G_TIME_SPAN_MILLISECOND);
     }
     fl_snapshot_report(&session->backup, "ended a backup job");
     return job != FL_LIBVIRT_JOB_UNKNOWN && resume_guest(session, error);

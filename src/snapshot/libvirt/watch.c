@@ -55,7 +55,8 @@ static void watch_room(FlLibvirtSession *session)
 
     if (now < session->next_look)
         return;
-    session->next_look = now + (session->remote != NULL ? REMOTE_INTERVAL : WATCH_INTERVAL) * 1000;
+    session->next_look = now + (session->remote != NULL ? REMOTE_INTERVAL : WATCH_INTERVAL) *
+                                   G_TIME_SPAN_MILLISECOND;
     if (session->remote != NULL) {
         g_autofree char *directory = g_path_get_dirname(session->socket);
         fl_remote_look(session->remote, session->scratch, directory);

@@ -153,7 +153,7 @@ static int look_at_room(FlFleece *session)
     if (session->gone)
         return -1;
     if (now >= session->next_look) {
-        session->next_look = now + ROOM_INTERVAL * 1000;
+        session->next_look = now + ROOM_INTERVAL * G_TIME_SPAN_MILLISECOND;
         fl_fleece_watch_room(session);
     }
     return (int)((session->next_look - now) / 1000) + 1;
