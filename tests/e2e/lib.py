@@ -100,22 +100,22 @@ def wait_gone(pidfd, what, timeout=PATIENCE):
         raise AssertionError("\n".join([f"{what} has not ended after {timeout} seconds:", *where]))
 
 
-def wait_for_file(path, process, timeout=PATIENCE):
+def wait_for_file(path, process=None, timeout=PATIENCE):
     """Waits until the file at PATH is there and not empty; fails early if PROCESS ends."""
-    notify, pidfd = libc.inotify_init(), os.pidfd_open(process.pid)
+    notify, pidfds = libc.inotify_init(), [os.pidfd_open(process.pid)] if process else []
     try:
         # IN_CLOSE_WRITE | IN_MOVED_TO
         if libc.inotify_add_watch(notify, os.path.dirname(path).encode(), 0x8 | 0x80) < 0:
             raise OSError(ctypes.get_errno(), path)
         while not os.path.exists(path) or os.stat(path).st_size == 0:
-            ready = select.select([notify, pidfd], [], [], timeout)[0]
+            ready = select.select([notify, *pidfds], [], [], timeout)[0]
             if notify not in ready:
                 raise AssertionError(f"{path}: not there, and {'ended' if ready else 'silent'}: "
-                                     f"{shlex.join(process.args)}")
+                                     f"{shlex.join(process.args if process else [])}")
             os.read(notify, 65536)
     finally:
-        os.close(notify)
-        os.close(pidfd)
+        for fd in (notify, *pidfds):
+            os.close(fd)
 
 
 def children(pid):

@@ -179,7 +179,8 @@ class Migrate(lib.TestCase):
         mount = self.mounted(vm)
         self.begin_slow(vm)
         # Its jobs, which would keep the migration from its end, go by themselves.
-        vm.qmp.wait("BLOCK_EXPORT_DELETED")
+        while vm.qmp("query-block-exports"):
+            vm.qmp.wait("BLOCK_EXPORT_DELETED")
         with self.assertRaises(OSError):
             self.read(mount, "vda")
         for force in ([], ["--force"]):
@@ -202,7 +203,7 @@ class Migrate(lib.TestCase):
         mount = self.mounted(vm)
         listener = self.begin_slow(vm)
         # Its end would fail while there are jobs.
-        for _ in self.disks:
+        while vm.qmp("query-jobs"):
             vm.qmp.wait("JOB_STATUS_CHANGE", status="null")
         self.carry(listener, target)
         vm.qmp.wait("MIGRATION", status="completed")

@@ -99,8 +99,9 @@ class Servers(lib.TestCase):
             for name in ("one", "two"):
                 f.write(f"[{name}]\nexportname = {self.image}\nreadonly = true\n")
         pid = self.path("nbd.pid")
-        # In the background it listens, and has written down who it is.
+        # In the background it listens, and writes down who it is.
         lib.run("nbd-server", "-C", conf, "-p", pid)
+        lib.wait_for_file(pid)
         with open(pid) as f:
             self.defer(self.end_daemon, os.pidfd_open(int(f.read())))
         with self.mount(f"nbd://127.0.0.1:{port}/one") as mount:
