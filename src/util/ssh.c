@@ -238,8 +238,8 @@ static char *receive(FlSsh *ssh, uint32_t number, gint64 end, bool *ok, bool *go
 static char *summary(const char *text)
 {
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-    g_autoptr(GString) found = g_string_new(NULL);
-    const char *last = NULL;
+    g_autofree char *found = g_strdup(""), *all = NULL;
+    const char *last = "it ended without a word";
 
     for (char **line = lines; *line != NULL; line++) {
         g_strdelimit(g_strstrip(*line), "@\r", ' ');
@@ -248,11 +248,15 @@ static char *summary(const char *text)
             continue;
         g_debug("ssh: %s", *line);
         last = *line;
-        if (strstr(last, "IDENTIFICATION HAS CHANGED") != NULL || strstr(last, "Offending") != NULL)
-            g_string_append_printf(found, "%s; ", last);
+        if (strstr(last, "IDENTIFICATION HAS CHANGED") != NULL ||
+            strstr(last, "Offending") != NULL) {
+            char *more = g_strconcat(found, last, "; ", NULL);
+            g_free(found);
+            found = more;
+        }
     }
-    g_string_append(found, last != NULL ? last : "it ended without a word");
-    return g_utf8_make_valid(found->str, -1);
+    all = g_strconcat(found, last, NULL);
+    return g_utf8_make_valid(all, -1);
 }
 
 static char *ask(FlSsh *ssh, uint8_t what, unsigned script, const char *const *args, GError **error)
