@@ -217,15 +217,14 @@ static errcode_t walk_inodes(Walk *walk)
  * one that is empty, or behind that for "..". */
 static bool is_index(const Walk *walk, char *block)
 {
-    struct ext2_dir_entry *first = (struct ext2_dir_entry *)block;
+    /* Blocks are aligned, and so is an entry behind one of 12 bytes. */
+    struct ext2_dir_entry *first = (void *)block, *second = (void *)(block + 12);
     unsigned length, size = walk->fs->blocksize;
 
     if (!walk->indexed || ext2fs_get_rec_len(walk->fs, first, &length) != 0)
         return false;
     if (length == 12 && ext2fs_dirent_name_len(first) == 1 && first->name[0] == '.')
-        return ext2fs_get_rec_len(walk->fs, (struct ext2_dir_entry *)(block + length), &length) ==
-                   0 &&
-               length == size - 12;
+        return ext2fs_get_rec_len(walk->fs, second, &length) == 0 && length == size - 12;
     return first->inode == 0 && length == size;
 }
 
