@@ -299,7 +299,7 @@ const char *fl_ssh_forward(FlSsh *ssh, const char *name, const char *path, GErro
 
 void fl_ssh_seal(FlSsh *ssh)
 {
-    g_autofree char *answer = ask(ssh, FL_SSH_SEAL, 0, NULL, NULL);
+    g_free(ask(ssh, FL_SSH_SEAL, 0, NULL, NULL));
 }
 
 char *fl_ssh_run(FlSsh *ssh, unsigned script, const char *const *args, GError **error)
