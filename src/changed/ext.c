@@ -186,6 +186,17 @@ static void walk_inode(Walk *walk, ext2_ino_t ino, struct ext2_inode_large *larg
         fl_changed_list_add(walk->list, &file);
 }
 
+/* Whether INODE is the file system's own: those before the first for users, what holds large
+ * attributes, and the list of orphans of newer ones, which has a number like a user's. */
+static bool is_internal(const Walk *walk, ext2_ino_t ino, const struct ext2_inode_large *inode)
+{
+    const struct ext2_super_block *super = walk->fs->super;
+
+    return (ino != EXT2_ROOT_INO && ino < EXT2_FIRST_INODE(super)) ||
+           (inode->i_flags & EXT4_EA_INODE_FL) != 0 ||
+           (ext2fs_has_feature_orphan_file(walk->fs->super) && ino == super->s_orphan_file_inum);
+}
+
 static errcode_t walk_inodes(Walk *walk)
 {
     size_t size = MAX(walk->inode_size, sizeof(struct ext2_inode_large));
@@ -204,9 +215,7 @@ static errcode_t walk_inodes(Walk *walk)
         }
         if (why != 0 || ino == 0)
             break;
-        if (ino != EXT2_ROOT_INO && ino < EXT2_FIRST_INODE(walk->fs->super))
-            continue;
-        if ((inode->i_flags & EXT4_EA_INODE_FL) == 0)
+        if (!is_internal(walk, ino, inode))
             walk_inode(walk, ino, inode);
     }
     ext2fs_close_inode_scan(scan);

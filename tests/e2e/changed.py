@@ -20,7 +20,7 @@ KINDS = {
     "ext3": ("mkfs.ext3", "-q", "-F", "-b", "1024"),
     "ext4": ("mkfs.ext4", "-q", "-F"),
     "inline": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "inline_data,^has_journal"),
-    "wide": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "64bit,metadata_csum,bigalloc"),
+    "wide": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "64bit,metadata_csum,bigalloc,orphan_file"),
     "ntfs": ("mkfs.ntfs", "-q", "-F", "-f"),
     "exfat": ("mkfs.exfat",),
     "vfat": ("mkfs.vfat", "-F", "32"),
