@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A set of ranges: which bytes were read so far. Neighbours are merged, so that a sequential reader
- * costs one range, and adding is logarithmic. A range takes 16 to 32 bytes. A set of as many ranges
- * as it may have takes no more that touch none of them: it may lack bytes that were read, but never
- * has any that were not. Not thread-safe.
+ * A set of ranges: the bytes read so far. Adjacent ranges are merged, so that a sequential reader
+ * costs one range; adding is logarithmic. A range takes 16 to 32 bytes. A set at its maximum number
+ * of ranges ignores further ranges that touch none of them: it may lack bytes that were read, but
+ * never contains any that were not. Not thread-safe.
  */
 #pragma once
 
@@ -11,14 +11,14 @@
 
 typedef struct FlCover FlCover;
 
-/* Of MAX ranges at most. */
+/* Creates a set of at most MAX ranges. */
 FlCover *fl_cover_new(size_t max);
 void fl_cover_free(FlCover *cover); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlCover, fl_cover_free)
 
 /* Adds [START, END). */
 void fl_cover_add(FlCover *cover, uint64_t start, uint64_t end);
-/* How many bytes of [START, END) are in the set. */
+/* The number of bytes of [START, END) in the set. */
 uint64_t fl_cover_bytes(const FlCover *cover, uint64_t start, uint64_t end);
 /* The first range of the set that ends after OFFSET; false if there is none. */
 bool fl_cover_next(const FlCover *cover, uint64_t offset, uint64_t *start, uint64_t *end);

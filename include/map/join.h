@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Two maps of one disk read together: what is dirty, and what of it reads as zeros.
+ * Iterates over two maps of one disk together: the dirty ranges, and which of them read as zeros.
  *
- * Nothing is built: a join is a position in each map, so that it costs no memory however many
- * extents there are. Starting anywhere is two binary searches, a step is constant time.
+ * A join is a position in each map, so it costs no memory, regardless of the number of extents.
+ * Starting anywhere takes two binary searches; a step takes constant time.
  */
 #pragma once
 
@@ -13,11 +13,11 @@
 typedef struct {
     uint64_t start, end;
     bool dirty; /* without a dirty map: true everywhere */
-    bool zero;  /* reads as zeros for certain; without an allocation map: false */
-    bool hole;  /* not allocated, whatever it reads as */
+    bool zero;  /* known to read as zeros; false without an allocation map */
+    bool hole;  /* not allocated, regardless of what it reads as */
 } FlRange;
 
-/* Which differences end a range; what is not asked for is reported as at the range's start. */
+/* Which changes end a range. Other properties are those at the start of the range. */
 typedef enum {
     FL_JOIN_DIRTY = 1,
     FL_JOIN_ZERO = 2,
@@ -33,13 +33,13 @@ typedef struct {
 
 /*
  * Starts at OFFSET and ends at SIZE. ALLOC (base:allocation) and DIRTY (a dirty bitmap) are maps of
- * at least SIZE bytes, or NULL, and must outlive the join. BY is a set of FlJoinBy.
+ * at least SIZE bytes, or NULL, and must outlive the join. BY is a combination of FlJoinBy flags.
  */
 void fl_join_init(FlJoin *join, const FlMap *alloc, const FlMap *dirty, uint64_t size,
                   uint64_t offset, unsigned by);
 
 /*
- * The next range: it starts where the last one ended (the first at the starting offset, also in the
- * middle of an extent) and goes on as long as nothing changes that BY asks for. False at the end.
+ * The next range. It starts where the last one ended (the first one at the starting offset, even
+ * inside an extent) and extends until a property in BY changes. False at the end.
  */
 bool fl_join_next(FlJoin *join, FlRange *range);

@@ -2,12 +2,13 @@
 /*
  * Extent maps: a disk divided into ranges, each with a type.
  *
- * A map covers [0, size) without gaps; neighbours have different types. It is immutable, counted
- * atomically and may be used by any thread. It takes 5 bytes an extent where extents are of
- * whole sectors (512 bytes) and types small, else up to 12; finding an offset is a binary search.
+ * A map covers [0, size) without gaps; adjacent extents differ in type. It is immutable, atomically
+ * reference-counted and may be used by any thread. It takes 5 bytes per extent if extents are whole
+ * sectors (512 bytes) and types are small, up to 12 otherwise; finding an offset is a binary
+ * search.
  *
  * Sizes and offsets are bytes; sizes go up to 2^63-1. Types are the flags of an NBD block status
- * reply (NBD protocol, "Metadata querying"); what they mean depends on the meta context.
+ * reply (NBD protocol, "Metadata querying"); their meaning depends on the meta context.
  */
 #pragma once
 
@@ -45,12 +46,12 @@ FlExtent fl_map_get(const FlMap *map, size_t index);
 size_t fl_map_find(const FlMap *map, uint64_t offset);
 /* Bytes of all extents for which (type & mask) == value. */
 uint64_t fl_map_bytes(const FlMap *map, uint32_t mask, uint32_t value);
-/* Whether the two are equal, extent by extent. */
+/* Whether A and B have the same extents. */
 bool fl_map_equal(const FlMap *a, const FlMap *b);
 
 /*
- * Building: ranges are added from 0 on, in order; neighbours of one type are merged. Not
- * thread-safe.
+ * Builder: ranges are added in order, starting at 0; adjacent ranges of the same type are merged.
+ * Not thread-safe.
  */
 typedef struct FlMapBuilder FlMapBuilder;
 
@@ -58,17 +59,17 @@ FlMapBuilder *fl_map_builder_new(void);
 void fl_map_builder_free(FlMapBuilder *builder); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlMapBuilder, fl_map_builder_free)
 
-/* Adds LENGTH bytes of TYPE at the end; a length of 0 adds nothing. -EOVERFLOW past 2^63-1, -ENOMEM
- * without memory; the builder is as before then. */
+/* Appends LENGTH bytes of TYPE; a length of 0 adds nothing. Returns -EOVERFLOW past 2^63-1, or
+ * -ENOMEM; the builder is then unchanged. */
 errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t type);
-/* Moves what PART holds to the end of BUILDER and frees PART, with next to no memory beyond what
- * the two have. Errors are those of fl_map_builder_add(); some of PART may have moved then. */
+/* Moves the contents of PART to the end of BUILDER and frees PART, using almost no additional
+ * memory. Errors as for fl_map_builder_add(); part of PART may then have moved. */
 errint_t fl_map_builder_take(FlMapBuilder *builder, FlMapBuilder *part);
 /* Bytes covered so far. */
 uint64_t fl_map_builder_size(const FlMapBuilder *builder);
 /* Extents so far. */
 size_t fl_map_builder_count(const FlMapBuilder *builder);
-/* Memory taken so far. */
+/* Memory in use, in bytes. */
 size_t fl_map_builder_bytes(const FlMapBuilder *builder);
-/* The map of what was added. The builder is freed. */
+/* Returns the map of the ranges added, and frees the builder. */
 FlMap *fl_map_builder_finish(FlMapBuilder *builder);

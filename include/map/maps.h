@@ -3,31 +3,31 @@
 
 #include "map/map.h"
 
-/* The maps of one export, one for each context asked for. Immutable, counted. */
+/* The maps of one export, one for each requested context. Immutable, reference-counted. */
 typedef struct {
     gatomicrefcount refs;
     GPtrArray *contexts; /* of char * */
-    GPtrArray *maps;     /* of FlMap *, by the index of contexts */
-    /* The server refuses clean ranges, so base:allocation is known on dirty ranges only; elsewhere
-     * its map says data. */
+    GPtrArray *maps;     /* of FlMap *, parallel to contexts */
+    /* The server rejects requests for clean ranges, so base:allocation is known for dirty ranges
+     * only; elsewhere its map says data. */
     bool clean_refused;
-    GPtrArray *local; /* those of CONTEXTS that no server was asked for */
+    GPtrArray *local; /* those of CONTEXTS not requested from a server */
 } FlDiskMaps;
 
 FlDiskMaps *fl_disk_maps_ref(FlDiskMaps *maps);
 void fl_disk_maps_unref(FlDiskMaps *maps); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDiskMaps, fl_disk_maps_unref)
 
-/* The map of CONTEXT, belonging to MAPS, or NULL. */
+/* The map of CONTEXT, owned by MAPS, or NULL. */
 FlMap *fl_disk_maps_find(const FlDiskMaps *maps, const char *context);
 
-/* What fl_conn_verify() asks for, NULL-terminated: the contexts that can be asked
- * for anywhere and stay as they are. Not the allocation depth: where data lies changes with every
- * write to a disk that is fleeced. To be freed with g_free(); the strings belong to MAPS. */
+/* The contexts for fl_conn_verify(), NULL-terminated: those that every connection can query and
+ * that do not change. The allocation depth is excluded: where data lies changes with each write to
+ * a disk being fleeced. Free with g_free(); the strings belong to MAPS. */
 const char **fl_disk_maps_contexts(const FlDiskMaps *maps);
 
-/* For who loads them: an empty set; and one map more, which is taken over. */
+/* For the loader: creates an empty set, and adds a map, taking ownership of it. */
 FlDiskMaps *fl_disk_maps_new(void);
 void fl_disk_maps_add(FlDiskMaps *maps, const char *context, FlMap *map);
-/* The same of a map that the server knows nothing of: it is not asked to confirm it. */
+/* Adds a map that the server does not know; it is not asked to verify it. */
 void fl_disk_maps_add_local(FlDiskMaps *maps, const char *context, FlMap *map);

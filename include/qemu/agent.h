@@ -3,9 +3,9 @@
  * A client of the QEMU guest agent (QEMU docs/interop/qemu-ga-ref), for freezing the guest's
  * filesystems.
  *
- * The agent sits behind a serial line: it does not know who asks, answers may be left over from
- * others, and it may not be running at all. So the line is brought into step first
- * (guest-sync-delimited), and nothing waits longer than the time it is given.
+ * The agent is behind a serial line: it cannot tell its clients apart, replies to earlier clients
+ * may still be queued, and it may not be running at all. So each connection first synchronizes with
+ * it (guest-sync-delimited), and every call has a timeout.
  *
  * One thread at a time. Times are milliseconds. Errors are FL_ERROR and begin with "guest agent".
  */
@@ -15,18 +15,18 @@
 
 typedef struct FlAgent FlAgent;
 
-/* Connects to the socket of the agent's channel at PATH and gets an answer from it. */
+/* Connects to the socket of the agent's channel at PATH and synchronizes with the agent. */
 FlAgent *fl_agent_connect(const char *path, unsigned timeout, GError **error);
-/* Takes the connected socket FD (owned from then on, also on failure). */
+/* Takes ownership of the connected socket FD, also on failure. */
 FlAgent *fl_agent_new_fd(int fd, const char *name, unsigned timeout, GError **error);
 void fl_agent_free(FlAgent *agent); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlAgent, fl_agent_free)
 
 /*
- * Freezes all filesystems. Whatever comes of it, also a time-out, the guest may be frozen after:
- * fl_agent_thaw() must follow.
+ * Freezes all filesystems. Regardless of the result, even on a timeout, the guest may be frozen
+ * afterwards: fl_agent_thaw() must follow.
  */
 bool fl_agent_freeze(FlAgent *agent, unsigned timeout, GError **error);
 bool fl_agent_frozen(FlAgent *agent, unsigned timeout, bool *frozen, GError **error);
-/* Harmless in a guest that is not frozen. */
+/* Harmless if the guest is not frozen. */
 bool fl_agent_thaw(FlAgent *agent, unsigned timeout, GError **error);

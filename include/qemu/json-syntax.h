@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether a text is JSON, by the letter of RFC 8259.
+ * Strict JSON validation by RFC 8259.
  *
- * json-glib also takes comments, other quotes and more than one value, and one of its versions
- * (1.10) aborts over the last. So what a peer sent is looked at here before json-glib sees it.
+ * json-glib also accepts comments, other quotes and more than one value, and version 1.10 aborts on
+ * the last. So data from a peer is validated here before json-glib parses it.
  */
 #pragma once
 
 #include <glib.h>
 #include <stdbool.h>
 
-/* Whether TEXT is one value, with white space around it, of at most MAX_DEPTH levels. Pure; takes
- * a byte of memory for each level. That the text is UTF-8 is not looked at. */
+/* Whether TEXT is a single value, optionally surrounded by white space, with at most MAX_DEPTH
+ * levels. Pure; allocates one byte per level. Does not check for valid UTF-8. */
 bool fl_json_is_valid(const char *text, gsize length, unsigned max_depth);

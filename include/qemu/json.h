@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * JSON that a peer sent. Of the members of objects, what is absent or of another type than expected
- * is as if it were not there. OBJECT may be NULL. What is returned belongs to the object.
+ * Access to JSON from a peer. Members that are missing or have an unexpected type are treated
+ * alike. OBJECT may be NULL. Returned values belong to the object.
  */
 #pragma once
 
@@ -9,11 +9,11 @@
 
 #include <json-glib/json-glib.h>
 
-/* QEMU nests once for each image of a backing chain, and its own parser takes 1024. json-glib calls
- * itself for each level, and takes as many as there is stack. */
+/* QEMU nests one level per image of a backing chain, and its own parser accepts 1024. json-glib
+ * recurses on each level without a limit. */
 #define FL_JSON_MAX_DEPTH 1000u
 
-/* How deep a text is nested after so many characters of it. */
+/* Nesting depth while scanning a text character by character. */
 typedef struct {
     unsigned depth;
     bool in_string, escaped;
@@ -33,8 +33,8 @@ static inline void fl_json_scan(FlJsonScan *scan, char c)
         scan->depth--;
 }
 
-/* The object that TEXT is, to be unreferenced. An error, "broken JSON: ..." and the like, if it is
- * none, is not UTF-8 or has more than FL_JSON_MAX_DEPTH levels. */
+/* Parses TEXT as an object, which the caller unrefs. Fails with "broken JSON: ..." or similar if
+ * TEXT is not a JSON object, is not UTF-8, or has more than FL_JSON_MAX_DEPTH levels. */
 JsonObject *fl_json_parse(const char *text, gsize length, GError **error);
 
 static inline JsonNode *fl_json_value(JsonObject *object, const char *name, GType type)
@@ -84,7 +84,7 @@ static inline JsonArray *fl_json_array(JsonObject *object, const char *name)
     return node != NULL && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
 }
 
-/* The elements of an array; 0 for NULL. */
+/* The length of an array; 0 for NULL. */
 static inline guint fl_json_length(JsonArray *array)
 {
     return array != NULL ? json_array_get_length(array) : 0;
@@ -98,7 +98,7 @@ static inline JsonObject *fl_json_element(JsonArray *array, guint index)
     return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 }
 
-/* The array or object that NODE, a reply, is; NULL if it is another thing. */
+/* The array or object in NODE, a reply; NULL if NODE is of another type. */
 static inline JsonArray *fl_json_as_array(JsonNode *node)
 {
     return node != NULL && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
@@ -109,7 +109,7 @@ static inline JsonObject *fl_json_as_object(JsonNode *node)
     return node != NULL && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 }
 
-/* A node of ARRAY, which is taken over. */
+/* Wraps ARRAY in a node, taking ownership of it. */
 static inline JsonNode *fl_json_array_node(JsonArray *array)
 {
     JsonNode *node = json_node_new(JSON_NODE_ARRAY);

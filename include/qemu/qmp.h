@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A QMP client (QEMU docs/interop/qmp-spec.txt), for the storage daemon that we start and for the
- * VMs whose monitor we are given.
+ * A QMP client (QEMU docs/interop/qmp-spec.txt), for our own storage daemon and for the monitors of
+ * VMs.
  *
- * Calls are synchronous: one thread at a time uses a client, and a call returns when its reply is
- * there, the time is up, or the peer has gone. Events that arrive meanwhile go to the handler.
- * A call that timed out leaves the client usable: its late reply is known by its id and dropped.
- * What the peer may send is bounded as qemu/channel.h says.
+ * Calls are synchronous: one thread at a time uses a client, and a call returns on its reply, on a
+ * timeout, or when the peer disconnects. Events received meanwhile go to the handler. A call that
+ * times out leaves the client usable: its late reply is recognized by its id and dropped.
+ * qemu/channel.h describes the limits on what the peer may send.
  */
 #pragma once
 
@@ -17,30 +17,30 @@
 typedef struct FlQmp FlQmp;
 
 /*
- * DATA is never NULL and valid during the call only. Called by fl_qmp_call() and fl_qmp_dispatch(),
- * neither of which it may call itself.
+ * DATA is never NULL, and valid during the call only. Called by fl_qmp_call() and
+ * fl_qmp_dispatch(); it must not call either.
  */
 typedef void (*FlQmpEvent)(const char *event, JsonObject *data, void *opaque);
 
 /*
- * Connects to the monitor at PATH, or takes the connected socket FD (owned from then on, also on
- * failure), reads the greeting and negotiates capabilities. NAME is what errors call the peer.
- * TIMEOUT_MS bounds this and each later call.
+ * Connects to the monitor at PATH, or takes ownership of the connected socket FD (also on failure),
+ * reads the greeting and negotiates capabilities. NAME is the peer's name in errors. TIMEOUT_MS
+ * bounds this and each later call.
  */
 FlQmp *fl_qmp_connect(const char *path, unsigned timeout_ms, GError **error);
 FlQmp *fl_qmp_new_fd(int fd, const char *name, unsigned timeout_ms, GError **error);
 void fl_qmp_free(FlQmp *qmp); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlQmp, fl_qmp_free)
 
-/* Bounds each later call. */
+/* Sets the timeout of later calls. */
 void fl_qmp_set_timeout(FlQmp *qmp, unsigned timeout_ms);
 
 /* Without a handler events are dropped. */
 void fl_qmp_set_event_handler(FlQmp *qmp, FlQmpEvent handler, void *opaque);
 
 /*
- * QMP's error reply: the class is the code, the peer's text alone is the message, for the caller to
- * say what it was about (g_prefix_error). Faults of the connection are FL_ERROR, whole sentences.
+ * A QMP error reply: the code is the error class, the message is the peer's text alone; the caller
+ * adds context (g_prefix_error). Connection failures are FL_ERROR with complete sentences.
  */
 #define FL_QMP_ERROR fl_qmp_error_quark()
 GQuark fl_qmp_error_quark(void);
@@ -52,25 +52,26 @@ typedef enum {
 } FlQmpErrorCode;
 
 /*
- * Runs COMMAND with ARGS (an object; taken over; NULL for none). REPLY (may be NULL) gets what is
- * under "return", to be freed by json_node_unref. FD, unless -1, is passed along (SCM_RIGHTS) and
- * stays the caller's.
+ * Runs COMMAND with ARGS (an object; takes ownership; NULL: none). REPLY (may be NULL) gets the
+ * value of "return", to be freed with json_node_unref(). FD, unless -1, is passed along
+ * (SCM_RIGHTS) and stays open.
  */
 bool fl_qmp_call(FlQmp *qmp, const char *command, JsonNode *args, JsonNode **reply, GError **error);
 bool fl_qmp_call_fd(FlQmp *qmp, const char *command, JsonNode *args, int fd, JsonNode **reply,
                     GError **error);
 
-/* The socket, to poll for events. No event is left unhandled between calls unless it polls. */
+/* The socket, to poll for events. Between calls, an event that is not handled yet makes it
+ * readable. */
 int fl_qmp_fd(const FlQmp *qmp);
-/* Handles events that are there, waiting up to TIMEOUT_MS for the first (0: not at all). False if
- * the peer has gone. */
+/* Handles pending events, waiting up to TIMEOUT_MS for the first (0: do not wait). False if the
+ * peer has disconnected. */
 bool fl_qmp_dispatch(FlQmp *qmp, unsigned timeout_ms, GError **error);
 
-/* Whether all that was received was handled: half an event is not. What has not been received yet
- * is told by a poll of the socket. */
+/* Whether everything received was handled; false if part of an event is buffered. Data not received
+ * yet is visible by polling the socket. */
 bool fl_qmp_is_settled(const FlQmp *qmp);
 
-/* One argument of a command; its value is the caller's, unless it is a node. */
+/* One argument of a command. The caller keeps the value, unless it is a node. */
 typedef struct {
     const char *name;
     enum { FL_QMP_STRING, FL_QMP_INT, FL_QMP_BOOL, FL_QMP_NODE } type;
@@ -82,7 +83,7 @@ typedef struct {
     };
 } FlQmpArg;
 
-/* NULL: the argument is left out. */
+/* If VALUE is NULL, the argument is left out. */
 static inline FlQmpArg fl_qmp_string(const char *name, const char *value)
 {
     return (FlQmpArg){.name = name, .type = FL_QMP_STRING, .string = value};
@@ -98,17 +99,17 @@ static inline FlQmpArg fl_qmp_bool(const char *name, bool value)
     return (FlQmpArg){.name = name, .type = FL_QMP_BOOL, .truth = value};
 }
 
-/* VALUE is taken over; NULL: the argument is left out. */
+/* Takes ownership of VALUE; if NULL, the argument is left out. */
 static inline FlQmpArg fl_qmp_node(const char *name, JsonNode *value)
 {
     return (FlQmpArg){.name = name, .type = FL_QMP_NODE, .node = value};
 }
 
 /*
- * The object of a command's arguments:
+ * Builds the arguments object of a command:
  *
  *     fl_qmp_args(fl_qmp_string("node", node), fl_qmp_bool("persistent", true))
  */
 #define fl_qmp_args(...) fl_qmp_object((const FlQmpArg[]){__VA_ARGS__, {0}})
-/* The same of an array whose last element has no name. */
+/* The same for an array terminated by an element without a name. */
 JsonNode *fl_qmp_object(const FlQmpArg *args);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Bytes of memory that peers may make us use for good: one number for all sources of a mount, since
- * each of them may be hostile. Any thread; counted.
+ * Limits the memory that peers can make us hold permanently: one limit shared by all sources of a
+ * mount, since any of them may be hostile. Thread-safe; reference counted.
  */
 #pragma once
 
@@ -16,7 +16,7 @@ FlBudget *fl_budget_ref(FlBudget *budget);
 void fl_budget_unref(FlBudget *budget); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlBudget, fl_budget_unref)
 
-/* Takes BYTES; false, and takes nothing, if more than MOST or all that there is would be taken
- * then. */
+/* Takes BYTES. Returns false and takes nothing if the total taken would then exceed MOST or the
+ * whole budget. */
 bool fl_budget_take(FlBudget *budget, uint64_t bytes, uint64_t most);
 void fl_budget_give_back(FlBudget *budget, uint64_t bytes);

@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Who is connected to the Unix socket of another process, as the kernel tells it.
+ * Counts the clients connected to another process's Unix socket, from the kernel's socket list.
  */
 #pragma once
 
 #include <stdbool.h>
 
-/* Tells the peer of FD, a connected socket, that nothing more comes, and waits up to TIMEOUT
- * milliseconds for the end of what it sends. False if that does not come. */
-bool fl_unix_hang_up(int fd, unsigned timeout);
+/* Leaves the NBD server on FD, a new connection, with NBD_OPT_ABORT (QEMU prints an error when a
+ * client just hangs up) and waits up to TIMEOUT milliseconds for EOF. Returns false if that does
+ * not come. */
+bool fl_unix_leave_nbd(int fd, unsigned timeout);
 
 /*
- * The kernel's list of the sockets in the network namespace of the process that listens at PATH: a
- * descriptor to be read later, when files cannot be opened any more; -1 if it is not to be had. The
- * process is found by a connection, which it has let go of within TIMEOUT milliseconds.
+ * Opens /proc/PID/net/unix of the NBD server listening at PATH: the descriptor can still be read
+ * when the sandbox no longer allows opening files. Returns -1 if that is not possible. Connects to
+ * find the process, then waits up to TIMEOUT milliseconds for the server to close that connection.
  */
 int fl_clients_open(const char *path, unsigned timeout);
 
-/* How many connections to the socket at PATH this process has. */
+/* The number of connections that this process has to the socket at PATH. */
 int fl_clients_own(const char *path);
-/* How many connections to the socket at PATH, which may be made only so far that nobody has
- * accepted them, are not of this process; -1 if LIST does not tell. */
+/* The number of connections to the socket at PATH from other processes, including ones not accepted
+ * yet; -1 if LIST does not tell. */
 int fl_clients_count(int list, const char *path);

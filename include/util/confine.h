@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A process that reads a stranger's bytes and only has to compute. */
+/* Confines a process that only computes on untrusted data. */
 #pragma once
 
 #include "util/error.h"
@@ -7,10 +7,10 @@
 #include <stdint.h>
 
 /*
- * From now on this process reads and writes descriptors that are open, takes up to MEMORY bytes of
- * address space, and does nothing else: it opens no file, has no network, starts no process, and is
- * nobody if it was root. Only in a process with one thread. False with an error, and with some of
- * the rights gone, if the kernel or the build cannot have that. A build with sanitizers, which need
- * more, only gives up users.
+ * From now on this process can only read and write descriptors that are already open, within MEMORY
+ * bytes of address space: it cannot open files, use the network or start processes, and runs as
+ * nobody if it was root. The process must have a single thread. Returns false with an error if the
+ * kernel or the build does not support this; some rights may be gone by then. Builds with
+ * sanitizers, which need more system calls, only switch the user.
  */
 bool fl_confine(uint64_t memory, GError **error);

@@ -2,8 +2,8 @@
 /*
  * Errors.
  *
- * Set-up and control report a GError of the domain FL_ERROR, whose message is one line: what
- * failed, on which source, why, and what to do. The read path reports 0 or -errno (errint_t).
+ * Set-up and control report a GError in the domain FL_ERROR. Its message is one line: what failed,
+ * on which source, why, and what to do. The read path reports 0 or -errno (errint_t).
  */
 #pragma once
 
@@ -16,17 +16,17 @@ typedef int errint_t;
 #define FL_ERROR fl_error_quark()
 GQuark fl_error_quark(void);
 
-/* The code says how the program ends: those up to FL_ERROR_LEFT are exit statuses, the others tell
- * the caller what he may do about it, and end a program like FL_ERROR_FAILED. */
+/* Codes up to FL_ERROR_LEFT are exit statuses. The others tell the caller how to react; as exit
+ * status they count as FL_ERROR_FAILED. */
 typedef enum {
-    FL_ERROR_FAILED = 1, /* could not do it */
+    FL_ERROR_FAILED = 1, /* the operation failed */
     FL_ERROR_USAGE = 2,  /* wrong usage */
     FL_ERROR_LEFT = 3,   /* done, but something was lost or left behind */
-    FL_ERROR_LOST,       /* a server that cannot be reached: worth another try */
-    FL_ERROR_CHANGED,    /* an export that is no longer what it was: never again */
+    FL_ERROR_LOST,       /* server unreachable: retry */
+    FL_ERROR_CHANGED,    /* the export is no longer the same: do not retry */
 } FlErrorCode;
 
-/* Sets a FL_ERROR_FAILED error; returns false, so that a caller may `return fl_fail(...)`. */
+/* Sets a FL_ERROR_FAILED error and returns false, so that callers can `return fl_fail(...)`. */
 bool fl_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 /* The same with FL_ERROR_USAGE. */
@@ -38,5 +38,5 @@ bool fl_fail_lost(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* The same with FL_ERROR_CHANGED. */
 bool fl_fail_changed(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-/* The exit status for an error of any domain; 1 for domains that are not ours. */
+/* The exit status for an error; 1 for domains other than FL_ERROR. */
 int fl_error_exit_status(const GError *error);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Signals that ask us to end, while a snapshot begins.
+ * Termination signals while a snapshot begins.
  *
- * They are blocked then: what was begun in a VM must be undone, and a frozen guest thawed. They
- * stay pending, for the mount to end by if it gets that far, and until then whatever waits for a
- * VM, an agent or a server gives up when there is one, as if its time was up. The thread says
- * where that is allowed: what undoes something may not be interrupted.
+ * They are blocked during that time, since whatever was begun in a VM must be undone and a frozen
+ * guest thawed. They stay pending, and end the mount once it is up. Until then anything that waits
+ * for a VM, an agent or a server gives up when such a signal is pending, as if it had timed out. A
+ * thread enables this only where it is safe: cleaning up must not be interrupted.
  */
 #pragma once
 
@@ -13,14 +13,28 @@
 
 #include <signal.h>
 
-/* How long a wait may go on without asking again. */
+/* Interval at which waits check for pending signals. */
 #define FL_INTERRUPT_MS 100
 
-/* SIGINT, SIGTERM and SIGHUP. HOW: SIG_BLOCK or SIG_UNBLOCK, of this thread. */
+/*
+ * From now on these signals call FUNCTION(OPAQUE) in the main loop, until fl_interrupt_ignore().
+ * Call once. Replaces g_unix_signal_add(), which needs its own thread.
+ */
+bool fl_interrupt_watch(void (*function)(void *opaque), void *opaque, GError **error);
+/* Ignores these signals from now on. */
+void fl_interrupt_ignore(void);
+
+/* Blocks or unblocks SIGINT, SIGTERM and SIGHUP in this thread. HOW: SIG_BLOCK or SIG_UNBLOCK. */
 void fl_interrupt_mask(int how);
-/* Whether waits of this thread may be interrupted, not at first. Returns what was before. */
+/*
+ * Starts a thread that never receives these signals: they are left to the main thread. Otherwise as
+ * g_thread_try_new(): returns NULL with ERROR set if there are too many threads.
+ */
+GThread *fl_thread_start(const char *name, GThreadFunc function, void *opaque, GError **error);
+
+/* Sets whether waits of this thread can be interrupted; off by default. Returns the old value. */
 bool fl_interrupt_allow(bool allowed);
-/* Whether this is allowed, and such a signal is pending. */
+/* Whether interruption is allowed and a signal is pending. */
 bool fl_interrupted(void);
-/* The same with an error. */
+/* The same, as an error: returns false if interrupted. */
 bool fl_interrupt_check(GError **error);

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A jail for programs that read strangers' bytes on our behalf: QEMU's, which parse disk images.
+ * A jail for programs that parse untrusted data on our behalf: QEMU's, which read disk images.
  *
- * In a mount namespace of its own such a program finds libraries and the files that it was given,
- * all read-only, and nothing else: no /proc, no home, no socket. It has no network, starts no
- * process, and is nobody; where that does not suffice to read a file, and we are root, it is nobody
- * with the one capability to read (CAP_DAC_READ_SEARCH), or, where a file system looks at users
- * itself, root with no more than that. An ordinary user's program has a user namespace, and in it
- * no capability. A filter of system calls leaves it what it is made of.
+ * In a private mount namespace, the program sees libraries and the files given to it, all
+ * read-only, and nothing else: no /proc, no home, no sockets. It has no network, cannot start
+ * processes, and runs as the user nobody. If that user cannot read a file and we are root, the
+ * program keeps CAP_DAC_READ_SEARCH, still as nobody or, where a file system checks user ids
+ * itself, as root with only that capability. For an unprivileged user the program gets a user
+ * namespace without capabilities. A seccomp filter limits the system calls.
  *
- * Stages: fl_jail_new() and fl_jail_add_file(), while nothing runs yet; fl_jail_prepare(), which
- * tries all of it in a process of its own, since a child that fails between fork and exec cannot
- * say why; fl_jail_enter() in the child.
+ * Stages: fl_jail_new() and fl_jail_add_file() before the program starts; fl_jail_prepare(), which
+ * tests the jail in a separate process, since a child that fails between fork and exec cannot
+ * report why; fl_jail_enter() in the child.
  */
 #pragma once
 
@@ -19,26 +19,26 @@
 
 typedef struct FlJail FlJail;
 
-/* For PROGRAM, which is looked up in PATH. */
+/* Creates a jail for PROGRAM, which is looked up in $PATH. */
 FlJail *fl_jail_new(const char *program);
 void fl_jail_free(FlJail *jail); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlJail, fl_jail_free)
 
-/* Shows the file or block device at PATH, which is absolute, under that name. */
+/* Makes the file or block device at PATH (absolute) visible under the same path. */
 void fl_jail_add_file(FlJail *jail, const char *path);
 
-/* Shows the folder at PATH with all that is in it, now and later. */
+/* Makes the folder at PATH visible, with everything in it now and later. */
 void fl_jail_add_folder(FlJail *jail, const char *path);
-/* The file at PATH, which is in such a folder, has to be readable, too. */
+/* Requires the file at PATH, which is in such a folder, to be readable too. */
 void fl_jail_try_file(FlJail *jail, const char *path);
 
-/* Finds out with how little right the files can be read. False with an error if the kernel, or the
- * rights that we have ourselves, do not suffice for a jail. */
+/* Finds the least privilege that can read the files. Returns false with an error if the kernel or
+ * our own privileges do not allow a jail. */
 bool fl_jail_prepare(FlJail *jail, GError **error);
 
-/* Between fork and exec: only system calls. Ends the process if it fails. The signal that the death
- * of the parent is to send has to be set after this. */
+/* To be called between fork and exec; uses only system calls. Exits the process on failure. Set
+ * PR_SET_PDEATHSIG after this call. */
 void fl_jail_enter(const FlJail *jail);
 
-/* From now on fl_jail_prepare() fails: for debugging. */
+/* Makes fl_jail_prepare() fail from now on; for debugging. */
 void fl_jail_disable(void);

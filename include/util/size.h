@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Sizes as people write them. */
+/* Parses sizes and durations given by users. */
 #pragma once
 
 #include "util/error.h"
@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 /* Parses bytes with an optional suffix K, M, G, T, P or E (powers of 1024, also as "KiB" or "KB").
- * Fails with a usage error for anything else, and above 2^63-1. */
+ * Anything else, or more than 2^63-1, is a usage error. */
 bool fl_size_parse(const char *text, uint64_t *size, GError **error);
 
 /* Parses whole seconds, 0 to 10^9. */

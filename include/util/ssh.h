@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Another host, by the system's ssh: Unix sockets there that are reached here, and small scripts
- * that are run there.
+ * Access to another host with the system's ssh: forwards Unix sockets from there and runs small
+ * scripts there.
  *
- * A process of its own, like the keeper, has ssh(1): one connection, over which everything goes. It
- * makes another when that one ends, which the daemon in its sandbox could not; it never reads a
- * byte of what is forwarded. It can run the scripts that it was started with and no others, and
- * forwards the sockets that it was told of before fl_ssh_seal(). It ends when the daemon does,
- * however that happens, with the connection and all that was made here.
+ * A helper process, like the keeper, runs ssh(1) with a single connection that carries everything.
+ * It reconnects when the connection ends, which the sandboxed daemon could not do, and never reads
+ * any forwarded data. It only runs the scripts it was started with, and only forwards the sockets
+ * named before fl_ssh_seal(). When the daemon exits, however that happens, the helper exits too,
+ * closes the connection and removes everything it created here.
  *
- * ssh reads the user's configuration and keys, and never asks anybody anything (BatchMode).
+ * ssh reads the user's configuration and keys, and never prompts (BatchMode).
  *
  * Threads: one at a time. All functions but ask and take block.
  */
@@ -20,41 +20,41 @@
 #define FL_SSH_FORWARDS 4 /* at most */
 
 typedef struct {
-    const char *program;        /* as "ssh", looked up in PATH */
-    const char *const *options; /* words for it, ended by NULL; may be NULL */
-    const char *host;           /* may be an alias of its configuration */
-    const char *const *scripts; /* for sh(1), ended by NULL; arguments are $1, $2, ... They have
-                                   no input, and are run by one shell, each in a subshell of its
-                                   own. Must outlive the FlSsh */
-    unsigned seconds;           /* for a connection to come about, and for a script */
+    const char *program;        /* for example "ssh"; looked up in $PATH */
+    const char *const *options; /* its arguments, NULL-terminated; may be NULL */
+    const char *host;           /* may be an alias from ssh_config(5) */
+    const char *const *scripts; /* for sh(1), NULL-terminated; arguments are $1, $2, ... One shell
+                                   runs them, each in its own subshell without input. Must outlive
+                                   the FlSsh */
+    unsigned seconds;           /* timeout for connecting, and for each script */
 } FlSshSpec;
 
 typedef struct FlSsh FlSsh;
 
-/* Starts the process; nothing is connected to yet. */
+/* Starts the helper process; does not connect yet. */
 FlSsh *fl_ssh_start(const FlSshSpec *spec, GError **error);
-/* Waits until the process has ended, some seconds at most. NULL is fine. */
+/* Waits a few seconds at most for the process to exit. NULL is fine. */
 void fl_ssh_free(FlSsh *ssh);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlSsh, fl_ssh_free)
 
-/* Makes the socket PATH there reachable here, now and over every connection to come, as a socket
- * called NAME, whose path is returned. Whether somebody listens there is seen by who connects. */
+/* Forwards the remote socket PATH to a local socket called NAME, on this and every later
+ * connection, and returns the local path. Whether anything listens at PATH shows only on
+ * connecting. */
 const char *fl_ssh_forward(FlSsh *ssh, const char *name, const char *path, GError **error);
-/* Whether PATH can be forwarded: ssh reads some characters in it as its own. Pure. */
+/* Whether PATH can be forwarded: some characters have a meaning to ssh. Pure. */
 bool fl_ssh_can_forward(const char *path);
-/* No other socket is forwarded from now on. */
+/* Forbids forwarding further sockets. */
 void fl_ssh_seal(FlSsh *ssh);
 
-/* Runs SCRIPT, by its number, with ARGS (ended by NULL), and returns what it printed, up to some
- * tens of kilobytes. Its failure is an error that consists of what it, or ssh, complained of. */
+/* Runs script number SCRIPT with ARGS (NULL-terminated) and returns its output, up to some tens of
+ * kilobytes. If it fails, the error is the message of the script or of ssh. */
 char *fl_ssh_run(FlSsh *ssh, unsigned script, const char *const *args, GError **error);
-/* Has it run without waiting. A question whose answer was not taken is forgotten by the next one.
- */
+/* Starts a script without waiting. Discards the answer to an earlier call that was not taken. */
 void fl_ssh_ask(FlSsh *ssh, unsigned script, const char *const *args);
-/* What the script of the last fl_ssh_ask() printed; NULL while it runs, if it failed, or when it
- * was taken before. DONE: no answer will come any more. */
+/* The output of the last fl_ssh_ask(); NULL while it runs, if it failed, or if already taken. Sets
+ * DONE if no answer is pending. */
 char *fl_ssh_take(FlSsh *ssh, bool *done);
 
-/* What ssh, or the other side, had to say last of what it was asked to forward; NULL: nothing. To
- * be freed with g_free(). */
+/* The last error that ssh or the remote side reported about forwarding; NULL if none. Free with
+ * g_free(). */
 char *fl_ssh_complaint(FlSsh *ssh);

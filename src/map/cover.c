@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* Ranges of a chunk: a vector short enough to insert into its middle. */
+/* Maximum number of ranges in a chunk: small enough for insertion in the middle. */
 #define CHUNK 256
 
 typedef struct {
@@ -21,7 +21,7 @@ struct FlCover {
     size_t max;
 };
 
-/* A range: an index of chunks, and one into that chunk. */
+/* Position of a range: index of its chunk, and index within the chunk. */
 typedef struct {
     unsigned chunk, i;
 } Place;
@@ -43,7 +43,7 @@ void fl_cover_free(FlCover *cover)
     g_free(cover);
 }
 
-/* NULL behind the last one. */
+/* NULL past the last range. */
 static Range *range_at(const FlCover *cover, Place place)
 {
     if (place.chunk >= cover->chunks->len)
@@ -100,14 +100,14 @@ static void remove_at(FlCover *cover, Place place)
                 (chunk->n - place.i) * sizeof(Range));
 }
 
-/* Makes RANGE the one at PLACE; what is there comes after it. */
+/* Inserts RANGE at PLACE, before the range that is there. */
 static void insert_at(FlCover *cover, Place place, Range range)
 {
     Chunk *chunk;
 
     cover->count++;
     if (place.chunk == cover->chunks->len) {
-        /* At the end of the last chunk, if that has room: a file is mostly read in order. */
+        /* Append to the last chunk if it has room: files are mostly read in order. */
         if (place.chunk == 0 || ((Chunk *)cover->chunks->pdata[place.chunk - 1])->n == CHUNK) {
             chunk = g_new(Chunk, 1);
             chunk->n = 0;
@@ -154,7 +154,7 @@ void fl_cover_add(FlCover *cover, uint64_t start, uint64_t end)
     }
     range->start = MIN(range->start, start);
     range->end = MAX(range->end, end);
-    /* What comes next may be reached now: it becomes part of this range. */
+    /* Merge the following ranges that this one now reaches. */
     while (next = next_place(cover, place),
            (more = range_at(cover, next)) != NULL && more->start <= range->end) {
         range->end = MAX(range->end, more->end);

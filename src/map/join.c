@@ -13,7 +13,7 @@ void fl_join_init(FlJoin *join, const FlMap *alloc, const FlMap *dirty, uint64_t
         join->idirty = fl_map_find(dirty, offset);
 }
 
-/* The longest range from where the join stands in which neither map changes. */
+/* The longest range from the current position in which neither map changes. */
 static FlRange step(FlJoin *join)
 {
     FlRange range = {.start = join->at, .end = join->size, .dirty = true};

@@ -4,21 +4,21 @@
 #include <errno.h>
 #include <string.h>
 
-/* Extents in each chunk but the last. */
+/* Number of extents in each chunk except the last. */
 #define CHUNK 1024
 #define UNIT  512
 
 /*
- * Extents that follow each other. Nearly all end at multiples of UNIT from where their chunk
- * starts, not far from there, and have types of a byte: so they take 5 bytes. Where one does not
- * fit, its whole chunk is wide: 12 bytes an extent.
+ * Consecutive extents. Nearly all extents end at a multiple of UNIT from the start of their chunk,
+ * not far from it, and have a type below 256, so they take 5 bytes. If one does not fit, its whole
+ * chunk is wide: 12 bytes per extent.
  */
 typedef struct {
     uint64_t start;
     size_t room;
     bool wide;
     union {
-        uint32_t *units; /* each extent's end, from START on, in UNIT */
+        uint32_t *units; /* end of each extent, relative to START, in UNIT */
         uint64_t *bytes; /* wide: the end itself */
     } ends;
     union {
@@ -87,7 +87,7 @@ static void chunk_set(Chunk *chunk, size_t i, uint64_t end, uint32_t type)
     }
 }
 
-/* A server decides how large a map is, so want of memory must not end the program. */
+/* The server determines the size of a map, so running out of memory must not abort the program. */
 static bool chunk_resize(Chunk *chunk, size_t room)
 {
     void *ends = chunk->wide ? (void *)g_try_renew(uint64_t, chunk->ends.bytes, room)
@@ -106,7 +106,7 @@ static bool chunk_resize(Chunk *chunk, size_t room)
     return true;
 }
 
-/* COUNT: extents in CHUNK so far. */
+/* COUNT is the number of extents in CHUNK. */
 static bool chunk_widen(Chunk *chunk, size_t count)
 {
     Chunk wide = {.start = chunk->start, .wide = true};
@@ -135,7 +135,7 @@ static size_t count_chunks(const FlMap *map)
     return map->count / CHUNK + (map->count % CHUNK != 0);
 }
 
-/* Extents in CHUNK, one of MAP. */
+/* The number of extents in chunk CHUNK of MAP. */
 static size_t chunk_count(const FlMap *map, size_t chunk)
 {
     return MIN(CHUNK, map->count - chunk * CHUNK);
@@ -245,20 +245,20 @@ void fl_map_builder_free(FlMapBuilder *builder)
 {
     if (builder == NULL)
         return;
-    /* One more than there are extents for, where there was no memory for those. */
+    /* If memory ran out, there may be an extra chunk without extents. */
     for (size_t i = count_chunks(builder->map); i < builder->chunks; i++)
         chunk_clear(&builder->map->chunks[i]);
     fl_map_unref(builder->map);
     g_free(builder);
 }
 
-/* Sees that there is a chunk for the next extent. */
-static bool see_to_chunk(FlMapBuilder *builder)
+/* Ensures that there is a chunk for the next extent. */
+static bool ensure_chunk(FlMapBuilder *builder)
 {
     FlMap *map = builder->map;
 
     if (map->count < builder->chunks * CHUNK) {
-        /* It may have been made when there was no memory for what should have gone into it. */
+        /* The chunk may be left over from an add that ran out of memory. */
         if (map->count % CHUNK == 0)
             map->chunks[builder->chunks - 1].start = builder->size;
         return true;
@@ -276,7 +276,7 @@ static bool see_to_chunk(FlMapBuilder *builder)
     return true;
 }
 
-/* Sees that CHUNK has room for COUNT extents. */
+/* Ensures that CHUNK has room for COUNT extents. */
 static bool ensure_room(FlMapBuilder *builder, Chunk *chunk, size_t count)
 {
     size_t room = builder->chunks > 1 ? CHUNK : MIN(MAX(4, chunk->room * 2), CHUNK);
@@ -299,7 +299,7 @@ errint_t fl_map_builder_add(FlMapBuilder *builder, uint64_t length, uint32_t typ
         return 0;
     if (length > (uint64_t)INT64_MAX - builder->size)
         return -EOVERFLOW;
-    if (!joins && !see_to_chunk(builder))
+    if (!joins && !ensure_chunk(builder))
         return -ENOMEM;
     chunk = &map->chunks[(map->count - joins) / CHUNK];
     i = (map->count - joins) % CHUNK;
@@ -352,7 +352,7 @@ FlMap *fl_map_builder_finish(FlMapBuilder *builder)
     FlMap *map = fl_map_ref(builder->map);
     size_t n = count_chunks(map);
 
-    /* Maps live as long as the mount: give the slack back. */
+    /* Maps live as long as the mount: free the spare memory. */
     if (n > 0)
         chunk_resize(&map->chunks[n - 1], chunk_count(map, n - 1));
     fl_map_builder_free(builder);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* It starts where the one before it ends. */
+/* A run of pieces; it starts where the previous one ends. */
 typedef struct {
     uint64_t end; /* piece */
     struct timespec since;
@@ -38,7 +38,7 @@ static uint64_t end_of(const FlTimes *times)
     return times->runs->len > 0 ? g_array_index(times->runs, Run, times->runs->len - 1).end : 0;
 }
 
-/* Up to END, unless that has been added already. */
+/* Appends a run up to END, unless the runs already reach that far. */
 static void add(FlTimes *times, uint64_t end, struct timespec since)
 {
     Run run = {.end = end, .since = since};
@@ -69,7 +69,7 @@ static guint find(const FlTimes *times, uint64_t index)
     return low;
 }
 
-/* Adds the pieces up to END as they were in LAST. */
+/* Appends the pieces up to END with their times in LAST. */
 static void keep(FlTimes *times, const FlTimes *last, uint64_t end)
 {
     for (guint i = end_of(times) < end ? find(last, end_of(times)) : last->runs->len;
@@ -80,6 +80,11 @@ static void keep(FlTimes *times, const FlTimes *last, uint64_t end)
     }
 }
 
+static bool is_later(struct timespec a, struct timespec b)
+{
+    return a.tv_sec > b.tv_sec || (a.tv_sec == b.tv_sec && a.tv_nsec > b.tv_nsec);
+}
+
 struct timespec fl_times_latest(const FlTimes *times)
 {
     struct timespec latest = g_array_index(times->runs, Run, 0).since;
@@ -87,8 +92,7 @@ struct timespec fl_times_latest(const FlTimes *times)
     for (guint i = 1; i < times->runs->len; i++) {
         struct timespec since = g_array_index(times->runs, Run, i).since;
 
-        if (since.tv_sec > latest.tv_sec ||
-            (since.tv_sec == latest.tv_sec && since.tv_nsec > latest.tv_nsec))
+        if (is_later(since, latest))
             latest = since;
     }
     return latest;
@@ -106,7 +110,7 @@ bool fl_times_fit(const FlTimes *last, uint64_t disk_size, uint64_t piece_size, 
         return false;
     }
     if (fl_times_latest(last).tv_sec >= now.tv_sec) {
-        *why = "they are of a later time";
+        *why = "they have a later time";
         return false;
     }
     return true;
@@ -133,6 +137,35 @@ FlTimes *fl_times_next(const FlTimes *last, const FlMap *dirty, uint64_t disk_si
     }
     keep(times, last, times->count);
     return times;
+}
+
+bool fl_times_is_dirty(const FlMap *dirty, uint64_t start, uint64_t end)
+{
+    FlExtent extent = fl_map_get(dirty, fl_map_find(dirty, start));
+
+    /* Adjacent extents differ: one that follows a clean extent is dirty. */
+    return (extent.type & FL_DIRTY) != 0 || extent.end < end;
+}
+
+bool fl_times_may_follow(const FlTimes *last, const FlTimes *shown, const FlMap *dirty)
+{
+    struct timespec latest = fl_times_latest(last);
+    uint64_t index = 0;
+
+    if (shown->disk_size != last->disk_size || shown->piece_size != last->piece_size)
+        return false;
+    for (guint i = 0; i < shown->runs->len; i++) {
+        const Run *run = &g_array_index(shown->runs, Run, i);
+
+        for (; index < run->end && is_later(run->since, latest); index++) {
+            uint64_t start = index * last->piece_size;
+
+            if (!fl_times_is_dirty(dirty, start, MIN(start + last->piece_size, last->disk_size)))
+                return false;
+        }
+        index = run->end;
+    }
+    return true;
 }
 
 uint64_t fl_times_disk_size(const FlTimes *times)
@@ -179,7 +212,7 @@ FlTimes *fl_times_parse(const char *text, uint64_t disk_size, uint64_t piece_siz
             return NULL;
         add(times, end, (struct timespec){.tv_sec = seconds, .tv_nsec = (long)ns});
     }
-    /* What is written anew as it was is in no way odd. */
+    /* Accept only canonical text: printing the result must reproduce it. */
     fl_times_print(times, again);
     if (end_of(times) != times->count || !g_str_equal(again->str, text))
         return NULL;

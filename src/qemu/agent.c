@@ -14,21 +14,22 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* The agent's answers to what is asked here are a few dozen bytes. */
+/* Replies to the commands used here have a few dozen bytes. */
 #define LINE_MAX_BYTES 65536
-/* Starts a synchronised answer, and makes the agent drop what it had of a half command. */
+/* Precedes the reply to guest-sync-delimited; sent to the agent, discards a partial command. */
 #define DELIMITER 0xFF
 
 struct FlAgent {
     int fd;
     char *name;
     GByteArray *in;
-    bool out_of_step; /* an answer that nobody waits for any more may be on its way */
-    gint64 last_sync; /* a number that no earlier client is likely to have sent */
+    bool out_of_step; /* a late reply to an abandoned command may still arrive */
+    gint64 last_sync; /* unlikely to have been sent by an earlier client */
 };
 
 #define SILENT                                                                                     \
-    "no answer; is qemu-guest-agent running in the guest, and does nobody else hold this "         \
+    "no answer; check that qemu-guest-agent runs in the guest, and that no other client uses "     \
+    "this "                                                                                        \
     "socket?"
 
 static bool agent_fail(const FlAgent *agent, GError **error, const char *what)
@@ -76,8 +77,8 @@ static bool send_all(const FlAgent *agent, const void *buf, size_t length, gint6
     return true;
 }
 
-/* The next line, without its end. Fails past DEADLINE, however much arrives: one that sends lines
- * without end is as good as silent. */
+/* Returns the next line, without its end. Fails at DEADLINE even if data keeps arriving, so that an
+ * endless line cannot block. */
 static char *receive_line(FlAgent *agent, gint64 deadline, GError **error)
 {
     for (;;) {
@@ -145,7 +146,7 @@ static bool synchronise(FlAgent *agent, gint64 deadline, GError **error)
     }
 }
 
-/* Runs COMMAND; ANSWER gets the whole reply, which holds "return". */
+/* Runs COMMAND. ANSWER gets the whole reply, which has a member "return". */
 static bool call(FlAgent *agent, const char *command, unsigned timeout, JsonObject **answer,
                  GError **error)
 {
@@ -203,8 +204,8 @@ FlAgent *fl_agent_connect(const char *path, unsigned timeout, GError **error)
         fl_fail(error, "guest agent %s: %s", path, g_strerror(errno));
         return NULL;
     }
-    /* By descriptor, because a path may be longer than sun_path. A full backlog is an error at once
-     * (EAGAIN): a socket that does not block never waits to connect. */
+    /* By descriptor, because the path may be longer than sun_path. A non-blocking socket does not
+     * wait for a full backlog: EAGAIN. */
     g_snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", node);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {

@@ -14,12 +14,12 @@
 #include <unistd.h>
 
 struct FlChannel {
-    GSocket *socket; /* never blocks */
+    GSocket *socket; /* non-blocking */
     char *name;
-    char *broken; /* why nothing can be sent or received any more; NULL while all is well */
+    char *broken; /* why the channel is unusable; NULL: it works */
 
-    GByteArray *in; /* received and not yet handed out */
-    guint scanned;  /* of in: known to hold no whole message */
+    GByteArray *in; /* received, not yet returned */
+    guint scanned;  /* bytes of IN known to hold no complete message */
     FlJsonScan scan;
 };
 
@@ -41,9 +41,9 @@ FlChannel *fl_channel_connect(const char *path, const char *name, GError **error
     if (fd >= 0)
         return fl_channel_new_fd(fd, name, error);
     if (errno == ECONNREFUSED)
-        fl_fail(error, "%s: cannot connect: nobody listens there", name);
+        fl_fail(error, "%s: cannot connect: no process listens there", name);
     else if (errno == EAGAIN)
-        fl_fail(error, "%s: cannot connect: too many clients wait for it already", name);
+        fl_fail(error, "%s: cannot connect: too many clients are waiting for it", name);
     else
         fl_fail(error, "%s: cannot connect: %s", name, g_strerror(errno));
     return NULL;
@@ -99,7 +99,7 @@ static bool still_works(FlChannel *channel, GError **error)
     return channel->broken == NULL || fl_channel_break(channel, error, "%s", "");
 }
 
-/* The end of the stream, or FAILURE of the socket: a close with our words unread is a reset. */
+/* Handles end of file or FAILURE. A peer that closes with unread data causes ECONNRESET. */
 static bool lost(FlChannel *channel, const GError *failure, GError **error)
 {
     if (failure == NULL || g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CONNECTION_CLOSED))
@@ -107,8 +107,8 @@ static bool lost(FlChannel *channel, const GError *failure, GError **error)
     return fl_channel_break(channel, error, "the connection is lost: %s", failure->message);
 }
 
-/* False on failure and, without an error, when the time is up or there is a signal, unless half a
- * message is out. */
+/* False on failure and, without an error, on timeout or (unless a message is partly sent) on a
+ * signal. */
 static bool wait_for(FlChannel *channel, GIOCondition condition, gint64 deadline, GError **error)
 {
     gint64 left;
@@ -150,7 +150,7 @@ bool fl_channel_send(FlChannel *channel, JsonObject *message, int fd, gint64 dea
     while (sent < size) {
         g_autoptr(GError) failure = NULL;
         GOutputVector rest = {.buffer = line + sent, .size = size - sent};
-        /* The file belongs to the first byte: sent twice, it would arrive twice. */
+        /* The descriptor goes with the first byte; sent again, it would arrive twice. */
         gssize n = g_socket_send_message(channel->socket, NULL, &rest, 1,
                                          sent == 0 && rights != NULL ? &rights : NULL,
                                          sent == 0 && rights != NULL ? 1 : 0, 0, NULL, &failure);
@@ -159,9 +159,9 @@ bool fl_channel_send(FlChannel *channel, JsonObject *message, int fd, gint64 dea
         } else if (!g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK)) {
             return lost(channel, failure, error);
         } else if (!wait_for(channel, G_IO_OUT, deadline, error)) {
-            /* Half a message may be out, so there is no way back into step. */
+            /* The message may be partly sent, so the stream cannot be resynchronised. */
             if (channel->broken == NULL)
-                fl_channel_break(channel, error, "it does not read what is sent to it");
+                fl_channel_break(channel, error, "it does not read its socket");
             return false;
         }
     }
@@ -174,7 +174,7 @@ bool fl_channel_fill(FlChannel *channel, gint64 deadline, bool *ready, GError **
     guint have = channel->in->len;
     gssize n;
 
-    /* One that never stops sending is not to keep us either. */
+    /* A peer that never stops sending must not block this either. */
     if (!still_works(channel, error) || !fl_interrupt_check(error))
         return false;
     if (!wait_for(channel, G_IO_IN, deadline, error)) {
@@ -196,7 +196,8 @@ bool fl_channel_fill(FlChannel *channel, gint64 deadline, bool *ready, GError **
     return true;
 }
 
-/* Where the first whole message ends, or 0 if it is not there yet or (with an error) never will. */
+/* Returns the end of the first complete message; 0 if it is incomplete or (with an error) invalid.
+ */
 static guint scan(FlChannel *channel, GError **error)
 {
     for (; channel->scanned < channel->in->len; channel->scanned++) {

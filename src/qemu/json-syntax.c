@@ -72,7 +72,7 @@ static bool take_unit(Text *text, unsigned *unit)
     return true;
 }
 
-/* What follows a backslash. A character outside of the first plane is two units. */
+/* Takes what follows a backslash. Characters outside the BMP are surrogate pairs. */
 static bool take_escape(Text *text)
 {
     unsigned high, low;
@@ -119,7 +119,7 @@ static bool take_scalar(Text *text)
     }
 }
 
-/* A member's name and the colon after it. */
+/* Takes a member's name and the colon after it. */
 static bool take_name(Text *text)
 {
     skip_space(text);
@@ -129,7 +129,7 @@ static bool take_name(Text *text)
     return take(text, ':');
 }
 
-/* KINDS has a byte for each level that is open: what closes it. */
+/* KINDS is a stack: for each open level, the byte that closes it. */
 static bool check(Text *text, GByteArray *kinds, unsigned max_depth)
 {
     do {
@@ -154,14 +154,14 @@ static bool check(Text *text, GByteArray *kinds, unsigned max_depth)
             return false;
         }
 
-        /* What ends with it. */
+        /* Levels that end here. */
         for (;;) {
             skip_space(text);
             if (kinds->len == 0 || !take(text, (char)kinds->data[kinds->len - 1]))
                 break;
             g_byte_array_set_size(kinds, kinds->len - 1);
         }
-        /* What is next to it. */
+        /* The next element. */
         if (kinds->len > 0 &&
             (!take(text, ',') || (kinds->data[kinds->len - 1] == '}' && !take_name(text))))
             return false;

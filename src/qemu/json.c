@@ -5,7 +5,7 @@
 
 JsonObject *fl_json_parse(const char *text, gsize length, GError **error)
 {
-    /* Not an immutable tree: json-glib 1.10 aborts where a text has two. */
+    /* Not an immutable tree: json-glib 1.10 aborts if a text contains two values. */
     g_autoptr(JsonParser) parser = json_parser_new();
     g_autoptr(GError) failure = NULL;
     FlJsonScan scan = {0};

@@ -30,7 +30,7 @@ static bool is_greeting(JsonObject *message)
     return fl_json_object(message, "QMP") != NULL;
 }
 
-/* The peer waits for our qmp_capabilities before it runs anything else. */
+/* QMP rejects other commands before qmp_capabilities. */
 static bool greet(FlQmp *qmp, GError **error)
 {
     gint64 deadline = deadline_in(qmp->timeout_ms);
@@ -42,11 +42,11 @@ static bool greet(FlQmp *qmp, GError **error)
             !fl_channel_next(qmp->channel, &greeting, error))
             return false;
         if (greeting == NULL && g_get_monotonic_time() >= deadline)
-            return fl_channel_break(
-                qmp->channel, error,
-                "no QMP greeting in %g s: another client is connected to this monitor, which takes "
-                "one at a time, or it is no QMP monitor (give QEMU a further -qmp of its own)",
-                qmp->timeout_ms / 1000.0);
+            return fl_channel_break(qmp->channel, error,
+                                    "no QMP greeting in %g s: another client is connected to this "
+                                    "monitor, which serves one at a time, or it is not a QMP "
+                                    "monitor (give QEMU a separate -qmp for fleecefs)",
+                                    qmp->timeout_ms / 1000.0);
     }
     if (!is_greeting(greeting))
         return fl_channel_break(qmp->channel, error, "it is not a QMP monitor");
@@ -117,10 +117,10 @@ static bool handle_event(FlQmp *qmp, JsonObject *message)
     return true;
 }
 
-/* Whether REPLY is to the last command: not to one that timed out, or of the client before us. */
+/* Whether REPLY is to the last command, not to one that timed out or of an earlier client. */
 static bool is_awaited(const FlQmp *qmp, JsonObject *reply)
 {
-    /* An error found before the command's id was read comes without one. */
+    /* Errors detected before the command's id is parsed have no id. */
     return !json_object_has_member(reply, "id") || fl_json_int(reply, "id") == qmp->last_id;
 }
 
@@ -130,9 +130,9 @@ static bool is_reply(JsonObject *message)
 }
 
 /*
- * Handles what has arrived. REPLY, unless NULL, gets the reply to the last command if it is there;
- * what follows it is handled all the same, since no poll would tell of it any more. A second
- * greeting is one that QEMU meant for a client that had gone while it waited for the monitor.
+ * Handles all messages that have arrived. REPLY, unless NULL, gets the reply to the last command if
+ * it has arrived; messages after it are handled, too, because poll() does not report buffered data.
+ * QEMU may send a second greeting, for a client that left while it waited for the monitor.
  */
 static bool handle_arrived(FlQmp *qmp, JsonObject **reply, bool *any_event, GError **error)
 {
@@ -148,7 +148,7 @@ static bool handle_arrived(FlQmp *qmp, JsonObject **reply, bool *any_event, GErr
         else if (is_reply(message) && is_awaited(qmp, message) && reply != NULL && *reply == NULL)
             *reply = g_steal_pointer(&message);
         else if (!is_reply(message) && !is_greeting(message))
-            return fl_channel_break(qmp->channel, error, "it sent what is no QMP message");
+            return fl_channel_break(qmp->channel, error, "it sent a message that is not QMP");
     }
 }
 
@@ -159,7 +159,7 @@ static bool receive_reply(FlQmp *qmp, const char *command, gint64 deadline, Json
         g_autoptr(GError) failure = NULL;
         bool any_event = false, ready;
 
-        /* A reply stands whatever comes behind it; the channel remembers that it broke. */
+        /* A reply is valid whatever follows it; the channel remembers an error. */
         handle_arrived(qmp, reply, &any_event, &failure);
         if (*reply != NULL)
             return true;
@@ -247,7 +247,7 @@ bool fl_qmp_is_settled(const FlQmp *qmp)
     return fl_channel_is_between(qmp->channel);
 }
 
-/* NULL if ARG is left out. */
+/* NULL: ARG is omitted. */
 static JsonNode *value_of(const FlQmpArg *arg)
 {
     switch (arg->type) {

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* One byte says that the child is ready; none, that it has ended. */
+/* The child writes one byte when it is ready. End of file: it has exited; returns its status. */
 static int wait_for(pid_t child, int fd)
 {
     char byte;
@@ -56,11 +56,11 @@ bool fl_background_start(FlBackground *background, int *status, GError **error)
     }
     close(fds[0]);
     background->notify = fds[1];
-    /* A manager that waits for a word has started us with -f. */
+    /* Only a foreground process (-f) notifies the service manager. */
     if (background->manager >= 0)
         close(background->manager);
     background->manager = -1;
-    /* Until it is ready, who ends the first process, or presses Ctrl-C, means this one. */
+    /* Until the daemon is ready, ending the first process (or Ctrl-C) ends this one too. */
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent)
         raise(SIGTERM);

@@ -13,17 +13,20 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* Descriptors of this process that are looked at. */
+/* Upper limit of the descriptors of this process to examine. */
 #define FDS_MAX 65536
 
-bool fl_unix_hang_up(int fd, unsigned timeout)
+/* NBD's proto.md: client flags, fixed newstyle, and NBD_OPT_ABORT. */
+static const char goodbye[] = "\0\0\0\1IHAVEOPT\0\0\0\2\0\0\0";
+
+bool fl_unix_leave_nbd(int fd, unsigned timeout)
 {
     gint64 end = g_get_monotonic_time() + (gint64)timeout * 1000;
     struct pollfd wait = {.fd = fd, .events = POLLIN};
     char ignored[4096];
     ssize_t got = -1;
 
-    if (shutdown(fd, SHUT_WR) != 0)
+    if (write(fd, goodbye, sizeof goodbye) != sizeof goodbye || shutdown(fd, SHUT_WR) != 0)
         return false;
     while (got != 0 && fl_deadline_left(end) > 0) {
         if (poll(&wait, 1, fl_deadline_poll(end)) < 0 && errno != EINTR)
@@ -44,12 +47,12 @@ int fl_clients_open(const char *path, unsigned timeout)
 
     if (fd < 0)
         return -1;
-    /* It is 0 for a process that cannot be seen from here. */
+    /* The pid is 0 for a process in a PID namespace that is not visible here. */
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.pid > 0) {
         g_snprintf(name, sizeof name, "/proc/%d/net/unix", (int)peer.pid);
         list = open(name, O_RDONLY | O_CLOEXEC);
     }
-    fl_unix_hang_up(fd, timeout);
+    fl_unix_leave_nbd(fd, timeout);
     close(fd);
     return list;
 }
@@ -74,7 +77,7 @@ int fl_clients_own(const char *path)
 
     for (int fd = 0; fd < fds; fd++) {
         struct sockaddr_un peer = {.sun_family = AF_UNSPEC};
-        socklen_t length = sizeof peer - 1; /* a zero stays at the end */
+        socklen_t length = sizeof peer - 1; /* keeps the terminating NUL */
 
         count += getpeername(fd, (struct sockaddr *)&peer, &length) == 0 &&
                  peer.sun_family == AF_UNIX && g_str_equal(peer.sun_path, path);
@@ -90,7 +93,7 @@ int fl_clients_count(int list, const char *path)
     bool found = false;
     int count = 0;
 
-    /* proc(5). A connection has the name of the socket that it was made to. */
+    /* Format: proc(5). An accepted connection has the path of the listening socket. */
     for (char **line = lines; line != NULL && *line != NULL; line++) {
         unsigned flags;
         int at = 0;

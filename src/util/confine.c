@@ -20,7 +20,7 @@ static bool become_nobody(void)
 }
 
 #ifndef SANITIZED
-/* Where the kernel has no Landlock, the filter alone forbids to open files. */
+/* Without Landlock in the kernel, only the system call filter prevents opening files. */
 static void close_files(void)
 {
     int ruleset = fl_landlock_new();
@@ -39,13 +39,13 @@ bool fl_confine(uint64_t memory, GError **error)
     if (!become_nobody())
         return fl_fail(error, "cannot become nobody: %s", g_strerror(errno));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || setrlimit(RLIMIT_CORE, &none) != 0)
-        return fl_fail(error, "cannot give up rights: %s", g_strerror(errno));
+        return fl_fail(error, "cannot drop privileges: %s", g_strerror(errno));
 #ifndef SANITIZED
     close_files();
     if (setrlimit(RLIMIT_AS, &space) != 0)
         return fl_fail(error, "cannot limit memory: %s", g_strerror(errno));
     if (!fl_syscalls_confine())
-        return fl_fail(error, "no filter of system calls can be had (libseccomp)");
+        return fl_fail(error, "no system call filter is available (libseccomp)");
 #else
     (void)space;
 #endif

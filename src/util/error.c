@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/error.h"
 
-/* Not G_DEFINE_QUARK, whose variable threads would race for. */
+/* Not G_DEFINE_QUARK: threads race for its static variable. */
 GQuark fl_error_quark(void)
 {
     return g_quark_from_static_string("fl-error-quark");

@@ -22,15 +22,15 @@
 #define NOBODY    65534
 #define PATHS_MAX 300
 
-/* From the least right to the most. Only root has more than the first. */
+/* From least to most privilege. Only root uses more than the first. */
 typedef enum {
-    LEVEL_NOBODY,      /* and in a user namespace, where nothing is left to gain */
+    LEVEL_NOBODY,      /* nobody, in a user namespace without capabilities */
     LEVEL_READ_NOBODY, /* nobody, with CAP_DAC_READ_SEARCH */
-    LEVEL_READ_ROOT,   /* root, with no other capability than that */
+    LEVEL_READ_ROOT,   /* root, with only that capability */
     LEVELS,
 } Level;
 
-/* How far the trial came: its exit status. */
+/* The stage at which the trial failed: its exit status. */
 enum {
     STAGE_DONE,
     STAGE_NAMESPACES,
@@ -42,14 +42,14 @@ enum {
 
 typedef struct {
     char *path; /* absolute */
-    char *name; /* where it is in the new root: relative */
+    char *name; /* in the new root; relative */
     bool folder, file;
 } Shown;
 
 struct FlJail {
     GArray *shown;    /* of Shown */
-    GPtrArray *tried; /* of char *: other files that have to be readable */
-    char *folder;     /* the one that we are in */
+    GPtrArray *tried; /* of char *: other files that must be readable */
+    char *folder;     /* the working directory */
     bool root;
     Level level;
     char uid_map[64], gid_map[64];
@@ -59,11 +59,11 @@ struct FlJail {
 
 static bool disabled;
 
-/* What a program that is linked dynamically takes. /etc/ld.so.cache is where libraries are. */
+/* What a dynamically linked program needs. ld.so finds libraries through /etc/ld.so.cache. */
 static const char *const basis[] = {"/usr", "/lib",      "/lib32",       "/lib64",
                                     "/bin", "/dev/null", "/dev/urandom", "/etc/ld.so.cache"};
 
-/* Where such programs have their libraries. */
+/* Libraries of programs that are not in /usr. */
 static const char *const elsewhere[] = {"/nix/store", "/gnu/store"};
 
 static void clear_shown(void *opaque)
@@ -82,7 +82,7 @@ static void show(FlJail *jail, const char *path, bool file)
 
     if (stat(path, &st) != 0)
         return;
-    /* "a/../b", with a symbolic link for a, is not b: two names may become one here. */
+    /* If a is a symbolic link, "a/../b" is not b, and cannot be shown under its canonical name. */
     if (file &&
         (stat(canonical, &other) != 0 || other.st_dev != st.st_dev || other.st_ino != st.st_ino))
         jail->conflict = true;
@@ -92,7 +92,7 @@ static void show(FlJail *jail, const char *path, bool file)
     g_array_append_val(jail->shown, shown);
 }
 
-/* Where a program is that is not a distribution's, with what it was installed with. */
+/* Shows the installation prefix of a program that is not in /usr. */
 static void show_home(FlJail *jail, const char *program)
 {
     g_autofree char *folder = program != NULL ? g_path_get_dirname(program) : NULL;
@@ -155,7 +155,7 @@ void fl_jail_disable(void)
     disabled = true;
 }
 
-/* In the child: system calls only. */
+/* Below: runs in the forked child, so system calls only. */
 
 static bool write_file(const char *path, const char *text)
 {
@@ -173,7 +173,7 @@ static bool enter_namespaces(const FlJail *jail)
 
     if (unshare(jail->root ? needed : needed | CLONE_NEWUSER) != 0)
         return false;
-    /* The filter leaves nothing that would reach others of these, either. */
+    /* May fail: the system call filter allows no use of them either. */
     unshare(CLONE_NEWIPC);
     unshare(CLONE_NEWUTS);
     return jail->root || (write_file("/proc/self/setgroups", "deny") &&
@@ -181,7 +181,7 @@ static bool enter_namespaces(const FlJail *jail)
                           write_file("/proc/self/gid_map", jail->gid_map));
 }
 
-/* Makes the folders that lead to NAME, which is put together again when it is done. */
+/* Creates the parent folders of NAME, which is modified temporarily. */
 static void make_folders(char *name)
 {
     for (char *slash = strchr(name, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
@@ -191,7 +191,7 @@ static void make_folders(char *name)
     }
 }
 
-/* Takes the tree or file of SHOWN out of the old root; a descriptor. */
+/* Clones the mount of SHOWN, a tree or a file, read-only. Returns its descriptor, or -1. */
 static int take(const Shown *shown)
 {
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID};
@@ -242,9 +242,9 @@ static bool change_root(const FlJail *jail)
         if (fds[i] < 0)
             return false;
     }
-    /* So that the user nobody gets through the folders that lead to the files. */
+    /* The user nobody must be able to traverse the folders above the files. */
     umask(022);
-    /* Over a folder that is everywhere; what is below has been taken. */
+    /* /proc exists everywhere; whatever it hides has been cloned already. */
     if (mount("fleecefs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=4m") != 0 ||
         chdir("/proc") != 0)
         return false;
@@ -252,7 +252,7 @@ static bool change_root(const FlJail *jail)
         if (!put(&g_array_index(jail->shown, Shown, i), fds[i]))
             return false;
     }
-    /* Names may be relative to it. */
+    /* Paths may be relative to the working directory. */
     strcpy(folder, jail->folder + 1);
     make_folders(folder);
     mkdir(folder, 0755);
@@ -280,7 +280,7 @@ static bool give_up_root(Level level)
             prctl(PR_CAPBSET_DROP, i, 0, 0, 0);
     }
     prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
-    /* Not by libc, which would do so in threads that are not here. */
+    /* Not through libc, which would signal threads that do not exist in this child. */
     if (syscall(SYS_setgroups, 0, NULL) != 0)
         return false;
     if (level != LEVEL_READ_ROOT && (syscall(SYS_setresgid, NOBODY, NOBODY, NOBODY) != 0 ||
@@ -290,7 +290,7 @@ static bool give_up_root(Level level)
         return false;
     if (level == LEVEL_READ_NOBODY)
         return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH, 0, 0) == 0;
-    /* Where the kernel has none to give, what was done suffices. */
+    /* Without user namespaces in the kernel, dropping privileges suffices. */
     if (level == LEVEL_NOBODY && unshare(CLONE_NEWUSER) == 0)
         return set_capabilities(0);
     return true;
@@ -316,7 +316,7 @@ void fl_jail_enter(const FlJail *jail)
         _exit(126);
 }
 
-/* The trial: whether it can be entered and the files be opened then. */
+/* The trial: whether a child can enter the jail and then open the files. */
 static int try_level(const FlJail *jail, Level level)
 {
     pid_t child = fork();
@@ -349,23 +349,23 @@ static int try_level(const FlJail *jail, Level level)
 bool fl_jail_prepare(FlJail *jail, GError **error)
 {
     static const char *const why[STAGES + 1] = {
-        [STAGE_NAMESPACES] = "the kernel gives it no namespaces",
-        [STAGE_ROOT] = "the kernel lets it change no mounts in a namespace (Linux 5.12)",
-        [STAGE_RIGHTS] = "it cannot give up its rights",
-        [STAGE_FILES] = "the image cannot be read in it",
-        [STAGES] = "it cannot be tried",
+        [STAGE_NAMESPACES] = "the kernel permits no namespaces",
+        [STAGE_ROOT] = "the kernel permits no changes of mounts in a namespace (Linux 5.12)",
+        [STAGE_RIGHTS] = "it cannot drop its privileges",
+        [STAGE_FILES] = "the image is not readable in it",
+        [STAGES] = "it cannot be tested",
     };
     unsigned levels = jail->root ? LEVELS : 1;
     int stage = STAGE_RIGHTS;
 
     if (disabled)
-        return fl_fail(error, "it is switched off");
+        return fl_fail(error, "it is disabled");
     if (jail->conflict)
         return fl_fail(error, "a path leads through a symbolic link and ..");
     snprintf(jail->uid_map, sizeof jail->uid_map, "%d %d 1", NOBODY, (int)geteuid());
     snprintf(jail->gid_map, sizeof jail->gid_map, "%d %d 1", NOBODY, (int)getegid());
     if (jail->filter.len == 0 && !fl_syscalls_program(&jail->filter))
-        return fl_fail(error, "there is no filter of system calls (libseccomp)");
+        return fl_fail(error, "there is no system call filter (libseccomp)");
     for (unsigned i = 0; i < levels; i++) {
         jail->level = (Level)i;
         stage = try_level(jail, jail->level);

@@ -32,7 +32,8 @@ GBytes *fl_json_text(JsonBuilder *json)
     g_autofree char *text = json_to_string(root, TRUE);
     GString *line = g_string_new(NULL);
 
-    /* What json-glib leaves as it is although it may command a terminal; white space is its own. */
+    /* Escapes control characters that json-glib leaves as they are: they may control a terminal.
+     * Newlines come from json-glib's formatting. */
     for (const char *p = text; *p != '\0'; p = g_utf8_next_char(p)) {
         gunichar c = g_utf8_get_char(p);
         GUnicodeType type = g_unichar_type(c);

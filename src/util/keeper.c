@@ -20,32 +20,32 @@
 #define PATIENCE_SECONDS 10
 #define SOCKETS_MAX      255
 
-/* What is asked of it: one of these, or CONNECT followed by the number of a socket. */
+/* Requests. CONNECT is followed by the number of a socket. */
 enum { UNMOUNT = 'u', REMOVE_PIDFILE = 'p', CONNECT = 'c' };
 
-/* The life of the other process; all of it was made before the fork. */
+/* State of the other process; all of it is allocated before the fork. */
 typedef struct {
     int channel;
     const FlMountpoint *mountpoint;
     char *fusermount;
-    int pid_folder; /* O_PATH; -1: there is no pid file */
+    int pid_folder; /* O_PATH; -1: no pid file */
     char *pid_name, *pid_text;
     struct sockaddr_un *addresses;
     unsigned n_addresses;
-    GArray *nodes; /* of int: sockets that were opened for it */
+    GArray *nodes; /* of int: sockets opened for it (O_PATH) */
     GArray *kept;  /* of int: descriptors that it needs, in ascending order */
 } Life;
 
 struct FlKeeper {
-    GMutex lock; /* one question at a time */
+    GMutex lock; /* one request at a time */
     int channel;
     char **sockets;
 };
 
-/* Whom fl_unix_connect() asks; atomic. */
+/* Used by fl_unix_connect(); atomic. */
 static FlKeeper *the_keeper;
 
-/* The other process. It was forked from one with threads: system calls only. */
+/* The other process: forked from a process with threads, so system calls only. */
 
 static void close_range_of(int first, int last)
 {
@@ -68,8 +68,7 @@ static void close_others(const GArray *kept)
     close_range_of(next, G_MAXINT);
 }
 
-/* fusermount3, which has root's right where we do not. It unmounts by path: by the one that leads
- * to our mount now. */
+/* fusermount3 is setuid root. It unmounts by path: PATH is where our mount is now. */
 static bool run_fusermount(const Life *life, const char *path)
 {
     const char *const argv[] = {"fusermount3", "-u", "-q", "-z", "--", path, NULL};
@@ -113,7 +112,7 @@ static bool do_unmount(const Life *life)
     if (fd < 0)
         return false;
     append_decimal(link, (unsigned)fd);
-    /* Through the descriptor: what is unmounted is what was looked at. */
+    /* Through the descriptor: unmounts exactly the mount that was checked. */
     ok = umount2(link, MNT_DETACH) == 0;
     n = ok ? -1 : readlink(link, path, sizeof path - 1);
     close(fd);
@@ -151,7 +150,7 @@ static int do_connect(const Life *life, unsigned char number)
     return -number;
 }
 
-/* One answer: a byte, 0 or an errno, and perhaps a descriptor. */
+/* Sends one answer: a byte (0 or an errno) and, unless FD is -1, a descriptor, which is closed. */
 static void answer(const Life *life, unsigned char byte, int fd)
 {
     union {
@@ -184,12 +183,12 @@ _Noreturn static void live(const Life *life)
     sigset_t all;
     ssize_t n;
 
-    /* ^C and the like are for the daemon, which then says what is to be done. */
+    /* Signals such as ^C are for the daemon, which then sends requests. */
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     setsid();
     prctl(PR_SET_NAME, "fleecefs-keeper");
-    /* The folder that it was started in must not stay busy, nor anything else that is open. */
+    /* Do not keep the working directory or other open files busy. */
     if (chdir("/") != 0)
         _exit(1);
     close_others(life->kept);
@@ -200,7 +199,7 @@ _Noreturn static void live(const Life *life)
         if (n < 0 && errno == EINTR)
             continue;
         if (n != sizeof word) {
-            /* Whoever waits for our end finds nothing busy because of us. */
+            /* Release everything before the channel, whose end the daemon waits for. */
             close_range_of(0, life->channel - 1);
             close_range_of(life->channel + 1, G_MAXINT);
             _exit(0);
@@ -223,7 +222,7 @@ _Noreturn static void live(const Life *life)
     }
 }
 
-/* The daemon's side */
+/* Daemon side */
 
 static int compare_ints(gconstpointer a, gconstpointer b)
 {
@@ -246,7 +245,7 @@ static void add_address(Life *life, const char *path)
     } else if (strlen(path) < sizeof address->sun_path) {
         strcpy(address->sun_path, path);
     } else {
-        /* Too long for an address: the socket that is there now. */
+        /* Too long for sun_path: use the socket that exists now. */
         int node = open(path, O_PATH | O_CLOEXEC);
 
         g_snprintf(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d", node);
@@ -305,29 +304,35 @@ FlKeeper *fl_keeper_start(const FlKeeperSpec *spec, GError **error)
 {
     Life life = {0};
     FlKeeper *keeper;
-    int pair[2];
+    int pair[2], status = 0;
     pid_t child;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-        fl_fail(error, "cannot make a socket: %s", g_strerror(errno));
+        fl_fail(error, "cannot create a socket: %s", g_strerror(errno));
         return NULL;
     }
     prepare(&life, spec, pair[1]);
     child = fork();
     if (child == 0) {
-        /* A child of nobody here, so that nobody need wait for it. */
-        if (fork() == 0)
+        /* Fork twice: init reaps it. */
+        child = fork();
+        if (child == 0)
             live(&life);
-        _exit(0);
+        _exit(child < 0 ? errno : 0);
     }
+    if (child < 0)
+        status = errno;
     clear_life(&life);
-    if (child < 0) {
-        fl_fail(error, "cannot start a process: %s", g_strerror(errno));
+    if (child > 0) {
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+            ;
+        status = WEXITSTATUS(status);
+    }
+    if (status != 0) {
+        fl_fail(error, "cannot start a process: %s", g_strerror(status));
         close(pair[0]);
         return NULL;
     }
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-        ;
     keeper = g_new0(FlKeeper, 1);
     keeper->channel = pair[0];
     keeper->sockets = g_strdupv(spec->sockets);
@@ -336,7 +341,7 @@ FlKeeper *fl_keeper_start(const FlKeeperSpec *spec, GError **error)
     return keeper;
 }
 
-/* Waits for the answer; an errno, 0 for success. Called with the lock held. */
+/* Waits for the answer. Returns an errno, 0 on success. Called with the lock held. */
 static int receive(FlKeeper *keeper, int *fd_out)
 {
     union {
@@ -364,7 +369,8 @@ static int receive(FlKeeper *keeper, int *fd_out)
     header = CMSG_FIRSTHDR(&message);
     if (header != NULL && header->cmsg_type == SCM_RIGHTS)
         memcpy(fd_out, CMSG_DATA(header), sizeof *fd_out);
-    return byte;
+    /* The kernel drops the descriptor if this process has too many. */
+    return (message.msg_flags & MSG_CTRUNC) != 0 ? EMFILE : byte;
 }
 
 static int ask(FlKeeper *keeper, unsigned char what, unsigned char number, int *fd_out)
@@ -376,7 +382,7 @@ static int ask(FlKeeper *keeper, unsigned char what, unsigned char number, int *
     result = send(keeper->channel, word, sizeof word, MSG_NOSIGNAL) == sizeof word
                  ? receive(keeper, fd_out)
                  : EPIPE;
-    /* An answer that comes too late must not be taken for that of the next question. */
+    /* A late answer must not be taken for the answer to the next request. */
     if (result == ETIMEDOUT)
         shutdown(keeper->channel, SHUT_RDWR);
     g_mutex_unlock(&keeper->lock);
@@ -417,7 +423,7 @@ static int connect_directly(const char *path)
 
     if (node < 0)
         return -1;
-    /* Through the descriptor, since sun_path is too short for some paths. */
+    /* Through the descriptor: some paths are too long for sun_path. */
     g_snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", node);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) != 0) {

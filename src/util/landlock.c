@@ -10,24 +10,24 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Younger than the oldest headers that we are built with. */
+/* Missing in the oldest supported kernel headers. */
 #define FS_TRUNCATE  (UINT64_C(1) << 14)
 #define FS_IOCTL_DEV (UINT64_C(1) << 15)
 #define NET_BIND_TCP (UINT64_C(1) << 0)
 
-/* By the version of the interface: it had so many rights for files. */
+/* Number of file access rights per ABI version. */
 static const unsigned fs_rights[] = {0, 13, 14, 15, 15, 16};
 #define NET_VERSION 4
 
 #define READ   (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define WRITE  (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG | FS_TRUNCATE)
 #define REMOVE (LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE)
-/* What can be said of something that is no folder. */
+/* Rights that apply to files other than folders. */
 #define OF_FILES                                                                                   \
     (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |   \
      FS_TRUNCATE | FS_IOCTL_DEV)
 
-/* struct landlock_ruleset_attr as of version 4; a kernel that knows less wants the rest to be 0. */
+/* struct landlock_ruleset_attr as of version 4; older kernels require the rest to be 0. */
 typedef struct {
     uint64_t handled_access_fs, handled_access_net;
 } Ruleset;

@@ -4,8 +4,9 @@
 
 #include "util/sandbox.h"
 
-/* A ruleset that allows nothing yet; a descriptor, or -1 where the kernel has no Landlock. */
+/* Creates a ruleset that allows nothing yet. Returns a descriptor, or -1 if the kernel has no
+ * Landlock. */
 int fl_landlock_new(void);
 void fl_landlock_allow(int ruleset, const char *path, FlSandboxAccess access);
-/* Only system calls, for the calling thread. It must have given up new privileges. */
+/* Restricts the calling thread, which must have set PR_SET_NO_NEW_PRIVS. Async-signal-safe. */
 void fl_landlock_restrict(int ruleset);

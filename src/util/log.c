@@ -8,17 +8,17 @@
 #include <syslog.h>
 #include <unistd.h>
 
-/* GLib keeps one writer for good, so what changes is here. */
+/* GLib allows setting the writer only once, so its state is here. */
 static struct {
     GLogLevelFlags level;
-    bool journal; /* stderr is the journal's */
-    gint syslog;  /* atomic: there is no stderr any more */
+    bool journal; /* stderr is connected to the journal */
+    gint syslog;  /* atomic: stderr is closed, use syslog(3) */
 } where;
 
 static GLogWriterOutput write_log(GLogLevelFlags level, const GLogField *fields, gsize n,
                                   gpointer data)
 {
-    /* The levels of GLib are those of syslog(3), as bits. */
+    /* GLib's levels are the priorities of syslog(3), as bits. */
     int priority = g_bit_nth_lsf(level & G_LOG_LEVEL_MASK, -1);
 
     if ((level & G_LOG_LEVEL_MASK) > where.level)

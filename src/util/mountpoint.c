@@ -12,11 +12,11 @@ struct FlMountpoint {
     int folder; /* O_PATH */
     char *name; /* in that folder */
     dev_t device;
-    uint64_t id; /* of the mount; 0 if the kernel does not tell */
+    uint64_t id; /* mount id; 0 if the kernel does not report it */
     char *device_name;
 };
 
-/* Device and mount id of FD (O_PATH), from what the kernel knows without asking the file system. */
+/* Gets device and mount id of FD (O_PATH) from the kernel, without asking the file system. */
 static bool identify(int fd, dev_t *device, uint64_t *id)
 {
     struct statx st;
@@ -28,7 +28,7 @@ static bool identify(int fd, dev_t *device, uint64_t *id)
     return true;
 }
 
-/* Whether mountinfo (proc(5)) has a FUSE file system with this device, or cannot be read. */
+/* Whether mountinfo (proc(5)) lists a FUSE file system with this device; true if unreadable. */
 static bool is_fuse(const char *device_name)
 {
     g_autofree char *text = NULL;
@@ -68,7 +68,7 @@ static FlMountpoint *open_folder(int fd, GError **error)
     if (again < 0 || !is_fuse(mountpoint->device_name)) {
         if (again >= 0)
             close(again);
-        fl_fail(error, "something else is there already");
+        fl_fail(error, "another file system is mounted there");
         return NULL;
     }
     close(again);

@@ -26,7 +26,7 @@ int fl_notify_open(void)
     if (fd >= 0 && connect(fd, (const struct sockaddr *)&address,
                            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length)) == 0)
         return fd;
-    g_warning("the service manager cannot be told: %s: %m", name);
+    g_warning("cannot notify the service manager: %s: %m", name);
     if (fd >= 0)
         close(fd);
     return -1;
@@ -35,5 +35,5 @@ int fl_notify_open(void)
 void fl_notify(int fd, const char *state)
 {
     if (fd >= 0 && send(fd, state, strlen(state), MSG_NOSIGNAL) < 0)
-        g_debug("the service manager was not told %s: %m", state);
+        g_debug("could not send %s to the service manager: %m", state);
 }

@@ -17,7 +17,7 @@
 #define BIT(capability) (UINT64_C(1) << (capability))
 #define OVERRIDE        (BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH))
 
-/* LeakSanitizer stops all threads to look at them. */
+/* LeakSanitizer stops all threads with ptrace(2). */
 #ifdef SANITIZED
 #define ALWAYS_KEPT BIT(CAP_SYS_PTRACE)
 #else
@@ -26,19 +26,19 @@
 
 struct FlSandbox {
     int ruleset; /* of Landlock; -1: none */
-    /* Of /proc/self: the kernel finds Landlock's rule for it only as long as it is in use. */
+    /* /proc/self: Landlock's rule for it is effective only while its inode is in use. */
     int proc;
-    uint64_t capabilities; /* that are kept */
-    GPtrArray *sockets;    /* of char *, ended by NULL */
+    uint64_t capabilities; /* to keep */
+    GPtrArray *sockets;    /* of char *, NULL-terminated */
     GArray *groups;        /* of pid_t: process groups that may be sent signals */
     GPtrArray *missing;    /* of char * */
     bool any_socket;
 };
 
-/* What any program may come to need: libc loads NSS and iconv modules on demand. */
+/* What any program may need: libc loads NSS and iconv modules on demand. */
 static const char *const readable[] = {"/proc/self", "/usr", "/lib", "/lib64", "/dev/urandom"};
-/* Of hosts and certificates, also where links in /etc lead; hosts(5) by other services. No folder
- * that holds secrets: /etc itself has shadow(5). */
+/* Host names and certificates, including targets of links in /etc and other name services. No
+ * folder that holds secrets: /etc itself has shadow(5). */
 static const char *const for_names[] = {
     "/etc/hosts",
     "/etc/host.conf",
@@ -117,8 +117,8 @@ static bool get_capabilities(Capabilities *caps)
     return syscall(SYS_capget, &caps->header, caps->data) == 0;
 }
 
-/* What PATH is allowed for is tried without the capabilities to override modes, which only this
- * thread lays down meanwhile. */
+/* Whether ACCESS to PATH needs the capabilities that override file modes: tries it without them.
+ * Affects the calling thread only. */
 static bool takes_override(const char *path, FlSandboxAccess access)
 {
     struct stat st;
@@ -173,7 +173,7 @@ void fl_sandbox_allow_sockets(FlSandbox *sandbox)
 void fl_sandbox_allow_signals(FlSandbox *sandbox, pid_t pid)
 {
     g_array_append_val(sandbox->groups, pid);
-    /* It may have another user. */
+    /* The processes may run as another user. */
     sandbox->capabilities |= BIT(CAP_KILL);
 }
 
@@ -201,7 +201,7 @@ static void give_up_capabilities(uint64_t kept)
     syscall(SYS_capset, &caps.header, caps.data);
 }
 
-/* In every thread, by a signal handler: system calls only. */
+/* Runs in every thread, in a signal handler: system calls only. */
 static void close_around_thread(void *opaque)
 {
     const FlSandbox *sandbox = opaque;
@@ -218,20 +218,21 @@ char **fl_sandbox_close(FlSandbox *sandbox)
 
     sandbox->missing = g_ptr_array_new();
     if (!fl_each_thread(close_around_thread, sandbox))
-        g_ptr_array_add(missing, g_strdup("a thread could not be reached and keeps its rights"));
+        g_ptr_array_add(missing,
+                        g_strdup("a thread could not be reached and keeps its privileges"));
 #ifndef SANITIZED
     if (sandbox->ruleset < 0)
         g_ptr_array_add(missing, g_strdup("the kernel has no Landlock (Linux 5.13, \"lsm=\"): all "
-                                          "files of its user are in reach"));
+                                          "files of its user are accessible"));
     if (!fl_syscalls_filter(&(FlSyscalls){.unix_sockets = sandbox->any_socket,
                                           .groups = (const pid_t *)(void *)sandbox->groups->data,
                                           .n_groups = sandbox->groups->len}))
-        g_ptr_array_add(missing, g_strdup("there is no filter of system calls (libseccomp)"));
+        g_ptr_array_add(missing, g_strdup("there is no system call filter (libseccomp)"));
 #endif
     if (sandbox->ruleset >= 0)
         close(sandbox->ruleset);
     sandbox->ruleset = -1;
-    /* Kept open for good: see there. */
+    /* Stays open: see struct FlSandbox. */
     sandbox->proc = -1;
     g_ptr_array_add(missing, NULL);
     return (char **)g_ptr_array_free(missing, FALSE);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The process that has ssh. It was forked from one with threads: nothing here may allocate or take
- * a lock. */
+/* The process that runs ssh. It is forked from a process with threads: no allocations or locks
+ * here. */
 #include "ssh-life.h"
 
 #include "util/deadline.h"
@@ -18,16 +18,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Milliseconds: between looks for a connection that comes about; how long one may take to end when
- * asked; and between attempts, which take longer and longer. */
+/* Milliseconds: interval of polling for a new connection; time to end after SIGTERM; and first and
+ * last delay between attempts, doubled each time. */
 #define LOOK_MS       20
 #define GRACE_MS      1000
 #define FIRST_WAIT_MS 100
 #define LAST_WAIT_MS  5000
+/* Bytes of stderr to read at a time, if the other host sends without end. */
+#define ERRORS_MAX 65536
 
 static void end_master(FlSshLife *life);
 
-/* The daemon is gone. */
+/* Cleans up and exits: the daemon has gone. */
 _Noreturn static void end(FlSshLife *life)
 {
     end_master(life);
@@ -42,7 +44,8 @@ _Noreturn static void end(FlSshLife *life)
     _exit(0);
 }
 
-/* A program with its words; what it reads and writes, -1: nothing. Its pid; -1 on failure. */
+/* Starts ssh with ARGV. IN, OUT and ERR: its standard descriptors, -1: /dev/null. Returns its pid,
+ * or -1. */
 static pid_t spawn(const FlSshLife *life, char **argv, int in, int out, int err)
 {
     pid_t parent = getpid(), child = fork();
@@ -59,7 +62,7 @@ static pid_t spawn(const FlSshLife *life, char **argv, int in, int out, int err)
     if (getppid() != parent)
         _exit(127);
     for (int i = 0; i < 3; i++) {
-        /* Above those that are to be replaced. */
+        /* Move it above the descriptors that are about to be replaced. */
         fds[i] = fds[i] < 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : fds[i];
         fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
     }
@@ -80,15 +83,18 @@ static void stop(pid_t pid, int pidfd)
         ;
 }
 
-/* What ssh says later counts more. */
+/* Keeps the end of what ssh writes to stderr. */
 static void read_errors(FlSshLife *life)
 {
     size_t used = strlen(life->complaint);
     const size_t room = sizeof life->complaint - 1;
     char text[1024];
-    ssize_t n;
+    ssize_t n = 1;
 
-    while ((n = read(life->errors, text, sizeof text)) > 0) {
+    for (size_t i = 0; i < ERRORS_MAX / sizeof text; i++) {
+        n = read(life->errors, text, sizeof text);
+        if (n <= 0)
+            break;
         size_t drop = used + (size_t)n > room ? used + (size_t)n - room : 0;
 
         memmove(life->complaint, life->complaint + drop, used - drop);
@@ -103,7 +109,7 @@ static void read_errors(FlSshLife *life)
     }
 }
 
-/* The connection has ended, or is to. */
+/* Stops ssh if it still runs, and schedules the next attempt. */
 static void end_master(FlSshLife *life)
 {
     int *fds[] = {&life->in, &life->out, &life->errors, &life->pidfd};
@@ -123,8 +129,8 @@ static void end_master(FlSshLife *life)
     life->wait_ms = MIN(life->wait_ms * 2, LAST_WAIT_MS);
 }
 
-/* Adds what can be read of FD to life->output, of which USED bytes are used; false at its end. What
- * does not fit is dropped. */
+/* Appends what can be read from FD to life->output, of which USED bytes are used, and drops what
+ * does not fit. False at end of file or on error. */
 static bool read_output(FlSshLife *life, int fd, size_t *used)
 {
     const size_t most = FL_SSH_MESSAGE - sizeof(FlSshHead) - 1;
@@ -138,7 +144,7 @@ static bool read_output(FlSshLife *life, int fd, size_t *used)
     return n > 0 || (n < 0 && errno == EINTR);
 }
 
-/* Waits for FD until DEADLINE; false when that is over. */
+/* Waits for FD until DEADLINE. False on timeout. */
 static bool wait_for(FlSshLife *life, int fd, gint64 deadline)
 {
     struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = life->channel}};
@@ -146,10 +152,10 @@ static bool wait_for(FlSshLife *life, int fd, gint64 deadline)
 
     if (r > 0 && (fds[1].revents & (POLLHUP | POLLERR)) != 0)
         end(life);
-    return r != 0;
+    return r != 0 && fl_deadline_left(deadline) > 0;
 }
 
-/* Runs ARGV, which ends by itself. What it says goes to life->output. Whether it succeeded. */
+/* Runs ARGV to its end, with its output in life->output. Returns whether it succeeded. */
 static bool run(FlSshLife *life, char **argv)
 {
     gint64 deadline = fl_deadline_in(life->seconds);
@@ -168,7 +174,7 @@ static bool run(FlSshLife *life, char **argv)
         ;
     close(said[0]);
     if (!in_time) {
-        strcpy(life->output, "it does not end in time (-o timeout=)");
+        strcpy(life->output, "it took too long (-o timeout=)");
         stop(pid, -1);
     } else if (pid > 0) {
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
@@ -188,7 +194,7 @@ static bool forward(FlSshLife *life, unsigned i)
     return run(life, life->forward);
 }
 
-/* Waits until the connection is there. */
+/* Waits until the connection is established. */
 static bool await_control(FlSshLife *life)
 {
     gint64 deadline = fl_deadline_in(life->seconds);
@@ -210,7 +216,7 @@ static bool await_control(FlSshLife *life)
     return true;
 }
 
-/* What the connection reads and writes. */
+/* Starts ssh, with pipes for its standard descriptors. */
 static bool spawn_master(FlSshLife *life)
 {
     int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1};
@@ -231,8 +237,9 @@ static bool spawn_master(FlSshLife *life)
         life->pid = 0;
         return false;
     }
-    /* Of errors there is what has come. */
+    /* read_errors() and write_all() must not block. */
     fcntl(life->errors, F_SETFL, O_NONBLOCK);
+    fcntl(life->in, F_SETFL, O_NONBLOCK);
     life->pidfd = (int)syscall(SYS_pidfd_open, life->pid, 0);
     return true;
 }
@@ -263,7 +270,7 @@ static bool connect_master(FlSshLife *life)
     return true;
 }
 
-/* Questions */
+/* Requests */
 
 static void answer(const FlSshLife *life, const FlSshHead *head, bool ok, const char *text)
 {
@@ -276,8 +283,8 @@ static void answer(const FlSshLife *life, const FlSshHead *head, bool ok, const 
         ;
 }
 
-/* Appends TEXT to TO, which has room for FL_SSH_MESSAGE bytes, of which LENGTH are used; in quotes
- * if so. The new length, or 0 if it does not fit. */
+/* Appends TEXT to TO, which has room for FL_SSH_MESSAGE bytes, of which LENGTH are used. QUOTED:
+ * quotes it for the shell. Returns the new length, or 0 if it does not fit. */
 static size_t append(char *to, size_t length, const char *text, bool quoted)
 {
     if (length == 0 || length + 4 * strlen(text) + 4 > FL_SSH_MESSAGE)
@@ -298,8 +305,8 @@ static size_t append(char *to, size_t length, const char *text, bool quoted)
     return length;
 }
 
-/* What tells the shell to run the script of HEAD with its STRINGS, in life->text. Its length; 0 if
- * it is too long. */
+/* Writes the shell commands that run the script of HEAD with the arguments STRINGS to life->text.
+ * Returns their length; 0 if they are too long. */
 static size_t tell_shell(FlSshLife *life, const FlSshHead *head, const char *strings)
 {
     static const char start[] = "LC_ALL=C; export LC_ALL; printf '\\n%s\\n' ";
@@ -318,8 +325,8 @@ static size_t tell_shell(FlSshLife *life, const FlSshHead *head, const char *str
     return append(input, length, "$?\n", false);
 }
 
-/* In TEXT, which the shell printed, what is behind the mark at the beginning of a line that is
- * followed by END ('\n': a script begins; ' ': it has ended). NULL if it has not come. */
+/* Finds the mark at the beginning of a line of TEXT, the shell's output, followed by END ('\n': the
+ * script begins; ' ': it has ended). Returns what follows, or NULL if it is not there yet. */
 static char *find_mark(const FlSshLife *life, char *text, char end)
 {
     size_t length = strlen(life->mark);
@@ -331,7 +338,8 @@ static char *find_mark(const FlSshLife *life, char *text, char end)
     return NULL;
 }
 
-/* The output of what the shell was told, in life->output. BEGUN: whether it has heard of it. */
+/* Reads the script's output into life->output. BEGUN: whether the script has started. Returns
+ * whether it succeeded. */
 static bool read_answer(FlSshLife *life, bool *begun)
 {
     gint64 deadline = fl_deadline_in(life->seconds);
@@ -356,7 +364,7 @@ static bool read_answer(FlSshLife *life, bool *begun)
         end = text != NULL ? find_mark(life, text, ' ') : NULL;
     }
     ok = *end == '0';
-    /* Without the empty line that makes sure that the mark begins one. */
+    /* Drop the newline printed to put the mark at the beginning of a line. */
     end -= strlen(life->mark) + 2;
     length = end > text ? (size_t)(end - text) : 0;
     memmove(life->output, text, length);
@@ -364,17 +372,25 @@ static bool read_answer(FlSshLife *life, bool *begun)
     return ok;
 }
 
-static bool write_all(int fd, const char *text, size_t length)
+/* Writes to the shell. False on timeout, too: a pipe may be smaller than a script. */
+static bool write_all(FlSshLife *life, const char *text, size_t length)
 {
-    while (length > 0) {
-        ssize_t n = write(fd, text, length);
+    gint64 deadline = fl_deadline_in(life->seconds);
 
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
+    while (length > 0) {
+        struct pollfd fds[] = {{.fd = life->in, .events = POLLOUT}, {.fd = life->channel}};
+        ssize_t n = write(life->in, text, length);
+
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
             return false;
-        text += n;
-        length -= (size_t)n;
+        text += MAX(n, 0);
+        length -= (size_t)MAX(n, 0);
+        if (length == 0)
+            break;
+        if (poll(fds, G_N_ELEMENTS(fds), fl_deadline_poll(deadline)) == 0)
+            return false;
+        if ((fds[1].revents & (POLLHUP | POLLERR)) != 0)
+            end(life);
     }
     return true;
 }
@@ -385,16 +401,16 @@ static void run_script(FlSshLife *life, const FlSshHead *head, const char *strin
     bool begun = false, ok = false;
 
     if (length == 0) {
-        answer(life, head, false, "there is no such script");
+        answer(life, head, false, "no such script");
         return;
     }
-    /* A connection may have ended without our knowing yet: such a one has begun nothing. */
+    /* The connection may be dead already; then the script has not started, and is retried once. */
     for (int i = 0; i < 2 && !begun; i++) {
         if (!connect_master(life)) {
             answer(life, head, false, life->complaint);
             return;
         }
-        if (write_all(life->in, life->text, length)) {
+        if (write_all(life, life->text, length)) {
             ok = read_answer(life, &begun);
         } else {
             end_master(life);
@@ -406,13 +422,13 @@ static void run_script(FlSshLife *life, const FlSshHead *head, const char *strin
 
 static void add_forward(FlSshLife *life, const FlSshHead *head, const char *strings)
 {
-    const char *here = strings, *there = here + strlen(here) + 1;
+    const char *here = strings, *there = head->count == 2 ? here + strlen(here) + 1 : here;
     char *words = life->n_forwards < FL_SSH_FORWARDS ? life->forwards[life->n_forwards] : NULL;
     bool ok;
 
     if (head->count != 2 || life->sealed || words == NULL || strlen(here) >= PATH_MAX ||
         strlen(there) >= PATH_MAX) {
-        answer(life, head, false, "no more sockets are forwarded");
+        answer(life, head, false, "no further sockets are forwarded");
         return;
     }
     if (!connect_master(life)) {
@@ -428,7 +444,7 @@ static void add_forward(FlSshLife *life, const FlSshHead *head, const char *stri
     answer(life, head, ok, life->output);
 }
 
-/* Whether the strings of a message of LENGTH bytes are there. */
+/* Whether STRINGS, of LENGTH bytes, holds as many strings as HEAD says. */
 static bool is_whole(const FlSshHead *head, const char *strings, size_t length)
 {
     for (unsigned i = 0; i < head->count; i++) {
@@ -485,12 +501,12 @@ void fl_ssh_live(FlSshLife *life)
 {
     sigset_t all;
 
-    /* ^C and the like are for the daemon, which then says what is to be done. */
+    /* Signals such as ^C are for the daemon, which then sends requests. */
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     setsid();
     prctl(PR_SET_NAME, "fleecefs-ssh");
-    /* The folder that it was started in must not stay busy, nor anything else that is open. */
+    /* Do not keep the working directory or other open files busy. */
     if (chdir("/") != 0)
         _exit(1);
     syscall(SYS_close_range, 0, life->channel - 1, 0);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The daemon's side. */
+/* Daemon side. */
 #include "util/ssh.h"
 
 #include "ssh-life.h"
@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Beyond what the process itself waits for: it connects first, and then does what it was asked. */
+/* Added to the process's own timeouts: it connects, then serves the request. */
 #define MORE_SECONDS 5
 
 struct FlSsh {
@@ -22,8 +22,8 @@ struct FlSsh {
     char *folder;
     GPtrArray *sockets; /* of char *: paths here */
     char *message;      /* FL_SSH_MESSAGE bytes */
-    uint32_t number;    /* of the last question */
-    uint32_t asked;     /* of fl_ssh_ask(); 0: none that is still to be answered */
+    uint32_t number;    /* of the last request */
+    uint32_t asked;     /* of fl_ssh_ask(); 0: none pending */
 };
 
 bool fl_ssh_can_forward(const char *path)
@@ -52,14 +52,14 @@ static char **words(const FlSshSpec *spec, const char *const *first, const char 
     return (char **)g_ptr_array_free(g_steal_pointer(&argv), FALSE);
 }
 
-/* ssh's first word for an option counts, so these come before the user's. */
+/* ssh uses the first value of an option, so ours come before the user's. */
 static void make_words(FlSshLife *life, const FlSshSpec *spec)
 {
     g_autofree char *timeout = g_strdup_printf("-oConnectTimeout=%u", spec->seconds);
     const char *const master[] = {
         spec->program, "-T", "-a", "-x", "-S", life->control, "-oBatchMode=yes",
         "-oControlPersist=no", "-oControlMaster=yes", "-oForkAfterAuthentication=no",
-        /* Those of the configuration are for people who log in. */
+        /* Forwardings in ssh_config(5) are meant for interactive logins. */
         "-oClearAllForwardings=yes", "-oExitOnForwardFailure=yes", "-oRemoteCommand=none",
         "-oPermitLocalCommand=no", "-oServerAliveInterval=5", "-oServerAliveCountMax=3",
         "-oStreamLocalBindMask=0177", "-oStreamLocalBindUnlink=yes", timeout, NULL};
@@ -86,7 +86,7 @@ static void clear_life(FlSshLife *life)
     g_free(life->text);
 }
 
-/* ssh makes a socket of a longer name at first. */
+/* ssh first creates the socket under a longer temporary name. */
 #define FOLDER "fleecefs-ssh-XXXXXX"
 #define LONGEST                                                                                    \
     (sizeof((struct sockaddr_un *)NULL)->sun_path - sizeof "/" FOLDER "/control.0123456789abcdef")
@@ -101,10 +101,9 @@ static bool prepare(FlSshLife *life, const FlSshSpec *spec, GError **error)
     template = g_build_filename(parent, FOLDER, NULL);
     life->program = g_find_program_in_path(spec->program);
     if (life->program == NULL)
-        return fl_fail(error, "%s: there is no such program; install openssh-client",
-                       spec->program);
+        return fl_fail(error, "%s: no such program; install openssh-client", spec->program);
     if (g_mkdtemp(template) == NULL)
-        return fl_fail(error, "cannot make a folder in %s: %s", parent, g_strerror(errno));
+        return fl_fail(error, "cannot create a folder in %s: %s", parent, g_strerror(errno));
     life->folder = g_steal_pointer(&template);
     life->control = g_build_filename(life->folder, "control", NULL);
     life->scripts = spec->scripts;
@@ -123,11 +122,11 @@ static bool prepare(FlSshLife *life, const FlSshSpec *spec, GError **error)
 /* Returns our end of the channel, or -1. */
 static int start(FlSshLife *life, GError **error)
 {
-    int pair[2], room = FL_SSH_MESSAGE * 2;
+    int pair[2], room = FL_SSH_MESSAGE * 2, status = 0;
     pid_t child;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-        fl_fail(error, "cannot make a socket: %s", g_strerror(errno));
+        fl_fail(error, "cannot create a socket: %s", g_strerror(errno));
         return -1;
     }
     for (int i = 0; i < 2; i++)
@@ -135,16 +134,22 @@ static int start(FlSshLife *life, GError **error)
     life->channel = pair[1];
     child = fork();
     if (child == 0) {
-        /* A child of nobody here, so that nobody need wait for it. */
-        if (fork() == 0)
+        /* Fork twice: init reaps it. */
+        child = fork();
+        if (child == 0)
             fl_ssh_live(life);
-        _exit(0);
+        _exit(child < 0 ? errno : 0);
     }
-    while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
-        ;
-    if (child > 0)
+    if (child < 0)
+        status = errno;
+    else {
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+            ;
+        status = WEXITSTATUS(status);
+    }
+    if (status == 0)
         return pair[0];
-    fl_fail(error, "cannot start a process: %s", g_strerror(errno));
+    fl_fail(error, "cannot start a process: %s", g_strerror(status));
     close(pair[0]);
     return -1;
 }
@@ -177,7 +182,7 @@ void fl_ssh_free(FlSsh *ssh)
         return;
     fd.fd = ssh->channel;
     shutdown(ssh->channel, SHUT_WR);
-    /* Answers that nobody wants any more may still come before its end. */
+    /* Discard answers until the process closes its end. */
     for (gint64 end = fl_deadline_in(MORE_SECONDS); fl_deadline_left(end) > 0;) {
         if (poll(&fd, 1, fl_deadline_poll(end)) > 0 &&
             recv(ssh->channel, ssh->message, FL_SSH_MESSAGE, MSG_DONTWAIT) <= 0)
@@ -190,7 +195,7 @@ void fl_ssh_free(FlSsh *ssh)
     g_free(ssh);
 }
 
-/* Returns its number; 0 if the process is gone. */
+/* Returns the request's number; 0 if the process has ended. */
 static uint32_t send_question(FlSsh *ssh, uint8_t what, unsigned script, const char *const *args)
 {
     g_autoptr(GByteArray) message = g_byte_array_new();
@@ -200,13 +205,15 @@ static uint32_t send_question(FlSsh *ssh, uint8_t what, unsigned script, const c
     for (; args != NULL && *args != NULL; args++, head.count++)
         g_byte_array_append(message, (const guint8 *)*args, (guint)strlen(*args) + 1);
     memcpy(message->data, &head, sizeof head);
-    return send(ssh->channel, message->data, message->len, MSG_NOSIGNAL) == (ssize_t)message->len
+    /* If the process is stopped, unread questions fill the socket. */
+    return send(ssh->channel, message->data, message->len, MSG_NOSIGNAL | MSG_DONTWAIT) ==
+                   (ssize_t)message->len
                ? head.number
                : 0;
 }
 
-/* The answer to question NUMBER, or with 0, whatever has come: NULL if there was none before END.
- * OK: whether it is one of success. GONE: the process is. */
+/* Returns the answer to request NUMBER, or NULL if none arrives before END (0: does not wait).
+ * OK: whether the request succeeded. GONE: whether the process has ended. */
 static char *receive(FlSsh *ssh, uint32_t number, gint64 end, bool *ok, bool *gone)
 {
     struct pollfd fd = {.fd = ssh->channel, .events = POLLIN};
@@ -233,13 +240,12 @@ static char *receive(FlSsh *ssh, uint32_t number, gint64 end, bool *ok, bool *go
     }
 }
 
-/* Of all that ssh wrote, what tells: the last line, and what goes before it where it is of a host
- * key. */
+/* Returns the last line that ssh wrote, preceded by lines about changed host keys. */
 static char *summary(const char *text)
 {
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
     g_autofree char *found = g_strdup(""), *all = NULL;
-    const char *last = "it ended without a word";
+    const char *last = "it ended without a message";
 
     for (char **line = lines; *line != NULL; line++) {
         g_strdelimit(g_strstrip(*line), "@\r", ' ');
@@ -275,7 +281,7 @@ static char *ask(FlSsh *ssh, uint8_t what, unsigned script, const char *const *a
     said = text != NULL ? summary(text) : NULL;
     fl_fail(error, "%s",
             said != NULL ? said
-            : gone       ? "the process that has ssh is gone"
+            : gone       ? "the process that runs ssh has ended"
                          : "no answer in time (-o timeout=)");
     return NULL;
 }
@@ -287,7 +293,7 @@ const char *fl_ssh_forward(FlSsh *ssh, const char *name, const char *path, GErro
     g_autofree char *answer = NULL;
 
     if (!fl_ssh_can_forward(path)) {
-        fl_fail(error, "%s: ssh cannot forward a socket of such a name", path);
+        fl_fail(error, "%s: ssh cannot forward a socket with this name", path);
         return NULL;
     }
     answer = ask(ssh, FL_SSH_FORWARD, 0, args, error);

@@ -18,7 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* By name: libseccomp knows the numbers of each machine, and what it does not know is left out. */
+/* By name: libseccomp knows the numbers per architecture; names that it does not know are
+ * skipped. */
 static const char *const allowed[] = {
     /* Memory */
     "brk",
@@ -93,7 +94,7 @@ static const char *const allowed[] = {
     "wait4",
     "waitid",
     "waitpid",
-    /* What we are */
+    /* Process attributes */
     "capget",
     "getegid",
     "getegid32",
@@ -216,7 +217,7 @@ static const char *const allowed[] = {
     "sync_file_range",
     "unlink",
     "unlinkat",
-    /* Sockets of ours; nobody connects to us */
+    /* Client sockets; no listen(2), accept(2) */
     "bind",
     "connect",
     "getpeername",
@@ -235,10 +236,10 @@ static const char *const allowed[] = {
     "shutdown",
 };
 
-/* Kinds of sockets: NBD servers, and what getaddrinfo(3) asks the kernel. */
+/* Address families: NBD servers, and netlink for getaddrinfo(3). */
 static const int families[] = {AF_INET, AF_INET6, AF_VSOCK, AF_NETLINK};
 
-/* No TIOCSTI, which types on the user's terminal, and nothing that devices do. */
+/* No TIOCSTI, which injects input into the user's terminal, and no device ioctls. */
 static const unsigned long requests[] = {FIONREAD,   FIONBIO,      FIOCLEX,     FIONCLEX,   TCGETS,
                                          TIOCGWINSZ, SIOCGIFINDEX, SIOCGIFNAME, SIOCGIFCONF};
 
@@ -253,7 +254,7 @@ static void add(Rules *rules, int number)
         rules->failed = seccomp_rule_add(rules->filter, SCMP_ACT_ALLOW, number, 0) != 0;
 }
 
-/* With an argument of 32 bits, of which registers may hold more. */
+/* Compares only the low 32 bits of the argument: the upper half of the register is undefined. */
 static void add_if(Rules *rules, int number, unsigned argument, unsigned value)
 {
     struct scmp_arg_cmp compare = {
@@ -276,7 +277,7 @@ static void add_all(Rules *rules, const FlSyscalls *syscalls)
         add_if(rules, SCMP_SYS(socket), 0, AF_UNIX);
         add(rules, SCMP_SYS(socketpair));
     }
-    /* Ourselves, and the servers that are to end. */
+    /* Signals to this process, and to the servers it must end. */
     add_if(rules, SCMP_SYS(kill), 0, (unsigned)getpid());
     add_if(rules, SCMP_SYS(tgkill), 0, (unsigned)getpid());
     for (size_t i = 0; i < syscalls->n_groups; i++)
@@ -285,7 +286,8 @@ static void add_all(Rules *rules, const FlSyscalls *syscalls)
     add_if(rules, SCMP_SYS(sched_setattr), 0, 0);
 }
 
-/* Threads, but no processes. clone3(2) hides which it is, and C libraries do without. */
+/* Threads, but no processes. A filter cannot inspect the flags of clone3(2); C libraries fall back
+ * to clone(2). */
 static void add_threads(Rules *rules)
 {
     if (!rules->failed)
@@ -294,11 +296,11 @@ static void add_threads(Rules *rules)
                              SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD)) != 0;
 }
 
-/* What QEMU's programs take beside that. */
+/* Additional calls of QEMU's programs. */
 static const char *const of_programs[] = {
     "accept", "accept4", "execve", "listen", "getxattr", "sched_setaffinity", "sched_setscheduler",
 };
-/* Of files and block devices: read only, by the way they are opened. */
+/* ioctls of files and block devices, which are opened read-only. */
 static const unsigned long of_disks[] = {BLKGETSIZE64,  BLKGETSIZE, BLKSSZGET, BLKPBSZGET,
                                          BLKSECTGET,    BLKROGET,   BLKRAGET,  BLKFLSBUF,
                                          FS_IOC_FIEMAP, FIGETBSZ};
@@ -350,7 +352,8 @@ bool fl_syscalls_filter(const FlSyscalls *syscalls)
     rules.failed = seccomp_attr_set(rules.filter, SCMP_FLTATR_CTL_TSYNC, 1) != 0;
     add_all(&rules, syscalls);
     add_threads(&rules);
-    /* Or each call, and on old kernels each access to memory, would be slower than it has to be. */
+    /* Performance: a binary tree of rules, and no Speculative Store Bypass mitigation, which older
+     * kernels otherwise enable with seccomp. */
     seccomp_attr_set(rules.filter, SCMP_FLTATR_CTL_SSB, 1);
     seccomp_attr_set(rules.filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
     rules.failed = rules.failed || seccomp_load(rules.filter) != 0;
@@ -358,7 +361,7 @@ bool fl_syscalls_filter(const FlSyscalls *syscalls)
     return !rules.failed;
 }
 
-/* By fl_syscalls_confine(). */
+/* Allowed by fl_syscalls_confine(). */
 static const char *const of_computing[] = {
     "_llseek",
     "arch_prctl",
@@ -407,7 +410,7 @@ bool fl_syscalls_confine(void)
         return false;
     for (size_t i = 0; i < G_N_ELEMENTS(of_computing); i++)
         add(&rules, seccomp_syscall_resolve_name(of_computing[i]));
-    /* To end by abort(3). */
+    /* For abort(3). */
     add_if(&rules, SCMP_SYS(tgkill), 0, (unsigned)getpid());
     rules.failed = rules.failed || seccomp_load(rules.filter) != 0;
     seccomp_release(rules.filter);

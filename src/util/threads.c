@@ -12,7 +12,7 @@
 
 #define PATIENCE_NS 500000000
 
-/* What the signal carries. */
+/* Passed with the signal. */
 typedef struct {
     void (*function)(void *opaque);
     void *opaque;
@@ -24,7 +24,7 @@ static void on_signal(int signum, siginfo_t *info, void *context)
     int saved = errno;
     Call *call = info->si_value.sival_ptr;
 
-    /* From somebody else: nothing that we could follow. */
+    /* Sent by another process: its pointer is not ours. */
     if (info->si_code != SI_QUEUE || info->si_pid != getpid())
         return;
     call->function(call->opaque);
@@ -54,11 +54,11 @@ static bool call_thread(Call *call, pid_t thread)
     info.si_uid = getuid();
     info.si_value.sival_ptr = call;
     if (syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, SIGRTMIN, &info) != 0)
-        return errno == ESRCH; /* it has ended */
+        return errno == ESRCH; /* the thread has ended */
     return wait_for(&call->done);
 }
 
-/* Calls the threads that are not among SEEN. False if there was none, or on failure. */
+/* Calls the threads that are not in SEEN. False if there was none, or on failure. */
 static bool call_new_threads(Call *call, GHashTable *seen, bool *failed)
 {
     g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
@@ -94,7 +94,7 @@ bool fl_each_thread(void (*function)(void *opaque), void *opaque)
         ;
     function(opaque);
     if (failed)
-        return false; /* the signal may still come: what it points to stays */
+        return false; /* the signal may still arrive: leak CALL, keep the handler */
     sigaction(SIGRTMIN, &old, NULL);
     sem_destroy(&call->done);
     g_free(call);
