@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A connection to one export, and the reads that it has under way.
+ * A connection to one export, and its reads in flight.
  *
- * fl_source_open() makes one in a worker, where it may be asked for what blocks: verify(),
- * peek(), status(). Then it is handed to the loop, started once, and from there on every function
- * is called there, and none blocks. It belongs to whoever opened it, until fl_conn_close().
+ * fl_source_open() creates a connection in a worker thread, which can call the blocking functions:
+ * verify(), peek(), status(). The connection is then handed to the loop and started once. From then
+ * on all functions are called in the loop, and none blocks. The caller of fl_source_open() owns the
+ * connection until fl_conn_close().
  *
- * The accounts of what is under way are kept here, for all kinds of sources. A kind embeds a FlConn
- * at the start of its own struct and fills in a FlConnOps.
+ * This file tracks the reads in flight for all kinds of sources. A kind embeds FlConn at the start
+ * of its own struct and fills in FlConnOps.
  */
 #pragma once
 
@@ -22,67 +23,68 @@ typedef struct {
 typedef struct FlConn FlConn;
 typedef struct FlRead FlRead;
 
-/* A read under way. Whoever asks fills the first part, keeps it in place until DONE is called, and
- * may not give it back sooner. */
+/* A read in flight. The caller fills in the first part and must keep the struct and its buffer
+ * valid until DONE is called. */
 struct FlRead {
     void *buf; /* undefined unless the read succeeds */
     size_t length;
-    uint64_t offset; /* of the disk; [offset, offset + length) lies inside it */
-    bool ahead;      /* nobody waits for it yet: everything else goes first */
+    uint64_t offset; /* on the disk; [offset, offset + length) lies within it */
+    bool ahead;      /* read-ahead: has the lowest priority */
     void (*done)(FlRead *read, errint_t result);
 
     /* Private to disk/ and source/. */
     GList link;
     FlConn *conn;
-    void *command;   /* what the kind of source has of it; NULL: nothing */
+    void *command;   /* the source's own state for it; NULL: none */
     int error;       /* 0, an errno, or FL_READ_WRONG */
-    unsigned faults; /* answers that were FL_READ_WRONG */
-    gint64 since;    /* when it was asked for, or, if it is held, answered */
-    uint64_t number; /* of the question about it, if it is held */
+    unsigned faults; /* number of FL_READ_WRONG replies */
+    bool sent;       /* it was sent on some connection */
+    gint64 since;    /* when it was requested, released by the throttle or, if held, answered */
+    uint64_t number; /* if held: of the confirmation that it waits for */
 };
 
-/* What no server can say: its reply is against the protocol. The read is asked again on another
- * connection, and fails with EPROTO if that goes on. */
+/* Not a server's error: the reply violates the protocol. The read is retried on another connection
+ * and fails with EPROTO if this keeps happening. */
 #define FL_READ_WRONG (-1)
 
-/* Of the owner, told in the loop. */
+/* Callbacks of the owner, called in the loop. */
 typedef struct {
-    /* A read was answered: read->error is 0 or an errno of the server's. May call fl_conn_read(),
+    /* A read was answered: read->error is 0 or an errno from the server. May call fl_conn_read(),
      * but not fl_conn_close(). */
     void (*answered)(FlConn *conn, FlRead *read, void *opaque);
-    /* The connection is of no use any more; LEFT holds reads that it did not answer (by their
-     * links), to be asked again elsewhere. The owner closes it, which hands over the others. */
+    /* The connection failed. LEFT holds unanswered reads (by their links), to be retried elsewhere.
+     * The owner must close the connection, which hands over the remaining ones. */
     void (*lost)(FlConn *conn, GQueue *left, const char *why, void *opaque);
 } FlConnEvents;
 
-/* Of a kind of source. */
+/* Implemented by each kind of source. */
 typedef struct {
-    /* In a worker, before start(). Whether the disk is still what MAPS say, by a sample:
-     * FL_ERROR_CHANGED if it is not, FL_ERROR_LOST if that cannot be known now. */
+    /* In a worker, before start(). Samples whether the disk still matches MAPS: FL_ERROR_CHANGED if
+     * not, FL_ERROR_LOST if that cannot be determined now. */
     bool (*verify)(FlConn *conn, const FlDiskMaps *maps, const FlWait *wait, GError **error);
-    /* In a worker, before start(). Reads N spans, of which some may be empty; BYTES has one buffer
-     * for each (NULL for an empty one), to be freed with g_free(), and none after a failure. */
+    /* In a worker, before start(). Reads N spans, some of which may be empty, into BYTES: one
+     * buffer each (NULL for an empty span), to be freed with g_free(); none on failure. */
     bool (*peek)(FlConn *conn, const FlSpan *spans, unsigned n, void **bytes, const FlWait *wait,
                  GError **error);
-    /* In a worker, before start(). Whether CONTEXT can be asked for; and what it says of N spans:
-     * MAPS has a map of each, from its start on, and none after a failure. */
+    /* In a worker, before start(). has: whether CONTEXT can be queried. status: sets MAPS to one
+     * map for each of N spans, relative to the start of the span; none on failure. */
     bool (*has)(FlConn *conn, const char *context);
     bool (*status)(FlConn *conn, const char *context, const FlSpan *spans, unsigned n, FlMap **maps,
                    const FlWait *wait, GError **error);
-    /* Answers come in the loop from now on. */
+    /* From now on replies are delivered in the loop. */
     void (*start)(FlConn *conn);
-    /* READ is counted as under way already. To be answered by fl_conn_answer(), also at once. */
+    /* Sends READ, which already counts as in flight. The reply is given with fl_conn_answer(),
+     * possibly before this returns. */
     void (*read)(FlConn *conn, FlRead *read);
-    /* READ, answered or given up, is about to leave: lets go of its command. False if what was
-     * answered is the end of the connection and no answer: the read is asked again elsewhere. */
+    /* READ was answered or given up: releases its command. Returns false if the "answer" is really
+     * the end of the connection, so that the read must be retried elsewhere. */
     bool (*settle)(FlConn *conn, FlRead *read);
-    /* Why the connection is of no use any more; NULL if it is. */
+    /* Why the connection is unusable; NULL if it is usable. */
     const char *(*fault)(const FlConn *conn);
-    /* Some answers wait for fl_conn_tell(), which cannot be called here: it shall be, by the loop.
-     */
+    /* Answers are pending but fl_conn_tell() cannot be called here: makes the loop call it. */
     void (*wake)(FlConn *conn);
-    /* Ends the connection and frees all but FlConn. No buffer is written any more when it returns,
-     * and nothing is answered. Also of a connection that was never started. */
+    /* Ends the connection, started or not, and frees everything but FlConn. Once this returns, no
+     * buffer is written and nothing is answered any more. */
     void (*close)(FlConn *conn);
 } FlConnOps;
 
@@ -91,11 +93,11 @@ struct FlConn {
     const FlConnOps *ops;
     const FlConnEvents *events; /* NULL until it is started */
     void *opaque;
-    GQueue under_way; /* of FlRead, by their links */
-    GQueue answered;  /* not told yet */
-    uint64_t bytes;   /* of what is under way */
+    GQueue under_way; /* of FlRead, linked by FlRead.link */
+    GQueue answered;  /* not reported to the owner yet */
+    uint64_t bytes;   /* in flight */
     gint64 last_sign;
-    bool telling; /* what is answered meanwhile is told without another turn of the loop */
+    bool telling; /* in fl_conn_tell(): reports new answers too, without waking the loop */
 };
 
 bool fl_conn_verify(FlConn *conn, const FlDiskMaps *maps, const FlWait *wait, GError **error);
@@ -104,30 +106,31 @@ bool fl_conn_peek(FlConn *conn, const FlSpan *spans, unsigned n, void **bytes, c
 bool fl_conn_has(FlConn *conn, const char *context);
 bool fl_conn_status(FlConn *conn, const char *context, const FlSpan *spans, unsigned n,
                     FlMap **maps, const FlWait *wait, GError **error);
-/* Hands it over to the loop. */
+/* Hands CONN over to the loop. */
 void fl_conn_start(FlConn *conn, const FlConnEvents *events, void *opaque);
 void fl_conn_read(FlConn *conn, FlRead *read);
-/* Reads that were not answered move to LEFT; their buffers are not written any more. LEFT may be
- * NULL for a connection that was never started. CONN is freed; NULL is fine. */
+/* Moves unanswered reads to LEFT, whose buffers are no longer written, and frees CONN. LEFT may be
+ * NULL for a connection that was never started. CONN may be NULL. */
 void fl_conn_close(FlConn *conn, GQueue *left);
 
-/* Reads and bytes under way. */
+/* Reads and bytes in flight. */
 unsigned fl_conn_in_flight(const FlConn *conn);
 uint64_t fl_conn_bytes(const FlConn *conn);
-/* When the read that has been under way longest was first asked for; only while some are. */
+/* When the oldest read in flight was first requested. Call only while there are reads in flight. */
 gint64 fl_conn_oldest(const FlConn *conn);
-/* When something last came from the server, or the first of the reads under way was asked
+/* When the server last sent something, or the first read in flight was sent
  * (g_get_monotonic_time()). */
 gint64 fl_conn_last_sign(const FlConn *conn);
 
-/* For the kinds. */
+/* For implementations. */
 
-/* A zeroed connection of BYTES bytes (the kind's struct). */
+/* Allocates a zeroed connection of BYTES bytes (the size of the kind's struct). */
 FlConn *fl_conn_alloc(size_t bytes, const FlConnOps *ops);
-/* Something came from the server. */
+/* Records that the server sent something. */
 void fl_conn_note_sign(FlConn *conn);
-/* READ was answered with ERROR. Only notes it, since this may be inside of a library. */
+/* Records that READ was answered with ERROR. Calls nothing else, since a library may be on the
+ * stack. */
 void fl_conn_answer(FlConn *conn, FlRead *read, int error);
-/* Tells the owner what was answered, and, if fault() has one, that the connection is lost. CONN may
- * be gone afterwards. */
+/* Reports answers to the owner and, if fault() is set, the loss of the connection. CONN may be
+ * freed on return. */
 void fl_conn_tell(FlConn *conn);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The kinds of sources: how one is written on the command line, and the options that it brings.
+ * The kinds of sources: their syntax on the command line, and their options.
  *
- * src/source/meson.build lists the folders; each defines its kind as fl_source_kind_FOLDER, and
- * that is all of it: the options appear in --help and are parsed, the kinds are asked in the order
- * of that list who opens a source, and then who lays something over it.
+ * source_kinds in src/meson.build lists the folders; each defines its kind as
+ * fl_source_kind_FOLDER. Nothing else is needed: the options are parsed and appear in --help, and
+ * the kinds are tried in the order of that list, first to open a source, then to add layers over
+ * it.
  */
 #pragma once
 
@@ -14,64 +15,65 @@
 typedef struct {
     char *name;  /* NULL: none was given */
     char *text;  /* URI, path, qmp:..., libvirt:...; NULL for a server */
-    char **argv; /* of a server; NULL otherwise */
+    char **argv; /* of a server; else NULL */
 } FlSourceSpec;
 
-/* Of WORD on the command line; ARGV, of a server, is taken over, else NULL. */
+/* Parses WORD from the command line. Takes ownership of ARGV, a server's command line, else NULL.
+ */
 FlSourceSpec *fl_source_spec_new(const char *word, char **argv);
 void fl_source_spec_free(FlSourceSpec *spec);
-/* WORD behind its NAME=, if it has one. */
+/* WORD without its NAME= prefix, if any. */
 const char *fl_source_spec_text(const char *word);
 
 /* An option -o NAME=VALUE of a kind. */
 typedef struct {
     const char *name, *value, *help; /* as --help shows them */
-    /* Whether VALUE can be one; else an error of usage. NULL: any can. */
+    /* Validates VALUE; reports a usage error. NULL: any value is valid. */
     bool (*check)(const char *value, GError **error);
 } FlSourceOption;
 
-/* What was given on the command line, in that order. */
+/* An option as given on the command line. */
 typedef struct {
     const FlSourceOption *option;
     char *value;
 } FlSourceValue;
 
-/* What all sources of a mount are opened with. */
+/* Parameters common to all sources of a mount. */
 typedef struct {
     const GPtrArray *values; /* of FlSourceValue, for options of all kinds */
-    FlBudget *budget;        /* for what they make us remember */
-    guint sources;           /* how many there are */
+    FlBudget *budget;        /* for memory that sources make us hold */
+    guint sources;           /* number of sources */
 } FlSourceParams;
 
 typedef struct {
-    /* Whether SPEC is of this kind; NULL: none is. */
+    /* Whether SPEC is of this kind; NULL: never. */
     bool (*is)(const FlSourceSpec *spec);
-    /* Opens it, by a thread that lives as long as the mount. */
+    /* Opens it. The calling thread must live as long as the mount. */
     FlSource *(*open)(const FlSourceSpec *spec, const FlSourceParams *params, GError **error);
-    /* What mount(8) shows of SPEC, without passwords; to be freed with g_free(). */
+    /* What mount(8) shows for SPEC, without passwords. Free with g_free(). */
     char *(*label)(const FlSourceSpec *spec);
-    /* It is one disk, whose folder has the name that the source was given. */
+    /* It is a single disk, whose folder is named after the source. */
     bool one_disk;
-    /* Lays what PARAMS ask for over SOURCE, which is taken over, and returned if that is nothing.
-     * NULL: this kind never does. */
+    /* Takes ownership of SOURCE and wraps it in the layer that PARAMS ask for; returns SOURCE
+     * itself if there is none. NULL: this kind is never a layer. */
     FlSource *(*lay_over)(FlSource *source, const FlSourceParams *params, GError **error);
-    const FlSourceOption *options; /* ended by one without a name; NULL: it has none */
+    const FlSourceOption *options; /* terminated by one without a name; NULL: none */
 } FlSourceKind;
 
-/* All kinds, ended by NULL. */
+/* All kinds, NULL-terminated. */
 extern const FlSourceKind *const fl_source_kinds[];
 
-/* The kind of SPEC: there is one for whatever is written. */
+/* The kind of SPEC; never NULL. */
 const FlSourceKind *fl_source_kind_of(const FlSourceSpec *spec);
-/* SOURCE, taken over (NULL: failed already), with all that PARAMS lay over it. */
+/* Takes ownership of SOURCE (NULL: failed already) and adds all layers that PARAMS ask for. */
 FlSource *fl_source_kind_lay_over(FlSource *source, const FlSourceParams *params, GError **error);
 
 /* Calls EACH(OPTION, OPAQUE) for the options of all kinds. */
 void fl_source_options_foreach(void (*each)(const FlSourceOption *option, void *opaque),
                                void *opaque);
-/* Adds VALUE (NULL: none was given) of OPTION to VALUES. */
+/* Adds VALUE of OPTION (NULL: given without a value) to VALUES. */
 bool fl_source_option_give(GPtrArray *values, const FlSourceOption *option, const char *value,
                            GError **error);
-/* The last value of VALUES for the option NAME; NULL if it was not given. */
+/* The last value in VALUES for the option NAME; NULL if not given. */
 const char *fl_source_value(const GPtrArray *values, const char *name);
 void fl_source_value_free(FlSourceValue *value);

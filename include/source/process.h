@@ -2,12 +2,12 @@
 /*
  * A child process that never outlives us.
  *
- * It runs in a session of its own, so that ^C on our terminal does not reach it and it can be ended
- * with all of its children, and without a terminal, standard input or any descriptor but those it
- * is given. What it writes goes to the debug log, and its beginning is kept for error messages.
+ * It runs in its own session, so that ^C on our terminal does not reach it and it can be killed
+ * together with its children. It has no terminal, no standard input, and only the descriptors it is
+ * given. Its output goes to the debug log; the beginning is kept for error messages.
  *
- * The kernel ends it (PR_SET_PDEATHSIG) as soon as the thread that started it is gone, however that
- * happens. So this must be a thread that lives as long as the child shall.
+ * The kernel signals it (PR_SET_PDEATHSIG) when the thread that started it exits for any reason. So
+ * start it from a thread that lives as long as the child should.
  */
 #pragma once
 
@@ -18,11 +18,11 @@
 
 typedef struct {
     const char *const *argv; /* NULL-terminated; argv[0] is looked up in PATH */
-    const int *fds;          /* become descriptors 3, 4, ... ; stay the caller's */
+    const int *fds;          /* become descriptors 3, 4, ...; owned by the caller */
     size_t n_fds;
-    bool activation;    /* announce them by LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)) */
+    bool activation;    /* announce FDS in LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)) */
     int death_signal;   /* sent when we die */
-    bool no_new_privs;  /* it never gets more rights than we have, whatever it runs */
+    bool no_new_privs;  /* set no_new_privs: it never gains rights that we lack */
     const FlJail *jail; /* prepared; NULL: none */
 } FlProcessSpec;
 
@@ -30,20 +30,20 @@ typedef struct FlProcess FlProcess;
 
 FlProcess *fl_process_start(const FlProcessSpec *spec, GError **error);
 
-/* Ends the child and its process group: asks, waits some seconds, then kills. NULL is fine. */
+/* Ends the child and its process group: SIGTERM, a few seconds of waiting, SIGKILL. NULL is fine.
+ */
 void fl_process_free(FlProcess *process);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlProcess, fl_process_free)
 
 int fl_process_pid(const FlProcess *process);
 
-/* Whether it runs on after up to WAIT_MS, for one that may be ending. If not, the error says how it
- * ended and quotes what it complained of. */
+/* Waits up to WAIT_MS for the child to exit; returns whether it still runs. If not, the error says
+ * how it exited and quotes its messages. */
 bool fl_process_check(FlProcess *process, unsigned wait_ms, GError **error);
 
 /*
- * Runs a command that ends by itself (killed after SECONDS), in JAIL unless that is NULL, and
- * returns what it printed. Its failure is an error that consists of what it complained of, without
- * the program's name.
+ * Runs a command to completion (killed after SECONDS), in JAIL unless NULL, and returns its output.
+ * If it fails, the error is the command's own message without the program's name.
  */
 char *fl_process_output(const char *const *argv, const FlJail *jail, unsigned seconds,
                         GError **error);

@@ -3,9 +3,9 @@
 
 #include <gio/gio.h>
 
-/* How long a blocking call may take, and what ends it early. */
+/* Time limits and cancellation of a blocking call. */
 typedef struct {
-    unsigned seconds;     /* for each reply: not each byte, or a server could drip for ever */
-    gint64 deadline;      /* for all of it (g_get_monotonic_time()); 0: none */
+    unsigned seconds;     /* for each reply; per byte, a slow server could stall us forever */
+    gint64 deadline;      /* for the whole call (g_get_monotonic_time()); 0: none */
     GCancellable *cancel; /* may be NULL */
 } FlWait;

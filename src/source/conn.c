@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-/* Replies to one read that are against the protocol, each on a connection of its own. */
+/* A read fails after this many protocol violations, each on a new connection. */
 #define FAULTS_MAX 2
 
 FlConn *fl_conn_alloc(size_t bytes, const FlConnOps *ops)
@@ -58,7 +58,7 @@ void fl_conn_close(FlConn *conn, GQueue *left)
         conn->ops->settle(conn, l->data);
     for (GList *l = conn->answered.head; l != NULL; l = l->next)
         conn->ops->settle(conn, l->data);
-    /* First, so that no buffer is written any more when its owner hears of it. */
+    /* Close first: no buffer may be written after its owner is notified. */
     conn->ops->close(conn);
     if (left != NULL) {
         move_all(&conn->answered, left);
@@ -76,7 +76,7 @@ void fl_conn_read(FlConn *conn, FlRead *read)
     g_queue_push_tail_link(&conn->under_way, &read->link);
     conn->bytes += read->length;
     conn->ops->read(conn, read);
-    /* It may have been answered at once. */
+    /* The read may have completed at once. */
     if (conn->answered.length > 0 && !conn->telling)
         conn->ops->wake(conn);
 }
@@ -102,7 +102,7 @@ void fl_conn_tell(FlConn *conn)
     const char *fault;
 
     conn->telling = true;
-    /* The owner sends new reads from answered(), which may find the connection dead. */
+    /* The owner issues new reads from answered(), and may find the connection dead. */
     for (GList *l; (l = g_queue_pop_head_link(&conn->answered)) != NULL;) {
         FlRead *read = l->data;
 

@@ -14,7 +14,7 @@ const FlSourceKind *const fl_source_kinds[] = {FL_SOURCE_KINDS NULL};
 
 const char *fl_source_spec_text(const char *word)
 {
-    /* A word, so that URIs and paths with '=' in them are left alone. */
+    /* Accept only a plain word before '=', to leave URIs and paths that contain '=' alone. */
     size_t n = strcspn(word, "=/:?");
 
     return word[n] == '=' && n > 0 && *word != '.' ? word + n + 1 : word;

@@ -2,6 +2,7 @@
 #include "source/process.h"
 
 #include "util/deadline.h"
+#include "util/interrupt.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,24 +18,24 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* How long a child may take to end when asked, and to be gone when killed. */
+/* Grace periods for a child to exit when asked, and when killed. */
 #define GRACE_MS  5000
 #define KILLED_MS 2000
-/* How much of what a child writes is kept for error messages. */
+/* How much of a child's output to keep for error messages. */
 #define KEPT_BYTES 4096
 
 struct FlProcess {
     GPid pid;
-    int pidfd; /* readable when the child has ended */
+    int pidfd; /* readable once the child has exited */
     char *name;
 
     GThread *drain;
-    int output; /* the child's stdout and stderr; the drain thread's */
-    int stop;   /* eventfd that ends the drain thread */
+    int output; /* the child's stdout and stderr; used by the drain thread */
+    int stop;   /* eventfd that stops the drain thread */
     GMutex mutex;
     GString *kept; /* protected by mutex */
-    bool at_end;   /* protected by mutex: all writers are gone */
-    GCond ended;   /* at_end became true */
+    bool at_end;   /* protected by mutex: all writers have closed the pipe */
+    GCond ended;   /* signals that at_end became true */
 };
 
 /* What the child needs between fork and exec, where only async-signal-safe calls are allowed. */
@@ -44,7 +45,7 @@ typedef struct {
     bool no_new_privs;
     unsigned alarm_seconds; /* 0: none */
     const FlJail *jail;     /* NULL: none */
-    char *listen_pid;       /* where its pid goes in its environment; NULL: nowhere */
+    char *listen_pid;       /* where to write its pid in its environment; NULL: nowhere */
 } ChildSetup;
 
 static void write_decimal(char *to, unsigned n)
@@ -65,7 +66,7 @@ static void set_up_child(void *opaque)
     const ChildSetup *setup = opaque;
     sigset_t none;
 
-    /* A mask and an ignored signal would be inherited, and a server deaf to SIGTERM. */
+    /* The child would inherit the mask and ignored signals, and a server would ignore SIGTERM. */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
@@ -76,7 +77,7 @@ static void set_up_child(void *opaque)
     prctl(PR_SET_PDEATHSIG, setup->death_signal);
     if (setup->no_new_privs)
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    /* We may have died before the kernel was asked to tell. */
+    /* The parent may have died before prctl() took effect. */
     if (getppid() != setup->parent)
         _exit(127);
     alarm(setup->alarm_seconds);
@@ -89,7 +90,7 @@ static bool fail_spawn(const char *program, const GError *failure, GError **erro
     g_autofree char *found = g_find_program_in_path(program);
 
     return fl_fail(error, "cannot run %s: %s", program,
-                   found == NULL ? "there is no such program" : failure->message);
+                   found == NULL ? "no such program" : failure->message);
 }
 
 static void keep(FlProcess *process, const char *text, size_t size)
@@ -129,8 +130,8 @@ static void *drain_output(void *opaque)
     return NULL;
 }
 
-/* The environment of a child that is given N_FDS sockets, or none; its LISTEN_PID is filled in when
- * it is known, and LISTEN_PID tells where. */
+/* Makes the environment of a child that gets N_FDS sockets, or none. LISTEN_PID points to the value
+ * to fill in once the pid is known. */
 static char **make_environment(size_t n_fds, char **listen_pid)
 {
     static const char room[] = "LISTEN_PID=4294967295";
@@ -138,7 +139,7 @@ static char **make_environment(size_t n_fds, char **listen_pid)
     g_autofree char *count = g_strdup_printf("%zu", n_fds);
     guint n;
 
-    /* Ours, if we were activated ourselves, is not the child's. */
+    /* If we were socket-activated ourselves, our variables are not for the child. */
     environment = g_environ_unsetenv(environment, "LISTEN_PID");
     environment = g_environ_unsetenv(environment, "LISTEN_FDS");
     environment = g_environ_unsetenv(environment, "LISTEN_FDNAMES");
@@ -183,7 +184,7 @@ static FlProcess *watch_process(const char *program, GPid pid, int output, GErro
     g_mutex_init(&process->mutex);
     g_cond_init(&process->ended);
     g_unix_set_fd_nonblocking(output, TRUE, NULL);
-    process->drain = g_thread_try_new("server-output", drain_output, process, &failure);
+    process->drain = fl_thread_start("server-output", drain_output, process, &failure);
     if (process->drain != NULL)
         return process;
     fl_fail(error, "cannot watch %s: %s", program, failure->message);
@@ -226,8 +227,7 @@ FlProcess *fl_process_start(const FlProcessSpec *spec, GError **error)
     return watch_process(spec->argv[0], pid, output[0], error);
 }
 
-/* Whether the child ends (or has ended) within MS. It stays to be reaped, so its pid is still its.
- */
+/* Whether the child exits, or has exited, within MS. Does not reap it, so its pid stays valid. */
 static bool ends_within(const FlProcess *process, int ms)
 {
     struct pollfd fd = {.fd = process->pidfd, .events = POLLIN};
@@ -247,8 +247,8 @@ void fl_process_free(FlProcess *process)
 
     kill(-process->pid, SIGTERM);
     if (!ends_within(process, GRACE_MS))
-        g_debug("%s[%d] does not end when asked", process->name, process->pid);
-    /* Also what it may have left behind, before its number can mean another group. */
+        g_debug("%s[%d] does not end on request", process->name, process->pid);
+    /* Also kills what it left behind, before the group id can be reused. */
     kill(-process->pid, SIGKILL);
     if (ends_within(process, KILLED_MS))
         waitpid(process->pid, NULL, 0);
@@ -271,7 +271,14 @@ int fl_process_pid(const FlProcess *process)
     return process->pid;
 }
 
-/* Of what a program wrote, the line to show: the first that is not a warning. */
+/* Whether the line after LINE in a program's output is more specific. */
+static bool is_minor(const char *line)
+{
+    /* qemu-img prints the reason of its failure after a failure to remove its output. */
+    return strstr(line, "warning:") != NULL || strstr(line, "Error when deleting file") != NULL;
+}
+
+/* Returns the line of a program's output to show: the first that is not a warning. */
 static char *complaint_in(const char *text)
 {
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
@@ -281,7 +288,7 @@ static char *complaint_in(const char *text)
         g_strstrip(*line);
         if (**line == '\0')
             continue;
-        if (found == NULL || strstr(found, "warning:") != NULL)
+        if (found == NULL || is_minor(found))
             found = *line;
     }
     return found != NULL ? g_utf8_make_valid(found, -1) : NULL;

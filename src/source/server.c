@@ -31,12 +31,12 @@ static char *make_private_folder(GError **error)
         if (g_mkdtemp(folder) != NULL)
             return g_steal_pointer(&folder);
     }
-    fl_fail(error, "cannot make a folder for a socket in %s: %s", g_get_tmp_dir(),
+    fl_fail(error, "cannot create a folder for a socket in %s: %s", g_get_tmp_dir(),
             g_strerror(errno));
     return NULL;
 }
 
-/* Binds LISTENER to a name in FOLDER and removes the name. Returns a descriptor (O_PATH) of it. */
+/* Binds LISTENER to a name in FOLDER and unlinks the name. Returns an O_PATH descriptor of it. */
 static int bind_and_unlink(int listener, const char *folder)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -45,7 +45,7 @@ static int bind_and_unlink(int listener, const char *folder)
 
     if (folder_fd < 0)
         return -1;
-    /* Through the descriptor, since sun_path is too short for some folders. */
+    /* Through /proc/self/fd, since sun_path is too short for some folders. */
     snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/nbd", folder_fd);
     if (bind(listener, (const struct sockaddr *)&address, sizeof address) == 0) {
         fd = openat(folder_fd, "nbd", O_PATH | O_CLOEXEC);
@@ -55,10 +55,8 @@ static int bind_and_unlink(int listener, const char *folder)
     return fd;
 }
 
-/*
- * A listening socket, and in PATH_FD its name, which nobody else could see or can find: the folder
- * was closed to others while the name was there.
- */
+/* Returns a listening socket, and in PATH_FD a descriptor of its name. Nobody else could see the
+ * name or can find it: it existed only in a folder closed to others. */
 static int listen_privately(int *path_fd, GError **error)
 {
     g_autofree char *folder = make_private_folder(error);
@@ -67,9 +65,9 @@ static int listen_privately(int *path_fd, GError **error)
     if (folder == NULL)
         return -1;
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    fd = bind_and_unlink(listener, folder);
+    fd = listener >= 0 ? bind_and_unlink(listener, folder) : -1;
     if (fd < 0 || listen(listener, BACKLOG) < 0) {
-        fl_fail(error, "cannot make a socket in %s: %s", folder, g_strerror(errno));
+        fl_fail(error, "cannot create a socket in %s: %s", folder, g_strerror(errno));
         if (fd >= 0)
             close(fd);
         if (listener >= 0)
@@ -92,7 +90,7 @@ FlServer *fl_server_new(const FlServerSpec *server_spec, GError **error)
                           .activation = server_spec->activation,
                           .death_signal = server_spec->death_signal,
                           .jail = server_spec->jail,
-                          /* A command is the user's own, who may have written sudo. */
+                          /* The command comes from the user and may use sudo. */
                           .no_new_privs = !server_spec->activation};
 
     server->socket = -1;
@@ -100,7 +98,7 @@ FlServer *fl_server_new(const FlServerSpec *server_spec, GError **error)
     if (fds[0] < 0)
         return NULL;
     server->process = fl_process_start(&spec, error);
-    /* The server alone listens: when it ends, whoever connects is told at once. */
+    /* Only the server keeps the listening socket: once it exits, connecting fails at once. */
     close(fds[0]);
     return server->process != NULL ? g_steal_pointer(&server) : NULL;
 }

@@ -90,6 +90,17 @@ FlDiskMaps *fl_source_load(FlSource *source, const FlExportInfo *info, const FlW
     return source->ops->load(source, info, wait, error);
 }
 
+char *fl_source_fault(FlSource *source, const char *name)
+{
+    char *fault = NULL;
+
+    for (; source != NULL && fault == NULL; source = source->below) {
+        if (source->ops->fault != NULL)
+            fault = source->ops->fault(source, name);
+    }
+    return fault;
+}
+
 void fl_source_allow(const FlSource *source, FlSandbox *sandbox)
 {
     for (; source != NULL; source = source->below) {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The command in [ brackets ]: an NBD server of the user's choice as a source. */
+/* Sources given as [ COMMAND ]: an NBD server started by the user's own command. */
 #pragma once
 
 #include "source/server.h"
 
-/* Runs ARGV (NULL-terminated) by systemd socket activation. It accepts connections when it likes,
- * so whether it could start shows when the first connection is tried. */
+/* Starts ARGV (NULL-terminated) with systemd socket activation. The server accepts connections in
+ * its own time, so a failure to start shows only at the first connection. */
 FlServer *fl_server_new_command(const char *const *argv, GError **error);

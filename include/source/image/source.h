@@ -3,7 +3,7 @@
 
 #include "source/source.h"
 
-/* An image file as a source, served as fl_image_daemon_new() does. Its one export has the format,
- * the times and the bitmaps of the image. */
+/* An image file as a source, served by fl_image_daemon_new(). Its only export has the format, times
+ * and bitmaps of the image. */
 FlSource *fl_source_image_new(const char *path, const char *format, const char *label,
                               FlBudget *budget, GError **error);

@@ -3,6 +3,6 @@
 
 #include "source/source.h"
 
-/* The folder at PATH, which has to hold all pieces of a disk and nothing else, as a source of one
- * export. Its label is the path, made absolute. */
+/* The folder at PATH as a source with one export. It must contain all pieces of a disk and nothing
+ * else. The label is the absolute path. */
 FlSource *fl_source_pieces_new(const char *path, FlBudget *budget, GError **error);

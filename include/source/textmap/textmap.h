@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Text maps: what another tool says has changed on a disk, as one more dirty bitmap of it
- * (-o map=NAME:FILE).
+ * Text maps: changed extents reported by another tool, shown as an additional dirty bitmap of the
+ * disk (-o map=NAME:FILE).
  *
- * Formats, told apart by how they begin: nbdinfo --map, as lines or --json; a mapfile of GNU
- * ddrescue; rbd diff --format json; the XML of thin_delta; and our own .map, .ddrescue and .json
- * files. They are read strictly: extents are in order, lie on the disk and, where a format tells of
- * the whole disk, cover all of it, so that a text of another disk, or one that was cut off, is an
- * error and not a backup with something missing.
+ * Formats, detected from their first bytes: nbdinfo --map, as lines or --json; GNU ddrescue
+ * mapfiles; rbd diff --format json; the XML of thin_delta; and our own .map, .ddrescue and .json
+ * files. Parsing is strict: extents must be in order, lie on the disk and, if the format describes
+ * the whole disk, cover it. So a map of another disk or a truncated one is an error, not an
+ * incomplete backup.
  */
 #pragma once
 
 #include "source/source.h"
 
-/* Bytes of a text. */
+/* Limit of a text map, in bytes. */
 #define FL_TEXTMAP_MAX (UINT64_C(1) << 30)
 
-/* TEXT, of LENGTH bytes, as a map (FL_DIRTY) of a disk of SIZE bytes. FILE is its name in errors,
- * which name the line, too. */
+/* Parses TEXT, of LENGTH bytes, into a map (FL_DIRTY) of a disk of SIZE bytes. Errors name FILE and
+ * the line. */
 FlMap *fl_textmap_parse(const char *text, size_t length, uint64_t size, const char *file,
                         GError **error);

@@ -10,29 +10,30 @@
 #include <string.h>
 
 #define PREFIX "backup:"
-/* Of the daemon's server, in bytes: what fits all images. */
+/* Block size of the daemon's server in bytes; suits all images. */
 #define BLOCK 512u
 
 typedef struct {
-    char *name; /* of the export: the folder below the top */
+    char *name; /* the export's name: its folder below the top */
     const FlStoredImage *image;
     FlSource
-        *pieces; /* protected by the source's lock; NULL until somebody looks, or not in pieces */
+        *pieces; /* protected by the source's lock; NULL until first used, or if not in pieces */
 } Disk;
 
 typedef struct {
-    FlSource source; /* first; laid over the daemon's NBD, or nothing if all is in pieces */
+    FlSource source; /* first; on top of the daemon's NBD source, or of none if all disks are in
+                        pieces */
     FlStored *stored;
     GPtrArray *disks; /* of Disk */
-    bool all;         /* in folders */
-    FlChains *chains; /* NULL once it was closed, or if all is in pieces */
+    bool all;         /* ?all: show all backups, in folders */
+    FlChains *chains; /* NULL once closed, or if all disks are in pieces */
     FlBudget *budget;
     GMutex lock;
 } BackupSource;
 
-/* What the command line says. */
+/* The parsed command line. */
 typedef struct {
-    char *folder, *vm, *at; /* vm, at: NULL: not given */
+    char *folder, *vm, *at; /* vm, at: NULL if not given */
     bool all;
 } Wanted;
 
@@ -64,23 +65,23 @@ static bool parse(const char *text, Wanted *wanted, GError **error)
     const char *rest = text + strlen(PREFIX), *query = strrchr(rest, '?');
     g_auto(GStrv) options = NULL;
 
-    /* A folder may have any name. */
+    /* The folder's own name may contain '?'. */
     if (query != NULL && g_file_test(rest, G_FILE_TEST_IS_DIR))
         query = NULL;
     wanted->folder = query != NULL ? g_strndup(rest, (gsize)(query - rest)) : g_strdup(rest);
     options = g_strsplit(query != NULL ? query + 1 : "", "&", -1);
     for (char **o = options; *o != NULL; o++) {
         if (!take_option(wanted, *o))
-            return fl_fail_usage(
-                error,
-                "%s: '%s' is not understood: backup:FOLDER[?vm=NAME][&at=WHEN], or "
-                "backup:FOLDER?all",
-                text, *o);
+            return fl_fail_usage(error,
+                                 "%s: invalid parameter '%s': write "
+                                 "backup:FOLDER[?vm=NAME][&at=WHEN], or backup:FOLDER?all",
+                                 text, *o);
     }
     if (*wanted->folder == '\0')
-        return fl_fail_usage(error, "%s: no folder: backup:FOLDER[?vm=NAME][&at=WHEN]", text);
+        return fl_fail_usage(
+            error, "%s: no folder is given: write backup:FOLDER[?vm=NAME][&at=WHEN]", text);
     return !wanted->all || wanted->at == NULL ||
-           fl_fail_usage(error, "%s: either all, or what there was at a time", text);
+           fl_fail_usage(error, "%s: give either all or at=WHEN", text);
 }
 
 /* The source */
@@ -116,7 +117,7 @@ static Disk *find_disk(FlSource *source, const char *name)
     return NULL;
 }
 
-/* The last part of the folder above PATH. */
+/* Returns the name of the folder that contains PATH. */
 static char *name_of_parent(const char *path)
 {
     g_autofree char *parent = g_path_get_dirname(path);
@@ -124,7 +125,7 @@ static char *name_of_parent(const char *path)
     return g_path_get_basename(parent);
 }
 
-/* Where the tree has IMAGE: VM/GENERATION/DISK, or DISK alone. */
+/* Returns where the tree shows IMAGE: VM/GENERATION/DISK, or only DISK. */
 static char **path_of(const FlStoredImage *image, bool all)
 {
     g_autofree char *generation = fl_stored_generation_folder(image);
@@ -137,7 +138,7 @@ static char **path_of(const FlStoredImage *image, bool all)
 static FlExportInfo *make_info(const Disk *disk, bool all)
 {
     const FlStoredImage *image = disk->image;
-    /* QEMU counts in sectors. */
+    /* QEMU rounds sizes up to sectors. */
     bool pieces = is_in_pieces(image);
     FlExportInfo *info = fl_export_info_new(
         disk->name, pieces ? image->size : fl_div_up(image->size, BLOCK) * BLOCK);
@@ -168,7 +169,7 @@ static GPtrArray *backup_exports(FlSource *source, const char *name, const FlWai
     return exports;
 }
 
-/* That all pieces are there, and make the disk that info.json tells of, is looked at now. */
+/* Opens the pieces of DISK; only now checks that they are complete and match info.json. */
 static FlSource *open_pieces(BackupSource *backup, Disk *disk, GError **error)
 {
     g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&backup->lock);
@@ -178,8 +179,8 @@ static FlSource *open_pieces(BackupSource *backup, Disk *disk, GError **error)
     return disk->pieces;
 }
 
-/* What has the export that is called NAME from now on: it may be the first time that somebody looks
- * at it. Belongs to SOURCE; NULL with an error. */
+/* Returns the source that serves export NAME until leave(), opening the export if it was not opened
+ * yet or closed since. Belongs to SOURCE; NULL with an error. */
 static FlSource *serve(FlSource *source, const char *name, GError **error)
 {
     BackupSource *backup = backup_of(source);
@@ -191,7 +192,16 @@ static FlSource *serve(FlSource *source, const char *name, GError **error)
     }
     if (is_in_pieces(disk->image))
         return open_pieces(backup, disk, error);
-    return fl_chains_open(backup->chains, disk->image, name, error) ? source->below : NULL;
+    return fl_chains_hold(backup->chains, disk->image, name, error) ? source->below : NULL;
+}
+
+/* From now on the export stays open only while it has clients. */
+static void leave(FlSource *source, const char *name)
+{
+    const Disk *disk = find_disk(source, name);
+
+    if (disk != NULL && !is_in_pieces(disk->image))
+        fl_chains_let_go(backup_of(source)->chains, name);
 }
 
 static FlConn *backup_open(FlSource *source, const FlExportInfo *info, const char *const *contexts,
@@ -199,7 +209,13 @@ static FlConn *backup_open(FlSource *source, const FlExportInfo *info, const cha
 {
     FlSource *server = serve(source, info->name, error);
 
-    return server != NULL ? fl_source_open(server, info, contexts, wait, error) : NULL;
+    FlConn *conn;
+
+    if (server == NULL)
+        return NULL;
+    conn = fl_source_open(server, info, contexts, wait, error);
+    leave(source, info->name);
+    return conn;
 }
 
 static FlDiskMaps *backup_load(FlSource *source, const FlExportInfo *info, const FlWait *wait,
@@ -207,7 +223,24 @@ static FlDiskMaps *backup_load(FlSource *source, const FlExportInfo *info, const
 {
     FlSource *server = serve(source, info->name, error);
 
-    return server != NULL ? fl_source_load(server, info, wait, error) : NULL;
+    FlDiskMaps *maps;
+
+    if (server == NULL)
+        return NULL;
+    maps = fl_source_load(server, info, wait, error);
+    leave(source, info->name);
+    return maps;
+}
+
+/* Pieces are checked as they are read. */
+static char *backup_fault(FlSource *source, const char *name)
+{
+    const FlChains *chains = backup_of(source)->chains;
+    const Disk *disk = find_disk(source, name);
+
+    return chains != NULL && disk != NULL && !is_in_pieces(disk->image)
+               ? fl_chains_fault(chains, disk->image)
+               : NULL;
 }
 
 static void backup_allow(const FlSource *source, FlSandbox *sandbox)
@@ -216,7 +249,7 @@ static void backup_allow(const FlSource *source, FlSandbox *sandbox)
 
     if (backup->chains != NULL)
         fl_chains_allow(backup->chains, sandbox);
-    /* Files are looked at before QEMU is given them. */
+    /* Files are checked before QEMU gets them. */
     fl_sandbox_allow(sandbox, backup->stored->top, FL_SANDBOX_READ);
     for (guint i = 0; i < backup->disks->len; i++) {
         const Disk *disk = backup->disks->pdata[i];
@@ -246,6 +279,7 @@ static const FlSourceOps backup_ops = {
     .exports = backup_exports,
     .open = backup_open,
     .load = backup_load,
+    .fault = backup_fault,
     .allow = backup_allow,
     .close = backup_close,
     .clear = backup_clear,
@@ -266,7 +300,8 @@ static GPtrArray *choose(const FlStored *stored, const Wanted *wanted, GError **
                        : fl_stored_choose(stored, wanted->vm, wanted->at, now, error);
 }
 
-/* The images of IMAGES that can be opened: all of them, unless all that is stored is wanted. */
+/* Removes the images that cannot be opened from IMAGES. With ?all that is a warning, otherwise an
+ * error. */
 static bool leave_out(GPtrArray *images, const Wanted *wanted, GError **error)
 {
     for (guint i = images->len; i-- > 0;) {
@@ -280,7 +315,7 @@ static bool leave_out(GPtrArray *images, const Wanted *wanted, GError **error)
         g_ptr_array_remove_index(images, i);
     }
     return images->len > 0 ||
-           fl_fail(error, PREFIX "%s: nothing that is stored there can be shown", wanted->folder);
+           fl_fail(error, PREFIX "%s: none of the stored backups can be shown", wanted->folder);
 }
 
 static GPtrArray *make_disks(const FlStored *stored, const GPtrArray *images)
@@ -297,19 +332,22 @@ static GPtrArray *make_disks(const FlStored *stored, const GPtrArray *images)
     return disks;
 }
 
-/* One generation is looked at, so what is wrong with it is said at once. */
+/* Only one generation is shown, so report its faults at once. */
 static bool open_all(FlSource *source, GError **error)
 {
     const GPtrArray *disks = backup_of(source)->disks;
 
     for (guint i = 0; i < disks->len; i++) {
-        if (serve(source, ((const Disk *)disks->pdata[i])->name, error) == NULL)
+        const char *name = ((const Disk *)disks->pdata[i])->name;
+
+        if (serve(source, name, error) == NULL)
             return false;
+        leave(source, name);
     }
     return true;
 }
 
-/* A daemon for those of IMAGES that take one. */
+/* Starts a daemon for those of IMAGES that need one. */
 static bool start_chains(const FlStored *stored, const GPtrArray *images, FlChains **chains,
                          GError **error)
 {

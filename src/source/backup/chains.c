@@ -1,39 +1,61 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "chains.h"
 
-#include "qemu/qmp.h"
+#include "source/file-sizes.h"
+#include "source/storage-daemon.h"
 #include "stored/files.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Each QMP command's bound: the storage may be slow. */
-#define QMP_TIMEOUT_MS 60000
-#define FAILED_MS      100
-#define MAPFILE_MAX    (256 << 20)
-/* A file of which only the mode matters: can the daemon read what we write there? */
+#define MAPFILE_MAX (256 << 20)
+/* A file that tests, by its mode, whether the daemon can read what we write there. */
 #define TRIAL "trial"
 
 struct FlChains {
     const FlStored *stored;
     FlServer *server;
-    char *folder; /* for tables; NULL: nothing is in raw */
-    char *open;   /* why there is no jail; NULL: there is one */
+    char *folder;       /* for tables; NULL if there are no raw increments */
+    char *open;         /* why there is no jail; NULL if there is one */
+    FlFileSizes *sizes; /* of the open nodes' files, by FlStoredImage */
 
-    GMutex lock; /* for all that follows */
+    GMutex lock; /* protects all fields below */
     FlQmp *qmp;
-    GHashTable *nodes;   /* of FlStoredImage: those that are open, and the names of their nodes */
-    GHashTable *exports; /* of char *: names of those that are served */
+    GHashTable *nodes;   /* open nodes: FlStoredImage to Node */
+    GHashTable *exports; /* served exports: name to Export */
+    guint64 count;       /* nodes, exports and uses so far; numbers them uniquely */
 };
+
+typedef struct {
+    char *name;
+    guint users; /* exports of it, and nodes on top of it */
+} Node;
+
+typedef struct {
+    char *id;
+    const FlStoredImage *image;
+    guint held;   /* by callers that are about to connect */
+    guint64 used; /* number of its last use */
+} Export;
+
+static void node_free(gpointer data)
+{
+    g_free(((Node *)data)->name);
+    g_free(data);
+}
+
+static void export_free(gpointer data)
+{
+    g_free(((Export *)data)->id);
+    g_free(data);
+}
 
 /* Tables */
 
-/* Whether any of IMAGES, or what they lie on, is an increment in raw. */
+/* Whether any of IMAGES, or an image below, is a raw increment. */
 static bool needs_tables(const GPtrArray *images)
 {
     for (guint i = 0; i < images->len; i++) {
@@ -45,7 +67,7 @@ static bool needs_tables(const GPtrArray *images)
     return false;
 }
 
-/* A new file in the folder of tables, as FL_SANDBOX_WRITE allows. */
+/* Creates a file in the tables folder, as FL_SANDBOX_WRITE allows. */
 static int make_file(const FlChains *chains, const char *name, char **path, GError **error)
 {
     int fd;
@@ -57,7 +79,8 @@ static int make_file(const FlChains *chains, const char *name, char **path, GErr
     return fd;
 }
 
-/* Others may look for names in it that they know, and not list it. */
+/* The folder is searchable but not readable for others: they can open known names but not list
+ * it. */
 static bool make_folder(FlChains *chains, GError **error)
 {
     g_autofree char *path = NULL;
@@ -65,7 +88,7 @@ static bool make_folder(FlChains *chains, GError **error)
 
     chains->folder = g_build_filename(g_get_tmp_dir(), "fleecefs-XXXXXX", NULL);
     if (g_mkdtemp_full(chains->folder, 0711) == NULL) {
-        fl_fail(error, "cannot make a folder in %s: %s", g_get_tmp_dir(), g_strerror(errno));
+        fl_fail(error, "cannot create a folder in %s: %s", g_get_tmp_dir(), g_strerror(errno));
         g_clear_pointer(&chains->folder, g_free);
         return false;
     }
@@ -75,7 +98,7 @@ static bool make_folder(FlChains *chains, GError **error)
     return fd >= 0;
 }
 
-/* What there is to be known of the increment in raw IMAGE. */
+/* Reads the map of the raw increment IMAGE. */
 static FlMap *read_map(const FlStoredImage *image, GError **error)
 {
     g_autofree char *text = NULL;
@@ -87,7 +110,7 @@ static FlMap *read_map(const FlStoredImage *image, GError **error)
     if (fd < 0)
         return NULL;
     if (fstat(fd, &st) != 0 || st.st_size > MAPFILE_MAX) {
-        fl_fail(error, "%s: it is too large", image->map);
+        fl_fail(error, "%s: too large", image->map);
     } else {
         text = g_malloc((gsize)st.st_size + 1);
         n = pread(fd, text, (size_t)st.st_size, 0);
@@ -103,7 +126,8 @@ static FlMap *read_map(const FlStoredImage *image, GError **error)
     return map;
 }
 
-/* The path of a file with the tables of IMAGE, to be unlinked; NULL with an error. */
+/* Writes the tables of IMAGE to a file. Returns its path, which the caller unlinks; NULL with an
+ * error. */
 static char *make_tables(const FlChains *chains, const FlStoredImage *image, const char *name,
                          GError **error)
 {
@@ -151,40 +175,17 @@ static FlJail *make_jail(FlChains *chains, const char *program, const GPtrArray 
 
 static bool start_daemon(FlChains *chains, const GPtrArray *images, GError **error)
 {
-    static const char *const argv[] = {"qemu-storage-daemon",
-                                       "--chardev",
-                                       "socket,id=qmp,fd=4",
-                                       "--monitor",
-                                       "chardev=qmp",
-                                       "--nbd-server",
-                                       "addr.type=fd,addr.str=3,max-connections=1000",
-                                       NULL};
-    g_autofree char *found = g_find_program_in_path(argv[0]);
+    g_autofree char *found = g_find_program_in_path(FL_STORAGE_DAEMON);
     g_autoptr(FlJail) jail = NULL;
-    g_autoptr(GError) failure = NULL;
-    FlServerSpec spec = {.argv = argv, .death_signal = SIGKILL};
-    int monitor[2];
 
     if (found == NULL)
         return fl_fail(error,
                        "backup:%s: %s is not installed, and QEMU is needed to read image files (on "
                        "Debian: qemu-system-common)",
-                       chains->stored->top, argv[0]);
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, monitor) < 0)
-        return fl_fail(error, "cannot make a socket for %s: %s", argv[0], g_strerror(errno));
-    jail = make_jail(chains, argv[0], images);
-    spec.jail = jail;
-    spec.extra_fd = monitor[1];
-    chains->server = fl_server_new(&spec, error);
-    close(monitor[1]);
-    if (chains->server == NULL) {
-        close(monitor[0]);
-        return false;
-    }
-    chains->qmp = fl_qmp_new_fd(monitor[0], argv[0], QMP_TIMEOUT_MS, &failure);
-    if (chains->qmp == NULL && fl_server_check(chains->server, FAILED_MS, error))
-        g_propagate_error(error, g_steal_pointer(&failure));
-    return chains->qmp != NULL;
+                       chains->stored->top, FL_STORAGE_DAEMON);
+    jail = make_jail(chains, FL_STORAGE_DAEMON, images);
+    chains->server = fl_storage_daemon_start(jail, &chains->qmp, error);
+    return chains->server != NULL;
 }
 
 FlChains *fl_chains_new(const FlStored *stored, const GPtrArray *images, GError **error)
@@ -193,8 +194,9 @@ FlChains *fl_chains_new(const FlStored *stored, const GPtrArray *images, GError 
 
     g_mutex_init(&chains->lock);
     chains->stored = stored;
-    chains->nodes = g_hash_table_new_full(NULL, NULL, NULL, g_free);
-    chains->exports = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    chains->sizes = fl_file_sizes_new();
+    chains->nodes = g_hash_table_new_full(NULL, NULL, NULL, node_free);
+    chains->exports = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, export_free);
     if ((!needs_tables(images) || make_folder(chains, error)) &&
         start_daemon(chains, images, error))
         return g_steal_pointer(&chains);
@@ -215,6 +217,7 @@ void fl_chains_free(FlChains *chains)
     }
     g_free(chains->folder);
     g_free(chains->open);
+    fl_file_sizes_free(chains->sizes);
     g_hash_table_unref(chains->nodes);
     g_hash_table_unref(chains->exports);
     g_mutex_clear(&chains->lock);
@@ -224,6 +227,15 @@ void fl_chains_free(FlChains *chains)
 FlServer *fl_chains_server(const FlChains *chains)
 {
     return chains->server;
+}
+
+char *fl_chains_fault(const FlChains *chains, const FlStoredImage *image)
+{
+    char *fault = NULL;
+
+    for (; image != NULL && fault == NULL; image = image->on)
+        fault = fl_file_sizes_fault(chains->sizes, image);
+    return fault;
 }
 
 void fl_chains_allow(const FlChains *chains, FlSandbox *sandbox)
@@ -243,24 +255,26 @@ void fl_chains_allow(const FlChains *chains, FlSandbox *sandbox)
     }
 }
 
-/* Opening; the lock is held. */
+/* Opening; the caller holds the lock. */
 
 bool fl_chains_can_open(const FlStoredImage *image, GError **error)
 {
     const char *way_out = "restore it with fleecefs-restore";
 
     if (image->depth >= FL_CHAINS_DEPTH_MAX)
-        return fl_fail(error, "%s lies on %u others, more than can be opened at once: %s",
+        return fl_fail(error, "%s depends on %u others, more than can be opened at once: %s",
                        image->path, image->depth, way_out);
     for (; image->on != NULL; image = image->on) {
         if (image->on->form == FL_STORED_PIECES)
-            return fl_fail(error, "%s is an increment on pieces, which cannot be shown: %s",
+            return fl_fail(error,
+                           "%s is an increment relative to pieces, which cannot be shown: %s",
                            image->path, way_out);
     }
     return true;
 }
 
-static bool check_file(const FlStoredImage *image, GError **error)
+/* Checks the file of IMAGE and, if it is sound, watches its size. Call before QEMU opens it. */
+static bool check_file(FlChains *chains, const FlStoredImage *image, GError **error)
 {
     g_autoptr(GError) why = NULL;
     struct stat st;
@@ -273,6 +287,8 @@ static bool check_file(const FlStoredImage *image, GError **error)
         ok = fl_stored_check_qcow2(fd, image->size, image->base != NULL, &why);
     else
         ok = fstat(fd, &st) == 0 && (uint64_t)st.st_size == image->size;
+    if (ok)
+        fl_file_sizes_add_fd(chains->sizes, image, image->path, fd);
     close(fd);
     if (!ok && why == NULL)
         fl_fail(&why, "it is not %" G_GUINT64_FORMAT " bytes long", image->size);
@@ -285,14 +301,14 @@ static JsonNode *file_node(const char *path)
                        fl_qmp_bool("read-only", true));
 }
 
-/* The same as a child without a name of its own. */
+/* A raw node on PATH, for use as an unnamed child. */
 static JsonNode *raw_node(const char *path)
 {
     return fl_qmp_args(fl_qmp_string("driver", "raw"), fl_qmp_bool("read-only", true),
                        fl_qmp_node("file", file_node(path)));
 }
 
-/* What blockdev-add is to be told of IMAGE; TABLES: NULL unless it is an increment in raw. */
+/* Returns the arguments of blockdev-add for IMAGE. TABLES is NULL unless it is a raw increment. */
 static JsonNode *image_node(const FlStoredImage *image, const char *name, const char *below,
                             const char *tables)
 {
@@ -302,7 +318,7 @@ static JsonNode *image_node(const FlStoredImage *image, const char *name, const 
         return fl_qmp_args(fl_qmp_string("driver", "raw"), fl_qmp_string("node-name", name),
                            fl_qmp_bool("read-only", true),
                            fl_qmp_node("file", file_node(image->path)));
-    /* Without this QEMU would take what the file names. */
+    /* Without this QEMU would open the backing file named in the image. */
     backing = json_node_new(below != NULL ? JSON_NODE_VALUE : JSON_NODE_NULL);
     if (below != NULL)
         json_node_set_string(backing, below);
@@ -312,72 +328,169 @@ static JsonNode *image_node(const FlStoredImage *image, const char *name, const 
                        fl_qmp_node("data-file", tables != NULL ? raw_node(image->path) : NULL));
 }
 
-/* Opens IMAGE on the node BELOW, NULL for a full backup. */
-static bool open_one(FlChains *chains, const FlStoredImage *image, const char *below,
-                     GError **error)
+/* Opens IMAGE on top of the node BELOW, NULL for a full backup. */
+static Node *open_one(FlChains *chains, const FlStoredImage *image, Node *below, GError **error)
 {
-    g_autofree char *name = g_strdup_printf("image%u", g_hash_table_size(chains->nodes));
+    g_autofree char *name = g_strdup_printf("image%" G_GUINT64_FORMAT, chains->count++);
     g_autofree char *tables = NULL;
+    Node *node;
     g_autoptr(GError) why = NULL;
     bool ok;
 
-    if (!check_file(image, error))
-        return false;
+    if (!check_file(chains, image, error))
+        return NULL;
     if (image->map != NULL && (tables = make_tables(chains, image, name, error)) == NULL)
-        return false;
-    ok = fl_qmp_call(chains->qmp, "blockdev-add", image_node(image, name, below, tables), NULL,
+        return NULL;
+    ok = fl_qmp_call(chains->qmp, "blockdev-add",
+                     image_node(image, name, below != NULL ? below->name : NULL, tables), NULL,
                      &why);
     if (tables != NULL)
         unlink(tables);
-    if (!ok)
-        return fl_fail(error, "cannot open %s: %s", image->path, why->message);
-    g_hash_table_insert(chains->nodes, (gpointer)image, g_steal_pointer(&name));
-    return true;
+    if (!ok) {
+        fl_fail(error, "cannot open %s: %s", image->path, why->message);
+        return NULL;
+    }
+    if (below != NULL)
+        below->users++;
+    node = g_new0(Node, 1);
+    node->name = g_steal_pointer(&name);
+    g_hash_table_insert(chains->nodes, (gpointer)image, node);
+    return node;
 }
 
-/* The name of the node of IMAGE, which is opened with all that it lies on; NULL with an error. */
-static const char *open_chain(FlChains *chains, const FlStoredImage *image, GError **error)
+/* Returns the node of IMAGE, opening it and all images below it; NULL with an error. */
+static Node *open_chain(FlChains *chains, const FlStoredImage *image, GError **error)
 {
     g_autoptr(GPtrArray) line = g_ptr_array_new();
+    Node *node = NULL;
 
-    for (; image != NULL && g_hash_table_lookup(chains->nodes, image) == NULL; image = image->on)
+    for (; image != NULL && (node = g_hash_table_lookup(chains->nodes, image)) == NULL;
+         image = image->on)
         g_ptr_array_add(line, (gpointer)image);
     while (line->len > 0) {
-        const FlStoredImage *next = g_ptr_array_steal_index(line, line->len - 1);
-
-        if (!open_one(chains, next,
-                      image != NULL ? g_hash_table_lookup(chains->nodes, image) : NULL, error))
+        node = open_one(chains, g_ptr_array_steal_index(line, line->len - 1), node, error);
+        if (node == NULL)
             return NULL;
-        image = next;
     }
-    return g_hash_table_lookup(chains->nodes, image);
+    return node;
 }
 
-static bool export_node(FlChains *chains, const char *node, const char *name, GError **error)
+/* Closes unused nodes. One that QEMU still holds is kept for the next call. */
+static void close_nodes(FlChains *chains)
 {
-    g_autofree char *id = g_strdup_printf("export%u", g_hash_table_size(chains->exports));
+    GHashTableIter iter;
+    gpointer key, value;
+    bool again;
 
-    return fl_qmp_call(chains->qmp, "block-export-add",
-                       fl_qmp_args(fl_qmp_string("type", "nbd"), fl_qmp_string("id", id),
-                                   fl_qmp_string("node-name", node), fl_qmp_string("name", name),
-                                   fl_qmp_bool("allocation-depth", true)),
-                       NULL, error);
+    do {
+        again = false;
+        g_hash_table_iter_init(&iter, chains->nodes);
+        while (g_hash_table_iter_next(&iter, &key, &value)) {
+            const FlStoredImage *image = key;
+            const Node *node = value;
+            Node *below = image->on != NULL ? g_hash_table_lookup(chains->nodes, image->on) : NULL;
+
+            if (node->users > 0 ||
+                !fl_qmp_call(chains->qmp, "blockdev-del",
+                             fl_qmp_args(fl_qmp_string("node-name", node->name)), NULL, NULL))
+                continue;
+            if (below != NULL)
+                again = --below->users == 0 || again;
+            fl_file_sizes_remove(chains->sizes, image);
+            g_hash_table_iter_remove(&iter);
+        }
+    } while (again);
 }
 
-bool fl_chains_open(FlChains *chains, const FlStoredImage *image, const char *name, GError **error)
+/* Returns the least recently used export whose last use is later than AFTER; NULL if there is
+ * none. */
+static const char *oldest(const FlChains *chains, guint64 after)
 {
-    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&chains->lock);
-    const char *node;
+    const char *found = NULL;
+    guint64 used = G_MAXUINT64;
+    GHashTableIter iter;
+    gpointer key, value;
 
-    if (g_hash_table_contains(chains->exports, name))
-        return true;
+    g_hash_table_iter_init(&iter, chains->exports);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        const Export *export = value;
+
+        if (export->held == 0 && export->used > after && export->used < used) {
+            found = key;
+            used = export->used;
+        }
+    }
+    return found;
+}
+
+/* Makes room for one more export. Exports with clients stay: QEMU refuses to remove them. */
+static void close_oldest(FlChains *chains)
+{
+    const char *name;
+    guint64 after = 0;
+
+    while (g_hash_table_size(chains->exports) >= FL_CHAINS_OPEN_MAX &&
+           (name = oldest(chains, after)) != NULL) {
+        const Export *export = g_hash_table_lookup(chains->exports, name);
+
+        after = export->used;
+        if (!fl_qmp_call(chains->qmp, "block-export-del",
+                         fl_qmp_args(fl_qmp_string("id", export->id)), NULL, NULL))
+            continue;
+        ((Node *)g_hash_table_lookup(chains->nodes, export->image))->users--;
+        g_hash_table_remove(chains->exports, name);
+    }
+    if (after > 0)
+        close_nodes(chains);
+}
+
+/* Exports IMAGE as NAME. Returns NULL with an error. */
+static Export *export_image(FlChains *chains, const FlStoredImage *image, const char *name,
+                            GError **error)
+{
+    g_autofree char *id = NULL;
+    Export *export;
+    Node *node;
+
+    close_oldest(chains);
     node = open_chain(chains, image, error);
     if (node == NULL)
-        return false;
-    if (!export_node(chains, node, name, error)) {
+        return NULL;
+    id = g_strdup_printf("export%" G_GUINT64_FORMAT, chains->count++);
+    if (!fl_qmp_call(chains->qmp, "block-export-add",
+                     fl_qmp_args(fl_qmp_string("type", "nbd"), fl_qmp_string("id", id),
+                                 fl_qmp_string("node-name", node->name),
+                                 fl_qmp_string("name", name),
+                                 fl_qmp_bool("allocation-depth", true)),
+                     NULL, error)) {
         g_prefix_error(error, "cannot serve %s: ", image->path);
-        return false;
+        return NULL;
     }
-    g_hash_table_add(chains->exports, g_strdup(name));
+    node->users++;
+    export = g_new0(Export, 1);
+    *export = (Export){.id = g_steal_pointer(&id), .image = image};
+    g_hash_table_insert(chains->exports, g_strdup(name), export);
+    return export;
+}
+
+bool fl_chains_hold(FlChains *chains, const FlStoredImage *image, const char *name, GError **error)
+{
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&chains->lock);
+    Export *export = g_hash_table_lookup(chains->exports, name);
+
+    if (export == NULL)
+        export = export_image(chains, image, name, error);
+    if (export == NULL)
+        return false;
+    export->held++;
+    export->used = ++chains->count;
     return true;
+}
+
+void fl_chains_let_go(FlChains *chains, const char *name)
+{
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&chains->lock);
+    Export *export = g_hash_table_lookup(chains->exports, name);
+
+    export->held--;
 }

@@ -7,13 +7,13 @@
 #include <signal.h>
 
 typedef struct {
-    FlSource source;  /* first; laid over the server's NBD */
-    FlServer *server; /* NULL once it was closed */
+    FlSource source;  /* first; on top of the server's NBD source */
+    FlServer *server; /* NULL once closed */
 } CommandSource;
 
 FlServer *fl_server_new_command(const char *const *argv, GError **error)
 {
-    /* Not SIGKILL: a server may have temporary files of its own to remove. */
+    /* Not SIGKILL: a server may have temporary files to remove. */
     FlServerSpec spec = {.argv = argv, .extra_fd = -1, .activation = true, .death_signal = SIGTERM};
 
     if (argv[0] == NULL) {
@@ -31,12 +31,12 @@ static GPtrArray *command_exports(FlSource *source, const char *name, const FlWa
     GPtrArray *exports = fl_source_exports(source->below, name, wait, &why);
 
     if (exports == NULL) {
-        /* A server that could not start knows better why. */
+        /* The message of a server that failed to start is more specific. */
         if (fl_server_check(server, FL_SERVER_CHECK_MS, error))
             g_propagate_error(error, g_steal_pointer(&why));
         return NULL;
     }
-    /* It may want to end, and wait for us to leave. */
+    /* The server may exit once its last client disconnects. */
     if (exports->len == 1)
         ((FlExportInfo *)exports->pdata[0])->ends_with_last = true;
     return exports;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The bitmaps of an image and of what it is based on.
+ * The bitmaps of an image and of its backing images.
  *
- * An external snapshot puts an empty image on top of the disk. libvirt starts a bitmap in it for
- * each one of the image below, with the same name, and leaves that one there: each of them has a
- * part of what was written. So bitmaps of one name in images that follow on one another, from the
- * top down, are one bitmap.
+ * An external snapshot puts an empty overlay on top of the disk. For each bitmap of the image
+ * below, libvirt starts one of the same name in the overlay, and leaves the old one in place: each
+ * holds part of the writes. So bitmaps of one name in consecutive images, from the top down, form
+ * one bitmap.
  */
 #include "source/image/image.h"
 
@@ -27,7 +27,7 @@ static void add_bitmaps(GPtrArray *bitmaps, JsonArray *found)
         const char *name = fl_json_string(object, "name");
         FlBitmap *bitmap;
 
-        if (name == NULL) /* QEMU's own */
+        if (name == NULL) /* internal to QEMU */
             continue;
         bitmap = fl_bitmap_new(name, NULL, (uint64_t)fl_json_int(object, "granularity"));
         bitmap->count = (uint64_t)fl_json_int(object, "count");
@@ -49,8 +49,8 @@ static JsonObject *find_bitmap(JsonObject *node, const char *name)
     return NULL;
 }
 
-/* The image of NODES that has DEPTH others below it, of those that can have bitmaps: this daemon
- * has one chain only. */
+/* Returns the node in NODES that has DEPTH images below it, among those that can have bitmaps: this
+ * daemon has only one chain. */
 static JsonObject *node_of_depth(JsonArray *nodes, gint64 depth)
 {
     for (guint i = 0; i < fl_json_length(nodes); i++) {
@@ -68,7 +68,7 @@ static void add_source(JsonArray *sources, const char *node, const char *name)
                            fl_qmp_args(fl_qmp_string("node", node), fl_qmp_string("name", name)));
 }
 
-/* What is to be merged, from TOP down; NULL if BITMAP is in that image alone. */
+/* Returns the bitmaps to merge, from TOP down; NULL if BITMAP exists only in that image. */
 static JsonArray *find_parts(JsonArray *nodes, JsonObject *top, FlBitmap *bitmap)
 {
     g_autoptr(JsonArray) parts = json_array_new();
@@ -87,8 +87,8 @@ static JsonArray *find_parts(JsonArray *nodes, JsonObject *top, FlBitmap *bitmap
                                                                      : NULL;
 }
 
-/* A node of the image's size without data, for bitmaps: those of an image that is opened read-only
- * cannot be changed. */
+/* Adds a data-less node of the image's size to hold merged bitmaps: those of an image opened
+ * read-only cannot be changed. */
 static bool add_union_node(FlQmp *qmp, JsonObject *top, GError **error)
 {
     gint64 size = fl_json_int(fl_json_object(top, "image"), "virtual-size");
@@ -134,7 +134,7 @@ static bool join_parts(FlImage *image, JsonArray *nodes, JsonObject *top, FlQmp 
             return false;
         added = true;
         g_ptr_array_add(image->merged, g_strdup(bitmap->name));
-        /* An image that was made larger than the one below has no such union. */
+        /* Fails for an image that is larger than the one below. */
         if (!merge(qmp, bitmap, g_steal_pointer(&parts), &failure)) {
             g_debug("bitmap %s: %s", bitmap->name, failure->message);
             bitmap->torn = true;
@@ -143,7 +143,7 @@ static bool join_parts(FlImage *image, JsonArray *nodes, JsonObject *top, FlQmp 
     return true;
 }
 
-/* Whether an image below has a bitmap whose name is that of one of BITMAPS. */
+/* Whether an image below has a bitmap with the name of one of BITMAPS. */
 static bool has_parts(const GPtrArray *bitmaps, JsonArray *nodes)
 {
     for (guint i = 0; i < fl_json_length(nodes); i++) {
@@ -168,7 +168,7 @@ static JsonObject *find_node(JsonArray *nodes, const char *name)
     return NULL;
 }
 
-/* QEMU tells depths only together with a description, of each image, of all images below it. */
+/* QEMU reports depths only together with, for each image, a description of all images below it. */
 static JsonArray *query_nodes(FlQmp *qmp, bool with_depth, JsonNode **reply, GError **error)
 {
     if (!fl_qmp_call(qmp, "query-named-block-nodes", fl_qmp_args(fl_qmp_bool("flat", !with_depth)),

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define PROBE_SECONDS 60
-/* Files in a chain; QEMU's own limits are higher, and nobody's chains. */
+/* Files in a chain; QEMU allows more, but real chains are shorter. */
 #define CHAIN_MAX 200
 
 void fl_image_free(FlImage *image)
@@ -29,7 +29,7 @@ void fl_image_free(FlImage *image)
     g_free(image);
 }
 
-/* QEMU's words for a lock that somebody else holds differ by the lock only. */
+/* QEMU's messages about a lock held by another process differ only in the lock. */
 bool fl_image_is_lock_failure(const char *message)
 {
     return strstr(message, "Failed to get") != NULL && strstr(message, "lock") != NULL;
@@ -41,30 +41,41 @@ static bool fail_image(const FlImage *image, const char *message, GError **error
 
     if (fl_image_is_lock_failure(message))
         return fl_fail(error,
-                       "%s is in use: a running VM or another program writes to it, or to an image "
-                       "it is based on; mount the VM instead (qmp:SOCKET or libvirt:DOMAIN), or an "
-                       "NBD export of the program that uses it",
+                       "%s is in use: a running VM or another program writes to it or to one of "
+                       "its backing images; mount the VM instead (qmp:SOCKET or libvirt:DOMAIN), "
+                       "or an NBD export of the program that uses it",
                        shown);
     if (strstr(message, "doesn't satisfy the constraints") != NULL)
         return fl_fail(error,
-                       "cannot open %s: the image is cut off or damaged (%s); see qemu-img check",
+                       "cannot open %s: the image is truncated or damaged (%s); see qemu-img check",
                        shown, message);
     if (strstr(message, "Could not open backing file") != NULL)
-        return fl_fail(error,
-                       "cannot open %s: the image that it is based on is missing (%s); if it is a "
-                       "stored increment, mount backup:FOLDER, or name its base with "
-                       "qemu-img rebase -u -b",
-                       shown, message);
+        return fl_fail(
+            error,
+            "cannot open %s: its backing file is missing (%s); if it is a stored increment, mount "
+            "backup:FOLDER, or set its backing file with qemu-img rebase -u -b",
+            shown, message);
     return fl_fail(error, "cannot open %s: %s", shown, message);
 }
 
-static bool look_at_file(FlImage *image, GError **error)
+/* Checks for the start of a VMDK descriptor ("Virtual Disk Format" 5.0), which names the other
+ * files of the image: QEMU finds none of them in a jail. */
+static bool is_vmdk_descriptor(int fd)
+{
+    static const char magic[] = "# Disk DescriptorFile";
+    char start[sizeof magic - 1];
+
+    return pread(fd, start, sizeof start, 0) == (ssize_t)sizeof start &&
+           memcmp(start, magic, sizeof start) == 0;
+}
+
+static bool look_at_file(FlImage *image, const char *format, GError **error)
 {
     struct stat st;
     const char *why = NULL;
     int fd;
 
-    /* Looked at before it is opened: to open a FIFO or a device may have effects, or wait. */
+    /* stat() before opening: opening a FIFO or a device may block or have side effects. */
     if (stat(image->path, &st) < 0)
         why = g_strerror(errno);
     else if (S_ISDIR(st.st_mode))
@@ -73,8 +84,13 @@ static bool look_at_file(FlImage *image, GError **error)
         why = "it is neither a file nor a block device";
     else if ((fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0)
         why = g_strerror(errno);
-    else
+    else {
+        if ((format == NULL || g_str_equal(format, "vmdk")) && is_vmdk_descriptor(fd))
+            why = "it is a VMDK that refers to other files, which is not safe; convert it to one "
+                  "file: qemu-img convert -f vmdk -O qcow2 THIS COPY.qcow2, or serve it: [ "
+                  "qemu-nbd -t -r -f vmdk THIS ]";
         close(fd);
+    }
     if (why == NULL && !g_utf8_validate(image->path, -1, NULL))
         why = "its path is not valid UTF-8, which QEMU requires; rename it";
     if (why != NULL)
@@ -91,8 +107,8 @@ static void make_latest(struct timespec *latest, struct timespec time)
         *latest = time;
 }
 
-/* Since when the image has been as it is: now that it is open, nobody writes to it. That of a
- * device node says nothing of what is on the device. */
+/* Finds the times of the image, final because nobody writes to it while it is open. The times of a
+ * device node say nothing about the device's contents. */
 static void find_times(FlImage *image)
 {
     struct stat st;
@@ -108,7 +124,7 @@ static void find_times(FlImage *image)
     }
 }
 
-/* INFO is what qemu-img says of the image, which may be anybody's. */
+/* Reads INFO, qemu-img's output for the image, which is untrusted. */
 static bool take_info(FlImage *image, JsonObject *info, GError **error)
 {
     image->info.format = g_strdup(fl_json_string(info, "format"));
@@ -117,12 +133,12 @@ static bool take_info(FlImage *image, JsonObject *info, GError **error)
     if (fl_json_bool(info, "encrypted"))
         return fail_image(image,
                           "it is encrypted; serve it with qemu-nbd or qemu-storage-daemon, which "
-                          "can be given the key, and mount its NBD URI",
+                          "accept the key, and mount the NBD URI",
                           error);
     return true;
 }
 
-/* Notes that the image cannot be served in a jail, because of WHY. */
+/* Records WHY the image cannot be served in a jail. */
 static void leave_open(FlImage *image, const char *why)
 {
     if (image->open == NULL)
@@ -145,7 +161,7 @@ FlJail *fl_image_jail(FlImage *image, const char *program)
     return NULL;
 }
 
-/* What qemu-img says of the file at PATH, which it opens alone. */
+/* Returns qemu-img's output for the file at PATH, opened without its backing files. */
 static JsonObject *ask_about(FlImage *image, const char *path, const char *format, GError **error)
 {
     const char *const probe[] = {"qemu-img", "info", "--output=json", "--", path, NULL};
@@ -165,7 +181,7 @@ static JsonObject *ask_about(FlImage *image, const char *path, const char *forma
     return output != NULL ? fl_json_parse(output, strlen(output), error) : NULL;
 }
 
-/* QEMU's names of files are paths, or begin with a protocol. */
+/* QEMU's file names are paths, or start with a protocol. */
 static const char *as_path(const char *name)
 {
     const char *rest = g_str_has_prefix(name, "file:") ? name + strlen("file:") : name;
@@ -174,14 +190,14 @@ static const char *as_path(const char *name)
     return colon == NULL || (slash != NULL && slash < colon) ? rest : NULL;
 }
 
-/* Adds the file that NAME means in an image at PATH; NULL if it is no file. */
+/* Adds the file that NAME refers to in an image at PATH. Returns NULL if it is not a file. */
 static const char *add_file(FlImage *image, const char *path, const char *name)
 {
     const char *file = as_path(name);
     g_autofree char *folder = g_path_get_dirname(path);
 
     if (file == NULL) {
-        g_autofree char *why = g_strdup_printf("it is based on %s, which is no file", name);
+        g_autofree char *why = g_strdup_printf("its backing file %s is not a file", name);
 
         leave_open(image, why);
         return NULL;
@@ -200,12 +216,12 @@ static bool check_whole(const FlImage *image, const char *path, const char *form
     if (fl_image_check_whole(path, format, data_file, &failure))
         return true;
     if (strcmp(path, image->path) != 0)
-        message = g_strdup_printf("of %s, which it is based on: %s", path, failure->message);
+        message = g_strdup_printf("backing file %s: %s", path, failure->message);
     return fail_image(image, message != NULL ? message : failure->message, error);
 }
 
-/* Follows the chain from INFO, of the file at PATH. Whatever else is wrong with it, the storage
- * daemon will find too. */
+/* Follows the chain from INFO, of the file at PATH. The storage daemon will detect any other fault
+ * of the chain. */
 static bool find_chain(FlImage *image, JsonObject *info, const char *path, GError **error)
 {
     g_autoptr(JsonObject) here = json_object_ref(info);
@@ -265,14 +281,14 @@ FlImage *fl_image_probe(const char *path, const char *format, GError **error)
     g_autoptr(FlImage) image = g_new0(FlImage, 1);
     g_autofree char *folder = g_get_current_dir();
 
-    /* Not g_canonicalize_filename: ".." behind a symbolic link is not what stands before it. */
+    /* Not g_canonicalize_filename(): it would resolve ".." after a symbolic link wrongly. */
     image->path = g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
     image->info.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
     image->merged = g_ptr_array_new_with_free_func(g_free);
     image->files = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(image->files, g_strdup(image->path));
     image->own = 1;
-    if (!look_at_file(image, error) || !find_format(image, format, error))
+    if (!look_at_file(image, format, error) || !find_format(image, format, error))
         return NULL;
     image->info.name = export_name(image->path);
     return g_steal_pointer(&image);
@@ -303,9 +319,9 @@ static bool add_image_node(const FlImage *image, FlQmp *qmp, GError **error)
 }
 
 /*
- * Keeps writers away. A raw image and the NBD server both let others write to what they read, so
- * that a disk could be served while a VM changes it. This node on top of the image does not; the
- * data does not pass through it.
+ * Keeps writers away. A raw image and the NBD server both let others write to what they read, so a
+ * disk could be served while a VM changes it. This node on top of the image forbids that; no data
+ * passes through it.
  */
 static bool add_guard_node(FlQmp *qmp, GError **error)
 {
@@ -328,7 +344,7 @@ static bool add_export(const FlImage *image, FlQmp *qmp, GError **error)
         const FlBitmap *bitmap = image->info.bitmaps->pdata[i];
         if (!fl_bitmap_is_whole(bitmap))
             continue;
-        /* QEMU before 7.1 takes names alone, of the image's own bitmaps. */
+        /* QEMU before 7.1 accepts only names here, of the image's own bitmaps. */
         if (!g_ptr_array_find_with_equal_func(image->merged, bitmap->name, g_str_equal, NULL))
             json_array_add_string_element(served, bitmap->name);
         else

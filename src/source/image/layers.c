@@ -7,9 +7,9 @@
 
 #include <string.h>
 
-/* Of each call of qemu-img. */
+/* Time limit of each qemu-img call. */
 #define SECONDS 60
-/* Images on one another. */
+/* Maximum length of a chain of images. */
 #define CHAIN_MAX 200
 
 static void free_layer(gpointer data)
@@ -41,13 +41,14 @@ static bool fail(const char *path, const char *message, GError **error)
 {
     if (fl_image_is_lock_failure(message))
         return fl_fail(error,
-                       "%s is in use by a VM or a mount: name that VM (qmp:SOCKET, "
-                       "libvirt:DOMAIN), or end it first",
+                       "%s is in use by a VM or a mount: give that VM (qmp:SOCKET, libvirt:DOMAIN) "
+                       "instead, or end it first",
                        path);
     return fl_fail(error, "%s: %s", path, message);
 }
 
-/* What qemu-img says of the file at PATH, which it opens alone, and where it can, in a jail. */
+/* Returns qemu-img's output for the file at PATH, opened without its backing files and, where
+ * possible, in a jail. */
 static JsonObject *ask_about(const char *path, const char *format, bool share, GError **error)
 {
     const char *argv[10] = {"qemu-img", "info", "--output=json"};
@@ -75,7 +76,7 @@ GPtrArray *fl_image_layers(const char *path, const char *format, bool share, GEr
     g_autoptr(GPtrArray) layers = g_ptr_array_new_with_free_func(free_layer);
     g_autofree char *next = g_strdup(path), *next_format = g_strdup(format);
 
-    /* What is based on another thing than a file has no bitmaps of ours below. */
+    /* An image whose backing is not a file has no fleecefs bitmaps below. */
     while (next != NULL && *next == '/' && layers->len < CHAIN_MAX) {
         g_autoptr(GError) failure = NULL;
         g_autoptr(JsonObject) info = ask_about(next, next_format, share, &failure);
@@ -100,7 +101,7 @@ static bool remove_bitmap(const char *path, const char *name, GError **error)
     g_autoptr(GError) failure = NULL;
     g_autofree char *output = NULL;
 
-    /* It writes, which no jail allows. */
+    /* This writes to the image, which no jail allows. */
     output = fl_process_output(argv, NULL, SECONDS, &failure);
     return output != NULL || fail(path, failure->message, error);
 }

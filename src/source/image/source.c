@@ -8,8 +8,8 @@
 #include <string.h>
 
 typedef struct {
-    FlSource source;       /* first; laid over the daemon's NBD */
-    FlImageDaemon *daemon; /* NULL once it was closed */
+    FlSource source;       /* first; on top of the daemon's NBD source */
+    FlImageDaemon *daemon; /* NULL once closed */
 } ImageSource;
 
 static FlImageDaemon *daemon_of(const FlSource *source)
@@ -17,7 +17,7 @@ static FlImageDaemon *daemon_of(const FlSource *source)
     return ((const ImageSource *)source)->daemon;
 }
 
-/* What NBD does not tell of an image. */
+/* Adds what NBD does not report about an image. */
 static void add_facts(FlExportInfo *info, const FlImageInfo *image)
 {
     info->ends_with_last = false;
@@ -44,6 +44,13 @@ static GPtrArray *image_exports(FlSource *source, const char *name, const FlWait
     return exports;
 }
 
+static char *image_fault(FlSource *source, const char *name)
+{
+    const FlImageDaemon *daemon = daemon_of(source);
+
+    return daemon != NULL ? fl_image_daemon_fault(daemon) : NULL;
+}
+
 static void image_allow(const FlSource *source, FlSandbox *sandbox)
 {
     const FlImageDaemon *daemon = daemon_of(source);
@@ -64,6 +71,7 @@ static void image_close(FlSource *source)
 
 static const FlSourceOps image_ops = {
     .exports = image_exports,
+    .fault = image_fault,
     .allow = image_allow,
     .close = image_close,
     .clear = image_close,
@@ -86,7 +94,7 @@ FlSource *fl_source_image_new(const char *path, const char *format, const char *
 
 /* The kind */
 
-/* A source that is no file is often something else, written in another way than it should be. */
+/* If the source is not a file, it is often another kind of source, misspelled. */
 static bool check_image(const char *text, GError **error)
 {
     g_autofree char *program = NULL;
@@ -97,16 +105,16 @@ static bool check_image(const char *text, GError **error)
         return fl_fail_usage(error, "%s: write a space after '[': [ SERVER ARGS... ]", text);
     if (g_str_has_prefix(text, "http://") || g_str_has_prefix(text, "https://"))
         return fl_fail_usage(error,
-                             "%s: not read by fleecefs itself; a server that does: fleecefs [ "
+                             "%s: fleecefs does not read such URLs; use a server: fleecefs [ "
                              "nbdkit curl URL ] MOUNTPOINT",
                              text);
     if (strpbrk(text, "/.:") != NULL)
         return true;
     program = g_find_program_in_path(text);
     if (program != NULL)
-        return fl_fail(error, "%s: no such file; a server is written in brackets: [ %s ARGS... ]",
+        return fl_fail(error, "%s: no such file; to start a server, use brackets: [ %s ARGS... ]",
                        text, text);
-    return fl_fail(error, "%s: no such file; a VM of libvirt is written libvirt:%s", text, text);
+    return fl_fail(error, "%s: no such file; for a libvirt VM write libvirt:%s", text, text);
 }
 
 static bool is_image(const FlSourceSpec *spec)
@@ -130,7 +138,7 @@ static char *image_label(const FlSourceSpec *spec)
 }
 
 static const FlSourceOption image_options[] = {
-    {"format", "FMT", "of image files: raw, qcow2... (as they look)"},
+    {"format", "FMT", "format of image files (probed)"},
     {NULL},
 };
 

@@ -18,7 +18,7 @@ typedef struct {
     gint64 deadline;
 } File;
 
-/* A table of integers of 4 or 8 bytes, read by pieces. */
+/* A table of 4-byte or 8-byte integers, read in chunks. */
 typedef struct {
     File *file;
     uint64_t offset, count;
@@ -44,9 +44,8 @@ static bool needs(const File *file, uint64_t offset, uint64_t length, GError **e
     if (offset <= file->end && length <= file->end - offset)
         return true;
     return fl_fail(error,
-                   "it is cut off: it ends after %" G_GUINT64_FORMAT
-                   " bytes, and what lay at %" G_GUINT64_FORMAT
-                   " is lost; copy it again from where it is whole",
+                   "it is truncated: it ends after %" G_GUINT64_FORMAT
+                   " bytes, and the data at %" G_GUINT64_FORMAT " is lost; copy it again",
                    file->end, MAX(offset, file->end));
 }
 
@@ -93,7 +92,7 @@ static bool get(Table *table, uint64_t index, uint64_t *value, GError **error)
     return true;
 }
 
-/* Points TABLE elsewhere. */
+/* Points TABLE to OFFSET. */
 static void turn_to(Table *table, uint64_t offset)
 {
     table->offset = offset;
@@ -108,15 +107,15 @@ static void turn_to(Table *table, uint64_t offset)
 #define ZERO         UINT64_C(1)
 #define HEADER_2     72u
 #define HEADER_3     104u
-#define DIRTY        UINT64_C(3) /* or marked as damaged: its refcounts may be wrong */
+#define DIRTY        UINT64_C(3) /* or marked corrupt: refcounts may be wrong */
 #define EXTENDED_L2  UINT64_C(16)
-#define BITMAPS      UINT64_C(1) /* the extension is up to date */
+#define BITMAPS      UINT64_C(1) /* the bitmaps extension is up to date */
 #define BITMAPS_TYPE 0x23852875u
 #define IN_USE       1u
 
 typedef struct {
     File file;
-    File *data; /* where the clusters of data are */
+    File *data; /* holds the data clusters */
     uint8_t header[HEADER_3];
     bool version_3, extended;
     unsigned bits;
@@ -128,7 +127,7 @@ static uint64_t field(const Qcow2 *image, unsigned offset, unsigned width)
     return integer(image->header + offset, width, false);
 }
 
-/* The entries of a block of refcounts up to the last that is not 0. */
+/* Counts the entries of a refcount block up to the last nonzero one. */
 static bool count_used(const Qcow2 *image, Table *block, unsigned bits, uint64_t *used,
                        GError **error)
 {
@@ -143,15 +142,15 @@ static bool count_used(const Qcow2 *image, Table *block, unsigned bits, uint64_t
             continue;
         byte = 7 - (unsigned)__builtin_ctzll(word) / 8;
         last = 31 - (unsigned)__builtin_clz((unsigned)(word >> (8 * (7 - byte)) & 0xff));
-        /* Refcounts of less than a byte begin at its lowest bit. */
+        /* Refcounts smaller than a byte start at its lowest bit. */
         *used = bits < 8 ? (i * 8 + byte) * (8 / bits) + last / bits + 1
                          : (i * 8 + byte) * 8 / bits + 1;
     }
     return true;
 }
 
-/* Whether the file holds all clusters whose refcount is not 0. A VM that was killed may leave some
- * that it never wrote, so that the answer no means little; nor does an error. */
+/* Whether the file holds all clusters with a nonzero refcount. A killed VM may leave some that it
+ * never wrote, so false proves little; the same holds for an error. */
 static bool holds_what_is_counted(Qcow2 *image)
 {
     unsigned bits = 1u << (image->version_3 ? field(image, 96, 4) & 7 : 4);
@@ -178,15 +177,15 @@ static bool holds_what_is_counted(Qcow2 *image)
     return false;
 }
 
-/* The data of GUEST's cluster, by its ENTRY of an L2 table and, if that is extended, the BITMAP
- * that follows. */
+/* Checks the data cluster at GUEST, given its L2 table ENTRY and, with extended L2 entries, the
+ * BITMAP after it. */
 static bool check_cluster(const Qcow2 *image, uint64_t guest, uint64_t entry, uint64_t bitmap,
                           GError **error)
 {
     uint64_t offset = entry & OFFSET, length = image->cluster;
     unsigned shift = 62 - (image->bits - 8);
 
-    /* Compressed data whose end is lost does not decompress. */
+    /* Truncated compressed data fails to decompress. */
     if ((entry & COMPRESSED) != 0)
         return needs(&image->file, entry & ((UINT64_C(1) << shift) - 1), 1, error);
     if (offset == 0 && (image->data == &image->file || (entry & COPIED) == 0))
@@ -242,7 +241,7 @@ static bool check_l1(Qcow2 *image, GError **error)
     return true;
 }
 
-/* OFFSET: of an entry of the bitmap directory, and then of the next. */
+/* Checks the bitmap directory entry at OFFSET and advances OFFSET to the next. */
 static bool check_bitmap(Qcow2 *image, uint64_t *offset, GError **error)
 {
     uint8_t entry[24];
@@ -254,7 +253,7 @@ static bool check_bitmap(Qcow2 *image, uint64_t *offset, GError **error)
     table.count = integer(entry + 8, 4, false);
     *offset += (sizeof entry + integer(entry + 18, 2, false) + integer(entry + 20, 4, false) + 7) &
                ~UINT64_C(7);
-    /* A bitmap that was in use is not loaded. */
+    /* QEMU does not load a bitmap marked in use. */
     if ((integer(entry + 12, 4, false) & IN_USE) != 0)
         return true;
     for (uint64_t i = 0; i < table.count; i++) {
@@ -276,7 +275,7 @@ static bool check_bitmaps(Qcow2 *image, GError **error)
 
     if (!image->version_3 || (field(image, 88, 8) & BITMAPS) == 0)
         return true;
-    /* Of type 0 is the last; all are within the first cluster. */
+    /* The last extension has type 0; all lie within the first cluster. */
     while (at < image->cluster && read_at(&image->file, extension, 8, at, NULL) &&
            integer(extension, 4, false) != 0) {
         uint64_t offset;
@@ -346,7 +345,7 @@ static bool check_vdi(const File *file, const char *data_file, GError **error)
 
         if (!get(&map, i, &entry, error))
             return false;
-        /* The two largest: never written, and given up. */
+        /* The two largest values: unallocated, and discarded. */
         if (entry < 0xfffffffe &&
             !needs(&image, data + entry * block, MIN(block, size - i * block), error))
             return false;
@@ -354,7 +353,7 @@ static bool check_vdi(const File *file, const char *data_file, GError **error)
     return true;
 }
 
-/* VMDK: sparse extents; what a descriptor names, QEMU finds in no jail. */
+/* VMDK: sparse extents only; QEMU finds no file that a descriptor names in a jail. */
 
 #define VMDK_COMPRESSED 0x10000u
 #define VMDK_MAX        (UINT64_C(1) << 40) /* sectors */
@@ -367,7 +366,7 @@ static bool check_grains(Table *table, uint64_t sector, uint64_t grain, uint64_t
 
         if (!get(table, i, &entry, error))
             return false;
-        /* 1 is a grain of zeros. */
+        /* 1 marks a grain of zeros. */
         if (entry > 1 && !needs(table->file, entry * SECTOR, compressed ? 1 : length, error))
             return false;
     }
@@ -385,11 +384,12 @@ static bool check_vmdk(const File *file, const char *data_file, GError **error)
         return file->end < sizeof header;
     if (memcmp(header, "KDMV", 4) != 0)
         return true;
-    /* The directory is written last, and a header that knows where it is follows it. */
+    /* In a stream-optimized image the directory is written last, followed by a footer with its
+     * offset. */
     if (integer(header + 56, 8, true) == UINT64_MAX &&
         (file->end < 1536 || !read_at(file, header, sizeof header, file->end - 1024, error) ||
          memcmp(header, "KDMV", 4) != 0))
-        return fl_fail(error, "it is cut off: it has no footer; copy it again");
+        return fl_fail(error, "it is truncated: it has no footer; copy it again");
     capacity = integer(header + 12, 8, true);
     grain = integer(header + 20, 8, true);
     table.count = integer(header + 44, 4, true);

@@ -5,15 +5,16 @@
 #include "wait.h"
 #include "walk.h"
 
-/* Requests in flight: cuts of a disk, and small ranges of it. */
+/* Requests in flight: segments of a disk, and small ranges of it. */
 #define SEGMENTS 16
 #define BATCH    64
 
 #define ALLOCATION FL_CONTEXT_NAME_ALLOCATION
 
-static const char no_memory[] = "there is no memory for the map";
+static const char no_memory[] = "out of memory for the map";
 
-/* The maps of the whole disk, by context; false with nothing in MAPS_OUT. */
+/* Loads the maps of the whole disk, by context. Returns false with nothing in MAPS_OUT on
+ * failure. */
 static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint64_t size,
                       FlMapsUse *use, FlMap **maps_out, bool *refused, const FlWait *wait,
                       GError **error)
@@ -42,8 +43,9 @@ static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint6
     return ok || fl_fail(error, "%s", no_memory);
 }
 
-/* A connection with those of CONTEXTS that the server gives, which are added to GIVEN. It has to
- * give all that it lists, but for base:allocation: without that, all is data. */
+/* Opens a connection with the CONTEXTS that the server provides, and adds these to GIVEN. The
+ * server must provide all that it lists except base:allocation; without that, everything counts as
+ * data. */
 static struct nbd_handle *open_with(FlEndpoint *endpoint, const FlExportInfo *info,
                                     const char *const *contexts, GPtrArray *given,
                                     const FlWait *wait, GError **error)
@@ -63,7 +65,7 @@ static struct nbd_handle *open_with(FlEndpoint *endpoint, const FlExportInfo *in
     if (nbd_get_size(nbd) != (int64_t)info->size)
         fl_fail_changed(error, "its size has changed");
     else if (missing != NULL)
-        fl_fail_changed(error, "the server lists meta context %s but does not give it", missing);
+        fl_fail_changed(error, "the server lists meta context %s but does not provide it", missing);
     else
         return nbd;
     fl_nbd_close(nbd);
@@ -98,7 +100,7 @@ static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
     return ok;
 }
 
-/* What A or B calls dirty. */
+/* Returns the union of what A and B mark dirty. */
 static FlMap *merge_dirty(const FlMap *a, const FlMap *b)
 {
     FlMapBuilder *merged = fl_map_builder_new();
@@ -115,8 +117,8 @@ static FlMap *merge_dirty(const FlMap *a, const FlMap *b)
     return fl_map_builder_finish(merged);
 }
 
-/* What any of the bitmaps among [from, to) of the maps calls dirty. By halves, so that many bitmaps
- * cost no more than their extents. */
+/* Returns the union of what the bitmaps [from, to) mark dirty. Divides and conquers, so that many
+ * bitmaps cost no more than their extents. */
 static FlMap *dirty_union(const FlDiskMaps *maps, guint from, guint to, uint64_t size)
 {
     g_autoptr(FlMap) left = NULL;
@@ -134,8 +136,8 @@ static FlMap *dirty_union(const FlDiskMaps *maps, guint from, guint to, uint64_t
     return merge_dirty(left, right);
 }
 
-/* base:allocation on the dirty extents of DIRTY from FIRST on, a batch of them, at the end of
- * WHOLE; the others are taken as data. The index of the extent to go on with; 0 if it failed. */
+/* Appends base:allocation to WHOLE for a batch of extents of DIRTY, starting at FIRST: queried for
+ * dirty extents, data for the others. Returns the index of the next extent; 0 on failure. */
 static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_t first,
                                FlMapsUse *use, FlMapBuilder *whole, const FlWait *wait,
                                GError **error)
@@ -168,10 +170,8 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
     return ok || fl_fail(error, "%s", no_memory) ? end : 0;
 }
 
-/*
- * base:allocation from a server that refuses clean ranges, as QEMU's snapshot-access over a
- * copy-before-write filter with a bitmap does: asked on dirty ranges, taken as data elsewhere.
- */
+/* Loads base:allocation from a server that refuses clean ranges, as QEMU's snapshot-access over a
+ * copy-before-write filter with a bitmap does. Queries dirty ranges and treats the rest as data. */
 static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *info,
                                     const FlDiskMaps *bitmaps, FlMapsUse *use, const FlWait *wait,
                                     GError **error)
@@ -183,7 +183,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
     struct nbd_handle *nbd;
     size_t next = 0;
 
-    /* What is made of them takes as much again, and once more while it is being made. */
+    /* The union takes as much memory again, and once more while it is built. */
     if (use->bytes > FL_MAPS_MAX / 3) {
         fl_fail(error, "the bitmaps have too many extents");
         return NULL;
@@ -203,7 +203,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
     return next > 0 ? fl_map_builder_finish(g_steal_pointer(&whole)) : NULL;
 }
 
-/* Each context for itself, when the server refused them together. */
+/* Loads each context separately, after the server refused them together. */
 static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMaps *maps,
                        FlMapsUse *use, const FlWait *wait, GError **error)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Loading the maps of an export by NBD block status.
+ * Loads the maps of an export by NBD block status.
  *
- * All contexts are asked for together. A large disk is cut into segments that are walked with many
- * requests in flight, because a server on the other side of a network costs round trips. What a
- * server replies is checked: ranges are cut at the end of what was asked for, a reply without
- * progress is an error, and so are many that hardly make any, and maps of more than FL_MAPS_MAX.
+ * All contexts are queried together. A large disk is split into segments that are walked with many
+ * requests in flight, because a remote server costs round trips. Replies are checked: ranges are
+ * clipped to the request; a reply without progress is an error, as are many replies with hardly any
+ * progress, and maps larger than FL_MAPS_MAX.
  *
  * Blocks; for workers.
  */
@@ -21,6 +21,6 @@
 FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info, const FlWait *wait,
                                  GError **error);
 
-/* Asks NBD again for a sample of the disk: FL_ERROR_CHANGED if it is no longer what MAPS say. */
+/* Queries a sample of the disk again through NBD: FL_ERROR_CHANGED if it no longer matches MAPS. */
 bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, const FlWait *wait,
                             GError **error);

@@ -8,7 +8,7 @@
 
 #include <errno.h>
 
-/* Answers that are taken in one turn of the loop. */
+/* Bytes of answers to receive in one iteration of the loop. */
 #define TURN_BYTES (256u << 10)
 
 typedef struct NbdConn NbdConn;
@@ -21,8 +21,8 @@ typedef struct {
 struct NbdConn {
     FlConn conn; /* first */
     struct nbd_handle *nbd;
-    GSource *source; /* NULL until it is started */
-    gpointer tag;    /* of the socket in the source */
+    GSource *source; /* NULL until started */
+    gpointer tag;    /* the socket's tag in SOURCE */
     GIOCondition events;
     bool wrong; /* the server broke the protocol */
 };
@@ -32,7 +32,7 @@ static NbdConn *nbd_conn(FlConn *conn)
     return (NbdConn *)conn;
 }
 
-/* Called inside libnbd: only notes the answer, since the owner may want to call libnbd. */
+/* Called inside libnbd: only records the answer, since the owner may want to call libnbd. */
 static void read_done(void *opaque, int error)
 {
     FlRead *read = opaque;
@@ -42,7 +42,7 @@ static void read_done(void *opaque, int error)
     fl_conn_answer(read->conn, read, error);
 }
 
-/* libnbd is asked what it waits for before every poll, because any call may have changed it. */
+/* Asks libnbd which events it needs before every poll, because any call may have changed them. */
 static gboolean conn_prepare(GSource *source, gint *timeout)
 {
     NbdConn *conn = ((ConnSource *)source)->conn;
@@ -82,9 +82,9 @@ static gboolean conn_dispatch(GSource *source, GSourceFunc callback, gpointer da
     g_source_set_ready_time(source, -1);
     fl_conn_note_sign(conn);
     if (got & ~G_IO_OUT) {
-        /* libnbd takes one reply a call: go on as long as that brings answers, since another turn
-         * of the loop costs more than a read that finds nothing. But whoever has asked meanwhile
-         * waits no longer than a large answer takes. */
+        /* libnbd receives one reply per call. Continue while that yields answers, since another
+         * loop iteration costs more than a read that finds nothing. TURN_BYTES bounds how long new
+         * requests have to wait. */
         do {
             before = conn->answered.length;
             nbd_aio_notify_read(nbd->nbd);
@@ -139,7 +139,8 @@ static void conn_start(FlConn *conn)
 
     nbd->source = g_source_new(&conn_funcs, sizeof(ConnSource));
     ((ConnSource *)nbd->source)->conn = nbd;
-    /* Or GLib wakes its own poll twice for each dispatch, by taking the socket out and in again. */
+    /* Otherwise GLib removes and adds the socket on each dispatch, which wakes its own poll
+     * twice. */
     g_source_set_can_recurse(nbd->source, TRUE);
     nbd->tag = g_source_add_unix_fd(nbd->source, nbd_aio_get_fd(nbd->nbd), 0);
     g_source_attach(nbd->source, NULL);
@@ -151,7 +152,7 @@ static void conn_read(FlConn *conn, FlRead *read)
         fl_pread_start(nbd_conn(conn)->nbd, read->buf, read->length, read->offset, read_done, read);
 }
 
-/* A server that is shutting down says so in answers: they are asked again elsewhere. */
+/* A server that is shutting down replies with an error: retry those reads elsewhere. */
 static bool conn_settle(FlConn *conn, FlRead *read)
 {
     int error = read->error;
@@ -167,7 +168,7 @@ static const char *conn_fault(const FlConn *conn)
     const NbdConn *nbd = (const NbdConn *)conn;
 
     if (nbd->wrong)
-        return "a reply did not bring exactly the bytes that were asked for";
+        return "a reply did not contain exactly the requested bytes";
     return is_dead(nbd) ? "the connection was lost" : NULL;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A connection by NBD, polled by the loop. Private to source/nbd/. */
+/* An NBD connection, polled by the loop. Private to source/nbd/. */
 #pragma once
 
 #include "source/conn.h"

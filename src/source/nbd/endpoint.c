@@ -15,17 +15,17 @@
 struct FlEndpoint {
     char *uri;    /* NULL for a socket */
     int socket;   /* -1 for a URI */
-    char *path;   /* of a Unix socket that we connect ourselves; NULL for other URIs */
-    char *chosen; /* the export that the URI names, once it was connected to; atomic */
+    char *path;   /* Unix socket that we connect ourselves; NULL for other URIs */
+    char *chosen; /* the export named in the URI, set once connected; atomic */
     char *label;
     FlBudget *budget;
 
-    GMutex lock;             /* for all that follows */
-    char *only;              /* the name of the only export; NULL: not known to be one */
-    struct nbd_handle *kept; /* a connection to it that nobody uses */
+    GMutex lock;             /* protects all fields below */
+    char *only;              /* name of the only export; NULL if not known to be the only one */
+    struct nbd_handle *kept; /* an unused connection to it */
 };
 
-/* Only the socket of a Unix URI is kept of its query; user and password never are. */
+/* Keeps only the socket from the query of a Unix URI; never user or password. */
 static char *label_of_uri(const char *uri)
 {
     g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
@@ -45,8 +45,7 @@ static char *label_of_uri(const char *uri)
                       g_uri_get_port(parsed), g_uri_get_path(parsed), query, NULL);
 }
 
-/* URI with absolute paths in its query: the daemon does not stay in the folder that they were
- * relative to. */
+/* Makes the paths in the query of URI absolute: the daemon changes its working directory. */
 static char *with_absolute_paths(const char *uri)
 {
     g_autoptr(GRegex) relative = g_regex_new(
@@ -58,7 +57,7 @@ static char *with_absolute_paths(const char *uri)
     return g_regex_replace_literal(relative, uri, -1, 0, prefix, 0, NULL);
 }
 
-/* Of a URI without TLS, which is all that there is to connecting to it. */
+/* Returns the socket's path of a nbd+unix URI, without TLS; connecting needs nothing else. */
 static char *path_of_uri(const char *uri)
 {
     g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
@@ -112,7 +111,7 @@ void fl_endpoint_free(FlEndpoint *endpoint)
     g_free(endpoint->only);
     g_free(endpoint->uri);
     g_free(endpoint->path);
-    free(endpoint->chosen); /* of libnbd */
+    free(endpoint->chosen); /* allocated by libnbd */
     g_free(endpoint->label);
     fl_budget_unref(endpoint->budget);
     g_free(endpoint);
@@ -149,20 +148,16 @@ static bool is_connected(struct nbd_handle *nbd, void *opaque)
     return nbd_aio_is_negotiating(nbd) || nbd_aio_is_ready(nbd);
 }
 
-/* MESSAGE is another's, of what ended in ERROR. */
+/* Explains ERROR; MESSAGE is the lower layer's text, used by default. */
 static const char *why_not(int error, const char *message)
 {
     if (error == ENOENT)
-        return "no server listens there: its socket does not exist; is the server running?";
-    return error == ECONNREFUSED
-               ? "connection refused: nobody listens there, is the server running?"
-               : message;
+        return "its socket does not exist; check that the server runs";
+    return error == ECONNREFUSED ? "connection refused; check that the server runs" : message;
 }
 
-/*
- * The first time libnbd connects to a URI, and tells what it makes of it. Later the socket is
- * connected by fl_unix_connect(), since the sandbox may leave us no other way.
- */
+/* The first time, libnbd connects to the URI and reports how it parsed it. Later fl_unix_connect()
+ * connects the socket, since the sandbox may allow no other way. */
 static int start_connecting(FlEndpoint *endpoint, struct nbd_handle *nbd, const char **why)
 {
     char *chosen = g_atomic_pointer_get(&endpoint->chosen);
@@ -189,8 +184,8 @@ static int start_connecting(FlEndpoint *endpoint, struct nbd_handle *nbd, const 
     return r;
 }
 
-/* A read is cheaper by a simple reply: two calls to receive it instead of four, and QEMU does not
- * look for holes that the map has told of. */
+/* Simple replies make reads cheaper: two calls to receive one instead of four, and QEMU does not
+ * look for holes, which the map has already. */
 struct nbd_handle *fl_endpoint_connect(FlEndpoint *endpoint, bool structured, const FlWait *wait,
                                        GError **error)
 {
@@ -205,9 +200,9 @@ struct nbd_handle *fl_endpoint_connect(FlEndpoint *endpoint, bool structured, co
     nbd_set_opt_mode(nbd, true);
     nbd_set_full_info(nbd, true);
     nbd_set_request_structured_replies(nbd, structured);
-    /* Buffers are never looked at unless the read succeeded, so clearing them first is waste. */
+    /* Buffers are read only after a successful read, so libnbd need not clear them. */
     nbd_set_pread_initialize(nbd, false);
-    /* PSK and certificate files are named by the user who runs us, not by a stranger. */
+    /* The user who runs fleecefs names the PSK and certificate files; the URI is trusted. */
     nbd_set_uri_allow_local_file(nbd, true);
     if (endpoint->uri != NULL && !fl_tls_check(nbd, endpoint->uri, error)) {
         g_prefix_error(error, "cannot connect to %s: ", endpoint->label);
@@ -235,7 +230,7 @@ void fl_endpoint_set_only(FlEndpoint *endpoint, const char *export)
     endpoint->only = g_strdup(export);
 }
 
-/* The connection that is kept, if it lives and has all CONTEXTS; one that has not is closed. */
+/* Returns the kept connection if it is alive and has all CONTEXTS; closes it otherwise. */
 static struct nbd_handle *take_kept(FlEndpoint *endpoint, const char *export,
                                     const char *const *contexts)
 {
@@ -247,7 +242,7 @@ static struct nbd_handle *take_kept(FlEndpoint *endpoint, const char *export,
     g_mutex_unlock(&endpoint->lock);
     if (nbd == NULL)
         return NULL;
-    /* Sees an end that has come meanwhile. */
+    /* Detects that the server has disconnected meanwhile. */
     nbd_poll(nbd, 0);
     while (contexts != NULL && *contexts != NULL && nbd_can_meta_context(nbd, *contexts) > 0)
         contexts++;

@@ -7,11 +7,11 @@
 
 #include <string.h>
 
-/* What an export and each of its contexts take with us beside their names: files, and nodes. */
+/* Memory per export and per context besides their names: files and nodes. */
 #define EXPORT_BYTES  2048u
 #define CONTEXT_BYTES 1024u
 
-/* Whether what INFO says of an export, with those before it, is not too much. */
+/* Charges INFO of an export to the budget; fails if all exports together take too much. */
 static bool remember_info(FlEndpoint *endpoint, const FlExportInfo *info, GError **error)
 {
     uint64_t bytes = EXPORT_BYTES + strlen(info->name);
@@ -22,8 +22,8 @@ static bool remember_info(FlEndpoint *endpoint, const FlExportInfo *info, GError
         bytes += CONTEXT_BYTES + strlen(info->contexts->pdata[i]);
     return fl_budget_take(fl_endpoint_budget(endpoint), bytes, FL_REMEMBER_NAMES_MAX) ||
            fl_fail(error,
-                   "the names of its exports and meta contexts take more than %u MiB, with those "
-                   "of the sources before it",
+                   "the names of its exports and meta contexts take more than %u MiB, together "
+                   "with those of the sources before it",
                    (unsigned)(FL_REMEMBER_NAMES_MAX >> 20));
 }
 
@@ -40,14 +40,14 @@ static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError 
     int64_t size = nbd_get_size(nbd);
 
     if (size < 0) {
-        fl_fail(error, "the size of export \"%s\" cannot be used: %s", name, nbd_get_error());
+        fl_fail(error, "cannot use the size of export \"%s\": %s", name, nbd_get_error());
         return NULL;
     }
     info = fl_export_info_new(name, (uint64_t)size);
     info->description = nbd_get_export_description(nbd);
     if (info->description != NULL && *info->description == '\0')
         g_clear_pointer(&info->description, free);
-    /* What the protocol allows ("Block size constraints"); other numbers are no numbers. */
+    /* Ignore values that the protocol forbids ("Block size constraints"). */
     info->block_min = block_size(nbd, LIBNBD_SIZE_MINIMUM, 1);
     if (info->block_min > 64 << 10 || (info->block_min & (info->block_min - 1)) != 0)
         info->block_min = 1;
@@ -58,8 +58,8 @@ static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError 
     return g_steal_pointer(&info);
 }
 
-/* Asks for an export without entering it; NULL without an error where the server cannot be asked.
- */
+/* Queries an export without entering it; NULL without an error if the server does not support
+ * that. */
 static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const FlWait *wait,
                               GError **error)
 {
@@ -72,7 +72,7 @@ static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const Fl
     if (!fl_option_info(nbd, wait, error))
         return NULL;
     info = read_info(nbd, name, error);
-    /* Without structured replies no server gives a context, though some list them. */
+    /* Without structured replies no server provides a context, though some list them. */
     if (info == NULL || nbd_get_structured_replies_negotiated(nbd) <= 0)
         return g_steal_pointer(&info);
     if (!fl_option_contexts(nbd, wait, &info->contexts, error)) {
@@ -82,7 +82,7 @@ static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const Fl
     return g_steal_pointer(&info);
 }
 
-/* Enters the export to learn of it: for servers without NBD_OPT_INFO. */
+/* Enters the export to query it: for servers without NBD_OPT_INFO. */
 static FlExportInfo *enter_info(FlEndpoint *endpoint, const char *name, const FlWait *wait,
                                 GError **error)
 {
@@ -111,11 +111,11 @@ static void no_such_export(const FlEndpoint *endpoint, const char *name, const G
         g_string_append_printf(known, "%s\"%s\"", i > 0 ? ", " : "", (char *)names->pdata[i]);
     g_clear_error(error);
     fl_fail(error, "%s has no export \"%s\"; %s%s%s", fl_endpoint_label(endpoint), name,
-            shown > 0 ? "it has " : "it does not tell which it has", known->str,
+            shown > 0 ? "it has " : "it does not list its exports", known->str,
             names != NULL && names->len > shown ? " and more" : "");
 }
 
-/* What is known of NAME, by whatever way the server offers. */
+/* Queries NAME by whatever method the server supports. */
 static FlExportInfo *find_info(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
                                const FlWait *wait, GError **error)
 {
@@ -127,7 +127,7 @@ static FlExportInfo *find_info(FlEndpoint *endpoint, struct nbd_handle *nbd, con
     if (info == NULL && why == NULL) {
         info = enter_info(endpoint, name, wait, &why);
     } else if (info != NULL && info->size == 0) {
-        /* nbd-server tells the size only to who enters. */
+        /* nbd-server reports the size only when the export is entered. */
         g_autoptr(FlExportInfo) entered = enter_info(endpoint, name, wait, NULL);
         if (entered != NULL)
             info->size = entered->size;
@@ -139,7 +139,7 @@ static FlExportInfo *find_info(FlEndpoint *endpoint, struct nbd_handle *nbd, con
     return info;
 }
 
-/* Adds to EXPORTS what is known of NAME, or, if that is NULL, of all that the server lists. */
+/* Adds the info of NAME to EXPORTS or, if NAME is NULL, of all exports that the server lists. */
 static bool find_exports(FlEndpoint *endpoint, struct nbd_handle *nbd, const char *name,
                          GPtrArray *exports, const FlWait *wait, GError **error)
 {
@@ -171,8 +171,8 @@ static bool find_exports(FlEndpoint *endpoint, struct nbd_handle *nbd, const cha
     return true;
 }
 
-/* Enters the only export, with all that will be asked of it, and keeps the connection. NBD is of no
- * use to the caller any more. */
+/* Enters the only export, with all contexts needed later, and keeps the connection. Takes over
+ * NBD. */
 static void keep_only(FlEndpoint *endpoint, struct nbd_handle *nbd, const FlExportInfo *info,
                       const FlWait *wait)
 {
@@ -202,7 +202,7 @@ GPtrArray *fl_nbd_exports(FlEndpoint *endpoint, const char *name, const FlWait *
     if (name == NULL && exports->len == 1) {
         FlExportInfo *only = exports->pdata[0];
 
-        /* qemu-nbd serves one client unless it is told otherwise, and ends with it. */
+        /* By default qemu-nbd serves one client and exits with it. */
         only->ends_with_last = !only->multi_conn;
         keep_only(endpoint, nbd, only, wait);
     } else {

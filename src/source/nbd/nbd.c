@@ -6,6 +6,7 @@
 #include "endpoint.h"
 #include "exports.h"
 #include "source/kind.h"
+#include "tls.h"
 #include "wait.h"
 
 #include <string.h>
@@ -83,6 +84,15 @@ FlSource *fl_source_nbd_new_uri(const char *uri, FlBudget *budget)
 FlSource *fl_source_nbd_new_socket(int fd, const char *label, FlBudget *budget)
 {
     return new_source(fl_endpoint_new_socket(fd, label, budget));
+}
+
+bool fl_source_nbd_check(const char *uri, GError **error)
+{
+    struct nbd_handle *nbd = nbd_create();
+    bool ok = nbd != NULL ? fl_tls_check(nbd, uri, error) : fl_fail(error, "%s", nbd_get_error());
+
+    nbd_close(nbd);
+    return ok;
 }
 
 /* The kind */

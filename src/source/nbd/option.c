@@ -4,15 +4,14 @@
 #include <errno.h>
 #include <string.h>
 
-/* An option under way: what its completion leaves behind. It belongs to libnbd as well, for as long
- * as that may call back. */
+/* An option in progress and its result. libnbd holds a reference as long as it may call back. */
 typedef struct {
     gatomicrefcount refs;
     bool done;
     int error;          /* errno, 0 for success */
-    GPtrArray *strings; /* NULL: it is not of a kind that lists */
+    GPtrArray *strings; /* NULL unless the option lists something */
     unsigned limit;
-    bool over; /* there were more strings than that */
+    bool over; /* more strings than LIMIT arrived */
 } Option;
 
 static Option *option_new(unsigned limit)
@@ -80,10 +79,10 @@ static bool option_wait(struct nbd_handle *nbd, int started, Option *option, con
         return false;
     if (option->error == 0)
         return true;
-    /* libnbd has no number for it, but a sentence. */
+    /* libnbd has no errno for this case, only a message. */
     if (option->error == ENOTSUP && nbd_get_tls_negotiated(nbd) <= 0 && nbd_get_error() != NULL &&
         strstr(nbd_get_error(), "TLS") != NULL)
-        return fl_fail(error, "the server wants TLS: use nbds: in place of nbd:");
+        return fl_fail(error, "the server requires TLS: use nbds: instead of nbd:");
     return fl_fail_lost(error, "the server refused: %s", g_strerror(option->error));
 }
 

@@ -7,13 +7,13 @@
 #include <errno.h>
 
 struct FlPread {
-    gatomicrefcount refs; /* of who asked, and of libnbd for each callback */
-    FlPreadDone done;     /* NULL: it was called, or nobody wants to hear */
+    gatomicrefcount refs; /* the caller's, and libnbd's for each callback */
+    FlPreadDone done;     /* NULL once called or abandoned */
     void *opaque;
     uint64_t length, offset;
     FlReply reply;
     bool sending; /* inside nbd_aio_pread_structured() */
-    char bytes[]; /* none, if those who asked have a buffer */
+    char bytes[]; /* empty if the caller has a buffer */
 };
 
 static void pread_unref(void *opaque)
@@ -46,11 +46,11 @@ static int chunk_arrived(void *opaque, const void *buf, size_t length, uint64_t 
 static int command_done(void *opaque, int *error)
 {
     FlPread *pread = opaque;
-    /* EPROTO is libnbd's own word: NBD has no number for it. */
+    /* EPROTO comes from libnbd itself: NBD has no number for it. */
     bool wrong = *error == EPROTO ||
                  (*error == 0 && !fl_reply_is(&pread->reply, pread->offset, pread->length));
-    /* A command that fails while it is being sent is still looked at by libnbd (1.14) for its
-     * return value. The connection is dead then, and the command goes with it. */
+    /* If a command fails while it is being sent, libnbd (1.14) still reads its return value, so do
+     * not retire it. The connection is dead then and frees the command. */
     bool retire = !pread->sending;
 
     tell(pread, wrong ? FL_READ_WRONG : *error);
@@ -88,7 +88,7 @@ void fl_pread_abandon(FlPread *pread)
     pread_unref(pread);
 }
 
-/* Reads that are waited for. */
+/* A set of reads to wait for. */
 typedef struct {
     unsigned waiting;
     int error;
@@ -124,7 +124,7 @@ bool fl_pread_spans(struct nbd_handle *nbd, const FlSpan *spans, unsigned n, voi
     }
     ok = fl_nbd_wait(nbd, all_done, &reads, wait, error);
     if (ok && reads.error == FL_READ_WRONG)
-        ok = fl_fail_lost(error, "a reply did not bring exactly the bytes that were asked for");
+        ok = fl_fail_lost(error, "a reply did not contain exactly the requested bytes");
     else if (ok && reads.error != 0)
         ok = fl_fail_lost(error, "it cannot be read: %s", g_strerror(reads.error));
     for (unsigned i = 0; i < n; i++) {

@@ -16,7 +16,7 @@ static Piece *piece(const FlReply *reply, guint i)
     return &g_array_index(reply->pieces, Piece, i);
 }
 
-/* The first piece that ends after START. */
+/* Returns the index of the first piece that ends after START. */
 static guint find(const FlReply *reply, uint64_t start)
 {
     guint low = 0, high = reply->pieces->len;

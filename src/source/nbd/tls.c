@@ -21,26 +21,26 @@ static bool is_certificate(const char *text)
     return strstr(text, "CERTIFICATE-----") != NULL;
 }
 
-/* "USER:KEY", KEY in hex (psktool(1)). */
+/* Whether TEXT has a line "USER:KEY", KEY in hex (psktool(1)). */
 static bool is_key_list(const char *text)
 {
     return g_regex_match_simple("^[^:\\s]+:[0-9A-Fa-f]+\\s*$", text,
                                 G_REGEX_MULTILINE | G_REGEX_RAW, 0);
 }
 
-/* Whether FILE is there and looks like what it should be. */
+/* Whether FILE exists and passes LOOKS_RIGHT. */
 static bool check_file(const char *file, bool (*looks_right)(const char *text), const char *what,
                        GError **error)
 {
     g_autofree char *text = NULL;
     g_autoptr(GError) why = NULL;
 
-    /* Not a pipe, on which to read would wait. */
+    /* Not a pipe: reading it would block. */
     if (g_file_test(file, G_FILE_TEST_EXISTS) && !g_file_test(file, G_FILE_TEST_IS_REGULAR))
-        return fl_fail(error, "%s is no file", file);
+        return fl_fail(error, "%s is not a file", file);
     if (!g_file_get_contents(file, &text, NULL, &why))
-        return fl_fail(error, "%s: without it no connection is made", why->message);
-    return looks_right(text) || fl_fail(error, "%s holds no %s", file, what);
+        return fl_fail(error, "%s: it is required for the connection", why->message);
+    return looks_right(text) || fl_fail(error, "%s contains no %s", file, what);
 }
 
 static bool has_authority(const char *folder)
@@ -50,7 +50,7 @@ static bool has_authority(const char *folder)
     return check_file(file, is_certificate, "certificate", NULL);
 }
 
-/* Whether there are certificates where libnbd looks for them by itself. */
+/* Whether certificates exist in libnbd's default locations. */
 static bool has_usual_authority(void)
 {
     g_autofree char *first = g_build_filename(g_get_home_dir(), ".pki/libnbd", NULL);
@@ -87,9 +87,8 @@ void fl_tls_allow(FlSandbox *sandbox, const char *uri)
     }
 }
 
-/* What the query of URI names has to be there and be what it is said to be: libnbd (1.14) takes a
- * folder without an authority for leave to trust everyone, and a word that it does not know for
- * nothing. */
+/* Checks that the files named in the query of URI exist and are what they should be: libnbd (1.14)
+ * trusts everyone if the folder has no authority, and ignores parameters that it does not know. */
 static bool check_params(GHashTable *params, bool secure, GError **error)
 {
     static const char *const known[] = {"tls-certificates",
@@ -109,8 +108,7 @@ static bool check_params(GHashTable *params, bool secure, GError **error)
         if (!g_str_has_prefix(name, "tls-"))
             continue;
         if (!secure)
-            return fl_fail(error, "%s is for nbds: and this is nbd:, which is in clear",
-                           (const char *)name);
+            return fl_fail(error, "%s requires nbds:; nbd: is not encrypted", (const char *)name);
         if (!g_strv_contains(known, name))
             return fl_fail(error, "the URI has %s, which does not exist", (const char *)name);
         if (g_str_equal(name, "tls-certificates") &&
@@ -134,7 +132,7 @@ bool fl_tls_check(struct nbd_handle *nbd, const char *uri, GError **error)
     if (!secure || is_fixed(nbd))
         return true;
     if (parsed == NULL)
-        return fl_fail(error, "the URI cannot be understood");
+        return fl_fail(error, "the URI is invalid");
     if (params != NULL && g_hash_table_contains(params, "tls-psk-file"))
         return true;
     if (!g_str_equal(g_uri_get_scheme(parsed), "nbds"))

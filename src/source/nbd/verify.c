@@ -12,18 +12,18 @@
 #define ZEROS      4096u
 
 /*
- * Whether one map of a disk may say NOW where it said KNOWN before. What is allocated is no matter
- * of the disk's bytes: what a fleecing server copies before it is written is data from then on, and
- * a range of a file that was preallocated and never written is data for as long as the page cache
- * of the server's host has it.
+ * Whether a map of a disk may change from KNOWN to NOW without a change of the disk. Allocation
+ * does not affect the contents: what a fleecing server copies before a write is data from then on,
+ * and a range of a file that was preallocated but never written is data while it is in the page
+ * cache of the server's host.
  */
 static bool is_type_kept(bool allocation, uint32_t known, uint32_t now)
 {
     return known == now || allocation;
 }
 
-/* Whether PART, a map of the disk from START on, says what MAP says there. Of base:allocation, ZERO
- * becomes the first range that was known to be zero and may be none any more, if there is one. */
+/* Whether PART, which maps the disk from START on, agrees with MAP there. For base:allocation, ZERO
+ * gets the first range, if any, that was known to be zero and may no longer be. */
 static bool agrees(const FlMap *map, const FlMap *part, uint64_t start, bool allocation,
                    FlSpan *zero)
 {
@@ -43,7 +43,7 @@ static bool agrees(const FlMap *map, const FlMap *part, uint64_t start, bool all
     return true;
 }
 
-/* The blocks of RANGE that are read of it; none if it does not hold a whole one. */
+/* Returns the blocks at the start of RANGE to read; empty if it does not contain a whole block. */
 static FlSpan first_blocks(FlSpan range, uint32_t block)
 {
     uint64_t start = fl_div_up(range.start, block) * block;
@@ -54,7 +54,7 @@ static FlSpan first_blocks(FlSpan range, uint32_t block)
     return (FlSpan){.start = start, .end = MIN(end, start + MAX(ZEROS, block))};
 }
 
-/* Whether the first bytes of RANGES, which were known to be zero, are so. */
+/* Whether the first blocks of RANGES, which were known to be zero, still are. */
 static bool are_zero(struct nbd_handle *nbd, const FlSpan ranges[SAMPLES], const FlWait *wait,
                      GError **error)
 {
@@ -73,7 +73,34 @@ static bool are_zero(struct nbd_handle *nbd, const FlSpan ranges[SAMPLES], const
 
         zero = zero && (length == 0 || (*read == 0 && memcmp(read, read + 1, length - 1) == 0));
     }
-    return zero || fl_fail_changed(error, "bytes where its map says zero have changed");
+    return zero || fl_fail_changed(error, "bytes that its map reports as zero have changed");
+}
+
+/* Removes base:allocation from CONTEXTS, of N, if the server does not have it. Fails if it lacks
+ * another one. */
+static bool keep_available(struct nbd_handle *nbd, const char **contexts, guint *n, GError **error)
+{
+    guint kept = 0;
+
+    for (guint i = 0; contexts[i] != NULL; i++) {
+        if (nbd_can_meta_context(nbd, contexts[i]) > 0)
+            contexts[kept++] = contexts[i];
+        else if (!g_str_equal(contexts[i], ALLOCATION))
+            return fl_fail_changed(error, "the meta context %s is missing", contexts[i]);
+    }
+    contexts[kept] = NULL;
+    *n = kept;
+    return true;
+}
+
+/* Sets RANGES to starts of extents, spread over the N maps KNOWN. */
+static void choose_samples(const FlMap *const *known, guint n, FlSpan ranges[SAMPLES])
+{
+    for (guint i = 0; i < SAMPLES; i++) {
+        const FlMap *map = known[i % n];
+        FlExtent e = fl_map_get(map, fl_map_count(map) * i / SAMPLES);
+        ranges[i] = (FlSpan){.start = e.start, .end = MIN(e.end, e.start + FL_WALK_REQUEST_MAX)};
+    }
 }
 
 bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, const FlWait *wait,
@@ -88,26 +115,17 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
     guint n = 0;
     bool refused;
 
-    for (guint i = 0; contexts[i] != NULL; i++) {
-        if (nbd_can_meta_context(nbd, contexts[i]) > 0)
-            contexts[n++] = contexts[i];
-        else if (!g_str_equal(contexts[i], ALLOCATION))
-            return fl_fail_changed(error, "the meta context %s has gone", contexts[i]);
-    }
-    contexts[n] = NULL;
+    if (!keep_available(nbd, contexts, &n, error))
+        return false;
     known = g_new0(const FlMap *, n);
     for (guint i = 0; i < n; i++)
         known[i] = fl_disk_maps_find(maps, contexts[i]);
     if (n == 0 || fl_map_size(known[0]) == 0)
         return true;
-    for (guint i = 0; i < SAMPLES; i++) {
-        const FlMap *map = known[i % n];
-        FlExtent e = fl_map_get(map, fl_map_count(map) * i / SAMPLES);
-        ranges[i] = (FlSpan){.start = e.start, .end = MIN(e.end, e.start + FL_WALK_REQUEST_MAX)};
-    }
+    choose_samples(known, n, ranges);
     builders = fl_walk(nbd, contexts, ranges, SAMPLES, &use, &refused, wait, error);
     if (builders == NULL) {
-        /* An error may pass; the next connection will tell. */
+        /* The error may be transient; let the next connection decide. */
         if (refused && error != NULL)
             (*error)->code = FL_ERROR_LOST;
         return false;

@@ -7,9 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
-/* Whether the handshake is at another STAGE than the last time: libnbd asks for several things on
- * its own, newer ones for more, and each answer has its own time. There are as many stages as
- * libnbd knows, so this ends. */
+/* Whether the handshake has advanced past STAGE: libnbd sends several requests on its own, newer
+ * versions more, and each answer gets its own timeout. The number of libnbd's stages is finite, so
+ * this terminates. */
 static bool handshake_moves_on(struct nbd_handle *nbd, char **stage)
 {
     const char *now = nbd_aio_is_connecting(nbd) ? nbd_connection_state(nbd) : NULL;
@@ -22,7 +22,7 @@ static bool handshake_moves_on(struct nbd_handle *nbd, char **stage)
     return moved;
 }
 
-/* Whether MESSAGE of libnbd's is that the other side has gone in the middle of something. */
+/* Whether MESSAGE from libnbd means that the peer disconnected unexpectedly. */
 static bool is_end(const char *message)
 {
     return strstr(message, "server disconnected unexpectedly") != NULL;
@@ -31,7 +31,7 @@ static bool is_end(const char *message)
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
                  void *opaque, const FlWait *wait, GError **error)
 {
-    /* Short slices, so that a cancel is noticed without a descriptor of its own. */
+    /* Short slices, so that cancellation needs no descriptor. */
     enum { SLICE_MS = 100 };
     gint64 late = fl_deadline_in(wait->seconds);
     g_autofree char *stage = NULL;
@@ -54,8 +54,8 @@ bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, vo
             return fl_fail_lost(error, "the server is too slow");
         if (nbd_poll(nbd, SLICE_MS) >= 0 || nbd_get_errno() == EINTR)
             continue;
-        /* libnbd has no number for what is against the protocol: that will be no better next time;
-         * nor for the end of a connection, which may. */
+        /* libnbd sets no errno for a protocol violation, which a retry will not fix; nor for a
+         * disconnection, which it may. */
         return nbd_get_errno() == 0 && !is_end(nbd_get_error())
                    ? fl_fail(error, "%s", nbd_get_error())
                    : fl_fail_lost(error, "%s", nbd_get_error());

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The bounded wait for a connection of libnbd's that all that blocks is made of. Private to
+/* The bounded wait on a libnbd connection, used by everything that blocks. Private to
  * source/nbd/. */
 #pragma once
 
@@ -8,9 +8,9 @@
 
 #include <libnbd.h>
 
-/* Lets a connection work until DONE(OPAQUE), it dies, or WAIT ends. */
+/* Runs a connection until DONE(OPAQUE) returns true, it dies, or WAIT ends. */
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
                  void *opaque, const FlWait *wait, GError **error);
 
-/* Says good-bye, as far as that goes without waiting, and closes the connection. NULL is fine. */
+/* Sends a disconnect request if that does not block, and closes the connection. NULL is fine. */
 void fl_nbd_close(struct nbd_handle *nbd);

@@ -8,47 +8,47 @@
 
 #include <errno.h>
 
-/* A reply that moves on by less than so many bytes, without a new extent, is a crumb: a server that
- * sends nothing else would never come to an end. */
+/* A reply that advances by fewer bytes than this, without a new extent, is a crumb: a server that
+ * sends only crumbs would never finish. */
 #define CRUMB_BYTES (UINT64_C(64) << 10)
 #define CRUMBS_MAX  (32u << 10)
 
-/* Bytes that are taken of the budget at once. */
+/* Bytes to take from the budget at a time. */
 #define STEP (UINT64_C(64) << 10)
 
 typedef struct Walk Walk;
 
-/* A range walked by one request after another. */
+/* A range walked by consecutive requests. */
 typedef struct {
     Walk *walk;
     uint64_t start, end;
-    uint64_t at;             /* what every context is known up to */
+    uint64_t at;             /* every context is known up to here */
     FlMapBuilder **builders; /* by context */
     bool busy;
-    bool grew; /* the reply that is coming in brought a new extent */
+    bool grew; /* the current reply added an extent */
 } Segment;
 
-/* libnbd calls the callbacks of a request that is under way also from nbd_close(), or never, by
- * version; so it has a share in the walk for each of them. */
+/* libnbd may call the callbacks of a pending request from nbd_close(), or never, depending on the
+ * version; so each of them holds a reference to the walk. */
 struct Walk {
     gatomicrefcount refs;
-    bool abandoned; /* nobody wants to know any more */
+    bool abandoned; /* the caller no longer waits */
     char **contexts;
     guint ncontexts;
     uint64_t disk_size;
-    uint32_t block; /* the server's minimum: requests are rounded out to it */
-    uint64_t most;  /* bytes that a request may ask about */
+    uint32_t block; /* the server's minimum block size; requests are aligned to it */
+    uint64_t most;  /* maximum bytes per request */
     Segment *segments;
     guint nsegments;
-    FlMapBuilder **builders; /* by segment and then by context */
+    FlMapBuilder **builders; /* by segment, then context */
     bool sending;            /* inside nbd_aio_block_status() */
     FlMapsUse use;
-    unsigned crumbs;   /* replies that told next to nothing */
-    int error;         /* the server's errno, once a request was refused */
-    const char *wrong; /* what is wrong with the server's replies; NULL: nothing yet */
+    unsigned crumbs;   /* number of crumbs */
+    int error;         /* the server's errno once it refused a request */
+    const char *wrong; /* what is wrong with the replies; NULL if nothing */
 };
 
-static const char no_memory[] = "there is no memory for the map";
+static const char no_memory[] = "out of memory for the map";
 
 static void walk_unref(Walk *walk)
 {
@@ -76,7 +76,7 @@ static int context_index(const Walk *walk, const char *context)
     return -1;
 }
 
-/* Takes what USE says of its budget, by steps: there may be many threads, and many small maps. */
+/* Charges USE to its budget, in steps: there may be many threads and many small maps. */
 static bool take_memory(FlMapsUse *use)
 {
     uint64_t more = use->bytes > use->taken ? fl_div_up(use->bytes - use->taken, STEP) * STEP : 0;
@@ -89,7 +89,7 @@ static bool take_memory(FlMapsUse *use)
     return true;
 }
 
-/* One range of a reply: what is known already is skipped, what goes past the segment is cut. */
+/* Takes one extent of a reply: skips what is known already, clips it to the segment. */
 static void take_range(Segment *segment, int context, uint64_t start, uint64_t length,
                        uint64_t flags)
 {
@@ -110,7 +110,7 @@ static void take_range(Segment *segment, int context, uint64_t start, uint64_t l
     if (walk->use.bytes > FL_MAPS_MAX)
         walk->wrong = "the maps have too many extents";
     else if (!take_memory(&walk->use))
-        walk->wrong = "the maps of all exports of all sources take too much memory";
+        walk->wrong = "the maps of all exports of all sources need too much memory";
 }
 
 #ifdef HAVE_NBD_BLOCK_STATUS_64
@@ -147,7 +147,8 @@ static int request_done(void *opaque, int *error)
     Segment *segment = opaque;
     Walk *walk = segment->walk;
     uint64_t known = segment->end;
-    /* What fails while it is being sent must not be freed yet: see command_done() in pread.c. */
+    /* A request that fails while it is being sent must not be freed yet: see command_done() in
+     * pread.c. */
     bool retire = !walk->sending;
 
     if (walk->abandoned || !segment->busy)
@@ -155,17 +156,17 @@ static int request_done(void *opaque, int *error)
     segment->busy = false;
     for (guint i = 0; i < walk->ncontexts; i++)
         known = MIN(known, segment->start + fl_map_builder_size(segment->builders[i]));
-    /* libnbd (1.16 on) cuts an extent at the end of the disk as we do, and then calls the whole
-     * reply wrong: EPROTO is its own word, NBD has no number for it. */
+    /* libnbd (since 1.16) clips an extent at the end of the disk as we do, but then fails the whole
+     * reply with EPROTO, which comes from libnbd itself: NBD has no number for it. */
     if (*error != 0 && (*error != EPROTO || known == segment->at)) {
         walk->error = *error;
         return retire;
     }
     if (walk->wrong == NULL && known == segment->at)
-        walk->wrong = "a block status reply tells nothing";
+        walk->wrong = "a block status reply is empty";
     if (!segment->grew && known < segment->end && known - segment->at < CRUMB_BYTES &&
         ++walk->crumbs > CRUMBS_MAX)
-        walk->wrong = "its block status replies tell next to nothing";
+        walk->wrong = "its block status replies cover too few bytes";
     segment->at = known;
     return retire;
 }
@@ -211,7 +212,7 @@ static bool none_busy(struct nbd_handle *nbd, void *opaque)
     return true;
 }
 
-/* True as soon as a segment needs its next request, or nothing is left to wait for. */
+/* Returns true once a segment needs its next request, or nothing is pending. */
 static bool one_idle(struct nbd_handle *nbd, void *opaque)
 {
     const Walk *walk = opaque;
@@ -225,7 +226,7 @@ static bool one_idle(struct nbd_handle *nbd, void *opaque)
     return none_busy(nbd, opaque);
 }
 
-/* Whether ERROR is the end of the connection and not an answer. */
+/* Whether ERROR means a lost connection and not a reply. */
 static bool is_gone(struct nbd_handle *nbd, int error)
 {
     return error == ESHUTDOWN || error == ENOTCONN || nbd_aio_is_dead(nbd) ||
@@ -261,7 +262,7 @@ static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GEr
     return ok;
 }
 
-/* With headers of 64 bits one request, and one extent, may be about all of a disk. */
+/* With extended headers (64 bits) one request, and one extent, can cover a whole disk. */
 static uint64_t request_max(struct nbd_handle *nbd)
 {
 #ifdef HAVE_NBD_BLOCK_STATUS_64

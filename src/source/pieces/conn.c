@@ -1,43 +1,46 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reading a file may block for as long as the file system likes: it may be another FUSE. So the
- * loop hands each read to a thread, and may close the connection while the thread is blocked: that
- * then finds nobody who waits, and ends. Bytes go through a buffer of the thread's own, for the
- * same reason.
+ * Reading a file may block for as long as the file system likes: it may be another FUSE mount. So
+ * the loop passes each read to a thread, and may close the connection while the thread is blocked;
+ * the thread then finds no waiter and exits. For the same reason the thread reads into its own
+ * buffer.
  */
 #include "conn.h"
+
+#include "util/interrupt.h"
 
 #include <errno.h>
 #include <string.h>
 
 #define BOUNCE (256u << 10)
 
-/* A read that the thread has or had. */
+/* A read that was passed to the thread. */
 typedef struct {
     GList link;
-    FlRead *read; /* the loop's */
-    void *buf;    /* of READ; NULL: nobody waits any more */
+    FlRead *read; /* owned by the loop */
+    void *buf;    /* READ's buffer; NULL once nobody waits */
     size_t length;
     uint64_t offset;
     enum { WAITING, RUNNING, DONE, TOLD } state;
     errint_t result;
 } Job;
 
-/* Shared by the loop and the thread, and freed by the last of both. */
+/* Shared by the loop and the thread; the last to release it frees it. */
 typedef struct {
     gatomicrefcount refs;
     FlPieceFolder *folder;
     GSource *source; /* made ready by the thread; NULL until it runs */
-    GMutex lock;     /* for all that follows, and for the jobs */
+    GMutex lock;     /* protects all fields below, and the jobs */
     GCond more;
-    GQueue waiting, done; /* of Job, by their links */
+    GQueue waiting, done; /* of Job, linked through Job.link */
     bool quit;
+    char *bounce; /* BOUNCE bytes, used by the thread; NULL until it runs */
 } Shared;
 
 typedef struct {
     FlConn conn; /* first */
     Shared *shared;
-    bool failed; /* there is no thread */
+    bool failed; /* the thread could not be started */
 } PiecesConn;
 
 typedef struct {
@@ -68,6 +71,7 @@ static void shared_unref(Shared *shared)
     if (shared->source != NULL)
         g_source_unref(shared->source);
     fl_piece_folder_unref(shared->folder);
+    g_free(shared->bounce);
     g_cond_clear(&shared->more);
     g_mutex_clear(&shared->lock);
     g_free(shared);
@@ -75,7 +79,7 @@ static void shared_unref(Shared *shared)
 
 /* The thread */
 
-/* The next job; NULL when there will be none. */
+/* Waits for the next job; NULL to exit. */
 static Job *next_job(Shared *shared)
 {
     GList *link = NULL;
@@ -89,7 +93,7 @@ static Job *next_job(Shared *shared)
     return link != NULL ? link->data : NULL;
 }
 
-/* Puts what was read where it belongs, if somebody waits. */
+/* Copies what was read to its destination if somebody still waits. */
 static bool hand_over(Shared *shared, const Job *job, const void *bytes, size_t length, size_t at)
 {
     bool wanted;
@@ -119,7 +123,6 @@ static void end_job(Shared *shared, Job *job, errint_t result)
 static gpointer run(gpointer data)
 {
     Shared *shared = data;
-    g_autofree char *bounce = g_malloc(BOUNCE);
     FlPieceReader reader;
     Job *job;
 
@@ -130,8 +133,8 @@ static gpointer run(gpointer data)
         for (size_t at = 0; at < job->length && r == 0; at += BOUNCE) {
             size_t part = MIN(job->length - at, BOUNCE);
 
-            r = fl_piece_reader_read(&reader, bounce, part, job->offset + at);
-            if (r == 0 && !hand_over(shared, job, bounce, part, at))
+            r = fl_piece_reader_read(&reader, shared->bounce, part, job->offset + at);
+            if (r == 0 && !hand_over(shared, job, shared->bounce, part, at))
                 r = -ECANCELED;
         }
         end_job(shared, job, r);
@@ -203,13 +206,15 @@ static void conn_start(FlConn *conn)
     PiecesConn *pieces = pieces_conn(conn);
     Shared *shared = pieces->shared;
     g_autoptr(GError) error = NULL;
-    GThread *thread;
+    GThread *thread = NULL;
 
     shared->source = g_source_new(&source_funcs, sizeof(ConnSource));
     ((ConnSource *)shared->source)->conn = pieces;
     g_source_attach(shared->source, NULL);
     g_atomic_ref_count_inc(&shared->refs);
-    thread = g_thread_try_new("fleecefs-pieces", run, shared, &error);
+    shared->bounce = g_try_malloc(BOUNCE);
+    if (shared->bounce != NULL)
+        thread = fl_thread_start("fleecefs-pieces", run, shared, &error);
     if (thread != NULL) {
         g_thread_unref(thread);
         return;
@@ -236,7 +241,7 @@ static void conn_read(FlConn *conn, FlRead *read)
     g_mutex_unlock(&shared->lock);
 }
 
-/* No answer is the end of a connection: what could not be read is an error. */
+/* No answer loses the connection: a failed read is an error of that read. */
 static bool conn_settle(FlConn *conn, FlRead *read)
 {
     Shared *shared = pieces_conn(conn)->shared;
@@ -260,7 +265,7 @@ static const char *conn_fault(const FlConn *conn)
     const PiecesConn *pieces = (const PiecesConn *)conn;
 
     if (pieces->failed)
-        return "there is no thread to read its pieces";
+        return "out of memory or threads to read its pieces";
     return fl_piece_folder_check(pieces->shared->folder, NULL) ? NULL : "a piece has changed";
 }
 

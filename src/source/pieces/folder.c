@@ -17,13 +17,13 @@
 
 /* Enough for a disk of 4 TiB in the smallest pieces. */
 #define PIECES_MAX (UINT64_C(1) << 22)
-/* An info.json of ours is far smaller. */
+/* The info.json that fleecefs writes is far smaller. */
 #define INFO_MAX (1 << 20)
 
-/* What a piece was when the folder was opened. */
+/* The state of a piece when the folder was opened. */
 typedef struct {
     struct timespec mtime;
-    bool dense; /* has a block for each of its bytes */
+    bool dense; /* has blocks allocated for all its bytes */
 } Piece;
 
 struct FlPieceFolder {
@@ -35,7 +35,7 @@ struct FlPieceFolder {
     struct timespec mtime, ctime;
     FlBudget *budget;
     uint64_t taken;
-    char *changed; /* atomic: what is wrong with it since; NULL: nothing */
+    char *changed; /* atomic: the change detected since; NULL if none */
 };
 
 FlPieceFolder *fl_piece_folder_ref(FlPieceFolder *folder)
@@ -87,15 +87,15 @@ static int compare_numbers(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* FOREIGN is in the folder, or, if that is NULL, nothing is. */
+/* Reports the foreign file FOREIGN or, if NULL, an empty folder. */
 static bool fail_foreign(const FlPieceFolder *folder, const char *foreign, GError **error)
 {
     struct stat st;
 
     if (fstatat(folder->fd, "000000", &st, AT_SYMLINK_NOFOLLOW) == 0)
         return fl_fail(error,
-                       "%s: %s is not a piece (000000, 000001, ...): something else is in this "
-                       "folder, or a copy has not ended; move it away, or copy again",
+                       "%s: %s is not a piece (000000, 000001, ...): the folder contains other "
+                       "files, or a copy is incomplete; move the file away, or copy again",
                        folder->path, foreign);
     if (fstatat(folder->fd, "split/000000", &st, AT_SYMLINK_NOFOLLOW) == 0)
         return fl_fail(error, "%s: no piece of a disk (000000, 000001, ...); they are in %s/split",
@@ -127,7 +127,7 @@ static bool read_names(const FlPieceFolder *folder, DIR *directory, GArray *numb
     return numbers->len > 0 || fail_foreign(folder, NULL, error);
 }
 
-/* The numbers of all that is in the folder, sorted; NULL with an error. */
+/* Returns the sorted numbers of all files in the folder; NULL with an error. */
 static GArray *list(const FlPieceFolder *folder, GError **error)
 {
     g_autoptr(GArray) numbers = g_array_new(FALSE, FALSE, sizeof(uint64_t));
@@ -161,7 +161,7 @@ static bool check_complete(FlPieceFolder *folder, const GArray *numbers, GError 
     folder->taken = folder->count * sizeof *folder->pieces;
     if (!fl_budget_take(folder->budget, folder->taken, FL_SOURCE_BUDGET)) {
         folder->taken = 0;
-        return fl_fail(error, "%s: there is no memory for so many pieces", folder->path);
+        return fl_fail(error, "%s: out of memory for so many pieces", folder->path);
     }
     folder->pieces = g_new0(Piece, folder->count);
     return true;
@@ -172,7 +172,7 @@ static bool is_later(struct timespec a, struct timespec b)
     return a.tv_sec > b.tv_sec || (a.tv_sec == b.tv_sec && a.tv_nsec > b.tv_nsec);
 }
 
-/* The size of piece INDEX, which is remembered; 0 with an error. */
+/* Returns the size of piece INDEX and remembers its state; 0 with an error. */
 static uint64_t look_at(FlPieceFolder *folder, uint64_t index, GError **error)
 {
     char name[FL_PIECE_NAME_MAX];
@@ -205,18 +205,19 @@ static bool fail_size(const FlPieceFolder *folder, uint64_t index, uint64_t size
 
     fl_piece_name(name, index);
     return fl_fail(error,
-                   "%s: piece %s has %" PRIu64 " bytes, and the size of these pieces is %" PRIu64
-                   ": it was cut off, or is of another disk; copy it again",
+                   "%s: piece %s has %" PRIu64 " bytes, but the size of these pieces is %" PRIu64
+                   ": it was truncated, or is of another disk; copy it again",
                    folder->path, name, size, folder->piece_size);
 }
 
-/* Whether pieces of SIZE bytes may be followed by others. */
+/* Whether SIZE is valid for pieces other than the last. */
 static bool is_piece_size(uint64_t size)
 {
     return size >= FL_PIECE_SIZE_MIN && (size & (size - 1)) == 0;
 }
 
-/* All but the last are of one size, which the first one tells: if that was cut off, the second. */
+/* All but the last have the same size, taken from the first or, if that was truncated, from the
+ * second. */
 static bool check_sizes(FlPieceFolder *folder, GError **error)
 {
     uint64_t first = look_at(folder, 0, error), last = first;
@@ -241,8 +242,8 @@ static bool check_sizes(FlPieceFolder *folder, GError **error)
     return fl_fail(error, "%s: these pieces make a disk of more than 2^63 bytes", folder->path);
 }
 
-/* What is known of the disk's size beside the pieces: 0 if nothing is. The info.json in which it
- * was backed up, or an attribute of the first piece. */
+/* Returns the disk's size as recorded outside the pieces' lengths: in the info.json of its backup,
+ * or in an attribute of the first piece. 0 if not recorded. */
 static uint64_t noted_size(const FlPieceFolder *folder, const char **where)
 {
     g_autofree char *last = g_path_get_basename(folder->path);
@@ -255,12 +256,12 @@ static uint64_t noted_size(const FlPieceFolder *folder, const char **where)
     struct stat st;
     gsize length;
 
-    *where = "info.json beside it";
+    *where = "its info.json";
     if (g_str_equal(last, "split") && stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
         st.st_size <= INFO_MAX && g_file_get_contents(path, &text, &length, NULL) &&
         (info = fl_json_parse(text, length, NULL)) != NULL && fl_json_int(info, "size") > 0)
         return (uint64_t)fl_json_int(info, "size");
-    *where = "an attribute of its first piece";
+    *where = "an attribute of the first piece";
     g_free(g_steal_pointer(&path));
     fl_piece_name(name, 0);
     path = g_build_filename(folder->path, name, NULL);
@@ -270,7 +271,7 @@ static uint64_t noted_size(const FlPieceFolder *folder, const char **where)
     return size;
 }
 
-/* Pieces that are missing at the end, or a last one that was cut off, are seen nowhere else. */
+/* Only the recorded size reveals missing pieces at the end or a truncated last one. */
 static bool check_end(const FlPieceFolder *folder, GError **error)
 {
     const char *where;
@@ -281,8 +282,8 @@ static bool check_end(const FlPieceFolder *folder, GError **error)
         return true;
     fl_piece_name(name, MIN(folder->size, noted) / folder->piece_size);
     return fl_fail(error,
-                   "%s: piece %s is missing, too long or cut off: its pieces make %" PRIu64
-                   " bytes, and %s says that the disk has %" PRIu64 "; copy it again",
+                   "%s: piece %s is missing, too long or truncated: the pieces have %" PRIu64
+                   " bytes, but %s lists %" PRIu64 " for the disk; copy it again",
                    folder->path, name, folder->size, where, noted);
 }
 
@@ -310,7 +311,7 @@ FlPieceFolder *fl_piece_folder_new(const char *path, FlBudget *budget, GError **
 
 static void note_change(FlPieceFolder *folder, const char *name)
 {
-    char *text = g_strdup_printf("piece %s is not what it was when the folder was mounted", name);
+    char *text = g_strdup_printf("piece %s changed since the folder was mounted", name);
 
     if (!g_atomic_pointer_compare_and_exchange(&folder->changed, NULL, text))
         g_free(text);
@@ -323,7 +324,7 @@ bool fl_piece_folder_check(const FlPieceFolder *folder, GError **error)
     return changed == NULL || fl_fail_changed(error, "%s", changed);
 }
 
-/* Whether FD is piece INDEX as it was. If not, the disk is to fail. */
+/* Whether FD is piece INDEX, unchanged. If not, the disk must fail. */
 static bool is_same(FlPieceFolder *folder, uint64_t index, int fd)
 {
     const Piece *piece = &folder->pieces[index];
@@ -339,7 +340,7 @@ static bool is_same(FlPieceFolder *folder, uint64_t index, int fd)
     return false;
 }
 
-/* A descriptor of piece INDEX, or -errno. */
+/* Returns a descriptor of piece INDEX, or -errno. */
 static int open_piece(FlPieceFolder *folder, uint64_t index)
 {
     char name[FL_PIECE_NAME_MAX];
@@ -358,7 +359,7 @@ static int open_piece(FlPieceFolder *folder, uint64_t index)
     return -EIO;
 }
 
-/* Adds the extents of one piece; false with errno. */
+/* Adds the extents of one piece; returns false with errno set. */
 static bool map_piece(int fd, uint64_t length, FlMapBuilder *builder)
 {
     uint64_t at = 0;
@@ -378,7 +379,7 @@ static bool map_piece(int fd, uint64_t length, FlMapBuilder *builder)
         hole = lseek(fd, (off_t)at, SEEK_HOLE);
         if (hole < 0)
             return false;
-        /* A file that shrinks has no hole after what it still has. */
+        /* If the file shrinks, there may be no hole after its end. */
         end = CLAMP((uint64_t)hole, at, length);
         if (end == at)
             end = length;
@@ -426,7 +427,7 @@ FlMap *fl_piece_folder_map(FlPieceFolder *folder, GCancellable *cancel, GError *
             close(fd);
         bytes = fl_map_builder_bytes(builder) - bytes;
         if (ok && !fl_budget_take(folder->budget, bytes, FL_SOURCE_BUDGET))
-            ok = fl_fail(error, "%s: there is no memory for its map", folder->path);
+            ok = fl_fail(error, "%s: out of memory for its map", folder->path);
         else if (ok)
             taken += bytes;
     }
@@ -448,7 +449,7 @@ void fl_piece_reader_clear(FlPieceReader *reader)
     fl_piece_folder_unref(reader->folder);
 }
 
-/* Reads LENGTH bytes of the piece that is open. */
+/* Reads LENGTH bytes of the open piece. */
 static errint_t read_open(const FlPieceReader *reader, char *buf, size_t length, uint64_t offset)
 {
     while (length > 0) {

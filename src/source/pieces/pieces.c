@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A disk in pieces as a source: what a backup tool has stored, or shows. */
+/* A disk in pieces as a source: stored, or shown, by a backup tool. */
 #include "conn.h"
 #include "folder.h"
 #include "map/context.h"
@@ -17,7 +17,7 @@ static PiecesSource *pieces_of(FlSource *source)
     return (PiecesSource *)source;
 }
 
-/* web/vda/split is disk vda. */
+/* The folder web/vda/split is disk vda. */
 static char *name_of(const char *path)
 {
     g_autofree char *name = g_path_get_basename(path);

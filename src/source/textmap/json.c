@@ -3,7 +3,7 @@
 
 #include "qemu/json.h"
 
-/* An object is read at a time, so that memory does not depend on how many there are. */
+/* Objects are parsed one at a time, so memory does not grow with their number. */
 #define OBJECT_MAX (64u << 10)
 
 typedef enum {
@@ -13,7 +13,7 @@ typedef enum {
     KIND_RBD,
 } Kind;
 
-/* What is known of the array so far. */
+/* Parser state of the array. */
 typedef struct {
     FlRanges *ranges;
     const char *at, *end;
@@ -53,7 +53,7 @@ static Kind kind_of(JsonObject *object)
                                                                                        : KIND_NONE;
 }
 
-/* Whether nbdinfo's OBJECT is about a dirty bitmap. */
+/* Whether OBJECT, from nbdinfo, describes a dirty bitmap. */
 static bool is_dirty_type(JsonObject *object)
 {
     gint64 type = fl_json_int(object, "type");
@@ -71,27 +71,26 @@ static bool take_object(Array *array, JsonObject *object)
     gint64 length = fl_json_int(object, "length");
 
     if (kind == KIND_NONE)
-        return fl_ranges_fail(ranges, "not an extent as nbdinfo --map --json, rbd diff --format "
-                                      "json or our own .json files have them");
+        return fl_ranges_fail(ranges, "not an extent in the format of nbdinfo --map --json, rbd "
+                                      "diff --format json or the .json files of fleecefs");
     if (array->kind != KIND_NONE && kind != array->kind)
         return fl_ranges_fail(ranges, "an extent of another kind than those before it");
     array->kind = kind;
     if (start < 0 || length < 0)
-        return fl_ranges_fail(ranges, "a number below 0");
+        return fl_ranges_fail(ranges, "a negative number");
     if (kind == KIND_RBD)
         return fl_ranges_add(ranges, (uint64_t)start, (uint64_t)length, true);
     if (kind == KIND_OVIRT)
         return fl_ranges_add_next(ranges, (uint64_t)start, (uint64_t)length,
                                   fl_json_bool(object, "dirty"));
     if (!is_dirty_type(object))
-        return fl_ranges_fail(ranges,
-                              "a type that is not one of a dirty bitmap: print its map with "
-                              "nbdinfo --map=qemu:dirty-bitmap:NAME --json");
+        return fl_ranges_fail(ranges, "not a type of a dirty bitmap: print its map with nbdinfo "
+                                      "--map=qemu:dirty-bitmap:NAME --json");
     return fl_ranges_add_next(ranges, (uint64_t)start, (uint64_t)length,
                               fl_json_int(object, "type") == 1);
 }
 
-/* The end of the object at AT; NULL if it has none, or is too long. */
+/* Returns the end of the object at AT; NULL if it is unterminated or too long. */
 static const char *object_end(const char *at, const char *end)
 {
     FlJsonScan scan = {0};
@@ -143,7 +142,7 @@ bool fl_textmap_json(FlRanges *ranges, const char *text, size_t length)
     }
     skip_space(&array);
     if (array.at < array.end)
-        return fl_ranges_fail(ranges, "text behind the array of extents");
-    /* An empty array is rbd's: nothing has changed. */
+        return fl_ranges_fail(ranges, "text after the array of extents");
+    /* An empty array comes from rbd: nothing has changed. */
     return fl_ranges_end(ranges, array.kind == KIND_NBDINFO || array.kind == KIND_OVIRT);
 }

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* Calls TAKE for each line, without its end. */
+/* Calls TAKE for each line, without its newline. */
 static bool each_line(FlRanges *ranges, const char *text, size_t length,
                       bool (*take)(FlRanges *ranges, const char *at, const char *end, void *opaque),
                       void *opaque)
@@ -29,7 +29,7 @@ static void skip_blanks(const char **at, const char *end)
         ++*at;
 }
 
-/* Takes N numbers, with blanks before each and behind the last. */
+/* Parses N numbers, with blanks before each and after the last. */
 static bool take_numbers(const char **at, const char *end, bool hex, uint64_t *numbers, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
@@ -45,7 +45,7 @@ static bool take_numbers(const char **at, const char *end, bool hex, uint64_t *n
     return true;
 }
 
-/* What a line holds from AT on, for a message. */
+/* Quotes the rest of a line from AT on, for a message. */
 static char *quote(const char *at, const char *end)
 {
     g_autofree char *text = g_strndup(at, (size_t)MIN(end - at, 40));
@@ -72,8 +72,9 @@ static bool take_extent(FlRanges *ranges, const char *at, const char *end, void 
         g_autofree char *shown = quote(at, end);
 
         return fl_ranges_fail(ranges,
-                              "type %" G_GUINT64_FORMAT " '%s' is not one of a dirty bitmap: print "
-                              "its map with nbdinfo --map=qemu:dirty-bitmap:NAME",
+                              "type %" G_GUINT64_FORMAT
+                              " '%s' is not a type of a dirty bitmap: print its map with nbdinfo "
+                              "--map=qemu:dirty-bitmap:NAME",
                               extent[2], shown);
     }
     return fl_ranges_add_next(ranges, extent[0], extent[1], extent[2] == 1);
@@ -84,7 +85,7 @@ bool fl_textmap_lines(FlRanges *ranges, const char *text, size_t length)
     return each_line(ranges, text, length, take_extent, NULL) && fl_ranges_end(ranges, true);
 }
 
-/* A line of data; or, the first time, that of the status. */
+/* Takes a data line or, the first time, the status line. */
 static bool take_block(FlRanges *ranges, const char *at, const char *end, void *opaque)
 {
     static const char statuses[] = "?*/-+", current[] = "?*/-+FG";

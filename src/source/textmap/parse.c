@@ -7,7 +7,7 @@
 
 typedef bool (*Format)(FlRanges *ranges, const char *text, size_t length);
 
-/* Whether the first line that is no comment is a mapfile's: a number and a character. */
+/* Whether the first non-comment line is that of a mapfile: a number and a character. */
 static bool is_mapfile(const char *text, const char *end)
 {
     uint64_t number;

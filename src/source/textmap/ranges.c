@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-/* Bytes of memory for a map: as much as those of a server's export may take. */
+/* Maximum bytes of memory for a map, the same as for the maps of a server's export. */
 #define MAP_MAX (132u << 20)
 
 bool fl_ranges_fail(FlRanges *ranges, const char *format, ...)
@@ -20,7 +20,7 @@ bool fl_ranges_fail(FlRanges *ranges, const char *format, ...)
 static bool add(FlRanges *ranges, uint64_t length, bool dirty)
 {
     if (fl_map_builder_add(ranges->builder, length, dirty ? FL_DIRTY : 0) < 0)
-        return fl_ranges_fail(ranges, "there is no memory for the map");
+        return fl_ranges_fail(ranges, "out of memory for the map");
     return fl_map_builder_bytes(ranges->builder) <= MAP_MAX ||
            fl_ranges_fail(ranges, "the map has too many extents");
 }
@@ -38,8 +38,9 @@ bool fl_ranges_add(FlRanges *ranges, uint64_t start, uint64_t length, bool dirty
         return fl_ranges_fail(ranges, "an extent has a length of 0");
     if (start > ranges->size || length > ranges->size - start)
         return fl_ranges_fail(ranges,
-                              "the extent at %" PRIu64 " reaches past the end of the disk, which "
-                              "has %" PRIu64 " bytes: the map is of another disk",
+                              "the extent at %" PRIu64
+                              " extends beyond the end of the disk, which has %" PRIu64
+                              " bytes: the map is of another disk",
                               start, ranges->size);
     return add(ranges, start - known, false) && add(ranges, length, dirty);
 }
@@ -49,8 +50,8 @@ bool fl_ranges_add_next(FlRanges *ranges, uint64_t start, uint64_t length, bool 
     uint64_t known = fl_map_builder_size(ranges->builder);
 
     if (start > known)
-        return fl_ranges_fail(ranges, "nothing is told of the bytes from %" PRIu64 " to %" PRIu64,
-                              known, start);
+        return fl_ranges_fail(
+            ranges, "the map does not cover the bytes from %" PRIu64 " to %" PRIu64, known, start);
     return fl_ranges_add(ranges, start, length, dirty);
 }
 
@@ -60,8 +61,8 @@ bool fl_ranges_end(FlRanges *ranges, bool whole)
 
     if (whole && known < ranges->size)
         return fl_ranges_fail(ranges,
-                              "the map ends at %" PRIu64 ", and the disk has %" PRIu64 " bytes: it "
-                              "was cut off, or is of another disk",
+                              "the map ends at %" PRIu64 ", and the disk has %" PRIu64
+                              " bytes: it is truncated, or of another disk",
                               known, ranges->size);
     return add(ranges, ranges->size - known, false);
 }

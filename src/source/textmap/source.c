@@ -14,9 +14,9 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    FlSource source;   /* first; laid over the disk's */
+    FlSource source;   /* first; on top of the disk's source */
     GPtrArray *layers; /* of Layer */
-    char *export;      /* the disk that the maps are of; NULL: not known yet */
+    char *export;      /* the disk that the maps describe; NULL if not known yet */
 } MapSource;
 
 static void layer_free(gpointer data)
@@ -29,7 +29,7 @@ static void layer_free(gpointer data)
     g_free(layer);
 }
 
-/* All of FILE, which may be a pipe. */
+/* Reads all of FILE, which may be a pipe. */
 static GByteArray *read_file(const char *file, GError **error)
 {
     g_autoptr(GByteArray) text = g_byte_array_new();
@@ -44,14 +44,14 @@ static GByteArray *read_file(const char *file, GError **error)
     if (fd >= 0)
         close(fd);
     if (text->len > FL_TEXTMAP_MAX)
-        fl_fail(error, "%s has more than %u MiB", file, (unsigned)(FL_TEXTMAP_MAX >> 20));
+        fl_fail(error, "%s is larger than %u MiB", file, (unsigned)(FL_TEXTMAP_MAX >> 20));
     return n == 0 ? g_steal_pointer(&text) : NULL;
 }
 
 static bool add_layer(Layer *layer, FlExportInfo *info, GError **error)
 {
     if (fl_export_info_has_context(info, layer->context))
-        return fl_fail(error, "the disk has a bitmap called %s already: give another name",
+        return fl_fail(error, "the disk already has a bitmap %s: give another name",
                        fl_context_bitmap(layer->context));
     if (layer->map == NULL) {
         g_autoptr(GByteArray) text = read_file(layer->file, error);
@@ -66,7 +66,7 @@ static bool add_layer(Layer *layer, FlExportInfo *info, GError **error)
     return true;
 }
 
-/* Whether EXPORTS are the one disk that the maps are of. */
+/* Checks that EXPORTS has exactly the disk that the maps describe. */
 static bool check_disk(MapSource *source, const GPtrArray *exports, GError **error)
 {
     const FlExportInfo *first = exports->pdata[0];
@@ -75,8 +75,8 @@ static bool check_disk(MapSource *source, const GPtrArray *exports, GError **err
         source->export = g_strdup(first->name);
     return (exports->len == 1 && g_str_equal(source->export, first->name)) ||
            fl_fail(error,
-                   "a map is of one disk, and %s has several: name one (the export in the URI, or "
-                   "-o disk=)",
+                   "a map applies to one disk, but %s has several: select one (the export in the "
+                   "URI, or -o disk=)",
                    source->source.label);
 }
 
@@ -154,7 +154,7 @@ static bool check_value(const char *value, GError **error)
 }
 
 static const FlSourceOption map_options[] = {
-    {"map", "NAME:FILE", "what FILE says has changed, as bitmap NAME", check_value},
+    {"map", "NAME:FILE", "show the changes in FILE as bitmap NAME", check_value},
     {NULL},
 };
 
@@ -178,7 +178,7 @@ static FlSource *lay_over(FlSource *below, const FlSourceParams *params, GError 
     if (layers->len == 0)
         return below;
     if (params->sources > 1) {
-        fl_fail_usage(error, "option map: a map is of one disk: give one source");
+        fl_fail_usage(error, "option map: a map applies to one disk: give one source");
         fl_source_unref(below);
         return NULL;
     }

@@ -3,23 +3,23 @@
 
 #include <string.h>
 
-/* Sectors of a pool's block: up to 1 GiB (the kernel's thin-provisioning.rst). */
+/* Maximum block size of a pool in sectors: 1 GiB (the kernel's thin-provisioning.rst). */
 #define BLOCK_MAX (UINT64_C(2) << 20)
 
-/* Where in the text we are; one element may stand in the one before it. */
+/* The element being parsed; each may be nested in the one before it. */
 typedef enum {
     DEPTH_TEXT,
     DEPTH_SUPERBLOCK,
     DEPTH_DIFF,
     DEPTH_RUN,   /* <same> and the like */
-    DEPTH_RANGE, /* <range> in one of them, with --verbose */
+    DEPTH_RANGE, /* <range> in a run, with --verbose */
 } Depth;
 
 typedef struct {
     FlRanges *ranges;
     Depth depth;
     uint64_t block; /* bytes */
-    bool dirty;     /* the run that we are in */
+    bool dirty;     /* the current run is dirty */
     bool has_diff;
     bool failed; /* the error is set */
 } Thin;
@@ -52,7 +52,7 @@ static bool take_range(Thin *thin, const char *const *names, const char *const *
         return fl_ranges_fail(ranges, "a number that is too large");
     start = begin * thin->block;
     length = count * thin->block;
-    /* The last block may be larger than what is left of the disk. */
+    /* The last block may extend past the end of the disk. */
     if (start < ranges->size && length > ranges->size - start &&
         length - (ranges->size - start) < thin->block)
         length = ranges->size - start;
@@ -77,7 +77,7 @@ static bool take_run(Thin *thin, const char *name, const char *const *names,
 
     thin->dirty = g_strv_contains(changed, name);
     if (!thin->dirty && !g_str_equal(name, "same"))
-        return fl_ranges_fail(thin->ranges, "<%s> is not known in <diff>", name);
+        return fl_ranges_fail(thin->ranges, "unknown element <%s> in <diff>", name);
     return !has(names, "begin") || take_range(thin, names, values);
 }
 
@@ -92,9 +92,7 @@ static bool take_element(Thin *thin, const char *name, const char *const *names,
         return take_run(thin, name, names, values);
     if (thin->depth == DEPTH_RUN && g_str_equal(name, "range"))
         return take_range(thin, names, values);
-    return fl_ranges_fail(thin->ranges,
-                          "<%s> is not expected here: this is not what thin_delta "
-                          "prints",
+    return fl_ranges_fail(thin->ranges, "unexpected element <%s>: this is not output of thin_delta",
                           name);
 }
 
@@ -109,7 +107,7 @@ static void on_start(GMarkupParseContext *context, const char *name, const char 
     thin->failed =
         !take_element(thin, name, (const char *const *)names, (const char *const *)values);
     thin->depth++;
-    /* Ends the parser; the error that counts is that of the ranges. */
+    /* Stops the parser; the error set in RANGES is the one reported. */
     if (thin->failed)
         g_set_error_literal(error, G_MARKUP_ERROR, G_MARKUP_ERROR_INVALID_CONTENT, "");
 }
@@ -137,11 +135,11 @@ bool fl_textmap_thin(FlRanges *ranges, const char *text, size_t length)
             return false;
         g_markup_parse_context_get_position(context, &line, NULL);
         ranges->line = (unsigned long)line;
-        /* GLib names the line itself, too. */
+        /* Strip GLib's own line number. */
         place = strstr(why->message, ": ");
         return fl_ranges_fail(ranges, "broken XML: %s", place != NULL ? place + 2 : why->message);
     }
     if (!thin.has_diff)
-        return fl_ranges_fail(ranges, "there is no <diff>: this is not what thin_delta prints");
+        return fl_ranges_fail(ranges, "no <diff>: this is not output of thin_delta");
     return fl_ranges_end(ranges, false);
 }
