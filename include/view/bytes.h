@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Files of fixed bytes. */
+/* Files with fixed contents. */
 #pragma once
 
 #include "view/view.h"
 
-/* BYTES as they are; a reference is kept. */
+/* A file that contains BYTES; takes a reference. */
 FlView *fl_view_bytes_new(GBytes *bytes);

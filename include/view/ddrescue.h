@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * GNU ddrescue mapfiles (info ddrescue, "Mapfile structure"), to be used as a domain:
+ * GNU ddrescue mapfiles (info ddrescue, "Mapfile structure"), for use as a domain:
  *
  *     ddrescue --force --domain-mapfile=BITMAP.ddrescue BITMAP.raw old-full.raw
  *
- * copies what is dirty, zeros included, and nothing else.
+ * copies exactly the dirty ranges, including zeros.
  */
 #pragma once
 
 #include "view/view.h"
 
-/* DIRTY is a dirty bitmap's map, of which a reference is kept. Numbers have one width in all of a
- * file, so its size and the line of any offset follow from the number of extents. */
+/* DIRTY is the map of a dirty bitmap; the view takes a reference. All numbers in a file have the
+ * same width, so its size and the line at any offset follow from the number of extents. */
 FlView *fl_view_ddrescue_new(FlMap *dirty);

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Text files of one line an extent, of which only the lines that are read are made.
+ * Text files with one line per extent; only the lines that are read are generated.
  *
- * A kind of file says where the line of a file offset is (start) and how a line is written (next);
- * this cuts what they make to what was asked for.
+ * A kind of file locates the line at a file offset (start) and formats lines (next); this code cuts
+ * the output to the requested range.
  */
 #pragma once
 
 #include "map/join.h"
 #include "view/view.h"
 
-/* Longest line that next() may write, in bytes. */
+/* Maximum length of a line from next(), in bytes. */
 #define FL_LINE_MAX 256
 
-/* Where a reader is in the file. Its next line starts at file offset AT; the rest is the kind's
- * own. */
+/* Position in the file. The next line starts at file offset AT; the other fields belong to the kind
+ * of file. */
 typedef struct {
     uint64_t at;
     size_t index;
@@ -24,15 +24,16 @@ typedef struct {
 typedef struct FlLines FlLines;
 
 typedef struct {
-    /* Puts CURSOR (zeroed before) at a line that starts at or before OFFSET, best the one that
-     * holds it. OFFSET is below the size. */
+    /* Sets CURSOR (zeroed before) to a line that starts at or before OFFSET, preferably the one
+     * that holds it. OFFSET is below the size. */
     void (*start)(const FlLines *lines, FlLineCursor *cursor, uint64_t offset);
-    /* Writes the line at CURSOR, moves CURSOR on (but for AT) and returns the line's length, 1 to
-     * FL_LINE_MAX. There is a line as long as AT is below the size. */
+    /* Writes the line at CURSOR, advances CURSOR (except AT) and returns the length of the line, 1
+     * to FL_LINE_MAX. A line exists as long as AT is below the size. */
     size_t (*next)(const FlLines *lines, FlLineCursor *cursor, char *line);
 } FlLinesOps;
 
-/* Every kind starts with this. Its FlViewOps are fl_text_piece(), fl_lines_make() and a clear. */
+/* Every kind embeds this as its first member. Its FlViewOps are fl_text_piece(), fl_lines_make()
+ * and a clear function. */
 struct FlLines {
     FlView view;
     const FlLinesOps *ops;

@@ -1,30 +1,28 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The parts that a qcow2 view is made of: which clusters there are, where they lie in the file, and
- * the bytes of its tables. "Spec" is QEMU's docs/interop/qcow2.
+ * The parts of a qcow2 view: the set of clusters, their place in the file, and the bytes of its
+ * tables. "Spec" is QEMU's docs/interop/qcow2.
  */
 #pragma once
 
 #include "view/qcow2-runs.h"
 #include "view/qcow2.h"
 
-/* What the image says of the guest's clusters; a cluster in neither set is left to the backing
- * file. */
+/* How the image maps the guest's clusters; a cluster in neither set is left to the backing file. */
 typedef struct {
     FlRuns data;      /* guest clusters with data */
-    FlRuns zero;      /* guest clusters that read as zeros whatever the backing file says */
-    FlRuns tables;    /* L1 entries, that is L2 tables, in which any of these is */
+    FlRuns zero;      /* guest clusters that read as zeros regardless of the backing file */
+    FlRuns tables;    /* L1 entries (L2 tables) that contain any of these */
     bool needs_clean; /* some data cluster holds clean bytes that are not known to be zeros */
 } FlQcow2Clusters;
 
-/* Sorts the clusters of CLUSTER_SIZE of a disk, in one pass over the joined maps. CLUSTERS is
- * zeroed. */
+/* Classifies the clusters of a disk, CLUSTER_SIZE bytes each, in one pass over the joined maps.
+ * CLUSTERS must be zeroed. */
 void fl_qcow2_clusters_scan(FlQcow2Clusters *clusters, const FlQcow2Params *params,
                             uint64_t cluster_size);
 void fl_qcow2_clusters_clear(FlQcow2Clusters *clusters);
 
-/* The file's parts in their order, each starting at a cluster and ending where the next one starts.
- */
+/* The parts of the file in order; each starts at a cluster and ends where the next one starts. */
 typedef struct {
     uint64_t cluster_size;
     uint64_t virtual_size;
@@ -41,21 +39,22 @@ typedef struct {
     uint64_t end;
 } FlQcow2Layout;
 
-/* Entries of 8 bytes in a cluster: of an L2 table, or of a cluster of the other tables. */
+/* Number of 8-byte entries in a cluster of any table. */
 static inline uint64_t fl_qcow2_entries(uint64_t cluster_size)
 {
     return cluster_size / 8;
 }
 
 /*
- * Both return NULL, or which limit of QEMU the image would not meet ("its L1 table ...").
- * The first knows only the sizes, so that clusters that are too small are found without looking at
- * the maps; the second places all parts, for TABLES L2 tables and DATA data clusters.
+ * Both return NULL, or the QEMU limit that the image would exceed ("its L1 table ...").
+ * fl_qcow2_layout_init() checks sizes only, so that clusters that are too small are rejected
+ * without reading the maps; fl_qcow2_layout_place() places all parts, for TABLES L2 tables and DATA
+ * data clusters.
  */
 const char *fl_qcow2_layout_init(FlQcow2Layout *layout, uint64_t disk_size, uint64_t cluster_size);
 const char *fl_qcow2_layout_place(FlQcow2Layout *layout, uint64_t tables, uint64_t data);
 
-/* The header with its extensions and the backing file's name: the file's first bytes. */
+/* The header with its extensions and the name of the backing file: the start of the file. */
 GByteArray *fl_qcow2_header_new(const FlQcow2Layout *layout, const char *backing,
                                 const char *backing_fmt);
 
@@ -65,5 +64,5 @@ typedef struct {
     GByteArray *header; /* owned */
 } FlQcow2Image;
 
-/* Writes a part of what comes before the data. */
+/* Writes a range of the metadata, which precedes the data. */
 void fl_qcow2_make(const FlQcow2Image *image, void *buf, size_t length, uint64_t offset);

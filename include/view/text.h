@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What views of made-up bytes share: all of them is one piece, and numbers written fast. */
+/* Helpers for views of generated text: a single-piece view, and fast number formatting. */
 #pragma once
 
 #include "view/view.h"
 
-/* FlViewOps.piece of a file that is all FL_PIECE_MADE. */
+/* FlViewOps.piece for a file that is all FL_PIECE_MADE. */
 FlPiece fl_text_piece(const FlView *view, uint64_t offset);
 
 /*
- * The writers below write at OUT and return where they stopped; nothing is terminated. They exist
- * because printf makes up most of the time of reading a large map. Inline, so that BASE is a
+ * These functions write at OUT and return the end of what they wrote, without a NUL. They exist
+ * because printf takes most of the time of reading a large map. They are inline so that BASE is a
  * constant.
  */
 
-/* VALUE in BASE (2 to 16, upper case), right-aligned in WIDTH characters and filled up with PAD on
- * the left. WIDTH must be enough. */
+/* Writes VALUE in BASE (2 to 16, upper case), right-aligned in WIDTH characters and padded with PAD
+ * on the left. WIDTH must be sufficient. */
 static inline char *fl_put_padded(char *out, unsigned width, char pad, uint64_t value,
                                   unsigned base)
 {
@@ -29,7 +29,7 @@ static inline char *fl_put_padded(char *out, unsigned width, char pad, uint64_t 
     return out + width;
 }
 
-/* The digits that VALUE takes in BASE. */
+/* The number of digits of VALUE in BASE. */
 static inline unsigned fl_digits(uint64_t value, unsigned base)
 {
     unsigned digits = 1;
@@ -46,5 +46,5 @@ static inline char *fl_put_decimal(char *out, uint64_t value)
     return fl_put_padded(out, fl_digits(value, 10), ' ', value, 10);
 }
 
-/* TEXT without its NUL. */
+/* Writes TEXT without its NUL. */
 char *fl_put_text(char *out, const char *text);

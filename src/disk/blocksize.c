@@ -13,9 +13,9 @@ typedef struct {
 } Part;
 
 struct Unaligned {
-    FlRead *whole; /* what was asked for */
+    FlRead *whole; /* the original read */
     char *blocks;
-    uint64_t start; /* of BLOCKS on the disk */
+    uint64_t start; /* disk offset of BLOCKS */
     guint waiting;
     errint_t result;
     Part parts[];

@@ -6,17 +6,17 @@
 #include <errno.h>
 
 struct FlConfirm {
-    FlDiskVouch vouch;
+    FlDiskConfirmOps ops;
     gint64 timeout; /* microseconds */
-    GQueue held;    /* of FlRead, by their links, in the order in which they arrived */
-    guint source;   /* looks for those that wait for too long; 0 while nothing is held */
+    GQueue held;    /* of FlRead, linked through their link field, in order of arrival */
+    guint source;   /* timer for reads held too long; 0 while nothing is held */
 };
 
-FlConfirm *fl_confirm_new(const FlDiskVouch *vouch, unsigned timeout)
+FlConfirm *fl_confirm_new(const FlDiskConfirmOps *ops, unsigned timeout)
 {
     FlConfirm *confirm = g_new0(FlConfirm, 1);
 
-    confirm->vouch = *vouch;
+    confirm->ops = *ops;
     confirm->timeout = fl_deadline_seconds(timeout);
     return confirm;
 }
@@ -47,7 +47,7 @@ static FlRead *first(const FlConfirm *confirm)
     return confirm->held.head != NULL ? confirm->held.head->data : NULL;
 }
 
-/* Once a second: whoever waits is told that it failed, also if nobody ever answers. */
+/* Runs each second: fails reads that were held too long, even if no confirmation ever comes. */
 static gboolean expire(gpointer opaque)
 {
     FlConfirm *confirm = opaque;
@@ -63,14 +63,14 @@ static gboolean expire(gpointer opaque)
 
 bool fl_confirm_is_needed(const FlConfirm *confirm)
 {
-    return confirm != NULL && !confirm->vouch.is_whole(confirm->vouch.opaque);
+    return confirm != NULL && !confirm->ops.is_whole(confirm->ops.opaque);
 }
 
 void fl_confirm_hold(FlConfirm *confirm, FlRead *read)
 {
     read->link = (GList){.data = read};
     read->since = g_get_monotonic_time();
-    read->number = confirm->vouch.ask(confirm->vouch.opaque);
+    read->number = confirm->ops.ask(confirm->ops.opaque);
     g_queue_push_tail_link(&confirm->held, &read->link);
     if (confirm->source == 0)
         confirm->source = g_timeout_add_seconds(1, expire, confirm);

@@ -7,9 +7,9 @@
 
 #include <string.h>
 
-/* Superblocks are in the first 68 KiB, but for some at the end, which are not looked for. */
+/* Superblocks lie in the first 68 KiB, except a few at the end, which are not searched for. */
 #define HEAD_BYTES (68u << 10)
-/* Partitions that are looked into, physical volumes, and logical ones. */
+/* Maximum number of partitions to probe, of physical and of logical volumes. */
 #define REGIONS_MAX 32u
 #define PVS_MAX     8u
 #define VOLUMES_MAX 32u
@@ -21,7 +21,7 @@ typedef struct {
     FlContent *into;
 } Region;
 
-/* What is wanted, one after the other. */
+/* Stages, in order: what to read. */
 typedef enum {
     HEADS,   /* of the regions */
     HEADERS, /* of the metadata of physical volumes */
@@ -35,7 +35,7 @@ struct FlContents {
     GArray *pvs;     /* of FlLvmPv */
     GPtrArray *volumes, *left_out;
     Stage stage;
-    guint index;         /* of what is wanted, in the stage's own list */
+    guint index;         /* of the next item in the stage's list */
     char *text;          /* of pvs[index] */
     uint64_t text_taken; /* bytes */
 };
@@ -91,7 +91,7 @@ static FlLvmPv *pv_of(const FlContents *contents)
     return &g_array_index(contents->pvs, FlLvmPv, contents->index);
 }
 
-/* What a volume begins with: as much as is in a row. */
+/* The contiguous part of a volume's head. */
 static size_t volume_head(const FlVolume *volume)
 {
     return (size_t)MIN(g_array_index(volume->parts, FlVolumePart, 0).stripe, HEAD_BYTES);
@@ -160,7 +160,7 @@ bool fl_contents_wants(const FlContents *contents, uint64_t *offset, size_t *len
     return false;
 }
 
-/* Says why a physical volume has no logical ones. */
+/* Records why the logical volumes of a physical volume are missing. */
 static void leave_out(FlContents *contents, uint64_t start, const GError *error)
 {
     g_ptr_array_add(contents->left_out,
@@ -168,7 +168,7 @@ static void leave_out(FlContents *contents, uint64_t start, const GError *error)
                                     error->message));
 }
 
-/* BYTES, LENGTH of them, are the head of REGION. */
+/* Probes REGION, whose head is LENGTH bytes at BYTES. */
 static void look_into(FlContents *contents, const Region *region, const void *bytes, size_t length)
 {
     g_autoptr(GError) error = NULL;
@@ -226,7 +226,7 @@ static void feed_text(FlContents *contents, const void *bytes, size_t length)
     contents->index++;
 }
 
-/* Whether anything is wanted; the stage and the index are those of that, then. */
+/* Whether anything is left to read; if so, stage and index refer to it. */
 static bool settle_stage(FlContents *contents)
 {
     Stage stage = stage_of(contents);

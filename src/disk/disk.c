@@ -1,48 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "disk/disk.h"
+#include "disk-private.h"
 
 #include "blocksize.h"
-#include "confirm.h"
-#include "queue.h"
 #include "util/deadline.h"
-#include "worker.h"
 
 #include <errno.h>
 
 #define IDLE_SECONDS 30
-#define LOAD_PAUSE   1 /* second */
 #define TICK_MS      100
+/* Maximum time in milliseconds until throttled reads are tried again: the limit may change. */
+#define THROTTLE_MAX 1000
 
-struct FlDisk {
-    gatomicrefcount refs;
-    FlPeer peer;
-    GCancellable *cancel; /* ends the workers */
-    char *failure;        /* why all reads fail; NULL: they do not */
-    char *condemned;      /* atomic: set by another thread, becomes the failure */
-    bool suspended;       /* no connection is opened */
-    bool resting;         /* none stays open that has nothing to do */
-    unsigned workers;
-
-    FlDiskMaps *maps;           /* NULL until loaded */
-    FlFingerprint *fingerprint; /* bytes that were read */
-    FlConfirm *confirm;         /* NULL: what arrives is handed on at once */
-    FlWaiters *waiters;         /* for the maps */
-    gint64 loading;             /* since when (g_get_monotonic_time()); 0: not */
-    gint64 load_again;          /* no sooner than then; the last one failed */
-
-    GPtrArray *conns;   /* of FlConn */
-    unsigned conns_max; /* lowered when the server refuses more */
-    FlReadQueue queue;  /* reads that wait for a connection */
-    GQueue doomed;      /* reads that end in -EIO at the next turn of the loop */
-    guint doom_source, watch_source, retry_source;
-    gint64 connecting; /* since when; 0: not */
-    bool lost;         /* the next connection is in place of one that died */
-    gint64 down_since; /* 0 while all is well (g_get_monotonic_time()) */
-    guint backoff;     /* milliseconds */
-    FlDiskStats stats;
-};
-
-static void pump(FlDisk *disk);
 static void requeue(FlDisk *disk, GQueue *left);
 
 FlDisk *fl_disk_new(FlSource *source, FlExportInfo *info, const FlDiskOptions *options)
@@ -53,10 +21,12 @@ FlDisk *fl_disk_new(FlSource *source, FlExportInfo *info, const FlDiskOptions *o
     disk->peer.source = fl_source_ref(source);
     disk->peer.info = info;
     disk->peer.options = *options;
+    fl_workers_ref(options->workers);
     disk->cancel = g_cancellable_new();
     disk->waiters = fl_waiters_new();
     disk->fingerprint = fl_fingerprint_new();
     disk->conns = g_ptr_array_new();
+    disk->queue.throttle = options->throttle;
     disk->conns_max = info->multi_conn ? options->connections : 1;
     disk->backoff = FL_BACKOFF_MIN;
     return disk;
@@ -74,6 +44,7 @@ void fl_disk_unref(FlDisk *disk)
         return;
     fl_disk_maps_unref(disk->maps);
     fl_source_unref(disk->peer.source);
+    fl_workers_unref(disk->peer.options.workers);
     fl_export_info_free(disk->peer.info);
     g_object_unref(disk->cancel);
     fl_waiters_free(disk->waiters);
@@ -116,7 +87,7 @@ const FlDiskStats *fl_disk_stats(FlDisk *disk)
     return &disk->stats;
 }
 
-/* What fails without the server: told from the loop, as all else is. */
+/* Fails reads that never reached the server: DONE must be called from the loop. */
 static gboolean end_doomed(gpointer opaque)
 {
     FlDisk *disk = opaque;
@@ -149,6 +120,8 @@ static void close_connections(FlDisk *disk, GQueue *left)
         g_clear_handle_id(&disk->watch_source, g_source_remove);
     if (disk->retry_source != 0)
         g_clear_handle_id(&disk->retry_source, g_source_remove);
+    if (disk->throttle_source != 0)
+        g_clear_handle_id(&disk->throttle_source, g_source_remove);
 }
 
 void fl_disk_fail(FlDisk *disk, const char *why)
@@ -166,7 +139,7 @@ void fl_disk_fail(FlDisk *disk, const char *why)
     doom(disk, &left);
 }
 
-static void fail_loudly(FlDisk *disk, const char *why)
+void fl_disk_fail_loudly(FlDisk *disk, const char *why)
 {
     g_warning("export \"%s\" of %s: %s; its reads fail from now on", disk->peer.info->name,
               fl_disk_label(disk), why);
@@ -178,7 +151,7 @@ static gboolean take_condemned(gpointer opaque)
     FlDisk *disk = opaque;
 
     if (disk->failure == NULL)
-        fail_loudly(disk, g_atomic_pointer_get(&disk->condemned));
+        fl_disk_fail_loudly(disk, g_atomic_pointer_get(&disk->condemned));
     return G_SOURCE_REMOVE;
 }
 
@@ -194,9 +167,9 @@ void fl_disk_condemn(FlDisk *disk, const char *why)
                     (GDestroyNotify)fl_disk_unref);
 }
 
-void fl_disk_set_confirm(FlDisk *disk, const FlDiskVouch *vouch)
+void fl_disk_set_confirm(FlDisk *disk, const FlDiskConfirmOps *ops)
 {
-    disk->confirm = fl_confirm_new(vouch, disk->peer.options.timeout);
+    disk->confirm = fl_confirm_new(ops, disk->peer.options.timeout);
 }
 
 void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good)
@@ -212,7 +185,7 @@ void fl_disk_suspend(FlDisk *disk)
     GQueue left = G_QUEUE_INIT;
 
     disk->suspended = true;
-    /* Workers have connections as well. */
+    /* Workers have connections too. */
     g_cancellable_cancel(disk->cancel);
     g_object_unref(disk->cancel);
     disk->cancel = g_cancellable_new();
@@ -240,6 +213,15 @@ void fl_disk_close(FlDisk *disk, gint64 deadline)
     g_source_remove(ticks);
 }
 
+bool fl_disk_has_fault(FlDisk *disk)
+{
+    g_autofree char *fault = fl_source_fault(disk->peer.source, disk->peer.info->name);
+
+    if (fault != NULL)
+        fl_disk_condemn(disk, fault);
+    return fault != NULL;
+}
+
 /* Connections */
 
 static gint64 seconds_since(gint64 time)
@@ -250,13 +232,15 @@ static gint64 seconds_since(gint64 time)
 static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
 {
     FlDisk *disk = opaque;
-    /* Before it is looked whether the disk is condemned: who does that knows more. */
+    /* The order matters: call this before checking whether the disk is condemned, since the thread
+     * that condemns it is the first to know that the job has ended. */
     bool hold = read->error == 0 && fl_confirm_is_needed(disk->confirm);
 
     disk->down_since = 0;
     disk->backoff = FL_BACKOFF_MIN;
     disk->stats.requests++;
-    if (read->error == 0 && g_atomic_pointer_get(&disk->condemned) != NULL)
+    if (read->error == 0 &&
+        (fl_disk_has_fault(disk) || g_atomic_pointer_get(&disk->condemned) != NULL))
         read->error = EIO;
     if (read->error == 0) {
         disk->stats.bytes_read += read->length;
@@ -269,16 +253,16 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
         fl_confirm_hold(disk->confirm, read);
     else
         read->done(read, read->error == 0 ? 0 : -EIO);
-    pump(disk);
+    fl_disk_pump(disk);
 }
 
-/* Seconds after which whoever waits is told that it failed, whatever the server is up to. */
+/* Seconds after which pending operations fail, regardless of the server. */
 static gint64 patience(const FlDisk *disk)
 {
     return (gint64)disk->peer.options.reconnect + disk->peer.options.timeout;
 }
 
-/* Puts reads back in front of their queue, unless they have been tried for too long. */
+/* Requeues reads in front, except those that have waited too long. */
 static void requeue(FlDisk *disk, GQueue *left)
 {
     GQueue late = G_QUEUE_INIT;
@@ -306,16 +290,16 @@ static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
         disk->down_since = g_get_monotonic_time();
     requeue(disk, left);
     if (disk->peer.options.reconnect == 0 && disk->conns->len == 0)
-        fail_loudly(disk, why);
+        fl_disk_fail_loudly(disk, why);
     else if (disk->peer.options.reconnect == 0)
         disk->conns_max = disk->conns->len;
-    pump(disk);
+    fl_disk_pump(disk);
 }
 
 static const FlConnEvents conn_events = {.answered = conn_answered, .lost = conn_lost};
 
-/* Whether a worker is stuck where no time-out of ours reaches, as in a look-up of the server's
- * name, and somebody waits for it. */
+/* Whether a worker that callers wait for hangs where our timeouts do not apply, such as in a name
+ * lookup. */
 static bool is_stuck(const FlDisk *disk)
 {
     if (disk->workers == 0)
@@ -331,7 +315,7 @@ static gboolean watch(gpointer opaque)
 
     if (is_stuck(disk)) {
         disk->watch_source = 0;
-        fail_loudly(disk, "no connection could be opened in time");
+        fl_disk_fail_loudly(disk, "no connection could be opened in time");
         return G_SOURCE_REMOVE;
     }
     for (guint i = disk->conns->len; i-- > 0;) {
@@ -348,7 +332,7 @@ static gboolean watch(gpointer opaque)
             g_ptr_array_remove_index(disk->conns, i);
             fl_conn_close(conn, &left);
         }
-        /* What one loss did may have closed others. */
+        /* Handling one lost connection may have closed others. */
         i = MIN(i, disk->conns->len);
     }
     if (disk->conns->len > 0 || disk->connecting != 0 || disk->loading != 0)
@@ -357,8 +341,7 @@ static gboolean watch(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-/* Once a second while there are connections or workers: silence and idleness. */
-static void start_watch(FlDisk *disk)
+void fl_disk_start_watch(FlDisk *disk)
 {
     if (disk->watch_source == 0)
         disk->watch_source = g_timeout_add_seconds(1, watch, disk);
@@ -369,30 +352,30 @@ static gboolean retry(gpointer opaque)
     FlDisk *disk = opaque;
 
     disk->retry_source = 0;
-    pump(disk);
+    fl_disk_pump(disk);
     return G_SOURCE_REMOVE;
 }
 
-static void fail_changed(FlDisk *disk, const GError *error)
+void fl_disk_fail_changed(FlDisk *disk, const GError *error)
 {
-    g_autofree char *why = g_strdup_printf("it is not the same any more: %s", error->message);
+    g_autofree char *why = g_strdup_printf("it is not the same disk any more: %s", error->message);
 
-    fail_loudly(disk, why);
+    fl_disk_fail_loudly(disk, why);
 }
 
 static void connect_failed(FlDisk *disk, const GError *error)
 {
     g_info("export \"%s\": %s", disk->peer.info->name, error->message);
     if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED)) {
-        fail_changed(disk, error);
+        fl_disk_fail_changed(disk, error);
     } else if (disk->conns->len > 0) {
-        /* It may have a limit of its own: what there is has to do. */
+        /* The server may limit connections: make do with those open. */
         disk->conns_max = disk->conns->len;
     } else {
         if (disk->down_since == 0)
             disk->down_since = g_get_monotonic_time();
         if (seconds_since(disk->down_since) >= disk->peer.options.reconnect) {
-            fail_loudly(disk, error->message);
+            fl_disk_fail_loudly(disk, error->message);
             return;
         }
         disk->retry_source = g_timeout_add(disk->backoff, retry, disk);
@@ -400,11 +383,9 @@ static void connect_failed(FlDisk *disk, const GError *error)
     }
 }
 
-static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
+static void connect_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gpointer opaque)
 {
     g_autoptr(FlDisk) disk = opaque;
-    g_autoptr(GError) error = NULL;
-    FlConn *conn = fl_worker_connected(result, &error);
 
     disk->workers--;
     disk->connecting = 0;
@@ -419,15 +400,15 @@ static void connect_done(GObject *object, GAsyncResult *result, gpointer opaque)
         fl_conn_start(conn, &conn_events, disk);
         disk->stats.reconnects += disk->lost;
         disk->lost = false;
-        start_watch(disk);
+        fl_disk_start_watch(disk);
     }
-    pump(disk);
+    fl_disk_pump(disk);
 }
 
 static void start_connect(FlDisk *disk)
 {
     disk->connecting = g_get_monotonic_time();
-    start_watch(disk);
+    fl_disk_start_watch(disk);
     disk->workers++;
     fl_worker_connect(&disk->peer, disk->maps, disk->fingerprint, disk->cancel, connect_done,
                       fl_disk_ref(disk));
@@ -447,10 +428,22 @@ static bool wants_connection(const FlDisk *disk)
     return true;
 }
 
-/* Hands waiting reads to connections, and sees that there are enough of those. */
-static void pump(FlDisk *disk)
+static gboolean pump_again(gpointer opaque)
 {
-    fl_read_queue_pump(&disk->queue, disk->conns);
+    FlDisk *disk = opaque;
+
+    disk->throttle_source = 0;
+    fl_disk_pump(disk);
+    return G_SOURCE_REMOVE;
+}
+
+void fl_disk_pump(FlDisk *disk)
+{
+    gint64 wait = fl_read_queue_pump(&disk->queue, disk->conns, g_get_monotonic_time());
+
+    if (wait > 0 && disk->throttle_source == 0)
+        disk->throttle_source =
+            g_timeout_add((guint)MIN(wait / 1000 + 1, THROTTLE_MAX), pump_again, disk);
     if (wants_connection(disk))
         start_connect(disk);
 }
@@ -469,6 +462,7 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
     read->link = (GList){.data = read};
     read->command = NULL;
     read->faults = 0;
+    read->sent = false;
     read->since = g_get_monotonic_time();
     if (disk->failure == NULL && unaligned && fl_read_unaligned(read, info, fl_disk_read, disk))
         return;
@@ -478,85 +472,6 @@ void fl_disk_read(FlDisk *disk, FlRead *read)
         doom(disk, &one);
     } else {
         fl_read_queue_push(&disk->queue, read);
-        pump(disk);
+        fl_disk_pump(disk);
     }
-}
-
-/* Maps */
-
-/* Maps in the form in which what arrives can be held. */
-typedef struct {
-    FlRead read; /* first */
-    FlDisk *disk;
-    FlDiskMaps *maps; /* NULL if they could not be loaded */
-} Loaded;
-
-static void take_maps(FlRead *read, errint_t result)
-{
-    g_autofree Loaded *loaded = (Loaded *)read;
-    g_autoptr(FlDisk) disk = loaded->disk;
-    g_autoptr(FlDiskMaps) maps = loaded->maps;
-
-    disk->loading = 0;
-    if (result == 0)
-        disk->maps = g_steal_pointer(&maps);
-    fl_waiters_tell(disk->waiters, disk, result);
-}
-
-static void load_done(GObject *object, GAsyncResult *result, gpointer opaque)
-{
-    FlDisk *disk = opaque;
-    Loaded *loaded = g_new0(Loaded, 1);
-    g_autoptr(GError) error = NULL;
-
-    disk->workers--;
-    loaded->disk = disk;
-    loaded->maps = fl_worker_loaded(result, &error);
-    loaded->read.done = take_maps;
-    if (loaded->maps != NULL && fl_confirm_is_needed(disk->confirm)) {
-        fl_confirm_hold(disk->confirm, &loaded->read);
-        return;
-    }
-    if (error == NULL || disk->failure != NULL ||
-        g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED))
-        ;
-    else if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED))
-        fail_changed(disk, error);
-    else if (g_error_matches(error, FL_ERROR, FL_ERROR_LOST))
-        fail_loudly(disk, error->message);
-    else {
-        disk->load_again = fl_deadline_in(LOAD_PAUSE);
-        g_warning("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk),
-                  error->message);
-    }
-    take_maps(&loaded->read, error == NULL ? 0 : -EIO);
-}
-
-static void start_load(FlDisk *disk)
-{
-    disk->loading = g_get_monotonic_time();
-    start_watch(disk);
-    disk->workers++;
-    fl_worker_load(&disk->peer, disk->cancel, load_done, fl_disk_ref(disk));
-}
-
-void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)
-{
-    /* Each stat of a file asks for them: a server that refuses is not asked by each. */
-    if (disk->maps != NULL || disk->failure != NULL ||
-        (disk->loading == 0 && g_get_monotonic_time() < disk->load_again)) {
-        done(disk, disk->maps != NULL ? 0 : -EIO, opaque);
-        return;
-    }
-    fl_waiters_add(disk->waiters, done, opaque);
-    if (disk->loading == 0 && !disk->suspended)
-        start_load(disk);
-}
-
-void fl_disk_resume(FlDisk *disk)
-{
-    disk->suspended = false;
-    if (fl_waiters_any(disk->waiters) && disk->loading == 0 && disk->maps == NULL)
-        start_load(disk);
-    pump(disk);
 }

@@ -13,7 +13,7 @@ typedef struct {
 } Sample;
 
 struct FlFingerprint {
-    uint64_t reads; /* noted so far */
+    uint64_t reads; /* reads seen so far */
     Sample kept[SAMPLES];
 };
 
@@ -44,7 +44,7 @@ void fl_fingerprint_note(FlFingerprint *fingerprint, const FlRead *read, const F
     uint64_t n = fingerprint->reads++;
     Sample *kept = &fingerprint->kept[n < SAMPLES ? n : (uint64_t)g_bit_storage(n) % SAMPLES];
 
-    /* The first ones, then one each time that their number has doubled. */
+    /* Keep the first reads, then one each time their number doubles. */
     if (n >= SAMPLES && (n & (n - 1)) != 0)
         return;
     kept->offset = read->offset;

@@ -49,7 +49,7 @@ static void skip_blanks(Parser *parser)
     }
 }
 
-/* The next character that is no blank; NUL at the end. */
+/* The next non-blank character; NUL at the end. */
 static char peek(Parser *parser)
 {
     skip_blanks(parser);
@@ -81,7 +81,7 @@ static char *take_word(Parser *parser)
     return g_strndup(start, (gsize)(parser->p - start));
 }
 
-/* What stands between quotes; NULL if that has no end. */
+/* A quoted string; NULL if it is unterminated. */
 static char *take_string(Parser *parser)
 {
     g_autoptr(GString) text = g_string_new(NULL);
@@ -121,7 +121,7 @@ static bool take_values(Parser *parser, FlLvmNode *node)
     return true;
 }
 
-/* Whatever is in SECTION up to its end; DEPTH sections are around it. */
+/* Parses SECTION up to its end; DEPTH is its nesting depth. */
 static bool take_children(Parser *parser, FlLvmNode *section, unsigned depth)
 {
     section->children = g_ptr_array_new_with_free_func(free_node);
@@ -153,7 +153,7 @@ FlLvmNode *fl_lvm_text_parse(const char *text, gsize length, GError **error)
 
     if (take_children(&parser, top, 0) && peek(&parser) == '\0')
         return g_steal_pointer(&top);
-    fl_fail(error, "its metadata makes no sense");
+    fl_fail(error, "its metadata is invalid");
     return NULL;
 }
 

@@ -2,13 +2,14 @@
 #include "lvm.h"
 
 #include "lvm-text.h"
+#include "util/endian.h"
 #include "util/printable.h"
 
 #include <string.h>
 
 #define SECTOR       UINT64_C(512)
-#define LABELS       4u  /* sectors that it may be in */
-#define LABEL_HEAD   20u /* that its sum is not about */
+#define LABELS       4u  /* sectors that may hold the label */
+#define LABEL_HEAD   20u /* not covered by its checksum */
 #define PV_HEADER    40u /* UUID and size, before the areas */
 #define AREA         16u
 #define AREAS_MAX    16u
@@ -22,23 +23,7 @@
 #define VOLUMES_MAX  256u
 #define NAME_MAX_LVM 127u
 
-static uint32_t le32(const uint8_t *bytes)
-{
-    uint32_t value;
-
-    memcpy(&value, bytes, sizeof value);
-    return GUINT32_FROM_LE(value);
-}
-
-static uint64_t le64(const uint8_t *bytes)
-{
-    uint64_t value;
-
-    memcpy(&value, bytes, sizeof value);
-    return GUINT64_FROM_LE(value);
-}
-
-/* The CRC-32 of IEEE 802.3, as LVM2 begins it, and not inverted at the end. */
+/* The CRC-32 of IEEE 802.3, with LVM2's initial value, and without the final inversion. */
 uint32_t fl_lvm_sum(const uint8_t *bytes, size_t length)
 {
     uint32_t sum = FIRST_SUM;
@@ -51,14 +36,14 @@ uint32_t fl_lvm_sum(const uint8_t *bytes, size_t length)
     return sum;
 }
 
-/* The areas of data, and behind them those of metadata, each list ended by zeros, in a sector from
- * OFFSET on: the first one of metadata. */
+/* Parses the list of data areas and the list of metadata areas in SECTOR from OFFSET on; each list
+ * ends with a zero entry. Takes the first metadata area. */
 static bool find_area(FlLvmPv *pv, const uint8_t *sector, size_t offset)
 {
     unsigned lists = 0;
 
     for (unsigned i = 0; i < AREAS_MAX && offset + AREA <= SECTOR; i++, offset += AREA) {
-        uint64_t start = le64(sector + offset), size = le64(sector + offset + 8);
+        uint64_t start = fl_le64(sector + offset), size = fl_le64(sector + offset + 8);
 
         if (start == 0) {
             if (++lists == 2)
@@ -79,15 +64,15 @@ bool fl_lvm_read_label(FlLvmPv *pv, uint64_t start, uint64_t size, const uint8_t
     *pv = (FlLvmPv){.start = start, .length = size};
     for (unsigned i = 0; i < LABELS && (i + 1) * SECTOR <= length; i++) {
         const uint8_t *sector = bytes + i * SECTOR;
-        uint32_t offset = le32(sector + 20);
+        uint32_t offset = fl_le32(sector + 20);
 
-        if (memcmp(sector, "LABELONE", 8) != 0 || le64(sector + 8) != i ||
+        if (memcmp(sector, "LABELONE", 8) != 0 || fl_le64(sector + 8) != i ||
             memcmp(sector + 24, "LVM2 001", 8) != 0)
             continue;
-        if (fl_lvm_sum(sector + LABEL_HEAD, SECTOR - LABEL_HEAD) != le32(sector + 16))
-            return fl_fail(error, "the checksum of its label is wrong");
+        if (fl_lvm_sum(sector + LABEL_HEAD, SECTOR - LABEL_HEAD) != fl_le32(sector + 16))
+            return fl_fail(error, "the checksum of its label does not match");
         if (offset > SECTOR - PV_HEADER - AREA)
-            return fl_fail(error, "its label makes no sense");
+            return fl_fail(error, "its label is invalid");
         memcpy(pv->uuid, sector + offset, sizeof pv->uuid - 1);
         return find_area(pv, sector, offset + PV_HEADER) || fl_fail(error, "it has no metadata");
     }
@@ -98,19 +83,19 @@ bool fl_lvm_read_header(FlLvmPv *pv, const uint8_t *bytes, GError **error)
 {
     const uint8_t *slot = bytes + 40;
 
-    if (fl_lvm_sum(bytes + 4, FL_LVM_HEADER_BYTES - 4) != le32(bytes) ||
-        memcmp(bytes + 4, MAGIC, 16) != 0 || le32(bytes + 20) != 1)
-        return fl_fail(error, "the checksum of its metadata's header is wrong");
-    if (le64(bytes + 24) != pv->area_offset || le64(bytes + 32) != pv->area_length)
-        return fl_fail(error, "its metadata's header makes no sense");
-    pv->text_offset = le64(slot);
-    pv->text_length = le64(slot + 8);
-    pv->text_sum = le32(slot + 16);
-    if (pv->text_offset == 0 || (le32(slot + 20) & IGNORED) != 0)
+    if (fl_lvm_sum(bytes + 4, FL_LVM_HEADER_BYTES - 4) != fl_le32(bytes) ||
+        memcmp(bytes + 4, MAGIC, 16) != 0 || fl_le32(bytes + 20) != 1)
+        return fl_fail(error, "the checksum of its metadata header does not match");
+    if (fl_le64(bytes + 24) != pv->area_offset || fl_le64(bytes + 32) != pv->area_length)
+        return fl_fail(error, "its metadata header is invalid");
+    pv->text_offset = fl_le64(slot);
+    pv->text_length = fl_le64(slot + 8);
+    pv->text_sum = fl_le32(slot + 16);
+    if (pv->text_offset == 0 || (fl_le32(slot + 20) & IGNORED) != 0)
         return fl_fail(error, "it has no metadata");
     if (pv->text_offset < FL_LVM_HEADER_BYTES || pv->text_offset >= pv->area_length ||
         pv->text_length == 0 || pv->text_length > pv->area_length - FL_LVM_HEADER_BYTES)
-        return fl_fail(error, "its metadata's header makes no sense");
+        return fl_fail(error, "its metadata header is invalid");
     return pv->text_length <= FL_LVM_TEXT_MAX || fl_fail(error, "its metadata is too large");
 }
 
@@ -118,14 +103,14 @@ uint64_t fl_lvm_text_at(const FlLvmPv *pv, uint64_t index, uint64_t *length)
 {
     uint64_t at = pv->text_offset + index;
 
-    /* It goes on behind the header. */
+    /* The text wraps around to just after the header. */
     if (at >= pv->area_length)
         at -= pv->area_length - FL_LVM_HEADER_BYTES;
     *length = MIN(pv->text_length - index, pv->area_length - at);
     return pv->start + pv->area_offset + at;
 }
 
-/* What is made of the text. */
+/* State of building volumes from the text. */
 typedef struct {
     const GArray *pvs;
     const FlLvmNode *group;
@@ -151,7 +136,7 @@ static void leave_out(const Group *group, const FlLvmNode *volume, const char *w
     g_ptr_array_add(group->left_out, g_strdup_printf("%s/%s: %s", group->name, safe, why));
 }
 
-/* Whether UUID, as the text has it, is that of PV. */
+/* Whether UUID, as formatted in the text, is that of PV. */
 static bool is_pv(const char *uuid, const FlLvmPv *pv)
 {
     size_t n = 0;
@@ -163,8 +148,8 @@ static bool is_pv(const char *uuid, const FlLvmPv *pv)
     return n == sizeof pv->uuid - 1;
 }
 
-/* Where COUNT extents from FIRST on are of the physical volume that the text calls NAME. NULL, or
- * why they are nowhere. */
+/* Finds the disk offset of COUNT extents, starting at FIRST, of the physical volume called NAME in
+ * the text. Returns NULL, or why there is none. */
 static const char *find_area_of(const Group *group, const char *name, uint64_t first,
                                 uint64_t count, uint64_t *start)
 {
@@ -175,7 +160,7 @@ static const char *find_area_of(const Group *group, const char *name, uint64_t f
     if (!fl_lvm_number(said, "pe_start", SECTORS_MAX, &pe_start) ||
         !fl_lvm_number(said, "pe_count", EXTENTS_MAX, &pe_count) || first > pe_count ||
         count > pe_count - first)
-        return "its metadata makes no sense";
+        return "its metadata is invalid";
     for (guint i = 0; i < group->pvs->len; i++) {
         const FlLvmPv *pv = &g_array_index(group->pvs, FlLvmPv, i);
 
@@ -185,14 +170,14 @@ static const char *find_area_of(const Group *group, const char *name, uint64_t f
             __builtin_mul_overflow(count, group->extent, &length) ||
             __builtin_add_overflow(offset, pe_start * SECTOR, &offset) || offset > pv->length ||
             length > pv->length - offset)
-            return "it reaches past the end of a physical volume";
+            return "it extends beyond the end of a physical volume";
         *start = pv->start + offset;
         return NULL;
     }
     return "a part of it is on another disk";
 }
 
-/* NULL, or why it cannot be. */
+/* Returns NULL, or why the segment is not supported. */
 static const char *take_stripes(const Group *group, const FlLvmNode *segment, FlVolumePart *part,
                                 uint64_t count)
 {
@@ -209,7 +194,7 @@ static const char *take_stripes(const Group *group, const FlLvmNode *segment, Fl
         stripes->values->len != 2 * n || count % n != 0 ||
         (n > 1 && (!fl_lvm_number(segment, "stripe_size", SECTORS_MAX, &stripe) || stripe == 0 ||
                    group->extent % (stripe * SECTOR) != 0)))
-        return "its metadata makes no sense";
+        return "its metadata is invalid";
     part->n = (unsigned)n;
     part->length = count * group->extent;
     part->stripe = n == 1 ? part->length : stripe * SECTOR;
@@ -220,7 +205,7 @@ static const char *take_stripes(const Group *group, const FlLvmNode *segment, Fl
 
         if (!g_ascii_string_to_unsigned(stripes->values->pdata[2 * i + 1], 10, 0, EXTENTS_MAX,
                                         &first, NULL))
-            return "its metadata makes no sense";
+            return "its metadata is invalid";
         why = find_area_of(group, stripes->values->pdata[2 * i], first, count / n, &part->areas[i]);
         if (why != NULL)
             return why;
@@ -228,7 +213,7 @@ static const char *take_stripes(const Group *group, const FlLvmNode *segment, Fl
     return NULL;
 }
 
-/* Takes the next segment of VOLUME, which begins after EXTENTS of it. */
+/* Appends SEGMENT to VOLUME, which has EXTENTS extents so far. */
 static const char *take_segment(const Group *group, const FlLvmNode *segment, FlVolume *volume,
                                 uint64_t *extents)
 {
@@ -240,7 +225,7 @@ static const char *take_segment(const Group *group, const FlLvmNode *segment, Fl
     if (!fl_lvm_number(segment, "start_extent", EXTENTS_MAX, &start) ||
         !fl_lvm_number(segment, "extent_count", EXTENTS_MAX, &count) || start != *extents ||
         count == 0 || count > EXTENTS_MAX - start)
-        return "its metadata makes no sense";
+        return "its metadata is invalid";
     if (g_strcmp0(type, "striped") != 0)
         return "it is neither linear nor striped";
     if (count > (uint64_t)G_MAXINT64 / group->extent)
@@ -273,7 +258,7 @@ static FlVolume *new_volume(const Group *group, const FlLvmNode *said)
     return volume;
 }
 
-/* NULL, with *WHY, if it cannot be put together. */
+/* Returns NULL, and sets *WHY, if the volume cannot be assembled. */
 static FlVolume *take_volume(const Group *group, const FlLvmNode *said, const char **why)
 {
     FlVolume *volume = new_volume(group, said);
@@ -282,13 +267,13 @@ static FlVolume *take_volume(const Group *group, const FlLvmNode *said, const ch
     *why = NULL;
     if (!is_name(said->name) || !fl_lvm_number(said, "segment_count", PARTS_MAX, &count) ||
         count == 0)
-        *why = "its metadata makes no sense";
+        *why = "its metadata is invalid";
     for (uint64_t i = 1; *why == NULL && i <= count; i++) {
         g_autofree char *name = g_strdup_printf("segment%" G_GUINT64_FORMAT, i);
         const FlLvmNode *segment = fl_lvm_section(said, name);
 
         *why = segment != NULL ? take_segment(group, segment, volume, &extents)
-                               : "its metadata makes no sense";
+                               : "its metadata is invalid";
     }
     if (*why == NULL)
         return volume;
@@ -296,7 +281,8 @@ static FlVolume *take_volume(const Group *group, const FlLvmNode *said, const ch
     return NULL;
 }
 
-/* Whether another volume is a snapshot that has its blocks in NAME, which says nothing alone. */
+/* Whether another volume is a snapshot that stores its blocks in NAME, which means nothing by
+ * itself. */
 static bool is_store(const FlLvmNode *volumes, const char *name)
 {
     for (guint i = 0; i < volumes->children->len; i++) {
@@ -317,7 +303,7 @@ static void take_volumes(const Group *group, GPtrArray *volumes)
         const char *why = NULL;
         FlVolume *volume;
 
-        /* Parts of others are not shown by LVM either. */
+        /* LVM does not show components of other volumes either. */
         if (said->children == NULL || !fl_lvm_list_has(said, "status", "VISIBLE"))
             continue;
         if (volumes->len >= VOLUMES_MAX) {
@@ -344,7 +330,7 @@ bool fl_lvm_read_text(const FlLvmPv *pv, const GArray *pvs, const char *text, GP
     uint64_t sectors;
 
     if (fl_lvm_sum((const uint8_t *)text, pv->text_length) != pv->text_sum)
-        return fl_fail(error, "the checksum of its metadata is wrong");
+        return fl_fail(error, "the checksum of its metadata does not match");
     top = fl_lvm_text_parse(text, pv->text_length, error);
     if (top == NULL)
         return false;
@@ -355,12 +341,12 @@ bool fl_lvm_read_text(const FlLvmPv *pv, const GArray *pvs, const char *text, GP
     }
     if (group.group == NULL || !is_name(group.group->name) ||
         !fl_lvm_number(group.group, "extent_size", G_MAXUINT32, &sectors) || sectors == 0)
-        return fl_fail(error, "its metadata makes no sense");
+        return fl_fail(error, "its metadata is invalid");
     group.name = group.group->name;
     group.extent = sectors * SECTOR;
     for (guint i = 0; i < volumes->len; i++) {
         const FlVolume *other = volumes->pdata[i];
-        /* The other physical volumes of the group say the same. */
+        /* The group was read already: all its physical volumes have the same text. */
         if (g_str_equal(other->group, group.name))
             return true;
     }

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* libblkid counts in these, whatever sectors the disk has. */
+/* Unit of libblkid's offsets, regardless of the disk's sector size. */
 #define UNIT        512u
 #define PRIMARY_MAX 4 /* partitions of an MBR */
 
@@ -33,7 +33,8 @@ static void take_entry(GArray *entries, const char *kind, blkid_partition found)
     int number = blkid_partition_get_partno(found);
     FlTableEntry entry = {.partition = {.number = (unsigned)number}};
 
-    /* Tables inside of an MBR's partitions, and logical ones that came into sight, count on. */
+    /* Higher numbers are tables within partitions of an MBR, and logical partitions visible to
+     * libblkid. */
     if (number <= 0 || (!gpt && number > PRIMARY_MAX) || start < 0 || size <= 0 ||
         start > INT64_MAX / UNIT || size > INT64_MAX / UNIT)
         return;
@@ -74,10 +75,10 @@ static const char *look(blkid_probe probe, bool link, GArray *entries, char **id
 }
 
 /*
- * A probe of LENGTH bytes, the beginning of SIZE; *FD is its file, -1 if there is none. libblkid
- * wants a file of SIZE bytes when it is given it, and never looks again. Without what there is no
- * need of, anything that a table would have it read there ends at once, however much that is, and
- * is not taken for zeros.
+ * Creates a probe for BYTES, the first LENGTH bytes of SIZE; *FD is its file, or -1. libblkid
+ * checks only in blkid_probe_set_device() that the file has SIZE bytes. The file is truncated to
+ * LENGTH afterwards, so that a read which a table causes past that fails at once, however long it
+ * is, instead of returning zeros.
  */
 static blkid_probe new_probe(const void *bytes, size_t length, uint64_t size, int *fd)
 {
@@ -125,7 +126,7 @@ void fl_probe_content(const void *bytes, size_t length, uint64_t size, FlContent
     int fd;
     blkid_probe probe = new_probe(bytes, length, size, &fd);
 
-    /* More than one is none: who knows which of them is left over. */
+    /* More than one match counts as none: it is unknown which of them is stale. */
     if (probe != NULL && blkid_probe_enable_superblocks(probe, 1) == 0 &&
         blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_LABEL |
                                                      BLKID_SUBLKS_UUID) == 0 &&

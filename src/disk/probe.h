@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What libblkid says of a few bytes. Private to disk/. */
+/* Runs libblkid on a few bytes. Private to disk/. */
 #pragma once
 
 #include "disk/table.h"
 
 /* The caller frees the strings. */
 typedef struct {
-    FlPartition partition; /* start is relative to where the table is */
+    FlPartition partition; /* start is relative to the table */
     bool extended;         /* holds logical partitions */
 } FlTableEntry;
 
-/* Whether there is a libblkid. */
+/* Whether libblkid is available. */
 bool fl_probe_is_there(void);
 
 /*
- * What table there is in LENGTH bytes, the beginning of SIZE: "gpt", "dos", or NULL. LINK: of the
- * chain of logical partitions, which can only be an MBR. Adds its FlTableEntry to ENTRIES, those of
- * the table itself and not of tables within; and sets *ID, to be freed with g_free(), which may be
- * NULL.
+ * Detects the table in BYTES, the first LENGTH bytes of SIZE: "gpt", "dos", or NULL. LINK: BYTES
+ * are a link in the chain of logical partitions, which can only be an MBR. Appends the FlTableEntry
+ * of the table itself, not of nested tables, to ENTRIES. Sets *ID, which may be NULL; free with
+ * g_free().
  */
 const char *fl_probe_table(const void *bytes, size_t length, uint64_t size, uint32_t sector,
                            bool link, GArray *entries, char **id);
 
-/* What LENGTH bytes, the beginning of SIZE, are the beginning of: fills in CONTENT. */
+/* Detects the contents from BYTES, the first LENGTH bytes of SIZE, and fills in CONTENT. */
 void fl_probe_content(const void *bytes, size_t length, uint64_t size, FlContent *content);

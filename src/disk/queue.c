@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "queue.h"
 
-/* Requests on one connection: enough to hide a long way to the server, few enough to stay fair. */
+/* Maximum number of requests in flight per connection: enough to hide network latency, few enough
+ * to stay fair. */
 #define IN_FLIGHT_MAX 32
-/* When a connection has so much to do the next read goes on to the next one: bytes. */
+/* A connection with this many bytes in flight is full: use the next connection. */
 #define FILL_AHEAD  (2u << 20)
 #define FILL_DEMAND (64u << 10)
 
@@ -57,16 +58,41 @@ static FlConn *choose(const GPtrArray *conns, bool ahead)
     return best;
 }
 
-static void pump(GQueue *reads, const GPtrArray *conns, bool ahead)
+/* Time that the throttle delays READ, in microseconds. */
+static gint64 hold_back(FlThrottle *throttle, FlRead *read, gint64 now)
 {
-    FlConn *conn;
+    gint64 wait = 0;
 
-    while (reads->length > 0 && (conn = choose(conns, ahead)) != NULL)
-        fl_conn_read(conn, g_queue_pop_head_link(reads)->data);
+    if (throttle == NULL || throttle->rate == 0)
+        return 0;
+    wait = fl_throttle_take(throttle, read->length, now);
+    /* Do not count the time in our queue as the server's. */
+    if (wait == 0 && !read->sent)
+        read->since = now;
+    return wait;
 }
 
-void fl_read_queue_pump(FlReadQueue *queue, const GPtrArray *conns)
+static gint64 pump(FlReadQueue *queue, const GPtrArray *conns, bool ahead, gint64 now)
 {
-    pump(&queue->demand, conns, false);
-    pump(&queue->ahead, conns, true);
+    GQueue *reads = ahead ? &queue->ahead : &queue->demand;
+    FlConn *conn;
+
+    while (reads->length > 0 && (conn = choose(conns, ahead)) != NULL) {
+        FlRead *read = g_queue_peek_head(reads);
+        gint64 wait = hold_back(queue->throttle, read, now);
+
+        if (wait > 0)
+            return wait;
+        read->sent = true;
+        g_queue_pop_head_link(reads);
+        fl_conn_read(conn, read);
+    }
+    return 0;
+}
+
+gint64 fl_read_queue_pump(FlReadQueue *queue, const GPtrArray *conns, gint64 now)
+{
+    gint64 wait = pump(queue, conns, false, now);
+
+    return wait > 0 ? wait : pump(queue, conns, true, now);
 }

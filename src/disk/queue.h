@@ -1,26 +1,29 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The reads of a disk that wait for a connection, and which connection takes the next one. Belongs
- * to the loop.
+ * Queue of the reads of a disk that wait for a connection, and their distribution to connections.
+ * Call from the loop only.
  *
- * Connections are filled one after the other: spread thin, reads cost more turns of the loop and of
- * the server. Reads ahead come after those that somebody waits for, and leave the first connection
- * alone where there are several, so that a read that somebody waits for has a line of its own.
+ * Connections are filled one after the other: spreading reads over all costs more iterations of the
+ * loop and the server. Read-ahead comes after demand reads, and leaves the first connection alone
+ * if there are several, so that demand reads have a connection of their own.
  */
 #pragma once
 
 #include "source/conn.h"
+#include "util/throttle.h"
 
 typedef struct {
-    GQueue demand, ahead; /* of FlRead, by their links */
+    GQueue demand, ahead; /* of FlRead, linked through their link field */
+    FlThrottle *throttle; /* for reads sent to connections; NULL: none */
 } FlReadQueue;
 
 void fl_read_queue_push(FlReadQueue *queue, FlRead *read);
-/* READ has waited already: it comes before all others of its kind. */
+/* Requeues READ before all others of its kind, since it has waited already. */
 void fl_read_queue_put_back(FlReadQueue *queue, FlRead *read);
 unsigned fl_read_queue_length(const FlReadQueue *queue);
-/* All of them move to LEFT, in their order. */
+/* Moves all reads to LEFT, keeping their order. */
 void fl_read_queue_give_up(FlReadQueue *queue, GQueue *left);
-/* Hands them to CONNS (of FlConn), as far as these can take more. A connection that answers at once
- * may call back into here. */
-void fl_read_queue_pump(FlReadQueue *queue, const GPtrArray *conns);
+/* Sends reads to CONNS (of FlConn), as far as these accept more and the throttle permits at NOW
+ * (g_get_monotonic_time()). Returns the microseconds until the throttle permits more, or 0. A
+ * connection that answers at once may call back into this module. */
+gint64 fl_read_queue_pump(FlReadQueue *queue, const GPtrArray *conns, gint64 now);

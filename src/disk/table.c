@@ -6,9 +6,9 @@
 
 #define SMALL_SECTOR 512u
 #define LARGE_SECTOR 4096u
-/* Where a table is. */
+/* The table is within this range. */
 #define HEAD_BYTES (64u << 10)
-/* A link of the chain of logical partitions. */
+/* Size of a link in the chain of logical partitions. */
 #define LINK_BYTES 4096u
 #define LINKS_MAX  64
 /* More than GPT's default of 128 is hostile. */
@@ -23,7 +23,7 @@ struct FlTable {
     char *id;              /* of an MBR */
     GPtrArray *partitions; /* of FlPartition */
     GPtrArray *left_out;   /* of char * */
-    /* The extended partition, [start, end), and the link of its chain that is wanted. */
+    /* The extended partition, [start, end), and the next link in its chain to read. */
     uint64_t extended_start, extended_end, link;
     unsigned links, logical; /* read so far */
     FlContents *contents;    /* NULL until the table is complete */
@@ -112,7 +112,7 @@ bool fl_table_wants(const FlTable *table, uint64_t *offset, size_t *length)
     return true;
 }
 
-/* HEAD is what there is at the beginning of the disk, if that has no table. */
+/* HEAD is the start of the disk, LENGTH bytes, for a disk without a table. */
 static void begin_contents(FlTable *table, const void *head, size_t length)
 {
     table->contents = fl_contents_new();
@@ -129,13 +129,13 @@ static void leave_out(FlTable *table, unsigned number, const char *why)
     g_ptr_array_add(table->left_out, g_strdup_printf("%u: %s", number, why));
 }
 
-/* Why a partition cannot be shown; NULL if it can. */
+/* Why a partition must be left out; NULL if it is valid. */
 static const char *fault_of(const FlTable *table, const FlPartition *partition)
 {
     uint64_t start = partition->start, length = partition->length;
 
     if (start == 0 || start >= table->size || length > table->size - start)
-        return "does not lie on the disk";
+        return "extends beyond the disk";
     for (guint i = 0; i < table->partitions->len; i++) {
         const FlPartition *other = table->partitions->pdata[i];
         if (start < other->start + other->length && other->start < start + length)
@@ -144,7 +144,7 @@ static const char *fault_of(const FlTable *table, const FlPartition *partition)
     return NULL;
 }
 
-/* Takes what ENTRY holds. */
+/* Takes ownership of the strings in ENTRY. */
 static void add_partition(FlTable *table, FlTableEntry *entry)
 {
     FlPartition *partition = &entry->partition;
@@ -163,20 +163,20 @@ static void add_partition(FlTable *table, FlTableEntry *entry)
     }
 }
 
-/* The chain begins where the extended partition does. */
+/* Starts the chain at the beginning of the extended partition. */
 static void begin_chain(FlTable *table, const FlTableEntry *entry)
 {
     uint64_t start = entry->partition.start, length = entry->partition.length;
 
     if (start == 0 || start >= table->size || length > table->size - start) {
-        leave_out(table, entry->partition.number, "does not lie on the disk");
+        leave_out(table, entry->partition.number, "extends beyond the disk");
     } else {
         table->link = table->extended_start = start;
         table->extended_end = start + length;
     }
 }
 
-/* Whether partitions beyond the end tell that sectors have another size than was thought. */
+/* Whether all partitions are within the disk; if not, the sector size may be wrong. */
 static bool all_fit(const FlTable *table, const GArray *entries)
 {
     for (guint i = 0; i < entries->len; i++) {
@@ -188,8 +188,8 @@ static bool all_fit(const FlTable *table, const GArray *entries)
 }
 
 /*
- * A GPT says itself which sectors it counts in, by where it is. An MBR does not: they are those of
- * the server if these are large, unless what it says would not fit on the disk then.
+ * The location of a GPT reveals the sector size that it uses. An MBR does not: use the server's
+ * sector size if that is large, unless the partitions would then not fit on the disk.
  */
 static const char *parse_head(FlTable *table, const void *bytes, size_t length, GArray *entries)
 {
@@ -229,7 +229,7 @@ static void feed_head(FlTable *table, const void *bytes, size_t length, GArray *
 }
 
 /*
- * A link is laid out as an MBR is: an entry for the logical partition, relative to the link, and
+ * A link has the layout of an MBR: one entry for the logical partition, relative to the link, and
  * one for the next link, relative to the extended partition.
  */
 static void feed_link(FlTable *table, const void *bytes, size_t length, GArray *entries)
@@ -249,7 +249,7 @@ static void feed_link(FlTable *table, const void *bytes, size_t length, GArray *
         entry->partition.number = FIRST_LOGICAL + table->logical++;
         if (entry->partition.start >= table->extended_end - table->link ||
             entry->partition.length > table->extended_end - table->link - entry->partition.start) {
-            leave_out(table, entry->partition.number, "does not lie in the extended partition");
+            leave_out(table, entry->partition.number, "extends beyond the extended partition");
             continue;
         }
         entry->partition.start += table->link;

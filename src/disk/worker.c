@@ -5,121 +5,120 @@
 
 typedef struct {
     const FlPeer *peer;
-    FlDiskMaps *maps;           /* NULL if they are not loaded */
-    FlFingerprint *fingerprint; /* a copy */
-} Connect;
+    GCancellable *cancel;
+    FlWorkerDone done;
+    gpointer opaque;
+    FlDiskMaps *maps;           /* of a connection: NULL if not loaded; otherwise the result */
+    FlFingerprint *fingerprint; /* of a connection: a copy */
+    FlConn *conn;               /* the result of a connection */
+    GError *error;
+} Job;
 
-static void connect_free(gpointer data)
+static Job *job_new(const FlPeer *peer, GCancellable *cancel, FlWorkerDone done, gpointer opaque)
 {
-    Connect *connect = data;
+    Job *job = g_new0(Job, 1);
 
-    fl_disk_maps_unref(connect->maps);
-    fl_fingerprint_free(connect->fingerprint);
-    g_free(connect);
+    job->peer = peer;
+    job->cancel = g_object_ref(cancel);
+    job->done = done;
+    job->opaque = opaque;
+    return job;
 }
 
-/* Whether what CONN leads to is the disk that we know. */
-static bool is_same(FlConn *conn, const Connect *connect, const FlWait *wait, GError **error)
+/* Runs in the loop: delivers the results, or drops them if the job was cancelled. */
+static void end_job(Job *job, FlDiskMaps *maps)
 {
-    return connect->maps == NULL || (fl_conn_verify(conn, connect->maps, wait, error) &&
-                                     fl_fingerprint_check(connect->fingerprint, conn, wait, error));
+    if (g_cancellable_is_cancelled(job->cancel)) {
+        fl_conn_close(g_steal_pointer(&job->conn), NULL);
+        maps = NULL;
+        g_clear_error(&job->error);
+        g_cancellable_set_error_if_cancelled(job->cancel, &job->error);
+    }
+    job->done(job->conn, maps, job->error, job->opaque);
+    fl_disk_maps_unref(job->maps);
+    fl_fingerprint_free(job->fingerprint);
+    g_object_unref(job->cancel);
+    g_clear_error(&job->error);
+    g_free(job);
 }
 
-static void close_unused(gpointer conn)
+/* Whether CONN leads to the same disk as before. */
+static bool is_same(FlConn *conn, const Job *job, const FlWait *wait, GError **error)
 {
-    fl_conn_close(conn, NULL);
+    return job->maps == NULL || (fl_conn_verify(conn, job->maps, wait, error) &&
+                                 fl_fingerprint_check(job->fingerprint, conn, wait, error));
 }
 
-/* Every connection is verified, not only those in place of a lost one: since the last was closed,
- * or even beside it, another server may have taken the place. */
-static void connect_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
+/* Verify every connection, not only replacements of lost ones: a different server may have replaced
+ * the old one since the last connection was closed, or even while one is open. */
+static void connect_now(void *opaque)
 {
-    const Connect *connect = data;
-    const FlPeer *peer = connect->peer;
-    FlWait wait = {.seconds = peer->options.timeout, .cancel = cancel};
-    g_autofree const char **contexts =
-        connect->maps != NULL ? fl_disk_maps_contexts(connect->maps) : NULL;
-    FlConn *conn;
-    GError *error = NULL;
+    Job *job = opaque;
+    const FlPeer *peer = job->peer;
+    FlWait wait = {.seconds = peer->options.timeout, .cancel = job->cancel};
+    g_autofree const char **contexts = job->maps != NULL ? fl_disk_maps_contexts(job->maps) : NULL;
 
     wait.deadline = fl_deadline_in(wait.seconds);
-    conn = fl_source_open(peer->source, peer->info, contexts, &wait, &error);
-    if (conn != NULL && is_same(conn, connect, &wait, &error)) {
-        g_task_return_pointer(task, conn, close_unused);
-        return;
-    }
-    fl_conn_close(conn, NULL);
-    g_task_return_error(task, error);
+    job->conn = fl_source_open(peer->source, peer->info, contexts, &wait, &job->error);
+    if (job->conn != NULL && !is_same(job->conn, job, &wait, &job->error))
+        fl_conn_close(g_steal_pointer(&job->conn), NULL);
+}
+
+static void connected(void *opaque)
+{
+    end_job(opaque, NULL);
 }
 
 void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
-                       GCancellable *cancel, GAsyncReadyCallback done, gpointer opaque)
+                       GCancellable *cancel, FlWorkerDone done, gpointer opaque)
 {
-    g_autoptr(GTask) task = g_task_new(NULL, cancel, done, opaque);
-    Connect *connect = g_new0(Connect, 1);
+    Job *job = job_new(peer, cancel, done, opaque);
 
-    connect->peer = peer;
-    connect->maps = maps != NULL ? fl_disk_maps_ref(maps) : NULL;
-    connect->fingerprint = fl_fingerprint_copy(fingerprint);
-    g_task_set_task_data(task, connect, connect_free);
-    g_task_run_in_thread(task, connect_worker);
+    job->maps = maps != NULL ? fl_disk_maps_ref(maps) : NULL;
+    job->fingerprint = fl_fingerprint_copy(fingerprint);
+    fl_workers_push(peer->options.workers, connect_now, connected, job);
 }
 
-FlConn *fl_worker_connected(GAsyncResult *result, GError **error)
-{
-    return g_task_propagate_pointer(G_TASK(result), error);
-}
-
-/* Sleeps unless the disk is closed meanwhile. */
+/* Sleeps until MS have passed or the job is cancelled. Polls in slices, because waiting on a
+ * GCancellable needs a file descriptor, and GLib aborts if it cannot get one. */
 static void sleep_unless_cancelled(GCancellable *cancel, guint ms)
 {
-    GPollFD fd;
+    enum { SLICE_MS = 50 };
 
-    if (g_cancellable_make_pollfd(cancel, &fd)) {
-        g_poll(&fd, 1, (gint)ms);
-        g_cancellable_release_fd(cancel);
-    }
+    for (guint slept = 0; slept < ms && !g_cancellable_is_cancelled(cancel); slept += SLICE_MS)
+        g_usleep((gulong)SLICE_MS * 1000);
 }
 
-static void load_worker(GTask *task, gpointer object, gpointer data, GCancellable *cancel)
+static void load_now(void *opaque)
 {
-    const FlPeer *peer = data;
+    Job *job = opaque;
+    const FlPeer *peer = job->peer;
     const FlDiskOptions *options = &peer->options;
     gint64 began = g_get_monotonic_time();
-    FlWait wait = {.seconds = options->timeout, .cancel = cancel};
+    FlWait wait = {.seconds = options->timeout, .cancel = job->cancel};
     guint backoff = FL_BACKOFF_MIN;
 
     wait.deadline = fl_deadline_in((guint64)options->reconnect + options->timeout);
     for (;;) {
-        GError *error = NULL;
-        FlDiskMaps *maps = fl_source_load(peer->source, peer->info, &wait, &error);
-
-        if (maps != NULL) {
-            g_task_return_pointer(task, maps, (GDestroyNotify)fl_disk_maps_unref);
+        job->maps = fl_source_load(peer->source, peer->info, &wait, &job->error);
+        if (job->maps != NULL || !g_error_matches(job->error, FL_ERROR, FL_ERROR_LOST) ||
+            g_cancellable_is_cancelled(job->cancel) ||
+            g_get_monotonic_time() - began >= fl_deadline_seconds(options->reconnect))
             return;
-        }
-        if (!g_error_matches(error, FL_ERROR, FL_ERROR_LOST) ||
-            g_cancellable_is_cancelled(cancel) ||
-            g_get_monotonic_time() - began >= fl_deadline_seconds(options->reconnect)) {
-            g_task_return_error(task, error);
-            return;
-        }
-        g_error_free(error);
-        sleep_unless_cancelled(cancel, backoff);
+        g_clear_error(&job->error);
+        sleep_unless_cancelled(job->cancel, backoff);
         backoff = MIN(backoff * 2, FL_BACKOFF_MAX);
     }
 }
 
-void fl_worker_load(const FlPeer *peer, GCancellable *cancel, GAsyncReadyCallback done,
-                    gpointer opaque)
+static void loaded(void *opaque)
 {
-    g_autoptr(GTask) task = g_task_new(NULL, cancel, done, opaque);
+    Job *job = opaque;
 
-    g_task_set_task_data(task, (gpointer)peer, NULL);
-    g_task_run_in_thread(task, load_worker);
+    end_job(job, job->maps);
 }
 
-FlDiskMaps *fl_worker_loaded(GAsyncResult *result, GError **error)
+void fl_worker_load(const FlPeer *peer, GCancellable *cancel, FlWorkerDone done, gpointer opaque)
 {
-    return g_task_propagate_pointer(G_TASK(result), error);
+    fl_workers_push(peer->options.workers, load_now, loaded, job_new(peer, cancel, done, opaque));
 }

@@ -14,8 +14,8 @@ typedef struct {
     size_t head_length, line_length;
 } DdrescueView;
 
-/* The comments and the status line: nothing done yet, which is what a domain's status line is
- * worth. */
+/* The comments and the status line. The status is "nothing done yet", as ddrescue ignores it in a
+ * domain. */
 static size_t put_head(const DdrescueView *view, char *out)
 {
     return (size_t)snprintf(out, FL_LINE_MAX,
@@ -26,7 +26,7 @@ static size_t put_head(const DdrescueView *view, char *out)
                             (int)view->digits, 0);
 }
 
-/* "0x", digits, two spaces, twice; then the status. */
+/* "0x", digits and two spaces, twice; then the status. */
 static size_t put_extent(const DdrescueView *view, char *line, const FlExtent *e)
 {
     char *out = line;

@@ -7,7 +7,7 @@
 
 #define CHECKPOINT_LINES 512
 
-/* The line that starts at file_offset is of the extent that starts at disk_offset. */
+/* The line at file_offset describes the extent at disk_offset. */
 typedef struct {
     uint64_t file_offset, disk_offset;
 } Checkpoint;
@@ -47,7 +47,7 @@ static char *put_flag(char *out, const char *key, bool value)
     return fl_put_text(fl_put_text(out, key), value ? "true" : "false");
 }
 
-/* The first line begins the array as well, the last one ends it. */
+/* The first line also opens the array, the last one closes it. */
 static size_t json_next(const FlLines *lines, FlLineCursor *cursor, char *line)
 {
     const JsonView *view = (const JsonView *)lines;
@@ -85,7 +85,7 @@ static const FlViewOps json_view_ops = {
 };
 static const FlLinesOps json_lines_ops = {.start = json_start, .next = json_next};
 
-/* Goes through all lines once, for their checkpoints; returns the file's size. */
+/* Generates all lines once to set the checkpoints; returns the size of the file. */
 static uint64_t measure(JsonView *view)
 {
     FlLineCursor cursor = {0};

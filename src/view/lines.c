@@ -18,7 +18,7 @@ void fl_lines_make(const FlView *view, void *buf, size_t length, uint64_t offset
         size_t n;
 
         if (at >= offset && end - at >= FL_LINE_MAX) {
-            /* Nearly all lines: no copy. */
+            /* The common case: no copy. */
             n = lines->ops->next(lines, &cursor, (char *)buf + (at - offset));
         } else {
             n = lines->ops->next(lines, &cursor, line);

@@ -42,7 +42,7 @@ char *fl_context_describe(char *description, FlContextKind kind, uint32_t type)
     return description;
 }
 
-/* Of the longest description there is; 0 if the kind has none. */
+/* Length of the longest description; 0 if the kind has none. */
 static size_t description_width(FlContextKind kind)
 {
     switch (kind) {

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-/* A divisor of any larger width, so that a row is a number of whole lines. */
+/* Larger widths are multiples of this, so that a row is a number of whole lines. */
 #define LINE_CELLS      64
 #define LINE_MAX_CHARS  70
 #define GRANULARITY_MIN 512
@@ -25,7 +25,7 @@ static uint64_t guess_granularity(const FlMap *dirty)
     size_t count = fl_map_count(dirty);
     uint64_t bits = GRANULARITY_MAX;
 
-    /* The end of the disk need not be a multiple of anything. */
+    /* The end of the disk need not be aligned. */
     for (size_t i = 0; i + 1 < count; i++)
         bits |= fl_map_get(dirty, i).end;
     return MAX(bits & -bits, GRANULARITY_MIN);
@@ -37,7 +37,7 @@ static uint64_t cell_position(const PbmView *view, uint64_t index)
     return g_bytes_get_size(view->head) + index + index / view->line_cells;
 }
 
-/* How many cells start before file offset OFFSET, which is not in the head. */
+/* The number of cells that start before file offset OFFSET, which is not in the head. */
 static uint64_t cells_before(const PbmView *view, uint64_t offset)
 {
     uint64_t at = offset - g_bytes_get_size(view->head);
@@ -46,7 +46,7 @@ static uint64_t cells_before(const PbmView *view, uint64_t offset)
     return line * view->line_cells + MIN(at % (view->line_cells + 1), view->line_cells);
 }
 
-/* Blackens cells [from, to) in BUF, which begins at file offset OFFSET, line by line. */
+/* Sets cells [FROM, TO) to 1 in BUF, which starts at file offset OFFSET, line by line. */
 static void blacken(const PbmView *view, char *buf, uint64_t offset, uint64_t from, uint64_t to)
 {
     while (from < to) {
@@ -104,7 +104,7 @@ static void pbm_clear(FlView *view)
 
 static const FlViewOps pbm_ops = {.piece = fl_text_piece, .make = pbm_make, .clear = pbm_clear};
 
-/* TEXT, of ASCII without newlines, in comment lines that the format allows. */
+/* Appends TEXT, ASCII without newlines, as comment lines of permitted length. */
 static void append_comment(GString *head, const char *text)
 {
     const size_t room = LINE_MAX_CHARS - strlen("# ");
@@ -121,11 +121,11 @@ static void append_comments(GString *head, uint64_t cell, uint64_t disk_size, co
 {
     g_autofree char *sizes =
         g_strdup_printf("cell %" G_GUINT64_FORMAT ", disk %" G_GUINT64_FORMAT, cell, disk_size);
-    /* A server may call a context anything. */
+    /* Escape the name: a server may choose any string. */
     g_autofree char *name = g_uri_escape_string(context, ":/@,;=+!()[]", FALSE);
     g_autofree char *all = g_strdup_printf("%s, %s", sizes, name);
 
-    /* In one line if it fits; names are whole as long as they can be. */
+    /* Use one line if it fits; otherwise avoid splitting the name. */
     if (strlen("# ") + strlen(all) <= LINE_MAX_CHARS) {
         append_comment(head, all);
     } else {
@@ -134,7 +134,7 @@ static void append_comments(GString *head, uint64_t cell, uint64_t disk_size, co
     }
 }
 
-/* The width of a picture of CELLS cells that is about square. */
+/* The width that makes a picture of CELLS cells about square. */
 static uint64_t choose_width(uint64_t cells)
 {
     uint64_t lines = 1; /* in a row */

@@ -7,9 +7,9 @@
 typedef struct {
     FlQcow2Clusters *clusters;
     uint64_t cluster_size, disk_size;
-    bool keep_zeros; /* there may be something below that zeros must hide */
+    bool keep_zeros; /* there may be a backing file whose data zeros must hide */
 
-    /* The cluster that the pass stands in, as long as it is not whole. */
+    /* State of the current cluster, while only a part of it was seen. */
     bool dirty, zero, clean_data;
 } Scan;
 
@@ -30,7 +30,7 @@ static void begin_cluster(Scan *scan)
     scan->clean_data = false;
 }
 
-/* Takes [start, end) of one cluster. */
+/* Accounts for [START, END), which lies in one cluster. */
 static void add_part(Scan *scan, uint64_t start, uint64_t end, const FlRange *range)
 {
     uint64_t cluster = start / scan->cluster_size;

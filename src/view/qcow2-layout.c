@@ -8,7 +8,7 @@
 #define MAX_REFCOUNT_TABLE_BYTES (8u << 20)
 #define MAX_FILE_BYTES           (UINT64_C(1) << 56)
 
-#define SECTOR 512u /* the virtual size is a multiple of it */
+#define SECTOR 512u /* the virtual size is a multiple of this */
 
 const char *fl_qcow2_layout_init(FlQcow2Layout *layout, uint64_t disk_size, uint64_t cluster_size)
 {
@@ -31,7 +31,7 @@ const char *fl_qcow2_layout_place(FlQcow2Layout *layout, uint64_t tables, uint64
     uint64_t fixed = 1 + l1 + tables + data;
     uint64_t blocks = 0, table = 0, clusters = 0;
 
-    /* Refcounts count themselves: grow from none until they hold all. */
+    /* Refcount tables count themselves too: iterate from zero until they cover everything. */
     for (;;) {
         uint64_t all = fixed + blocks + table;
         if (all == clusters)

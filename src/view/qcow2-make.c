@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "view/qcow2-image.h"
+#include "util/endian.h"
 
 #include <string.h>
 
-#define SECTOR 512u /* divides every cluster, and holds whole entries of every table */
+#define SECTOR 512u /* divides every cluster; no table entry crosses a sector boundary */
 
 #define HEADER_LENGTH      104u
 #define REFCOUNT_ORDER     4u /* 1 << 4 bits */
@@ -74,14 +75,8 @@ GByteArray *fl_qcow2_header_new(const FlQcow2Layout *layout, const char *backing
     return header;
 }
 
-static void put_be64(uint8_t *buf, uint64_t value)
-{
-    value = GUINT64_TO_BE(value);
-    memcpy(buf, &value, sizeof value);
-}
-
-/* Of the table entries [FIRST, END), whose place is BUF, sets those in RUNS: the one of rank R to
- * BASE + R * STEP. */
+/* BUF holds the table entries [FIRST, END). Sets those in RUNS: the entry with rank R gets BASE + R
+ * * STEP. */
 static void put_entries(uint8_t *buf, uint64_t first, uint64_t end, const FlRuns *runs,
                         uint64_t base, uint64_t step)
 {
@@ -91,7 +86,7 @@ static void put_entries(uint8_t *buf, uint64_t first, uint64_t end, const FlRuns
         uint64_t value = base + (run->rank + at - run->first) * step;
 
         for (; at < stop; at++, value += step)
-            put_be64(buf + (at - first) * 8, value);
+            fl_put_be64(buf + (at - first) * 8, value);
     }
 }
 
@@ -112,10 +107,10 @@ static void make_refcount_table(const FlQcow2Image *image, uint8_t *buf, size_t 
 
     memset(buf, 0, length);
     for (uint64_t i = first; i < MIN(first + length / 8, layout->refcount_blocks); i++)
-        put_be64(buf + (i - first) * 8, layout->refcount_block + i * layout->cluster_size);
+        fl_put_be64(buf + (i - first) * 8, layout->refcount_block + i * layout->cluster_size);
 }
 
-/* Every cluster of the file is used once. */
+/* Every cluster of the file has a refcount of 1. */
 static void make_refcount_blocks(const FlQcow2Image *image, uint8_t *buf, size_t length,
                                  uint64_t offset)
 {
@@ -137,7 +132,7 @@ static void make_l1(const FlQcow2Image *image, uint8_t *buf, size_t length, uint
                 ENTRY_COPIED | image->layout.l2, image->layout.cluster_size);
 }
 
-/* Tables that follow each other both in the file and in the L1 table are one array of entries. */
+/* Tables that are adjacent both in the file and in the L1 table form one array of entries. */
 static void make_l2(const FlQcow2Image *image, uint8_t *buf, size_t length, uint64_t offset)
 {
     const FlQcow2Layout *layout = &image->layout;
@@ -161,7 +156,7 @@ static void make_l2(const FlQcow2Image *image, uint8_t *buf, size_t length, uint
     }
 }
 
-/* Makes whole sectors, in which no entry is cut. */
+/* Generates whole sectors, so that no entry is split. */
 static void make_sectors(const FlQcow2Image *image, uint8_t *buf, size_t length, uint64_t offset)
 {
     const struct {

@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* QEMU's limits for what the header says of the backing file. */
+/* QEMU's limits for the name and format of the backing file. */
 #define MAX_BACKING_NAME 1023u
 #define MAX_BACKING_FMT  15u
 
@@ -42,7 +42,7 @@ static FlPiece qcow2_piece(const FlView *view, uint64_t offset)
         piece.end = layout->end;
         return piece;
     }
-    /* Without the dirty map: also the clean rest of a cluster comes from the disk. */
+    /* Ignore the dirty map: the clean remainder of a cluster comes from the disk too. */
     fl_join_init(&join, qcow2->alloc, NULL, qcow2->disk_size, piece.disk_offset, FL_JOIN_ZERO);
     fl_join_next(&join, &range);
     piece.kind = range.zero ? FL_PIECE_ZERO : FL_PIECE_DISK;
@@ -78,8 +78,8 @@ bool fl_qcow2_cluster_size_valid(uint64_t size)
     return fl_is_power_of_two(size) && size >= FL_QCOW2_CLUSTER_MIN && size <= FL_QCOW2_CLUSTER_MAX;
 }
 
-/* The largest size that divides the granularity, if it is known, and every boundary of the bitmap
- * but the end of the disk: its clusters are never dirty in part. */
+/* The largest cluster size that divides the granularity, if known, and every boundary of the bitmap
+ * except the end of the disk: no cluster is then partly dirty. */
 static uint64_t preferred_cluster_size(const FlQcow2Params *params)
 {
     uint64_t multiples = FL_QCOW2_CLUSTER_DEFAULT;
@@ -92,7 +92,7 @@ static uint64_t preferred_cluster_size(const FlQcow2Params *params)
     return MAX(multiples & -multiples, FL_QCOW2_CLUSTER_MIN);
 }
 
-/* NULL, or why clusters of this size cannot be. */
+/* Tries clusters of SIZE; returns NULL, or why they are not possible. */
 static const char *try_cluster_size(FlQcow2Image *image, const FlQcow2Params *params, uint64_t size)
 {
     const char *why = fl_qcow2_layout_init(&image->layout, params->disk_size, size);
@@ -102,7 +102,7 @@ static const char *try_cluster_size(FlQcow2Image *image, const FlQcow2Params *pa
     fl_qcow2_clusters_clear(&image->clusters);
     fl_qcow2_clusters_scan(&image->clusters, params, size);
     if (params->exact && image->clusters.needs_clean)
-        return "it would need clean bytes, which this server refuses";
+        return "it would include clean bytes, which this server refuses";
     why = fl_qcow2_layout_place(&image->layout, image->clusters.tables.total,
                                 image->clusters.data.total);
     if (why != NULL)
@@ -111,7 +111,7 @@ static const char *try_cluster_size(FlQcow2Image *image, const FlQcow2Params *pa
     g_clear_pointer(&image->header, g_byte_array_unref);
     image->header = fl_qcow2_header_new(&image->layout, params->backing, params->backing_fmt);
     if (image->header->len > size)
-        return "its first cluster would not hold the name of the backing file";
+        return "the name of the backing file would not fit into its first cluster";
     return NULL;
 }
 
@@ -146,7 +146,7 @@ static bool check_params(const FlQcow2Params *params, GError **error)
                              "the name of the backing file is too long: use at most %u bytes",
                              MAX_BACKING_NAME);
     if (params->backing_fmt != NULL && strlen(params->backing_fmt) > MAX_BACKING_FMT)
-        return fl_fail_usage(error, "'%s' is no format of a backing file: use raw or qcow2",
+        return fl_fail_usage(error, "'%s' is not a format of a backing file: use raw or qcow2",
                              params->backing_fmt);
     return true;
 }

@@ -3,8 +3,8 @@
 
 #include "map/join.h"
 
-/* How many ranges one piece may be made of: a piece must cost the same however many extents there
- * are, and need not be as long as it could. */
+/* Maximum number of ranges merged into one piece: the cost of a piece must not depend on the number
+ * of extents, and a piece may be shorter than possible. */
 #define RANGES_MAX 64
 
 typedef struct {
@@ -14,7 +14,7 @@ typedef struct {
     uint64_t start; /* of the file on the disk */
 } RawView;
 
-/* Data is what a backup must carry: not the same as what must be fetched. */
+/* Data is what a backup must contain, which differs from what must be fetched. */
 static bool is_data(const RawView *raw, const FlRange *range)
 {
     return raw->dirty != NULL ? range->dirty : !range->zero;

@@ -5,7 +5,7 @@
 
 typedef struct {
     FlVolumePart part;
-    uint64_t start; /* of the volume */
+    uint64_t start; /* offset in the volume */
 } Part;
 
 typedef struct {
@@ -30,7 +30,7 @@ static const Part *find_part(const VolumeView *volume, uint64_t offset)
     return &volume->parts[low];
 }
 
-/* Where OFFSET of the volume is: the bytes from there to the end of its stripe are in a row. */
+/* The disk offset of OFFSET of the volume; contiguous from there to the end of its stripe. */
 static uint64_t disk_offset(const Part *part, uint64_t offset, uint64_t *end)
 {
     uint64_t at = offset - part->start, chunk = at / part->part.stripe;
@@ -61,8 +61,8 @@ static FlPiece volume_piece(const FlView *view, uint64_t offset)
     return piece;
 }
 
-/* The first offset of the volume at or after OFFSET that is in area INDEX of PART and is data, or
- * is not; the end of PART if there is none. */
+/* The first offset of the volume at or after OFFSET that lies in area INDEX of PART and is data
+ * (DATA) or not; the end of PART if there is none. */
 static uint64_t seek_area(const VolumeView *volume, const Part *part, unsigned index,
                           uint64_t offset, bool data)
 {
@@ -120,7 +120,7 @@ static void volume_clear(FlView *view)
 static const FlViewOps volume_ops = {
     .piece = volume_piece, .seek = volume_seek, .clear = volume_clear};
 
-/* Bytes of [START, END) of the disk that are data. */
+/* The number of data bytes in [START, END) of the disk. */
 static uint64_t data_in(const FlMap *alloc, uint64_t start, uint64_t end)
 {
     uint64_t bytes = 0;
