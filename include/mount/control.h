@@ -2,8 +2,8 @@
 /*
  * Commands to the daemon of a mount, by ioctl(2) on its .fleecefs/status.json.
  *
- * An ioctl needs no socket that could be left behind or be open to others: whoever may read the
- * tree reaches the daemon, and only who mounted it (or root) may command it.
+ * An ioctl needs no socket, which could be left behind or be open to others: anyone who may read
+ * the tree reaches the daemon, but only root and the user who mounted it may send commands.
  */
 #pragma once
 
@@ -15,21 +15,24 @@
 #define FL_CONTROL_TEXT_MAX 4000
 
 typedef struct {
-    uint32_t force;                 /* in: commit although not everything was read */
+    uint32_t force;                 /* in: commit even if not everything was read */
     int32_t status;                 /* out: an exit status */
-    char text[FL_CONTROL_TEXT_MAX]; /* out: the error's message; "" if there is none */
+    char text[FL_CONTROL_TEXT_MAX]; /* out: the error message, or "" */
 } FlControlMessage;
 
 #define FL_CONTROL_COMMIT _IOWR('F', 0x46, FlControlMessage)
 #define FL_CONTROL_ABORT  _IOWR('F', 0x47, FlControlMessage)
+/* Limit on reads from the sources, in bytes per second; 0: no limit. */
+#define FL_CONTROL_RATE _IOW('F', 0x48, uint64_t)
 
-/* A command that waits for its reply. */
+/* A command awaiting its reply. */
 typedef struct FlControlCall FlControlCall;
 
-/* Replies with an exit status and a message (NULL: none), and frees CALL. From the loop. */
+/* Replies with STATUS, an exit status, and TEXT (may be NULL), and frees CALL. Call from the loop.
+ */
 void fl_control_reply(FlControlCall *call, int status, const char *text);
 
-/* Who carries out the commands. RUN is called from the loop and replies now or later. */
+/* Command handler. RUN is called from the loop and replies now or later. */
 typedef struct {
     void (*run)(FlControlCall *call, bool commit, bool force, void *opaque);
     void *opaque;

@@ -1,66 +1,34 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * An export as a folder: which files it has, and the view of each.
+ * An export as a folder: its files, and the view of each.
  *
- * Which files there are follows from the meta contexts alone, so that a thousand exports mount
- * without loading a map. Only those of its partitions are there no sooner than it is complete, when
- * somebody asked for them. Views are made when somebody first asks for a file's attributes; the
- * maps must be there by then (fl_disk_load()). Belongs to the loop.
+ * The list of files follows from the meta contexts alone, so that a thousand exports mount without
+ * loading a map. The exception is partition files, which appear once the export is complete
+ * (fl_export_complete()). Views are created when a file's attributes are first requested; the maps
+ * must be loaded by then (fl_disk_load()). Call from the loop only.
  */
 #pragma once
 
-#include "map/times.h"
+#include "mount/origin.h"
 #include "mount/read.h"
 #include "mount/split.h"
 
 #include <json-glib/json-glib.h>
 #include <time.h>
 
-/* How a mount makes files and reads them; parsed once, never changed. */
+/* How a mount generates and reads files; parsed once, then constant. */
 typedef struct {
-    uint64_t cache, readahead;   /* bytes */
-    uint64_t cluster_size;       /* of qcow2 files; 0: as fits the bitmap */
-    uint64_t split;              /* bytes of a piece; 0: as fits the disk */
-    char *backing, *backing_fmt; /* of increments; NULL: ../disk.raw and raw; "none" for none */
+    uint64_t cache, readahead; /* bytes */
+    uint64_t cluster_size;     /* of qcow2 files; 0: chosen to fit the bitmap */
+    uint64_t split;            /* piece size in bytes; 0: chosen to fit the disk */
+    char *backing,
+        *backing_fmt; /* of increments; NULL: ../disk.raw and raw; "none": no backing file */
 } FlViewOptions;
-
-/* Where an export comes from. Strings may be NULL where a source has nothing to say. */
-typedef struct {
-    char *source; /* the name that inodes are hashed with: stable from mount to mount */
-    char *folder; /* name of the folder, before it is made safe */
-    struct timespec time, ctime; /* point in time, and the files' ctime */
-    GPtrArray *bitmaps;          /* of FlBitmap: those known beforehand */
-    GPtrArray *inconsistent;     /* of char *: bitmaps that are not served */
-    const char *no_maps;         /* why the server is not asked for its maps; NULL: it is */
-    char *format;                /* of an image file */
-    char *mode, *reason;         /* "full" or "incremental", and why it is full */
-    char *restore_point, *base;
-    char *disk_id;     /* what disk it is, in its series */
-    char *snapshot_id; /* of all disks that were taken together */
-    /* The VM that the disk is of. */
-    char *vm_uuid, *vm_name, *vm_source;
-    /* A snapshot that a commit keeps; the milliseconds that it took to take it, that the guest's
-     * writes were held for it, and that the guest was frozen (0: it was not); the context of its
-     * increment, NULL for a full backup. */
-    bool snapshot;
-    unsigned begin_ms, held_ms, frozen_ms;
-    char *increment;
-    /* Bytes that the scratch file of the snapshot takes and may take; NULL where there is none. */
-    void (*scratch_use)(const void *scratch, uint64_t *used, uint64_t *limit);
-    void *scratch;  /* freed with g_free() */
-    FlTimes *times; /* of its pieces at the base; NULL: not known */
-    /* Of those that have changed: not before time, or since when the image of a VM that is shut off
-     * has been as it is; and the earliest ctime of theirs. */
-    struct timespec piece_time, piece_ctime;
-    char *place; /* what its times are noted under; NULL: nothing */
-} FlOrigin;
-FlOrigin *fl_origin_new(const char *source, const char *folder);
-void fl_origin_free(FlOrigin *origin); /* NULL is fine */
 
 typedef struct FlExport FlExport;
 typedef struct FlFile FlFile;
 
-/* Takes over ORIGIN; OPTIONS outlive it. */
+/* Takes ownership of ORIGIN; OPTIONS must outlive the export. */
 FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
                         const FlViewOptions *options);
 void fl_export_free(FlExport *export); /* NULL is fine */
@@ -68,52 +36,53 @@ void fl_export_free(FlExport *export); /* NULL is fine */
 FlDisk *fl_export_disk(const FlExport *export);
 const FlOrigin *fl_export_origin(const FlExport *export);
 
-/* The disk in pieces; belongs to EXPORT. */
+/* The disk split into pieces; owned by EXPORT. */
 FlSplit *fl_export_split(const FlExport *export);
 
-/* The files (FlFile), belonging to EXPORT; and who is told of each that comes later. */
+/* The files (of FlFile), owned by EXPORT; and a callback for each file added later. */
 const GPtrArray *fl_export_files(const FlExport *export);
 typedef void (*FlFileAdded)(FlExport *export, FlFile *file, void *opaque);
 void fl_export_watch(FlExport *export, FlFileAdded added, void *opaque);
 
 /*
- * Loads the maps and reads the partition table, and calls DONE (possibly before this returns) with
- * 0 or -errno: that of the maps, since a table that cannot be had, or not soon, is only not there.
- * Several callers share one reading, and its outcome holds for good.
+ * Loads the maps and reads the partition table, then calls DONE (possibly before this returns) with
+ * 0 or -errno. The result is that of the maps: a partition table that cannot be read, or not in
+ * time, is treated as absent. Concurrent callers share one attempt, and its outcome is final.
  */
 void fl_export_complete(FlExport *export, FlDiskLoaded done, void *opaque);
 bool fl_export_is_complete(const FlExport *export);
 
-/* The path below the export's folder: "disk.raw", "dirty/b.map"; parts are safe names. */
+/* The path relative to the export's folder: "disk.raw", "dirty/b.map". Its components are safe
+ * names. */
 const char *fl_file_path(const FlFile *file);
-/* Whether the file is text about the export, newer than the snapshot: info.json. Its view needs the
- * export to be complete. */
+/* Whether the file is text about the export, and newer than the snapshot: info.json. Its view needs
+ * a complete export. */
 bool fl_file_is_newer(const FlFile *file);
-/* The view, once the maps are loaded; NULL if it cannot be made (said in the log). Belongs to FILE.
- */
+/* The view, or NULL if it cannot be created (the reason is logged). Maps must be loaded. Owned by
+ * FILE. */
 const FlView *fl_file_view(FlFile *file);
-/* What to read it from. The same conditions. */
+/* The source for reads of the file. Same conditions as fl_file_view(). */
 FlReadSource fl_file_source(FlFile *file);
-/* Somebody has opened or closed the file: what was read ahead goes with the last. */
+/* Count the opens of the file. The last close drops what was read ahead. */
 void fl_file_opened(FlFile *file);
 void fl_file_closed(FlFile *file);
 
-/* The extended attributes: names and values, without their prefix "user.fleecefs.". Maps must be
- * loaded. The caller frees it (g_hash_table_unref). */
+/* Names and values of the extended attributes; names lack the prefix "user.fleecefs.". Maps must be
+ * loaded. The caller frees the table (g_hash_table_unref). */
 GHashTable *fl_file_xattrs(FlFile *file);
 
-/* Bytes that a reader wants, and those of them that were delivered to readers without an error, by
- * whichever files. */
+/* Bytes that a backup needs, and how many of them were delivered to readers without an error,
+ * through any of the files. */
 typedef struct {
     uint64_t wanted, delivered;
 } FlCoverage;
 
 /*
- * Of what is dirty in BITMAP (a meta context), or, if that is NULL, of all that is data: of the
- * origin's increment, this is what a backup of a snapshot has to carry. A dirty range that reads as
- * zeros counts when it was read from the raw file, or when all tables of the qcow2 were, which say
- * the same. Memory for what was delivered is bounded: of a disk read in millions of ranges that do
- * not touch, less may be known than was delivered. Maps must be loaded.
+ * Coverage of the dirty ranges of BITMAP (a meta context), or of all data if BITMAP is NULL. For
+ * the origin's increment, this is what a backup of a snapshot has to contain. A dirty range that
+ * reads as zeros counts once it was read from the raw file, or once all tables of the qcow2, which
+ * encode the same, were read. Memory for tracking is bounded: if a disk is read in millions of
+ * ranges that do not touch, the result may be lower than what was delivered. Maps must be loaded.
  */
 FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The state of the daemon, as text: .fleecefs/status.json. Belongs to the loop. */
+/* The state of the daemon as JSON: .fleecefs/status.json. Call from the loop only. */
 #pragma once
 
 #include "mount/tree.h"
@@ -7,14 +7,15 @@
 typedef struct {
     FlTree *tree;
     FlCache *cache;
+    const FlThrottle *throttle;
     const FlViewOptions *options;
     const char *mountpoint;
-    const char *series; /* of snapshots; NULL: there are none */
+    const char *series; /* of snapshots; NULL: no snapshots */
     struct timespec since;
-    uint64_t pid_namespace; /* filled in by fl_status_add() */
-    bool sandbox;           /* asked for */
-    char *sandbox_missing;  /* NULL: nothing */
+    uint64_t pid_namespace; /* set by fl_status_add() */
+    bool sandbox;           /* requested by the user */
+    char *sandbox_missing;  /* what the sandbox lacks; NULL: nothing */
 } FlStatus;
 
-/* Adds the status files to STATUS->tree; STATUS outlives it. */
+/* Adds the status files to STATUS->tree; STATUS must outlive it. */
 void fl_status_add(FlStatus *status);

@@ -2,11 +2,10 @@
 /*
  * The tree: folders and files by name and by inode number.
  *
- * Inode numbers are a hash of the source's name, the export's and the path, so that they are the
- * same in every mount; backup tools tell by them what they have seen. A tree is built once, and
- * changes no more than that the folder of an export gets the files of its partitions when it is
- * complete. The pieces of a disk have no nodes: who asks for one gets it written to where he says.
- * Belongs to the loop.
+ * Inode numbers are a hash of the names of the source and the export, and of the path. They are the
+ * same in every mount, as backup tools identify files by them. A tree is built once; the only later
+ * change is that an export's folder gets the files of its partitions once the export is complete.
+ * Pieces have no nodes: lookups fill in one that the caller provides. Call from the loop only.
  */
 #pragma once
 
@@ -14,21 +13,21 @@
 
 typedef struct FlNode FlNode;
 
-/* Text that the daemon writes anew each time it is asked for: .fleecefs/status.json. */
+/* Text that is generated on each request: .fleecefs/status.json. */
 typedef GBytes *(*FlMakeText)(void *opaque);
 
 struct FlNode {
     const char *name;
     uint64_t ino;
-    FlNode *parent;   /* the root's is itself */
+    FlNode *parent;   /* the root is its own parent */
     FlExport *export; /* of a folder or file of an export; NULL above */
-    /* A folder has children, a file one of the other two. */
-    GPtrArray *children; /* of FlNode, in the order of listing */
+    /* A folder has CHILDREN; a file has FILE or MAKE_TEXT. */
+    GPtrArray *children; /* of FlNode, in listing order */
     FlFile *file;
     FlMakeText make_text;
     void *opaque;
-    /* Of the folder of pieces, which lists no children, and of a piece, which is none of the above.
-     */
+    /* Set for the folder of pieces, which lists no children, and for a piece, which has none of the
+     * above. */
     FlSplit *split;
     uint64_t piece;
 };
@@ -40,21 +39,21 @@ void fl_tree_free(FlTree *tree); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlTree, fl_tree_free)
 
 /*
- * Puts an export's files in the folder at PATH: names from the root down, ended by NULL, at least
- * one. Fails where two names are the same once they are safe, naming both. The tree takes over
+ * Adds an export's files to the folder at PATH: names from the root down, NULL-terminated, at least
+ * one. Fails, naming both, if two names are equal once made safe. The tree takes ownership of
  * EXPORT.
  */
 bool fl_tree_add_export(FlTree *tree, const char *const *path, FlExport *export, GError **error);
-/* Puts a text at PATH, below the root. */
+/* Adds a text at PATH, relative to the root. */
 void fl_tree_add_text(FlTree *tree, const char *path, FlMakeText make, void *opaque);
 
 const GPtrArray *fl_tree_exports(const FlTree *tree); /* of FlExport */
 
 FlNode *fl_tree_root(const FlTree *tree);
-/* Both return NULL if there is none, and *ROOM, filled in, if it is a piece. */
+/* Both return NULL if there is no such node. For a piece they fill in and return *ROOM. */
 FlNode *fl_tree_find(const FlTree *tree, uint64_t ino, FlNode *room);
 FlNode *fl_node_lookup(const FlTree *tree, const FlNode *folder, const char *name, FlNode *room);
-/* Piece INDEX of FOLDER, whose name is not filled in. */
+/* The node of piece INDEX of FOLDER; its name is not set. */
 FlNode fl_node_piece(const FlNode *folder, uint64_t index);
 static inline bool fl_node_is_folder(const FlNode *node)
 {

@@ -4,33 +4,33 @@
 #include <malloc.h>
 #include <stdlib.h>
 
-/* The way to a server may get longer: after so long a fastest block no longer counts. Microseconds.
- */
+/* How long the fastest block remains the reference, in microseconds: latency may rise, for example
+ * on a longer route to the server. */
 #define FASTEST_EPOCH (10 * G_TIME_SPAN_SECOND)
 
-/* Set aside for what is read without having been read ahead, and for connections: bytes. */
+/* Reserved for demand reads and for connections, in bytes. */
 #define REPLIES (6u << 20)
-/* Buffers have the sizes 2^12 to 2^20. */
+/* Buffer sizes are powers of two from 2^12 to 2^20. */
 #define SIZE_BITS_MIN 12
 #define SIZES         9
 
 /*
- * A block gets the buffer of one that has gone: malloc would give each back to the kernel, which
- * clears every page of the next, or keep an unknown sum of them.
+ * Blocks reuse the buffers of freed blocks: malloc would either return each one to the kernel,
+ * which clears every page of the next, or keep an unknown amount of them.
  */
 struct FlCache {
     uint64_t budget, used;
-    uint64_t spare;           /* bytes in: */
-    GPtrArray *spares[SIZES]; /* buffers that no block has, by size */
-    GQueue lru;               /* of FlBlock: those that are there, the oldest first */
-    bool tidy;                /* spares go with the last block */
+    uint64_t spare;           /* bytes in SPARES */
+    GPtrArray *spares[SIZES]; /* unused buffers, by size */
+    GQueue lru;               /* of FlBlock: those in the set, oldest first */
+    bool tidy;                /* free the spares with the last block */
 };
 
-/* What blocks take to arrive, in microseconds. */
+/* Latency of blocks, in microseconds. */
 typedef struct {
     double usual;
-    double fastest, fastest_before; /* in this epoch and in the one before */
-    gint64 epoch;                   /* when it began (g_get_monotonic_time()) */
+    double fastest, fastest_before; /* in this epoch and in the previous one */
+    gint64 epoch;                   /* start of the epoch (g_get_monotonic_time()) */
 } Pace;
 
 struct FlBlocks {
@@ -69,7 +69,7 @@ static uint64_t size_of(unsigned index)
     return UINT64_C(1) << (SIZE_BITS_MIN + index);
 }
 
-/* Which size holds LENGTH bytes; they are no more than the largest. */
+/* Index of the smallest size that holds LENGTH bytes, which must not exceed the largest. */
 static unsigned index_for(uint64_t length)
 {
     unsigned index = 0;
@@ -79,7 +79,7 @@ static unsigned index_for(uint64_t length)
     return index;
 }
 
-/* Takes a buffer out of those that no block has. */
+/* Takes a spare buffer. */
 static void *take_spare(FlCache *cache, unsigned index)
 {
     GPtrArray *spares = cache->spares[index];
@@ -88,7 +88,7 @@ static void *take_spare(FlCache *cache, unsigned index)
     return g_ptr_array_steal_index_fast(spares, spares->len - 1);
 }
 
-/* Frees one; false if there is none. */
+/* Frees a spare buffer; false if there is none. */
 static bool drop_spare(FlCache *cache)
 {
     for (unsigned i = SIZES; i-- > 0;) {
@@ -107,7 +107,7 @@ static void give_back(FlCache *cache, void *buf, unsigned index)
     g_ptr_array_add(cache->spares[index], buf);
 }
 
-/* When nobody reads any more no memory is kept. */
+/* Frees all spares once there are no readers. */
 static void tidy_up(FlCache *cache)
 {
     if (cache->used > 0 || !cache->tidy)
@@ -143,7 +143,7 @@ void fl_block_unref(FlBlock *block)
     g_free(block);
 }
 
-/* Nobody finds it any more; who holds it keeps it. */
+/* Removes BLOCK from the set; references keep it alive. */
 static void unlist(FlBlock *block)
 {
     if (!block->listed)
@@ -226,13 +226,13 @@ static void block_done(FlRead *read, errint_t result)
         FlBlockWaiter *waiter = l->data;
         waiter->done(waiter, block);
     }
-    /* Who comes later asks the server again, and hears of the error for himself. */
+    /* Later readers ask the server again, and get its error themselves. */
     if (result < 0)
         unlist(block);
     fl_block_unref(block);
 }
 
-/* Drops what has waited longest; false if there is nothing, or somebody is copying it. */
+/* Drops the oldest block; false if there is none, or its buffer is still in use. */
 static bool drop_oldest(FlCache *cache)
 {
     uint64_t before = cache->used;
@@ -242,8 +242,8 @@ static bool drop_oldest(FlCache *cache)
     return cache->used < before;
 }
 
-/* In whole pages, as the kernel copies: beyond its own it would look up two for each. NULL if there
- * is no memory. */
+/* Allocates whole pages, as the kernel splices them: for a page shared with other data, it would
+ * look up two. NULL if out of memory. */
 static void *new_buffer(uint64_t size)
 {
     void *buf = NULL;
@@ -251,7 +251,7 @@ static void *new_buffer(uint64_t size)
     return posix_memalign(&buf, size_of(0), size) == 0 ? buf : NULL;
 }
 
-/* A buffer within the budget, or NULL. */
+/* Gets a buffer within the budget, or NULL. */
 static void *find_buffer(FlCache *cache, unsigned index)
 {
     while (cache->spares[index]->len == 0) {

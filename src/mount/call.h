@@ -10,10 +10,12 @@ struct FlOps {
     FlTree *tree;
     uid_t uid;
     gid_t gid;
-    unsigned max_read; /* bytes that the kernel asks for at once; 0: as many as it likes */
+    bool direct_io;    /* no page cache for file contents */
+    unsigned max_read; /* maximum read request of the kernel in bytes; 0: its default */
     struct timespec mounted;
     const FlControl *control; /* may be NULL */
-    GHashTable *texts;        /* of GBytes: what open files of made-up text show */
+    FlThrottle *throttle;     /* may be NULL */
+    GHashTable *texts;        /* of GBytes: the contents of open generated text files */
 };
 
 typedef struct FlCall FlCall;
@@ -21,30 +23,46 @@ struct FlCall {
     FlOps *ops;
     fuse_req_t req; /* NULL once it was interrupted */
     FlNode *node;
-    FlNode piece; /* what NODE is if it is a piece, which has no node of its own */
-    /* LOADED: what it waited for is there. Replies to REQ. */
+    FlNode piece; /* storage for NODE if it is a piece, which has no node in the tree */
+    /* Replies to REQ. LOADED: what the call waited for was loaded. */
     void (*run)(FlCall *call, bool loaded);
-    size_t size;
-    off_t offset;
-    bool plus, data; /* readdirplus; SEEK_DATA */
-    char *name;      /* of an xattr, or in the folder */
-    struct fuse_file_info fi;
+    char *name; /* the xattr, or the entry to look up; NULL in other requests */
+    /* The arguments of the request. */
+    union {
+        struct {
+            size_t size;
+            off_t offset;
+        } read;
+        struct {
+            size_t size;
+            off_t offset;
+            bool plus; /* readdirplus */
+        } readdir;
+        struct {
+            off_t offset;
+            bool data; /* SEEK_DATA, not SEEK_HOLE */
+        } lseek;
+        struct {
+            size_t size;
+        } xattr;
+        struct fuse_file_info opendir;
+    };
 };
 
 FlOps *fl_ops_of(fuse_req_t req);
-/* Finds the call's node; false if there is none, and then its request was replied to. */
+/* Finds the call's node. Otherwise replies with an error and returns false. */
 bool fl_call_find(FlCall *call, fuse_ino_t ino);
 
-/* What must be there before a request can be answered. */
+/* What must be loaded before a request can be answered. */
 typedef enum {
     FL_NEEDS_NOTHING,
     FL_NEEDS_MAPS,  /* fl_disk_load() */
     FL_NEEDS_TABLE, /* fl_export_complete() */
 } FlNeeds;
 
-/* Runs CALL, which stays the caller's, as soon as its node's export has it; at once if it does. */
+/* Runs a copy of CALL once NEEDS is loaded for its node's export, or at once if it is. */
 void fl_call_run(const FlCall *call, FlNeeds needs);
 
-/* The ioctl(2) by which a mount is commanded. */
+/* The ioctl(2) for commands to the mount. */
 void fl_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
                  unsigned flags, const void *in, size_t in_size, size_t out_size);

@@ -3,7 +3,7 @@
 #include "map/join.h"
 #include "view/qcow2.h"
 
-/* Whether a reader of a bitmap's qcow2 knows from its tables what became zeros. */
+/* Whether the tables of a bitmap's qcow2 were read, which show what became zeros. */
 static bool zeros_delivered(const FlExport *export, const char *context)
 {
     for (guint i = 0; i < export->files->len; i++) {
@@ -15,12 +15,12 @@ static bool zeros_delivered(const FlExport *export, const char *context)
     return false;
 }
 
-/* Bytes that are wanted, and those of them that read as zeros. */
+/* Bytes needed, and how many of them read as zeros. */
 typedef struct {
     uint64_t all, zeros;
 } Wanted;
 
-/* Adds those in [START, END): what is dirty, or, without DIRTY, what is data. */
+/* Adds those in [START, END): dirty ranges, or data if DIRTY is NULL. */
 static void count(Wanted *wanted, const FlMap *alloc, const FlMap *dirty, uint64_t start,
                   uint64_t end)
 {
@@ -51,8 +51,8 @@ FlCoverage fl_export_coverage(const FlExport *export, const char *bitmap)
         coverage.wanted = fl_map_bytes(dirty, FL_DIRTY, FL_DIRTY);
     else if (alloc != NULL)
         coverage.wanted = fl_map_bytes(alloc, FL_ALLOC_ZERO, 0);
-    /* Only where something was read are the maps looked through: they may have millions of extents,
-     * and somebody may ask every second. */
+    /* Look at the maps only where something was read: they may have millions of extents, and this
+     * may be called every second. */
     while (fl_cover_next(export->cover, end, &start, &end))
         count(&read, alloc, dirty, start, end);
     coverage.delivered = read.all;

@@ -44,11 +44,11 @@ static FlView *make_pbm(FlFile *file)
     return fl_view_pbm_new(fl_file_map(file), file->bitmap->granularity, file->context);
 }
 
-/* The most ranges of what was delivered of a disk that are kept apart: 64 MiB of memory at worst,
- * for 128 GiB read in the worst order, 64 KiB here and there. */
+/* Maximum number of separate delivered ranges of a disk: 64 MiB of memory at worst, for 128 GiB
+ * read in scattered blocks of 64 KiB. */
 #define COVER_MAX (2u << 20)
 
-/* What an increment is written over; NULL for none. */
+/* The backing file of increments; NULL for none. */
 static const char *backing_of(const FlViewOptions *options)
 {
     if (options->backing == NULL)
@@ -153,7 +153,7 @@ static void add_context(FlExport *export, const char *context)
     }
 }
 
-/* Whether QEMU's limits allow a qcow2 of this disk: the same for whatever there is on it. */
+/* Whether a qcow2 of this disk fits QEMU's limits, regardless of its contents. */
 static bool can_be_qcow2(const FlExport *export)
 {
     g_autoptr(FlMap) clean = fl_map_new_uniform(fl_disk_info(export->disk)->size, 0);
@@ -176,7 +176,7 @@ FlExport *fl_export_new(FlDisk *disk, FlOrigin *origin, FlCache *cache,
     export->options = options;
     export->blocks = fl_blocks_new(cache, disk);
     export->files = g_ptr_array_new_with_free_func((GDestroyNotify)fl_file_free);
-    export->cover = fl_cover_new(origin->snapshot ? COVER_MAX : FL_PROGRESS_MAX);
+    export->cover = fl_cover_new(origin->snapshot.taken ? COVER_MAX : FL_PROGRESS_MAX);
     export->waiters = fl_waiters_new();
     export->has_qcow2 = can_be_qcow2(export);
     export->split = fl_split_new(export);

@@ -4,13 +4,13 @@
 #include "export-private.h"
 #include "view/mapfile.h"
 
-/* The increment's context, or that of the only bitmap; NULL if there is none or a choice. */
+/* The context of the increment, or of the only bitmap; NULL if there is none or more than one. */
 static const char *dirty_context(const FlExport *export, const FlDiskMaps *maps)
 {
     const char *found = NULL;
 
-    if (export->origin->increment != NULL)
-        return export->origin->increment;
+    if (export->origin->chain.increment != NULL)
+        return export->origin->chain.increment;
     for (guint i = 0; i < maps->contexts->len; i++) {
         if (fl_context_kind(maps->contexts->pdata[i]) != FL_CONTEXT_DIRTY)
             continue;
@@ -33,8 +33,8 @@ static void collect_from_maps(FlFigures *figures, const FlExport *export, const 
         figures->dirty_bytes = changed.wanted;
         figures->dirty_covered = changed.delivered;
     }
-    if (export->origin->snapshot) {
-        FlCoverage wanted = export->origin->increment != NULL ? changed : data;
+    if (export->origin->snapshot.taken) {
+        FlCoverage wanted = export->origin->chain.increment != NULL ? changed : data;
 
         figures->wanted_bytes = wanted.wanted;
         figures->covered_bytes = wanted.delivered;
@@ -74,6 +74,7 @@ void fl_figures_collect(FlFigures *figures, FlExport *export)
     };
     if (maps != NULL)
         collect_from_maps(figures, export, maps);
-    if (origin->scratch_use != NULL)
-        origin->scratch_use(origin->scratch, &figures->scratch_used, &figures->scratch_limit);
+    if (origin->snapshot.scratch_use != NULL)
+        origin->snapshot.scratch_use(origin->snapshot.scratch, &figures->scratch_used,
+                                     &figures->scratch_limit);
 }

@@ -4,7 +4,7 @@
 
 #include <inttypes.h>
 
-/* The most ranges of what was delivered of a file's tables that are kept apart. */
+/* Maximum number of separate delivered ranges of a file's tables. */
 #define TABLES_MAX (64u << 10)
 
 FlFile *fl_file_new(FlExport *export, const FlFileKind *kind, const char *name)
@@ -93,7 +93,7 @@ static void delivered(void *opaque, const FlPiece *piece)
     } else if (piece->kind == FL_PIECE_MADE && file->kind->has_tables) {
         if (file->tables == NULL)
             file->tables =
-                fl_cover_new(file->export->origin->snapshot ? TABLES_MAX : FL_PROGRESS_MAX);
+                fl_cover_new(file->export->origin->snapshot.taken ? TABLES_MAX : FL_PROGRESS_MAX);
         fl_cover_add(file->tables, piece->start, piece->end);
     }
 }
@@ -174,13 +174,13 @@ GHashTable *fl_file_xattrs(FlFile *file)
         add_text(xattrs, "uuid", file->volume->uuid);
         add_content(xattrs, &file->volume->content);
     }
-    add_text(xattrs, "restore_point", origin->restore_point);
-    add_text(xattrs, "disk_id", origin->disk_id);
-    add_text(xattrs, "snapshot", origin->snapshot_id);
-    add_text(xattrs, "vm_uuid", origin->vm_uuid);
-    add_text(xattrs, "vm_name", origin->vm_name);
-    /* Other bitmaps than the increment's are relative to what their owners know. */
-    if (file->bitmap == NULL || g_strcmp0(file->context, origin->increment) == 0)
-        add_text(xattrs, "base", origin->base);
+    add_text(xattrs, "restore_point", origin->chain.restore_point);
+    add_text(xattrs, "disk_id", origin->chain.disk_id);
+    add_text(xattrs, "snapshot", origin->snapshot.id);
+    add_text(xattrs, "vm_uuid", origin->vm.uuid);
+    add_text(xattrs, "vm_name", origin->vm.name);
+    /* The base of other bitmaps is known only to their owners. */
+    if (file->bitmap == NULL || g_strcmp0(file->context, origin->chain.increment) == 0)
+        add_text(xattrs, "base", origin->chain.base);
     return xattrs;
 }

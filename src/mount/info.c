@@ -4,7 +4,7 @@
 #include "util/json.h"
 #include "view/mapfile.h"
 
-/* What one meta context says, in figures. */
+/* Adds statistics of one meta context. */
 static void add_context(JsonBuilder *json, const FlExport *export, const char *context)
 {
     const FlMap *map = fl_disk_maps_find(fl_disk_maps(export->disk), context);
@@ -23,8 +23,8 @@ static void add_context(JsonBuilder *json, const FlExport *export, const char *c
             if (!g_str_equal(bitmap->context, context))
                 continue;
             fl_json_add_string(json, "bitmap", bitmap->name);
-            if (g_strcmp0(export->origin->increment, context) == 0)
-                fl_json_add_string(json, "base", export->origin->base);
+            if (g_strcmp0(export->origin->chain.increment, context) == 0)
+                fl_json_add_string(json, "base", export->origin->chain.base);
             if (bitmap->granularity != 0)
                 fl_json_add_int(json, "granularity", (gint64)bitmap->granularity);
         }
@@ -50,7 +50,7 @@ static void add_strings(JsonBuilder *json, const char *name, const GPtrArray *st
     json_builder_end_array(json);
 }
 
-/* What is in a partition, or in the disk itself; nothing if that is not known. */
+/* Adds the contents of a partition, or of the disk itself; nothing if unknown. */
 static void add_content(JsonBuilder *json, const FlContent *content)
 {
     if (content->type == NULL)
@@ -63,7 +63,7 @@ static void add_content(JsonBuilder *json, const FlContent *content)
     json_builder_end_object(json);
 }
 
-/* Where it lies on the disk. */
+/* Adds the location of VOLUME on the disk. */
 static void add_parts(JsonBuilder *json, const FlVolume *volume)
 {
     json_builder_set_member_name(json, "parts");
@@ -138,60 +138,75 @@ static void add_partitions(JsonBuilder *json, const FlTable *table)
 
 static void add_vm(JsonBuilder *json, const FlOrigin *origin)
 {
-    if (origin->vm_source == NULL)
+    if (origin->vm.source == NULL)
         return;
     json_builder_set_member_name(json, "vm");
     json_builder_begin_object(json);
-    fl_json_add_string(json, "uuid", origin->vm_uuid);
-    fl_json_add_string(json, "name", origin->vm_name);
-    fl_json_add_string(json, "source", origin->vm_source);
+    fl_json_add_string(json, "uuid", origin->vm.uuid);
+    fl_json_add_string(json, "name", origin->vm.name);
+    fl_json_add_string(json, "source", origin->vm.source);
     json_builder_end_object(json);
 }
 
-GBytes *fl_export_info_json(FlExport *export)
+static void add_block_size(JsonBuilder *json, const FlExportInfo *info)
 {
-    g_autoptr(JsonBuilder) json = json_builder_new();
-    const FlExportInfo *info = fl_disk_info(export->disk);
-    const FlDiskMaps *maps = fl_disk_maps(export->disk);
-    const FlOrigin *origin = export->origin;
-    g_autofree char *time = fl_time_format(&origin->time);
-
-    json_builder_begin_object(json);
-    fl_json_add_string(json, "source", fl_disk_label(export->disk));
-    fl_json_add_string(json, "export", info->name);
-    fl_json_add_string(json, "description", info->description);
-    fl_json_add_string(json, "format", origin->format);
-    fl_json_add_int(json, "size", (gint64)info->size);
-    /* QEMU's images come in sectors: what is past the disk's end reads as zeros. */
-    if (export->has_qcow2 && info->size % 512 != 0)
-        fl_json_add_int(json, "qcow2_size", (gint64)(info->size / 512 + 1) * 512);
     json_builder_set_member_name(json, "block_size");
     json_builder_begin_object(json);
     fl_json_add_int(json, "minimum", info->block_min);
     fl_json_add_int(json, "preferred", info->block_preferred);
     fl_json_add_int(json, "maximum", info->block_max);
     json_builder_end_object(json);
-    fl_json_add_string(json, "point_in_time", time);
-    fl_json_add_string(json, "mode", origin->mode);
-    fl_json_add_string(json, "reason", origin->reason);
-    fl_json_add_string(json, "restore_point", origin->restore_point);
-    fl_json_add_string(json, "base", origin->base);
-    fl_json_add_string(json, "disk_id", origin->disk_id);
-    fl_json_add_string(json, "snapshot", origin->snapshot_id);
-    add_vm(json, origin);
+}
 
-    fl_split_add_info(export->split, json);
+/* Adds the point in time, and which backups the increment continues. */
+static void add_origin(JsonBuilder *json, const FlOrigin *origin)
+{
+    g_autofree char *time = fl_time_format(&origin->time);
+
+    fl_json_add_string(json, "point_in_time", time);
+    fl_json_add_string(json, "mode", origin->chain.mode);
+    fl_json_add_string(json, "reason", origin->chain.reason);
+    fl_json_add_string(json, "restore_point", origin->chain.restore_point);
+    fl_json_add_string(json, "base", origin->chain.base);
+    fl_json_add_string(json, "disk_id", origin->chain.disk_id);
+    fl_json_add_string(json, "snapshot", origin->snapshot.id);
+    add_vm(json, origin);
+}
+
+static void add_maps(JsonBuilder *json, const FlExport *export)
+{
+    const FlDiskMaps *maps = fl_disk_maps(export->disk);
+
     json_builder_set_member_name(json, "contexts");
     json_builder_begin_array(json);
     for (guint i = 0; i < maps->contexts->len; i++)
         add_context(json, export, maps->contexts->pdata[i]);
     json_builder_end_array(json);
-    fl_json_add_string(json, "no_maps", origin->no_maps);
+    fl_json_add_string(json, "no_maps", export->origin->no_maps);
     if (maps->clean_refused)
         fl_json_add_string(json, "allocation",
-                           "known on dirty ranges only: the server refuses "
-                           "the others");
-    add_strings(json, "inconsistent_bitmaps", origin->inconsistent);
+                           "known for dirty ranges only: the server refuses the others");
+    add_strings(json, "inconsistent_bitmaps", export->origin->inconsistent);
+}
+
+GBytes *fl_export_info_json(FlExport *export)
+{
+    g_autoptr(JsonBuilder) json = json_builder_new();
+    const FlExportInfo *info = fl_disk_info(export->disk);
+
+    json_builder_begin_object(json);
+    fl_json_add_string(json, "source", fl_disk_label(export->disk));
+    fl_json_add_string(json, "export", info->name);
+    fl_json_add_string(json, "description", info->description);
+    fl_json_add_string(json, "format", export->origin->format);
+    fl_json_add_int(json, "size", (gint64)info->size);
+    /* QEMU's image sizes are whole sectors: bytes past the end of the disk read as zeros. */
+    if (export->has_qcow2 && info->size % 512 != 0)
+        fl_json_add_int(json, "qcow2_size", (gint64)(info->size / 512 + 1) * 512);
+    add_block_size(json, info);
+    add_origin(json, export->origin);
+    fl_split_add_info(export->split, json);
+    add_maps(json, export);
     if (export->table != NULL)
         add_partitions(json, export->table);
     else if (export->table_fault != NULL)

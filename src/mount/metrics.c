@@ -17,35 +17,34 @@ typedef struct {
 #define FIGURE(name) offsetof(FlFigures, name)
 
 static const Metric metrics[] = {
-    {"up", false, "Whether the disk can be read; 0 after it failed for good.", FIGURE(up)},
+    {"up", false, "Whether the disk can be read; 0 if it has failed.", FIGURE(up)},
     {"size_bytes", false, "Size of the disk.", FIGURE(size)},
-    {"data_bytes", false, "Bytes of the disk that are data, once its maps are loaded.",
-     FIGURE(data_bytes)},
-    {"data_covered_bytes", false, "Those of them that were read without an error.",
+    {"data_bytes", false, "Bytes of data on the disk; needs its maps.", FIGURE(data_bytes)},
+    {"data_covered_bytes", false, "Of these, those that were read without an error.",
      FIGURE(data_covered)},
     {"dirty_bytes", false, "Bytes that changed since the last backup.", FIGURE(dirty_bytes)},
-    {"dirty_covered_bytes", false, "Those of them that were read without an error.",
+    {"dirty_covered_bytes", false, "Of these, those that were read without an error.",
      FIGURE(dirty_covered)},
-    {"wanted_bytes", false, "Bytes of a snapshot that a backup has to read.", FIGURE(wanted_bytes)},
-    {"covered_bytes", false, "Those of them that were read without an error.",
+    {"wanted_bytes", false, "Bytes of a snapshot that a backup must read.", FIGURE(wanted_bytes)},
+    {"covered_bytes", false, "Of these, those that were read without an error.",
      FIGURE(covered_bytes)},
     {"pieces_changed", false, "Pieces of a snapshot that changed since the last backup.",
      FIGURE(pieces_changed)},
-    {"pieces_read", false, "Those of them that were read without an error.", FIGURE(pieces_read)},
+    {"pieces_read", false, "Of these, those that were read without an error.", FIGURE(pieces_read)},
     {"scratch_used_bytes", false, "Size of the scratch file of a snapshot.", FIGURE(scratch_used)},
     {"scratch_limit_bytes", false, "Size that the scratch file may grow to.",
      FIGURE(scratch_limit)},
     {"open_files", false, "Files of the disk that are open.", FIGURE(open_files)},
     {"connections", false, "Open NBD connections.", FIGURE(connections)},
-    {"requests_in_flight", false, "Requests that the server has.", FIGURE(in_flight)},
+    {"requests_in_flight", false, "Requests that the server is processing.", FIGURE(in_flight)},
     {"requests_waiting", false, "Requests that wait for a connection.", FIGURE(waiting)},
     {"read_bytes", true, "Bytes read from the server.", FIGURE(bytes_read)},
     {"requests", true, "Requests to the server.", FIGURE(requests)},
     {"errors", true, "Requests that the server refused.", FIGURE(errors)},
-    {"reconnects", true, "Connections opened in place of one that died.", FIGURE(reconnects)},
+    {"reconnects", true, "Connections opened to replace a broken one.", FIGURE(reconnects)},
 };
 
-/* A label's value, quoted. */
+/* Appends a quoted label value. */
 static void add_quoted(GString *text, const char *value)
 {
     g_autofree char *valid = g_utf8_make_valid(value, -1);
@@ -62,7 +61,7 @@ static void add_quoted(GString *text, const char *value)
     g_string_append_c(text, '"');
 }
 
-/* What a family is; the unit is the end of its name. */
+/* Appends the metadata of a family; its name ends in its unit. */
 static void add_head(GString *text, const char *name, const char *type, const char *help)
 {
     static const char *const units[] = {"bytes", "seconds"};
@@ -81,7 +80,7 @@ static void add_gauge(GString *text, const char *name, uint64_t value, const cha
     g_string_append_printf(text, "fleecefs_%s %" PRIu64 "\n", name, value);
 }
 
-/* A family: the metric of all disks that have it. */
+/* Appends a family: one metric, for all disks that have it. */
 static void add_family(GString *text, const Metric *metric, const GPtrArray *exports,
                        const FlFigures *figures)
 {
@@ -112,16 +111,17 @@ static GBytes *make_metrics(void *opaque)
 
     for (guint i = 0; i < exports->len; i++)
         fl_figures_collect(&figures[i], exports->pdata[i]);
-    /* Of the type info it would be no metric to the text parser of older Prometheus and of node
-     * exporter's text file collector, which knows all else here. */
-    add_head(text, "build_info", "gauge", "Which fleecefs serves the mount.");
+    /* With type info, the text parsers of older Prometheus and of node exporter's text file
+     * collector would not recognize this metric; they know all other types used here. */
+    add_head(text, "build_info", "gauge", "Version of fleecefs that serves the mount.");
     g_string_append(text, "fleecefs_build_info{version=\"" FL_VERSION "\",mountpoint=");
     add_quoted(text, status->mountpoint);
     g_string_append(text, "} 1\n");
-    add_gauge(text, "start_time_seconds", (uint64_t)status->since.tv_sec, "When it was mounted.");
+    add_gauge(text, "start_time_seconds", (uint64_t)status->since.tv_sec, "Time of the mount.");
     add_gauge(text, "cache_bytes", fl_cache_used(status->cache),
-              "Memory taken by what was read ahead.");
-    add_gauge(text, "cache_limit_bytes", status->options->cache, "The most that it may take.");
+              "Memory in use for read-ahead data.");
+    add_gauge(text, "cache_limit_bytes", status->options->cache,
+              "Limit of memory for read-ahead data.");
     for (guint i = 0; i < G_N_ELEMENTS(metrics); i++)
         add_family(text, &metrics[i], exports, figures);
     g_string_append(text, "# EOF\n");

@@ -9,11 +9,11 @@
 #include <unistd.h>
 
 #define XATTR_PREFIX "user.fleecefs."
-/* Seconds that the kernel may keep what it was told: nothing here ever changes. */
+/* Cache timeout for the kernel in seconds: attributes and entries never change. */
 #define FOREVER    1e7
 #define BLOCK_SIZE (64 << 10)
 
-/* What libfuse finds in OPTIONS: it wants to be told the same when the session begins. */
+/* The max_read value in OPTIONS: libfuse requires the same value when the session starts. */
 static unsigned max_read_in(char **options)
 {
     unsigned max_read = 0;
@@ -30,8 +30,10 @@ FlOps *fl_ops_new(FlTree *tree, const FlSessionOptions *options)
     ops->tree = tree;
     ops->uid = options->uid;
     ops->gid = options->gid;
+    ops->direct_io = options->direct_io;
     ops->max_read = max_read_in(options->fuse_options);
     ops->control = options->control;
+    ops->throttle = options->throttle;
     ops->texts = g_hash_table_new_full(NULL, NULL, (GDestroyNotify)g_bytes_unref, NULL);
     clock_gettime(CLOCK_REALTIME, &ops->mounted);
     return ops;
@@ -41,7 +43,7 @@ void fl_ops_free(FlOps *ops)
 {
     if (ops == NULL)
         return;
-    /* The kernel does not wait for the last releases when it unmounts. */
+    /* The kernel does not wait for pending RELEASE requests when it unmounts. */
     g_hash_table_unref(ops->texts);
     g_free(ops);
 }
@@ -52,13 +54,13 @@ static bool is_export(const FlNode *node)
     return fl_node_is_folder(node) && node->export != NULL && node->parent->export == NULL;
 }
 
-/* Whether NAME may be one of those. */
+/* Whether NAME may be one of the files added then. */
 static bool may_come(const char *name)
 {
     return g_str_has_prefix(name, "part") || g_str_equal(name, "lv");
 }
 
-/* What the attributes of a file need, and its view. */
+/* What the attributes and the view of a file need. */
 static FlNeeds needs_of(const FlNode *node)
 {
     if (fl_node_is_piece(node))
@@ -68,7 +70,7 @@ static FlNeeds needs_of(const FlNode *node)
     return fl_file_is_newer(node->file) ? FL_NEEDS_TABLE : FL_NEEDS_MAPS;
 }
 
-/* The view of a file whose maps are loaded, to be unref'd; NULL if it cannot be made. */
+/* The view of a file whose maps are loaded; the caller unrefs it. NULL if it cannot be created. */
 static FlView *view_of(const FlNode *node)
 {
     const FlView *view;
@@ -137,7 +139,7 @@ static errint_t fill_entry(const FlOps *ops, const FlNode *node, struct fuse_ent
 
 static void reply_none(fuse_req_t req)
 {
-    /* That there is no such file holds for good as well. */
+    /* A negative entry is cached forever too. */
     struct fuse_entry_param none = {.entry_timeout = FOREVER};
 
     fuse_reply_entry(req, &none);
@@ -249,12 +251,12 @@ static void run_getxattr(FlCall *call, bool loaded)
     if (value == NULL)
         fuse_reply_err(call->req, ENODATA);
     else
-        reply_bytes(call->req, value, strlen(value), call->size);
+        reply_bytes(call->req, value, strlen(value), call->xattr.size);
 }
 
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_getxattr, .size = size};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_getxattr, .xattr.size = size};
 
     call.name = (char *)name;
     if (!fl_call_find(&call, ino))
@@ -281,12 +283,12 @@ static void run_listxattr(FlCall *call, bool loaded)
             g_string_append_c(names, '\0');
         }
     }
-    reply_bytes(call->req, names->str, names->len, call->size);
+    reply_bytes(call->req, names->str, names->len, call->xattr.size);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_listxattr, .size = size};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_listxattr, .xattr.size = size};
 
     if (fl_call_find(&call, ino))
         fl_call_run(&call, needs_of(call.node));
@@ -299,17 +301,17 @@ static size_t add_entry(FlCall *call, char *buf, size_t room, const char *name, 
 {
     struct fuse_entry_param entry = {0};
 
-    /* Without attributes an entry is a name, and whoever looks it up hears of the error. */
-    if (!call->plus || g_str_equal(name, ".") || g_str_equal(name, "..") ||
+    /* An entry without attributes is just a name; a lookup reports the error. */
+    if (!call->readdir.plus || g_str_equal(name, ".") || g_str_equal(name, "..") ||
         (is_file(node) && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
         entry = (struct fuse_entry_param){.attr.st_ino = node->ino};
         entry.attr.st_mode = fl_node_is_folder(node) ? S_IFDIR : S_IFREG;
     }
-    return call->plus ? fuse_add_direntry_plus(call->req, buf, room, name, &entry, next)
-                      : fuse_add_direntry(call->req, buf, room, name, &entry.attr, next);
+    return call->readdir.plus ? fuse_add_direntry_plus(call->req, buf, room, name, &entry, next)
+                              : fuse_add_direntry(call->req, buf, room, name, &entry.attr, next);
 }
 
-/* Entry INDEX of a folder and its name, for which BUF has room; false at the end. */
+/* Gets entry INDEX of a folder and its name, which may be stored in BUF. False at the end. */
 static bool entry_at(const FlNode *folder, uint64_t index, FlNode *entry,
                      char buf[static FL_PIECE_NAME_MAX], const char **name)
 {
@@ -332,17 +334,22 @@ static bool entry_at(const FlNode *folder, uint64_t index, FlNode *entry,
 static void run_readdir(FlCall *call, bool loaded)
 {
     const FlNode *folder = call->node;
-    g_autofree char *buf = g_malloc(call->size);
+    g_autofree char *buf = g_try_malloc(call->readdir.size);
     char piece[FL_PIECE_NAME_MAX];
     const char *name;
     FlNode node;
     size_t used = 0;
 
-    for (uint64_t i = (uint64_t)call->offset; entry_at(folder, i, &node, piece, &name); i++) {
-        size_t n =
-            add_entry(call, buf + used, call->size - used, name, &node, loaded, (off_t)i + 1);
+    if (buf == NULL) {
+        fuse_reply_err(call->req, ENOMEM);
+        return;
+    }
+    for (uint64_t i = (uint64_t)call->readdir.offset; entry_at(folder, i, &node, piece, &name);
+         i++) {
+        size_t n = add_entry(call, buf + used, call->readdir.size - used, name, &node, loaded,
+                             (off_t)i + 1);
 
-        if (n > call->size - used)
+        if (n > call->readdir.size - used)
             break;
         used += n;
     }
@@ -351,10 +358,9 @@ static void run_readdir(FlCall *call, bool loaded)
 
 static void read_folder(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, bool plus)
 {
-    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_readdir, .size = size};
+    FlCall call = {
+        .ops = fl_ops_of(req), .req = req, .run = run_readdir, .readdir = {size, offset, plus}};
 
-    call.offset = offset;
-    call.plus = plus;
     if (!fl_call_find(&call, ino))
         return;
     if (!fl_node_is_folder(call.node))
@@ -380,15 +386,15 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 
 static void run_opendir(FlCall *call, bool loaded)
 {
-    /* What is listed before the folder is complete may not be all. */
-    call->fi.cache_readdir = loaded;
-    call->fi.keep_cache = loaded;
-    fuse_reply_open(call->req, &call->fi);
+    /* A listing of an incomplete folder may lack files: do not let the kernel cache it. */
+    call->opendir.cache_readdir = loaded;
+    call->opendir.keep_cache = loaded;
+    fuse_reply_open(call->req, &call->opendir);
 }
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_opendir, .fi = *fi};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_opendir, .opendir = *fi};
 
     if (fl_call_find(&call, ino))
         fl_call_run(&call, is_export(call.node) ? FL_NEEDS_TABLE : FL_NEEDS_NOTHING);
@@ -429,9 +435,10 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     fi->noflush = 1;
     if (is_file(node)) {
         fi->keep_cache = 1;
+        fi->direct_io = ops->direct_io;
         opened(node);
     } else {
-        /* One text for all reads of this descriptor. */
+        /* All reads of one descriptor see the same text. */
         fi->direct_io = 1;
         text = node->make_text(node->opaque);
         g_hash_table_add(ops->texts, text);
@@ -439,7 +446,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     }
     if (fuse_reply_open(req, fi) == 0)
         return;
-    /* The open was interrupted: there will be no release. */
+    /* The open was interrupted: no RELEASE will follow. */
     if (is_file(node))
         closed(node);
     else
@@ -458,17 +465,17 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     fuse_reply_err(req, 0);
 }
 
-/* At the disk's own offsets, so that who goes from piece to piece is one reader. */
+/* Read at disk offsets, so that a reader that moves from piece to piece is one stream. */
 static void read_piece(const FlCall *call)
 {
     FlReadSource source = fl_split_source(call->node->split, call->node->piece);
-    uint64_t start, end, offset = (uint64_t)call->offset;
+    uint64_t start, end, offset = (uint64_t)call->read.offset;
 
     fl_split_range(call->node->split, call->node->piece, &start, &end);
     if (offset >= end - start)
         fuse_reply_buf(call->req, NULL, 0);
     else
-        fl_read_reply(&source, call->req, (size_t)MIN(call->size, end - start - offset),
+        fl_read_reply(&source, call->req, (size_t)MIN(call->read.size, end - start - offset),
                       start + offset);
 }
 
@@ -485,14 +492,13 @@ static void run_read(FlCall *call, bool loaded)
         return;
     }
     source = fl_file_source(call->node->file);
-    fl_read_reply(&source, call->req, call->size, (uint64_t)call->offset);
+    fl_read_reply(&source, call->req, call->read.size, (uint64_t)call->read.offset);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
-    FlCall call = {
-        .ops = fl_ops_of(req), .req = req, .run = run_read, .size = size, .offset = offset};
+    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_read, .read = {size, offset}};
     gsize length;
     const char *text;
 
@@ -518,9 +524,9 @@ static void run_lseek(FlCall *call, bool loaded)
         fuse_reply_err(call->req, EIO);
         return;
     }
-    found = fl_view_seek(view, call->offset, call->data);
-    if (fl_node_is_piece(call->node) && call->data && call->offset >= 0)
-        fl_split_skipped(call->node->split, call->node->piece, (uint64_t)call->offset,
+    found = fl_view_seek(view, call->lseek.offset, call->lseek.data);
+    if (fl_node_is_piece(call->node) && call->lseek.data && call->lseek.offset >= 0)
+        fl_split_skipped(call->node->split, call->node->piece, (uint64_t)call->lseek.offset,
                          found == -ENXIO ? view->size : (uint64_t)MAX(found, 0));
     if (found < 0)
         fuse_reply_err(call->req, (int)-found);
@@ -531,9 +537,11 @@ static void run_lseek(FlCall *call, bool loaded)
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
                      struct fuse_file_info *fi)
 {
-    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_lseek, .offset = offset};
+    FlCall call = {.ops = fl_ops_of(req),
+                   .req = req,
+                   .run = run_lseek,
+                   .lseek = {offset, whence == SEEK_DATA}};
 
-    call.data = whence == SEEK_DATA;
     if (!fl_call_find(&call, ino))
         return;
     if (!is_file(call.node) || (whence != SEEK_DATA && whence != SEEK_HOLE))
@@ -551,10 +559,11 @@ static void op_init(void *opaque, struct fuse_conn_info *conn)
 {
     const FlOps *ops = opaque;
 
-    /* READDIRPLUS without AUTO: attributes come from memory, so every listing may bring them. */
+    /* AUTO: listings of thousands of pieces include attributes only while their reader uses these:
+     * an inode costs the kernel five times as much as a name. */
     want(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
-                   FUSE_CAP_READDIRPLUS);
-    conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_AUTO_INVAL_DATA);
+                   FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
+    conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
     conn->max_read = ops->max_read;
     conn->max_background = 64;
     conn->congestion_threshold = 48;

@@ -6,8 +6,8 @@
 
 typedef struct FlOps FlOps;
 
-/* The user data of a session with OPTIONS whose operations are fl_fuse_ops. TREE and the
- * control of the options outlive it. */
+/* Creates the user data of a session with OPTIONS that uses fl_fuse_ops. TREE and OPTIONS->control
+ * must outlive it. */
 FlOps *fl_ops_new(FlTree *tree, const FlSessionOptions *options);
 void fl_ops_free(FlOps *ops); /* NULL is fine */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "mount/export.h"
+#include "mount/origin.h"
 
 FlOrigin *fl_origin_new(const char *source, const char *folder)
 {
@@ -21,18 +21,19 @@ void fl_origin_free(FlOrigin *origin)
     g_ptr_array_unref(origin->bitmaps);
     g_ptr_array_unref(origin->inconsistent);
     g_free(origin->format);
-    g_free(origin->mode);
-    g_free(origin->reason);
-    g_free(origin->restore_point);
-    g_free(origin->disk_id);
-    g_free(origin->snapshot_id);
-    g_free(origin->vm_uuid);
-    g_free(origin->vm_name);
-    g_free(origin->vm_source);
-    g_free(origin->base);
-    g_free(origin->increment);
-    g_free(origin->scratch);
-    fl_times_free(origin->times);
-    g_free(origin->place);
+    g_free(origin->chain.mode);
+    g_free(origin->chain.reason);
+    g_free(origin->chain.restore_point);
+    g_free(origin->chain.base);
+    g_free(origin->chain.increment);
+    g_free(origin->chain.disk_id);
+    g_free(origin->vm.uuid);
+    g_free(origin->vm.name);
+    g_free(origin->vm.source);
+    g_free(origin->snapshot.id);
+    g_free(origin->snapshot.scratch);
+    fl_times_free(origin->pieces.times);
+    g_clear_pointer(&origin->pieces.shown, g_ptr_array_unref);
+    g_free(origin->pieces.place);
     g_free(origin);
 }

@@ -5,18 +5,18 @@
 
 #include <string.h>
 
-/* Whoever lists the folder waits so long for the table, and no longer. */
+/* Maximum time that listing the folder waits for the table, in seconds. */
 #define PATIENCE_SECONDS 5
 
-/* The table of an export on its way. */
+/* State of reading the table of an export. */
 struct FlTableReading {
     FlRead read;      /* first: the disk knows only this */
-    FlExport *export; /* NULL once nobody waits for it any more */
+    FlExport *export; /* NULL once abandoned */
     FlDisk *disk;
     FlTable *table;
-    FlView *view; /* the disk, with its holes */
+    FlView *view; /* the disk with its holes */
     char bytes[FL_TABLE_MAX];
-    uint64_t offset; /* of what the table wants */
+    uint64_t offset; /* of the range that the table requests */
     size_t length, filled;
     guint timer;
 };
@@ -49,7 +49,7 @@ static FlView *make_volume(FlFile *file)
 static const FlFileKind partition_raw = {"part%s.raw", make_partition};
 static const FlFileKind volume_raw = {"lv/%s.raw", make_volume};
 
-/* As in /dev/mapper: a dash is between the two names, and one in a name is doubled. */
+/* As in /dev/mapper: a dash joins the two names, and dashes within a name are doubled. */
 static char *volume_name(const FlVolume *volume)
 {
     g_auto(GStrv) group = g_strsplit(volume->group, "-", -1);
@@ -70,7 +70,7 @@ static void add_volumes(FlExport *export, const GPtrArray *volumes)
     }
 }
 
-/* The table is known, and taken over: adds the files of what is in it. */
+/* Takes ownership of TABLE and adds the files for its contents. */
 static void add_partitions(FlExport *export, FlTable *table)
 {
     const GPtrArray *partitions = fl_table_partitions(table);
@@ -92,8 +92,8 @@ bool fl_export_is_complete(const FlExport *export)
     return export->table != NULL || export->table_fault != NULL;
 }
 
-/* The table is known, or, with FAULT, never will be: an export is complete once and for all,
- * because the kernel keeps what it was told. */
+/* Finishes: the table is known or, with FAULT, never will be. The outcome is final, because the
+ * kernel caches replies. */
 static void settle(FlTableReading *reading, const char *fault)
 {
     FlExport *export = reading->export;
@@ -102,7 +102,7 @@ static void settle(FlTableReading *reading, const char *fault)
     g_clear_handle_id(&reading->timer, g_source_remove);
     export->reading = NULL;
     export->table_fault = fault;
-    /* Who lists a thousand folders need not have a thousand connections for it. */
+    /* Listing a thousand folders must not keep a thousand connections open. */
     if (export->opened == 0)
         fl_disk_rest(export->disk);
     if (fault != NULL)
@@ -119,8 +119,7 @@ static gboolean too_late(gpointer opaque)
     FlTableReading *reading = opaque;
 
     reading->timer = 0;
-    settle(reading,
-           fl_table_stop(reading->table) ? NULL : "the partition table could not be read in time");
+    settle(reading, fl_table_stop(reading->table) ? NULL : "reading the partition table timed out");
     return G_SOURCE_REMOVE;
 }
 
@@ -144,7 +143,7 @@ static void read_done(FlRead *read, errint_t result)
     }
 }
 
-/* Fills in what the table wants up to what has to be read; false if that is all. */
+/* Fills in the requested range up to the next part that must be read; false if there is none. */
 static bool next_read(FlTableReading *reading)
 {
     while (reading->filled < reading->length) {
@@ -202,7 +201,7 @@ static void maps_loaded(FlDisk *disk, errint_t result, void *opaque)
     reading->timer = g_timeout_add_seconds(PATIENCE_SECONDS, too_late, reading);
     export->reading = reading;
     if (fl_disk_maps(disk)->clean_refused) {
-        settle(reading, "the server refuses what is clean, and so a partition table");
+        settle(reading, "the server refuses clean ranges, so the partition table cannot be read");
         reading_free(reading);
     } else {
         advance(reading);

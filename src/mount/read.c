@@ -4,12 +4,12 @@
 #include <errno.h>
 #include <string.h>
 
-/* A reply of more parts than this is put together in one buffer first: writev(2) has a limit. */
+/* A reply with more parts than this is assembled in one buffer first: writev(2) has a limit. */
 #define PARTS_MAX 512
 
 typedef struct FileRead FileRead;
 
-/* A range of the reply that comes from a block that was read ahead. */
+/* A part of the reply that comes from a read-ahead block. */
 typedef struct {
     FlBlockWaiter waiter; /* first: the cache knows only this */
     FileRead *owner;
@@ -18,7 +18,7 @@ typedef struct {
     size_t length;
 } Part;
 
-/* A range of the reply that is read for this reply alone. */
+/* A part of the reply that is read from the disk for this reply alone. */
 typedef struct {
     FlRead read; /* first: the disk knows only this */
     FileRead *owner;
@@ -27,22 +27,25 @@ typedef struct {
 struct FileRead {
     fuse_req_t req; /* NULL once it was interrupted */
     FlReadSource source;
-    char *buf; /* as long as the reply; NULL if no part needs it */
-    uint64_t offset;
+    char *buf; /* as large as the reply; NULL if no part needs it */
     size_t size;
-    unsigned waiting; /* parts that are under way, and one while the read is being built */
+    unsigned waiting; /* pending parts, plus one while the read is being set up */
     errint_t result;
     GArray *iov;        /* the reply, of struct iovec */
+    GArray *pieces;     /* the same, of FlPiece; NULL if nobody counts what is delivered */
     GPtrArray *parts;   /* of Part */
     GPtrArray *fetches; /* of Fetch */
 };
 
-/* Zeros for replies: nothing is allocated for a hole. As large as the kernel ever asks for. */
+/* Zeros for replies, so that holes need no allocation. As large as the largest request of the
+ * kernel. */
 static const char zeros[1 << 20];
 
 static void read_free(FileRead *file)
 {
     g_array_unref(file->iov);
+    if (file->pieces != NULL)
+        g_array_unref(file->pieces);
     g_ptr_array_unref(file->parts);
     g_ptr_array_unref(file->fetches);
     g_free(file->buf);
@@ -60,18 +63,13 @@ static void part_free(gpointer data)
 static void tell_delivered(const FileRead *file)
 {
     const FlReadSource *source = &file->source;
-    uint64_t end = file->offset + file->size;
 
-    for (uint64_t at = file->offset; at < end;) {
-        FlPiece piece = fl_view_piece(source->view, at);
-
-        at = piece.end;
-        piece.end = MIN(piece.end, end);
-        source->delivered(source->opaque, &piece);
-    }
+    for (guint i = 0; file->pieces != NULL && i < file->pieces->len; i++)
+        source->delivered(source->opaque, &g_array_index(file->pieces, FlPiece, i));
 }
 
-/* Whether the kernel took it: it refuses a reply whose reader was killed. */
+/* Sends the reply. False if the kernel did not accept it: it rejects replies whose reader was
+ * killed. */
 static bool reply(FileRead *file)
 {
     const struct iovec *iov = (const struct iovec *)(void *)file->iov->data;
@@ -93,7 +91,7 @@ static bool reply(FileRead *file)
     return result == 0;
 }
 
-/* Called as each part arrives, and once when the last part was asked for. */
+/* Called when each part arrives, and once after the last part was requested. */
 static void part_arrived(FileRead *file, errint_t result)
 {
     if (file->result == 0)
@@ -102,10 +100,10 @@ static void part_arrived(FileRead *file, errint_t result)
         return;
 
     if (file->req == NULL) {
-        /* Nobody waits any more. */
+        /* The request was interrupted. */
     } else if (file->result < 0) {
         fuse_reply_err(file->req, -file->result);
-    } else if (reply(file) && file->source.delivered != NULL) {
+    } else if (reply(file)) {
         tell_delivered(file);
     }
     read_free(file);
@@ -121,7 +119,7 @@ static void fetch_arrived(FlRead *read, errint_t result)
     part_arrived(((Fetch *)read)->owner, result);
 }
 
-/* Sees that there is a buffer; without memory this one reply fails. */
+/* Ensures that there is a buffer; if out of memory, only this reply fails. */
 static bool has_buffer(FileRead *file)
 {
     if (file->buf == NULL)
@@ -183,7 +181,7 @@ static void add_fetch(FileRead *file, size_t at, uint64_t disk_offset, size_t le
     fl_disk_read(file->source.disk, &fetch->read);
 }
 
-/* A range of the disk: from blocks where they are, by reads of its own where not. */
+/* Adds a range of the disk: from blocks where they exist, by separate reads elsewhere. */
 static void add_disk(FileRead *file, size_t at, uint64_t disk_offset, size_t length)
 {
     while (length > 0) {
@@ -210,62 +208,85 @@ static void interrupted(fuse_req_t req, void *opaque)
     fuse_reply_err(req, EINTR);
 }
 
-void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint64_t offset)
+static FileRead *read_new(const FlReadSource *source, fuse_req_t req, size_t size)
 {
-    const FlView *view = source->view;
-    bool failed = source->disk != NULL && fl_disk_failure(source->disk) != NULL;
-    FileRead *file;
-    size_t at = 0;
+    FileRead *file = g_new0(FileRead, 1);
 
-    if (offset >= view->size || size == 0) {
-        fuse_reply_buf(req, NULL, 0);
-        return;
-    }
-    /* Setting the function below would call it at once, and free the request under libfuse. */
-    if (fuse_req_interrupted(req)) {
-        fuse_reply_err(req, EINTR);
-        return;
-    }
-    file = g_new0(FileRead, 1);
     file->req = req;
     file->source = *source;
-    file->size = (size_t)MIN(size, view->size - offset);
-    file->offset = offset;
+    file->size = size;
     file->waiting = 1;
     file->iov = g_array_new(FALSE, FALSE, sizeof(struct iovec));
+    if (source->delivered != NULL)
+        file->pieces = g_array_new(FALSE, FALSE, sizeof(FlPiece));
     file->parts = g_ptr_array_new_with_free_func(part_free);
     file->fetches = g_ptr_array_new_with_free_func(g_free);
+    return file;
+}
 
-    if (source->disk != NULL && source->readahead > 0)
-        fl_streams_note(source->streams, source->ahead != NULL ? source->ahead : view,
-                        source->blocks, offset, file->size, source->readahead,
-                        source->ahead_end != 0 ? source->ahead_end : view->size);
+/* Adds the first N bytes of PIECE to the reply, at AT in it. */
+static void add_piece(FileRead *file, size_t at, const FlPiece *piece, size_t n)
+{
+    switch (piece->kind) {
+    case FL_PIECE_DISK:
+        add_disk(file, at, piece->disk_offset, n);
+        break;
+    case FL_PIECE_ZERO:
+    case FL_PIECE_HOLE:
+        add_zeros(file, n);
+        break;
+    case FL_PIECE_MADE:
+        if (!has_buffer(file))
+            break;
+        fl_view_make(file->source.view, file->buf + at, n, piece->start);
+        add_iov(file, file->buf + at, n);
+        break;
+    }
+}
+
+static void add_pieces(FileRead *file, uint64_t offset)
+{
+    const FlReadSource *source = &file->source;
+    bool failed = source->disk != NULL && fl_disk_failure(source->disk) != NULL;
+    size_t at = 0;
 
     while (at < file->size) {
-        FlPiece piece = fl_view_piece(view, offset + at);
+        FlPiece piece = fl_view_piece(source->view, offset + at);
         size_t n = (size_t)MIN(piece.end - piece.start, file->size - at);
 
         if (failed && piece.kind != FL_PIECE_MADE) {
             file->result = -EIO;
             break;
         }
-        switch (piece.kind) {
-        case FL_PIECE_DISK:
-            add_disk(file, at, piece.disk_offset, n);
-            break;
-        case FL_PIECE_ZERO:
-        case FL_PIECE_HOLE:
-            add_zeros(file, n);
-            break;
-        case FL_PIECE_MADE:
-            if (!has_buffer(file))
-                break;
-            fl_view_make(view, file->buf + at, n, piece.start);
-            add_iov(file, file->buf + at, n);
-            break;
-        }
+        add_piece(file, at, &piece, n);
         at += n;
+        piece.end = MIN(piece.end, offset + file->size);
+        if (file->pieces != NULL)
+            g_array_append_val(file->pieces, piece);
     }
+}
+
+void fl_read_reply(const FlReadSource *source, fuse_req_t req, size_t size, uint64_t offset)
+{
+    const FlView *view = source->view;
+    FileRead *file;
+
+    if (offset >= view->size || size == 0) {
+        fuse_reply_buf(req, NULL, 0);
+        return;
+    }
+    /* fuse_req_interrupt_func() would call the function at once, and free the request while libfuse
+     * still uses it. */
+    if (fuse_req_interrupted(req)) {
+        fuse_reply_err(req, EINTR);
+        return;
+    }
+    file = read_new(source, req, (size_t)MIN(size, view->size - offset));
+    if (source->disk != NULL && source->readahead > 0)
+        fl_streams_note(source->streams, source->ahead != NULL ? source->ahead : view,
+                        source->blocks, offset, file->size, source->readahead,
+                        source->ahead_end != 0 ? source->ahead_end : view->size);
+    add_pieces(file, offset);
     if (file->waiting > 1)
         fuse_req_interrupt_func(req, interrupted, file);
     part_arrived(file, 0);

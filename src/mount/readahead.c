@@ -3,26 +3,27 @@
 
 #define STREAMS    8
 #define WINDOW_MIN (512u << 10)
-/* A request: large enough to cost little, small enough for all connections to have some. */
+/* Request sizes: large enough for low overhead, small enough to occupy all connections. */
 #define REQUEST_SMALL (512u << 10)
 #define REQUEST_LARGE FL_BLOCK_MAX
-/* So much of a window may lie in queues, on the server or here; more does not make it faster, but
- * others wait behind it and it drops out of the processor's cache. */
+/* Target number of bytes in queues, on the server or here. More is not faster, but delays other
+ * requests and drops out of the CPU cache. */
 #define QUEUED_MAX (1u << 20)
-/* How far off the expected place a read may be: the kernel reads ahead as well, in several requests
- * that need not come in order. */
+/* Tolerated distance of a read from its expected offset: the kernel reads ahead too, in several
+ * requests that may arrive out of order. */
 #define SLACK (1u << 20)
-/* Pieces passed over without a request, before the loop has to see to others. */
+/* Maximum number of pieces skipped without a request, to bound the time in one iteration of the
+ * loop. */
 #define STEPS_MAX 4096
 
 typedef struct {
-    uint64_t next;        /* where the reader is expected */
-    uint64_t ahead;       /* up to where data was asked for; at least NEXT */
+    uint64_t next;        /* expected offset of the next read */
+    uint64_t ahead;       /* end of the data requested so far; at least NEXT */
     uint64_t ahead_bytes; /* data in [next, ahead) */
-    uint64_t window;      /* how many of them there should be */
-    uint64_t skipped;     /* bytes that were passed over and not made up for */
-    unsigned hits;        /* reads that came as expected; 0: not in use, or only a guess */
-    uint64_t used;        /* turn of the last read */
+    uint64_t window;      /* target for AHEAD_BYTES */
+    uint64_t skipped;     /* bytes that the reader skipped and has not made up for */
+    unsigned hits;        /* reads that came as expected; 0: unused, or only a guess */
+    uint64_t used;        /* value of turn at the last read */
 } Stream;
 
 struct FlStreams {
@@ -40,7 +41,7 @@ void fl_streams_free(FlStreams *streams)
     g_free(streams);
 }
 
-/* The next offset at or after FROM whose bytes are on the disk, but not past END. */
+/* The next offset at or after FROM whose byte is on the disk, but at most END. */
 static uint64_t skip_to_disk(const FlView *view, uint64_t from, uint64_t end)
 {
     for (unsigned i = 0; from < end && i < STEPS_MAX; i++) {
@@ -52,14 +53,14 @@ static uint64_t skip_to_disk(const FlView *view, uint64_t from, uint64_t end)
     return MIN(from, end);
 }
 
-/* Random reads find no stream: a guess is only confirmed by the very next byte. */
+/* Random reads match no stream: a guess is confirmed only by a read of the very next byte. */
 static bool matches(const Stream *stream, const FlView *view, uint64_t offset)
 {
     if (stream->used == 0)
         return false;
     if (stream->hits > 0 && offset + SLACK >= stream->next && offset <= stream->ahead)
         return true;
-    /* A reader that seeks over a hole is sequential all the same. */
+    /* A reader that seeks over a hole is still sequential. */
     return offset >= stream->next && skip_to_disk(view, stream->next, offset) == offset;
 }
 
@@ -71,7 +72,7 @@ static Stream *find_stream(FlStreams *streams, const FlView *view, uint64_t offs
         Stream *stream = &streams->streams[i];
         if (matches(stream, view, offset))
             return stream;
-        /* Guesses go first, or random reads would drive out real streams. */
+        /* Replace guesses first, or random reads would evict real streams. */
         if ((stream->hits == 0) > (oldest->hits == 0) ||
             ((stream->hits == 0) == (oldest->hits == 0) && stream->used < oldest->used))
             oldest = stream;
@@ -81,9 +82,9 @@ static Stream *find_stream(FlStreams *streams, const FlView *view, uint64_t offs
 }
 
 /*
- * Keeps account of what the reader passes over. Several requests of one reader may come in any
- * order, but all of them do come; random reads that happen to fall into the window leave most of it
- * out. False if this is no stream.
+ * Tracks what the reader skips. Requests of one sequential reader may arrive out of order, but all
+ * of them arrive; random reads that happen to fall into the window leave out most of it. False if
+ * this is not a stream.
  */
 static bool is_in_order(Stream *stream, const FlView *view, uint64_t offset, uint64_t length)
 {
@@ -94,7 +95,7 @@ static bool is_in_order(Stream *stream, const FlView *view, uint64_t offset, uin
     return stream->skipped <= SLACK;
 }
 
-/* The reader is now at TO. */
+/* Moves the reader's position to TO. */
 static void advance(Stream *stream, const FlView *view, uint64_t to)
 {
     uint64_t at = stream->next;
@@ -116,7 +117,7 @@ static void advance(Stream *stream, const FlView *view, uint64_t to)
     }
 }
 
-/* Asks for what is missing of [start, end) of the disk; false if there is no room. */
+/* Requests the missing parts of [START, END) of the disk; false if the cache has no room. */
 static bool fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
 {
     while (start < end) {
@@ -135,8 +136,8 @@ static bool fetch(FlBlocks *blocks, uint64_t start, uint64_t end)
 }
 
 /*
- * The reader waits: what is on its way is too little, unless it takes long because there is so much
- * of it. This is what TCP Vegas does (Brakmo and Peterson 1995).
+ * Adapts the window. A reader that waits needs a larger window, unless the wait is due to the many
+ * requests already queued. This is the approach of TCP Vegas (Brakmo and Peterson 1995).
  */
 static void adapt_window(Stream *stream, const FlBlocks *blocks, bool waits, uint64_t limit)
 {
@@ -155,7 +156,7 @@ static void extend(Stream *stream, const FlView *view, FlBlocks *blocks, uint64_
 {
     uint64_t request = stream->window / 16 < REQUEST_LARGE ? REQUEST_SMALL : REQUEST_LARGE;
 
-    /* In whole requests, or a window that is full would be topped up by crumbs. */
+    /* Issue whole requests only, or a full window would be refilled in tiny ones. */
     if (stream->ahead_bytes + MIN(request, stream->window) > stream->window)
         return;
     for (unsigned i = 0; i < STEPS_MAX && stream->ahead < end; i++) {
@@ -174,7 +175,7 @@ static void extend(Stream *stream, const FlView *view, FlBlocks *blocks, uint64_
     }
 }
 
-/* Whether the bytes at OFFSET are here. */
+/* Whether the byte at OFFSET is available without waiting. */
 static bool is_here(const FlView *view, FlBlocks *blocks, uint64_t offset)
 {
     FlPiece piece = fl_view_piece(view, offset);

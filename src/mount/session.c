@@ -23,23 +23,23 @@ typedef struct {
 struct FlSession {
     FlOps *ops;
     struct fuse_session *fuse;
-    struct fuse_buf buf; /* one request; grows as libfuse needs it */
+    struct fuse_buf buf; /* one request; libfuse grows it as needed */
     GMainLoop *loop;
     GSource *source;
     FlMountpoint *mountpoint;
     FlKeeper *keeper;
     bool mounted;
-    int readahead; /* the kernel's setting, to be written; -1: it is not, or was */
+    int readahead; /* descriptor of the kernel's setting; -1: none, or written */
 };
 
-/* Requests taken in one turn of the loop, and how long that may take, in microseconds, before
- * connections have to be seen to: a large answer takes that long, a small one next to nothing. */
+/* Limits of one iteration of the loop, before connections get their turn: number of requests, and
+ * microseconds. A large reply takes all of that time, a small one almost none. */
 #define REQUESTS_MAX 16
 #define TURN_USEC    100
-/* How long to look before sleeping, in microseconds; given up after so many times in vain. */
+/* Microseconds of busy polling before sleeping, and number of failures after which it stops. */
 #define EAGER_USEC   G_GINT64_CONSTANT(50)
 #define EAGER_CREDIT 4
-/* Two of the largest requests: one on its way while the other is copied. */
+/* Two maximum-size requests: one is in flight while the other is copied. */
 #define KERNEL_READAHEAD_KIB 2048
 
 static gboolean fuse_check(GSource *source)
@@ -50,8 +50,8 @@ static gboolean fuse_check(GSource *source)
 }
 
 /*
- * What lets the kernel ask for more than 128 KiB at once: each request costs both sides a good
- * deal. Root may do that; unprivileged mounts keep the kernel's default.
+ * Opens the setting that lets the kernel request more than 128 KiB at once: each request is
+ * expensive for both sides. Only root may change it; unprivileged mounts keep the kernel's default.
  */
 static int open_readahead(const FlMountpoint *mountpoint)
 {
@@ -60,17 +60,17 @@ static int open_readahead(const FlMountpoint *mountpoint)
     int fd = open(path, O_WRONLY | O_CLOEXEC);
 
     if (fd < 0)
-        g_debug("the kernel's readahead stays as it is: %s", g_strerror(errno));
+        g_debug("cannot set the kernel's readahead: %s", g_strerror(errno));
     return fd;
 }
 
-/* After the first request: the kernel's answer to INIT sets it anew. */
+/* Call after the first request: the kernel resets the value when it receives the reply to INIT. */
 static void tune_readahead(FlSession *session)
 {
     g_autofree char *kib = g_strdup_printf("%u", KERNEL_READAHEAD_KIB);
 
     if (write(session->readahead, kib, strlen(kib)) < 0)
-        g_debug("the kernel's readahead stays as it is: %s", g_strerror(errno));
+        g_debug("cannot set the kernel's readahead: %s", g_strerror(errno));
     close(session->readahead);
     session->readahead = -1;
 }
@@ -104,10 +104,10 @@ static gboolean fuse_dispatch(GSource *source, GSourceFunc callback, gpointer da
 }
 
 /*
- * Looks for a while before it sleeps, if what it waited for came soon the last times: to be woken
- * costs a virtual machine more than most of what is done here, and a reader that seeks and reads by
- * turns waits for it each time. GLib hands its poll function no pointer, hence the static: a hint
- * that belongs to the thread of the loop.
+ * Polls busily for a while before sleeping, if recent waits were short: being woken up costs a
+ * virtual machine more than most of the work here, and a reader that alternates between seeking and
+ * reading waits for it each time. The state is static because GLib passes no user data to its poll
+ * function; it is only a hint, and is private to the loop's thread.
  */
 static gint poll_eagerly(GPollFD *fds, guint n, gint timeout)
 {
@@ -133,7 +133,7 @@ static gint poll_eagerly(GPollFD *fds, guint n, gint timeout)
 
 static GSourceFuncs fuse_funcs = {.check = fuse_check, .dispatch = fuse_dispatch};
 
-/* A comma would end the option, and a backslash take the next character as it is. */
+/* Escapes commas, which would end the option, and backslashes, which escape the next character. */
 static char *escape_option(const char *option)
 {
     GString *escaped = g_string_new(NULL);
@@ -150,7 +150,7 @@ static char *escape_option(const char *option)
 static void add_options(struct fuse_args *args, const FlSessionOptions *options)
 {
     g_autofree char *fsname = g_strconcat("-ofsname=", options->fsname, NULL);
-    /* A comma would end the name, a newline would break /proc/mounts. */
+    /* A comma would end the name, and a newline would break /proc/mounts. */
     g_autofree char *safe = g_strdelimit(g_strdup(fsname), ",\n\\", '_');
 
     fuse_opt_add_arg(args, "fleecefs");
@@ -176,7 +176,7 @@ static FlKeeper *start_keeper(const FlSession *session, const FlSessionOptions *
     return fl_keeper_start(&spec, error);
 }
 
-/* What keeps FUSE from mounting, and what to do about it. */
+/* Explains why FUSE cannot mount, and what to do about it. */
 static const char *why_not_mounted(void)
 {
     int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC), why = errno;
@@ -184,17 +184,18 @@ static const char *why_not_mounted(void)
     if (fd >= 0)
         close(fd);
     else if (why == ENOENT || why == ENODEV || why == ENXIO)
-        return "there is no /dev/fuse: load the module (modprobe fuse); a container needs --device "
-               "/dev/fuse --cap-add SYS_ADMIN";
+        return "/dev/fuse does not exist: load the module (modprobe fuse); a container needs "
+               "--device /dev/fuse --cap-add SYS_ADMIN";
     else
         return "/dev/fuse cannot be opened: a container needs --device /dev/fuse --cap-add "
                "SYS_ADMIN";
     if (geteuid() == 0)
-        return "the kernel does not permit it: a container needs --cap-add SYS_ADMIN, and where "
-               "AppArmor is in force --security-opt apparmor=unconfined";
+        return "the kernel does not permit it: a container needs --cap-add SYS_ADMIN, and under "
+               "AppArmor also --security-opt apparmor=unconfined";
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
-        return "fusermount3 gets no rights under NoNewPrivileges: run as root, or without that";
-    return "is fusermount3 installed, and may you mount there?";
+        return "fusermount3 gets no privileges under NoNewPrivileges: run as root, or without "
+               "NoNewPrivileges";
+    return "is fusermount3 installed, and are you permitted to mount there?";
 }
 
 FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error)
@@ -210,7 +211,7 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
     session->fuse = fuse_session_new(&args, &fl_fuse_ops, sizeof fl_fuse_ops, session->ops);
     fuse_opt_free_args(&args);
     if (session->fuse == NULL) {
-        fl_fail_usage(error, "the mount options are not understood by FUSE");
+        fl_fail_usage(error, "FUSE does not accept the mount options");
         return NULL;
     }
     if (fuse_session_mount(session->fuse, options->mountpoint) != 0) {
@@ -230,7 +231,8 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     session->source = g_source_new(&fuse_funcs, sizeof(FuseSource));
     ((FuseSource *)session->source)->session = session;
-    /* Nothing here runs the loop; without this GLib wakes its own poll twice for each dispatch. */
+    /* Callbacks never run the loop recursively. Without this flag GLib would wake its own poll
+     * twice per dispatch. */
     g_source_set_can_recurse(session->source, TRUE);
     ((FuseSource *)session->source)->tag = g_source_add_unix_fd(session->source, fd, G_IO_IN);
     g_source_attach(session->source, NULL);
@@ -250,8 +252,8 @@ void fl_session_quit(FlSession *session)
 }
 
 /*
- * Ends the connection with the kernel and unmounts, unless that was done from outside: by now
- * something else may be mounted there.
+ * Closes the connection to the kernel and unmounts, unless already unmounted from outside:
+ * something else may be mounted there by now.
  */
 static void unmount(FlSession *session)
 {
@@ -261,15 +263,14 @@ static void unmount(FlSession *session)
     if (session->keeper == NULL || (poll(&fd, 1, 0) == 1 && (fd.revents & POLLERR)) ||
         pipe2(pipe_fds, O_CLOEXEC) < 0)
         return;
-    /* libfuse, which has something to free yet, takes a descriptor in error for a mount that is
-     * gone: a pipe that nobody reads from. */
+    /* libfuse still has memory to free. It takes a descriptor in error state as an unmounted file
+     * system, so give it a pipe without a reader. */
     close(pipe_fds[0]);
     dup3(pipe_fds[1], fd.fd, O_CLOEXEC);
     close(pipe_fds[1]);
     if (!fl_keeper_unmount(session->keeper))
-        g_warning(
-            "the mount is not at its mount point any more, or cannot be unmounted: it is left "
-            "without its daemon; find it in /proc/self/mounts, and umount -l it");
+        g_warning("the mount was moved from its mount point, or cannot be unmounted: it stays "
+                  "without its daemon; find it in /proc/self/mounts, and run umount -l on it");
 }
 
 void fl_session_remove_pidfile(FlSession *session)

@@ -9,18 +9,21 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* A reader closes one piece before it opens the next: what was read ahead is kept for so long. */
+/* Seconds to keep read-ahead without an open piece: a reader closes one piece before it opens the
+ * next. */
 #define KEEP_SECONDS 2
 
 struct FlSplit {
     FlExport *export;
     uint64_t piece_size, count;
-    /* Readers of new pieces run ahead along all new pieces, readers of old ones within theirs. */
-    FlStreams *fresh, *old; /* NULL: nobody reads */
-    FlTimes *times;         /* NULL until somebody asks */
-    FlView *ahead;          /* what of the disk is new; NULL: all of it, or not made yet */
+    /* Streams: read-ahead for new pieces follows all new pieces; for old ones it stays within the
+     * piece. */
+    FlStreams *fresh, *old; /* NULL: no readers */
+    FlTimes *times;         /* NULL until requested */
+    FlView *ahead;          /* the new parts of the disk; NULL: all of it, or not created yet */
+    bool checked, back;     /* BACK: the disk was put back to an older state; valid if CHECKED */
     unsigned opened;
-    guint timer; /* until what was read ahead goes; 0: none */
+    guint timer; /* until read-ahead is dropped; 0: none */
 };
 
 bool fl_split_size_valid(uint64_t size)
@@ -42,9 +45,9 @@ FlSplit *fl_split_new(FlExport *export)
 {
     FlSplit *split = g_new0(FlSplit, 1);
     uint64_t size = fl_disk_info(export->disk)->size, wanted = export->options->split;
-    const FlTimes *times = export->origin->times;
+    const FlTimes *times = export->origin->pieces.times;
 
-    /* A series keeps the size that it has begun with. */
+    /* A series keeps its initial piece size. */
     if (wanted == 0 && times != NULL && fl_times_disk_size(times) == size)
         wanted = fl_times_piece_size(times);
     split->export = export;
@@ -103,40 +106,63 @@ FlView *fl_split_view(const FlSplit *split, uint64_t index)
     return fl_view_raw_new(alloc, NULL, fl_disk_info(disk)->size, start, end - start);
 }
 
-/* What has changed since the last backup; NULL: nobody knows, or knows since when the rest has been
- * as it is, and all of it counts as changed. */
-static FlMap *dirty_of(const FlSplit *split)
+/* Whether the disk may have been rolled back to an older state since the base. A piece may then
+ * have an older time than a tool has seen of it, and a tool that compares times with its last run
+ * would skip it. */
+static bool went_back(FlSplit *split, const FlMap *dirty)
+{
+    const FlOrigin *origin = split->export->origin;
+    const GPtrArray *shown = origin->pieces.shown;
+
+    for (guint i = 0; !split->checked && shown != NULL && i < shown->len; i++)
+        split->back |= !fl_times_may_follow(origin->pieces.times, shown->pdata[i], dirty);
+    if (!split->checked && split->back)
+        g_message("disk %s: all files in split/ have the time of this snapshot: pieces that an "
+                  "earlier mount showed as changed are unchanged now, so the disk was put back to "
+                  "an older state, or the pieces had another size",
+                  origin->folder);
+    split->checked = true;
+    return split->back;
+}
+
+/* The ranges changed since the last backup; NULL if they, or the times of the other pieces, are
+ * unknown: everything then counts as changed. */
+static FlMap *dirty_of(FlSplit *split)
 {
     const FlOrigin *origin = split->export->origin;
     uint64_t size = fl_disk_info(split->export->disk)->size;
     const char *why;
+    FlMap *dirty;
 
-    if (origin->increment == NULL || origin->base == NULL || origin->times == NULL ||
-        !fl_times_fit(origin->times, size, split->piece_size, origin->piece_time, &why))
+    if (origin->chain.increment == NULL || origin->chain.base == NULL ||
+        origin->pieces.times == NULL || fl_disk_maps(split->export->disk) == NULL ||
+        !fl_times_fit(origin->pieces.times, size, split->piece_size, origin->pieces.time, &why))
         return NULL;
-    return fl_disk_maps_find(fl_disk_maps(split->export->disk), origin->increment);
+    dirty = fl_disk_maps_find(fl_disk_maps(split->export->disk), origin->chain.increment);
+    return dirty != NULL && !went_back(split, dirty) ? dirty : NULL;
 }
 
-bool fl_split_is_new(const FlSplit *split, uint64_t index)
+bool fl_split_is_new(FlSplit *split, uint64_t index)
 {
     const FlMap *dirty = dirty_of(split);
     uint64_t start, end;
-    size_t extent;
 
-    if (dirty == NULL)
-        return true;
     fl_split_range(split, index, &start, &end);
-    extent = fl_map_find(dirty, start);
-    /* Neighbours have different types: what is clean here is dirty next. */
-    return (fl_map_get(dirty, extent).type & FL_DIRTY) != 0 || fl_map_get(dirty, extent).end < end;
+    return dirty == NULL || fl_times_is_dirty(dirty, start, end);
 }
 
-FlTimes *fl_split_all_times(const FlSplit *split)
+FlTimes *fl_split_all_times(FlSplit *split)
 {
     const FlOrigin *origin = split->export->origin;
 
-    return fl_times_next(origin->times, dirty_of(split), fl_disk_info(split->export->disk)->size,
-                         split->piece_size, origin->piece_time);
+    return fl_times_next(origin->pieces.times, dirty_of(split),
+                         fl_disk_info(split->export->disk)->size, split->piece_size,
+                         origin->pieces.time);
+}
+
+bool fl_split_was_shown(const FlSplit *split)
+{
+    return split->times != NULL;
 }
 
 void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, struct timespec *ctime)
@@ -146,14 +172,14 @@ void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, stru
     if (split->times == NULL)
         split->times = fl_split_all_times(split);
     *mtime = fl_times_get(split->times, index);
-    /* That of an image may be later than its mtime. */
-    *ctime = fl_split_is_new(split, index) && origin->piece_ctime.tv_sec > mtime->tv_sec
-                 ? origin->piece_ctime
+    /* The ctime of an image may be later than its mtime. */
+    *ctime = fl_split_is_new(split, index) && origin->pieces.ctime.tv_sec > mtime->tv_sec
+                 ? origin->pieces.ctime
                  : *mtime;
 }
 
-/* The next run of pieces that are new, [*FIRST, *END), of which none is before FROM; false if there
- * is none. Costs as much as there are extents, not pieces. */
+/* The next run of new pieces, [*FIRST, *END), that starts at or after FROM; false if there is none.
+ * The cost depends on the number of extents, not of pieces. */
 static bool next_new(const FlSplit *split, const FlMap *dirty, uint64_t from, uint64_t *first,
                      uint64_t *end)
 {
@@ -181,7 +207,7 @@ static bool next_new(const FlSplit *split, const FlMap *dirty, uint64_t from, ui
     return true;
 }
 
-/* The new pieces among [FROM, TO). */
+/* The number of new pieces in [FROM, TO). */
 static uint64_t count_new(const FlSplit *split, const FlMap *dirty, uint64_t from, uint64_t to)
 {
     uint64_t n = 0, first;
@@ -195,12 +221,12 @@ static uint64_t count_new(const FlSplit *split, const FlMap *dirty, uint64_t fro
     return n;
 }
 
-uint64_t fl_split_changed(const FlSplit *split)
+uint64_t fl_split_changed(FlSplit *split)
 {
     return count_new(split, dirty_of(split), 0, split->count);
 }
 
-uint64_t fl_split_changed_read(const FlSplit *split)
+uint64_t fl_split_changed_read(FlSplit *split)
 {
     const FlMap *dirty = dirty_of(split);
     uint64_t size = fl_disk_info(split->export->disk)->size, n = 0, start, end = 0;
@@ -211,8 +237,7 @@ uint64_t fl_split_changed_read(const FlSplit *split)
     return n;
 }
 
-/* The disk with only the pieces that are new, for readers to run ahead along; NULL without memory.
- */
+/* A view of the disk with only its new pieces, for read-ahead; NULL if out of memory. */
 static FlView *make_ahead(const FlSplit *split, const FlMap *dirty)
 {
     FlDisk *disk = split->export->disk;
@@ -309,7 +334,7 @@ GHashTable *fl_split_xattrs(const FlSplit *split, uint64_t index)
     return xattrs;
 }
 
-void fl_split_add_info(const FlSplit *split, JsonBuilder *json)
+void fl_split_add_info(FlSplit *split, JsonBuilder *json)
 {
     json_builder_set_member_name(json, "split");
     json_builder_begin_object(json);

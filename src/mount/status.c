@@ -24,7 +24,7 @@ static gint64 count_entries(const char *path)
     return n;
 }
 
-/* What the daemon takes of the machine's memory; -1 if that cannot be known. */
+/* Resident memory of the daemon in bytes; -1 if unknown. */
 static gint64 resident_bytes(void)
 {
     g_autofree char *text = NULL;
@@ -37,7 +37,7 @@ static gint64 resident_bytes(void)
     return pages * sysconf(_SC_PAGESIZE);
 }
 
-/* In all maps of an export. */
+/* The number of extents in all maps of an export. */
 static gint64 count_extents(const FlDiskMaps *maps)
 {
     gint64 n = 0;
@@ -47,7 +47,7 @@ static gint64 count_extents(const FlDiskMaps *maps)
     return n;
 }
 
-/* Figures by their names; those that are not known are left out. */
+/* Adds the values that are known. */
 static void add_figures(JsonBuilder *json, FlExport *export)
 {
     FlFigures figures;
@@ -97,13 +97,13 @@ static void add_export(JsonBuilder *json, FlExport *export)
     fl_json_add_string(json, "state", failure != NULL ? "failed" : "ok");
     fl_json_add_string(json, "failure", failure);
     fl_json_add_string(json, "point_in_time", time);
-    fl_json_add_string(json, "mode", origin->mode);
-    fl_json_add_string(json, "restore_point", origin->restore_point);
-    fl_json_add_string(json, "base", origin->base);
-    if (origin->snapshot) {
-        fl_json_add_int(json, "begin_ms", origin->begin_ms);
-        fl_json_add_int(json, "held_ms", origin->held_ms);
-        fl_json_add_int(json, "frozen_ms", origin->frozen_ms);
+    fl_json_add_string(json, "mode", origin->chain.mode);
+    fl_json_add_string(json, "restore_point", origin->chain.restore_point);
+    fl_json_add_string(json, "base", origin->chain.base);
+    if (origin->snapshot.taken) {
+        fl_json_add_int(json, "begin_ms", origin->snapshot.begin_ms);
+        fl_json_add_int(json, "held_ms", origin->snapshot.held_ms);
+        fl_json_add_int(json, "frozen_ms", origin->snapshot.frozen_ms);
     }
     fl_json_add_bool(json, "maps_loaded", fl_disk_maps(disk) != NULL);
     fl_json_add_bool(json, "connecting", fl_disk_stats(disk)->connecting);
@@ -134,6 +134,8 @@ static GBytes *make_status(void *opaque)
     fl_json_add_string(json, "sandbox_missing", status->sandbox_missing);
     fl_json_add_int(json, "cache_bytes", (gint64)fl_cache_used(status->cache));
     fl_json_add_int(json, "cache_limit", (gint64)status->options->cache);
+    if (status->throttle->rate > 0)
+        fl_json_add_int(json, "rate_limit", (gint64)status->throttle->rate);
     fl_json_add_int(json, "file_descriptors", count_entries("/proc/self/fd"));
     fl_json_add_int(json, "memory_bytes", resident_bytes());
     fl_json_add_int(json, "threads", count_entries("/proc/self/task"));

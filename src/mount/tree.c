@@ -3,10 +3,10 @@
 
 #include "util/name.h"
 
-/* FUSE's own number for the root. */
+/* The root's inode number, fixed by FUSE. */
 #define ROOT_INO 1
 
-/* An export's folder, for the files that it gets later. */
+/* The folder of an export, for files added later. */
 typedef struct {
     FlTree *tree;
     FlNode *top;
@@ -16,11 +16,11 @@ struct FlTree {
     FlNode *root;
     GHashTable *by_ino;  /* uint64_t -> FlNode, owned */
     GHashTable *by_name; /* FlNode by parent and name */
-    /* The upper halves of inode numbers: all that nodes have, and the folders of pieces by theirs,
-     * which no node has. */
+    /* Upper halves of inode numbers: those of all nodes (TAKEN), and those reserved for pieces,
+     * with their folders (SPLITS). */
     GHashTable *taken, *splits;
     GPtrArray *exports;
-    GPtrArray *places; /* of Place, one for each of them */
+    GPtrArray *places; /* of Place, one per export */
 };
 
 static guint hash_name(gconstpointer key)
@@ -93,7 +93,7 @@ static gpointer upper_half(uint64_t ino)
     return GUINT_TO_POINTER((guint)(ino >> 32));
 }
 
-/* Where the numbers of pieces start. */
+/* The first inode number of the pieces of FOLDER. */
 static uint64_t first_piece(const FlNode *folder)
 {
     return (uint64_t)GPOINTER_TO_UINT(folder->opaque) << 32;
@@ -151,7 +151,7 @@ unsigned fl_node_subfolders(const FlNode *folder)
     return n;
 }
 
-/* A child of PARENT, whose inode number is the hash of SOURCE and PATH. */
+/* Adds a child to PARENT; its inode number is the hash of SOURCE and PATH. */
 static FlNode *add_node(FlTree *tree, FlNode *parent, const char *name, const char *source,
                         const char *path)
 {
@@ -160,8 +160,7 @@ static FlNode *add_node(FlTree *tree, FlNode *parent, const char *name, const ch
     node->name = g_strdup(name);
     node->parent = parent;
     node->ino = fl_name_hash(source, path, NULL);
-    /* Numbers that mean something else to FUSE or are taken: as good as never, and then the next.
-     */
+    /* Skip numbers that FUSE reserves or that are taken, which almost never happens. */
     while (node->ino <= ROOT_INO || g_hash_table_contains(tree->by_ino, &node->ino) ||
            g_hash_table_contains(tree->splits, upper_half(node->ino)))
         node->ino += UINT64_C(0x100000001);
@@ -184,7 +183,7 @@ static FlNode *add_folder(FlTree *tree, FlNode *parent, const char *name, const 
     return node;
 }
 
-/* A file at PATH below TOP, and the folder that it is in; NULL if the name is taken. */
+/* Adds a file at PATH below TOP, and its folder; NULL if the name is taken. */
 static FlNode *add_path(FlTree *tree, FlNode *top, const char *path, const char *source,
                         FlExport *export)
 {
@@ -213,7 +212,7 @@ void fl_tree_add_text(FlTree *tree, const char *path, FlMakeText make, void *opa
     node->opaque = opaque;
 }
 
-/* What inode numbers of an export are hashed with. */
+/* The source name that the inode numbers of EXPORT are derived from. */
 static char *source_of(const FlExport *export)
 {
     const FlOrigin *origin = fl_export_origin(export);
@@ -231,7 +230,7 @@ static void add_late(FlExport *export, FlFile *file, void *opaque)
         node->file = file;
 }
 
-/* The folder of pieces: its numbers are those of an upper half that nobody else has. */
+/* Adds the folder of pieces and reserves an unused upper half for their inode numbers. */
 static void add_split(FlTree *tree, FlNode *top, const char *source, FlExport *export)
 {
     FlNode *folder = add_folder(tree, top, "split", source, "split");
@@ -246,7 +245,7 @@ static void add_split(FlTree *tree, FlNode *top, const char *source, FlExport *e
     g_hash_table_insert(tree->splits, upper_half(first), folder);
 }
 
-/* The folders above that of an export; NULL where one of them is an export's. */
+/* Adds the parent folders of an export's folder; NULL if one of them belongs to an export. */
 static FlNode *add_parents(FlTree *tree, const char *const *path, const char *source)
 {
     FlNode *parent = tree->root;
@@ -258,7 +257,8 @@ static FlNode *add_parents(FlTree *tree, const char *const *path, const char *so
     return parent->export == NULL ? parent : NULL;
 }
 
-/* TOP has the place of an export already; NULL: a folder above it is another export's. */
+/* Reports that PATH is taken by the export in TOP or, if TOP is NULL, that a parent folder belongs
+ * to another export. */
 static bool fail_taken(const FlNode *top, const char *const *path, const FlOrigin *origin,
                        GError **error)
 {
@@ -266,8 +266,8 @@ static bool fail_taken(const FlNode *top, const char *const *path, const FlOrigi
 
     if (top == NULL)
         return fl_fail(error,
-                       "folder %s is a disk's already, and no other export can be in it: give "
-                       "the sources other names (NAME=SOURCE)",
+                       "folder %s already belongs to a disk and cannot contain another export: "
+                       "give the sources other names (NAME=SOURCE)",
                        path[0]);
     return fl_fail(error,
                    "\"%s\" and \"%s\" would both be the folder %s: give their sources names "
