@@ -1,37 +1,41 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What is remembered of the pieces of a disk from one backup of a series to the next: small files
- * in the state directory (fleecefs-formats(5), "Notes of pieces"), found by the id of the restore
- * point that they belong to.
+ * Times of a disk's pieces, kept from one backup of a series to the next in small files in the
+ * state directory (fleecefs-formats(5), "Notes of pieces"), keyed by restore point id.
  *
- * Those of a new restore point are written before it is committed and stand beside those of the
- * last one, so that there are some for whichever of the two the disk turns out to have; they
- * replace them after that. What is damaged, or of another disk, name or version, counts for
- * nothing.
+ * The notes of a new restore point are written before it is committed, next to those of the
+ * previous one, so that notes exist for whichever point the disk ends up with. After the commit
+ * they replace the older ones. Notes that are damaged or belong to another disk, name or version
+ * are ignored.
  */
 #pragma once
 
 #include "map/times.h"
 
-/* Whose pieces they are; strings outlive the use. */
+/* Identifies the pieces; strings must outlive the use. */
 typedef struct {
-    const char *source; /* what files that others replace are named after */
+    const char *source; /* names the files that are replaced later */
     const char *series;
-    const char *place;   /* under which name tools see the disk; another one is another disk */
-    const char *disk_id; /* NULL: not known */
-    const char *point;   /* id of the restore point */
+    const char *place;   /* the name under which tools see the disk; another name is another disk */
+    const char *disk_id; /* NULL: unknown */
+    const char *point;   /* id of the restore point or, if there will be none, of the snapshot */
 } FlPieceNotes;
 
-/* The times noted for NOTES->point. NULL if there are none that count, with WHY (a sentence's end).
- */
+/* The times noted for NOTES->point; NULL if there are no valid ones, with the reason in WHY (the
+ * end of a sentence). */
 FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why);
-/* The disk of NOTES is shown at its place. If another one was there before, for all that is known,
- * notes of that place no longer count: should that one return, tools that compare times with their
- * last run would take what they have seen of this one for what it is. */
+/* Records that the disk of NOTES is shown at its place. If another disk may have been there before,
+ * this invalidates the older notes of that place: if that disk returned, tools that compare times
+ * with their last run would mistake what they saved of this disk for its contents. */
 void fl_piece_notes_show(const FlPieceNotes *notes);
-/* When this returns true they survive a crash of the host. */
+/* The times in all other valid notes of the disk in NOTES (of FlTimes): those of snapshots since
+ * NOTES->point that were shown but not committed, unless the disk was rolled back to an older
+ * state. ANY_SOURCE: also those of other sources. */
+GPtrArray *fl_piece_notes_others(const FlPieceNotes *notes, bool any_source);
+/* Saves TIMES. On success they survive a crash of the host. */
 bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError **error);
-/* NOTES->point is committed: removes those of all others. */
-void fl_piece_notes_settle(const FlPieceNotes *notes);
-/* Removes those that SOURCE has left, of SERIES unless that is NULL. */
+/* Removes the notes of all points but NOTES->point, which is committed or, if BASE is not NULL, was
+ * only shown; keeps those of BASE. */
+void fl_piece_notes_settle(const FlPieceNotes *notes, const char *base);
+/* Removes the notes of SOURCE, only those of SERIES unless NULL. */
 void fl_piece_notes_forget(const char *source, const char *series);

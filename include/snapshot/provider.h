@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A provider: one way to take snapshots of VMs, as by QMP or by libvirt. It is a table; another way
- * costs a folder with one more table, and a line in snapshot/providers.c.
+ * A provider: one way to take snapshots of VMs, such as QMP or libvirt. It is a table; a new one
+ * takes a folder with its table, and a line in snapshot/providers.c.
  *
- * All functions but open get a session of this provider (snapshot/session.h) and are
- * called by one thread at a time; they may block. Errors are FL_ERROR and need not name the source.
+ * All functions but open take a session of this provider (snapshot/session.h) and are called by one
+ * thread at a time; they may block. Errors are FL_ERROR and need not name the source.
  */
 #pragma once
 
@@ -13,44 +13,44 @@
 #include "source/kind.h"
 
 typedef struct {
-    const char *prefix;            /* of sources: "qmp:" */
+    const char *prefix;            /* prefix of source names: "qmp:" */
     const char *usage;             /* how to name a source: "qmp:PATH" */
-    const FlSourceOption *options; /* its own, ended by one without a name; NULL: none */
+    const FlSourceOption *options; /* its own, terminated by one without a name; NULL: none */
 
     /* Connects to the VM and locks it; changes nothing. */
     FlSnapshot *(*open)(const FlSnapshotOptions *options, GError **error);
-    /* Whether ACTION may be carried out now, on disks that are still this VM's: a migration may
-     * have begun. What is asked of a VM that is gone or silent is allowed: the action tells of
+    /* Whether ACTION may run now: checks that the disks are still this VM's, as a migration may
+     * have begun. Allows actions on a VM that is gone or does not answer: the action itself reports
      * that. */
     bool (*allow_action)(FlSnapshot *snapshot, FlAction action, GError **error);
-    /* What carries out each action; NULL: there is nothing to do. */
+    /* The implementation of each action; NULL: nothing to do. */
     bool (*actions[FL_N_ACTIONS])(FlSnapshot *snapshot, GError **error);
-    /* Handles events until a disk is newly lost or the descriptor WAKE can be read. */
+    /* Handles events until a disk is newly lost or the descriptor WAKE is readable. */
     void (*wait)(FlSnapshot *snapshot, int wake);
-    /* Asks the VM now, and loses each disk whose snapshot is not whole. False if it does not
-     * answer. NULL: there is no way to ask. */
+    /* Queries the VM and marks each disk whose snapshot is not intact as lost. Returns false if the
+     * VM does not answer. NULL: the VM cannot be queried. */
     bool (*look)(FlSnapshot *snapshot);
-    /* Bytes that the scratch file of DISK takes, and might take. */
+    /* Bytes that the scratch file of DISK uses, and can use. */
     void (*scratch_use)(const FlSnapshot *snapshot, const FlSnapshotDisk *disk, uint64_t *used,
                         uint64_t *limit);
-    /* Removes all restore points of options->series, NULL: of all. */
+    /* Removes all restore points of options->series; NULL: of all series. */
     bool (*forget)(FlSnapshot *snapshot, GError **error);
-    /* Allows what talking to the VM still takes, and putting it in order. */
+    /* Allows what is still needed to talk to the VM and to clean up. */
     void (*allow)(const FlSnapshot *snapshot, FlSandbox *sandbox);
-    /* Leaves the VM to others: connections and locks end. Only close follows. */
+    /* Closes connections and releases locks. Only close may follow. */
     void (*release)(FlSnapshot *snapshot);
     void (*close)(FlSnapshot *snapshot); /* frees SNAPSHOT */
 } FlProvider;
 
 extern const FlProvider fl_qmp_provider, fl_libvirt_provider;
-/* All there are, ended by NULL. */
+/* All providers, NULL-terminated. */
 extern const FlProvider *const fl_providers[];
 
-/* The one that takes snapshots of SOURCE; NULL: SOURCE is no VM. Pure. */
+/* The provider for SOURCE; NULL: SOURCE is not a VM. Pure. */
 const FlProvider *fl_provider_find(const char *source);
-/* The option of PROVIDER that is called NAME; NULL if it has none. Pure. */
+/* The option NAME of PROVIDER; NULL if it has none. Pure. */
 const FlSourceOption *fl_provider_option(const FlProvider *provider, const char *name);
-/* The option of any provider that is called NAME; NULL if none has it. Pure. */
+/* The option NAME of any provider; NULL if none has it. Pure. */
 const FlSourceOption *fl_providers_option(const char *name);
-/* "qmp:PATH or libvirt:DOMAIN", to be freed with g_free(). */
+/* "qmp:PATH or libvirt:DOMAIN". Free with g_free(). */
 char *fl_providers_usage(void);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What sessions of all providers have in common: for providers, and for snapshot.c, which drives
+ * The common part of all providers' sessions, used by the providers and by snapshot.c, which drives
  * them. A session belongs to one thread at a time (snapshot/snapshot.h).
  */
 #pragma once
@@ -15,47 +15,51 @@ struct FlSnapshot {
     const FlSnapshotOptions *options;
     FlState state;
     FlJournal *journal; /* opened by open; NULL after release */
-    bool left;          /* something that the journal tells of could not be ended */
-    bool refused;       /* the last sweep was: another QEMU has the disks, or a client the server */
+    bool left;          /* something listed in the journal could not be removed */
+    bool refused;       /* the last sweep was refused: another QEMU owns the disks, or a client is
+                           still connected */
 
     GPtrArray *disks;       /* each starts with FlSnapshotDisk; filled by INSPECT */
-    GPtrArray *notes;       /* of char *: what a person should know */
-    GPtrArray *report;      /* of char *: what was put back */
+    GPtrArray *notes;       /* of char *: remarks for the user */
+    GPtrArray *report;      /* of char *: what was cleaned up */
     int socket;             /* O_PATH, or -1 */
-    const char *server_uri; /* where the server is that is not at SOCKET; NULL: none is */
-    unsigned max_clients;   /* that all disks together may be to the server; 0: no limit */
+    const char *server_uri; /* of a server that is not at SOCKET; NULL: none */
+    unsigned max_clients;   /* limit of connections of all disks together; 0: no limit */
     FlSnapshotVm vm;        /* filled by open */
-    char *id;               /* from fl_snapshot_set_time() on */
+    char *id;               /* set by fl_snapshot_set_time() */
     struct timespec time;
     FlSnapshotTimes times;
 
     /* The session's thread. */
-    GThread *thread; /* NULL while it does not run */
-    int wake;        /* eventfd: that one of the next two has changed */
+    GThread *thread; /* NULL while not running */
+    int wake;        /* eventfd: STOP or ASKED has changed */
     GMutex lock;
     bool stop;                        /* LOCK */
     uint64_t asked;                   /* LOCK */
     int silent;                       /* LOCK: see fl_snapshot_set_silent(); -1: nothing */
-    uint64_t answered;                /* of asked; the thread's */
+    uint64_t answered;                /* of ASKED; owned by the thread */
     const FlSnapshotWatcher *watcher; /* NULL before fl_snapshot_watch() */
     void *opaque;
 };
 
-/* Of disks that other VMs write to too: without -o disk= (the disk's name, by what it is shared)
- * and with it (its name). */
+/* For read-only disks: the reason for a full backup, and a hint for errors without
+ * options->read_only. */
+#define FL_SNAPSHOT_READ_ONLY      "it is read-only: it has no restore points"
+#define FL_SNAPSHOT_READ_ONLY_HINT ", or give -o read_only"
+
+/* Messages about disks that other VMs write to: without -o disk= (arguments: the disk's name, what
+ * makes it shared) and with it (argument: the name). */
 #define FL_SNAPSHOT_SHARED_REFUSED                                                                 \
-    "disk %s is shared with other VMs (%s): what they write is in no bitmap, and the snapshot "    \
-    "does "                                                                                        \
-    "not hold it still; leave the disk out with -o disk=, or name it there for a full backup "     \
-    "while "                                                                                       \
-    "the other VMs are shut off"
+    "disk %s is shared with other VMs (%s): their writes are in no bitmap and bypass the "         \
+    "snapshot; leave the disk out with -o disk=, or name it there for a full backup while the "    \
+    "other VMs are shut off"
 #define FL_SNAPSHOT_SHARED_NOTE                                                                    \
-    "disk %s is shared with other VMs: unless they are shut off, what they write meanwhile is in " \
-    "this backup in part, and it may be useless"
+    "disk %s is shared with other VMs: unless they are shut off, this backup contains some of "    \
+    "their writes and may be unusable"
 
 /*
- * QEMU's NBD server takes 100 clients unless it is told otherwise (since 9.1, and in corrections of
- * earlier versions), and libvirt does not tell it. Some are for other tools.
+ * QEMU's NBD server accepts 100 clients by default (since 9.1 and in backports to earlier
+ * versions), and libvirt does not change that. Leave some for other tools.
  */
 #define FL_SNAPSHOT_SERVER_CLIENTS 90
 
@@ -65,7 +69,7 @@ static inline const char *fl_snapshot_series(const FlSnapshotOptions *options)
     return options->series != NULL ? options->series : FL_SERIES_DEFAULT;
 }
 
-/* The value of the provider's own option NAME; NULL if it was not given. */
+/* The value of the provider's own option NAME; NULL if not given. */
 static inline const char *fl_snapshot_own_option(const FlSnapshotOptions *options, const char *name)
 {
     return options->values != NULL ? fl_source_value(options->values, name) : NULL;
@@ -77,7 +81,7 @@ static inline unsigned fl_snapshot_freeze_limit(const FlSnapshotOptions *options
     return (options->freeze_timeout != 0 ? MIN(options->freeze_timeout, 3600) : 10) * 1000;
 }
 
-/* For open and close: fills in a zeroed session, releases what fl_snapshot_init() made. */
+/* For open and close: initializes a zeroed session; frees what fl_snapshot_init() allocated. */
 void fl_snapshot_init(FlSnapshot *backup, const FlProvider *provider,
                       const FlSnapshotOptions *options);
 void fl_snapshot_clear(FlSnapshot *backup);
@@ -86,52 +90,51 @@ void fl_snapshot_clear(FlSnapshot *backup);
 void fl_snapshot_note(FlSnapshot *backup, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void fl_snapshot_report(FlSnapshot *backup, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-/* Says that the snapshot of DISK, or of all disks, cannot be trusted any more; the first word
- * counts. */
+/* Marks the snapshot of DISK, or of all disks, as lost. Only the first reason for a disk is kept.
+ */
 void fl_snapshot_lose(FlSnapshotDisk *disk, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void fl_snapshot_lose_all(FlSnapshot *backup, const char *why);
-/* Whether the caller has yet to be told of a disk. */
+/* Whether a disk is lost that the caller does not know of yet. */
 bool fl_snapshot_newly_lost(const FlSnapshot *backup);
-/* Notes what fl_snapshot_scratch_use() tells. */
+/* Updates the values for fl_snapshot_scratch_use(). */
 void fl_snapshot_measure(FlSnapshot *backup);
-/* For a commit: fails if a disk is lost. */
+/* For commit: fails if a disk is lost. */
 bool fl_snapshot_none_lost(const FlSnapshot *backup, GError **error);
 
-/* Makes now the point in time, or the next second that no snapshot had yet, and the snapshot's id;
- * returns the second. */
+/* Sets the point in time, to now or the next second that no snapshot used yet, and the snapshot's
+ * id. Returns the second. */
 gint64 fl_snapshot_set_time(FlSnapshot *backup, const FlJournal *journal);
 
 /*
- * For wait, of a provider whose VM says of its own accord whatever may end a snapshot, and says so
- * before it happens: while nothing can be read from the socket FD all snapshots are whole. -1: that
- * has to be asked for, which it is until this is called, and has to be again before anything is
- * received from FD. See fl_snapshot_is_whole().
+ * For the wait function of a provider whose VM announces on socket FD anything that may end a
+ * snapshot, before it happens: while FD has nothing to read, all snapshots are intact. Call with
+ * -1, the initial value, before receiving anything from FD: the VM must then be queried. See
+ * fl_snapshot_is_whole().
  */
 void fl_snapshot_set_silent(FlSnapshot *backup, int fd);
 
-/* Bytes free in the scratch directory at PATH. */
+/* Free bytes in the scratch directory at PATH. */
 bool fl_snapshot_free_room(const char *path, uint64_t *room, GError **error);
 /*
- * Refuses what would not last; a note says if the disks could fill it. RESERVE: bytes that are to
- * stay free, so that the guest's next writes find some; when less is left, a snapshot must go.
+ * Fails if the scratch directory is too small; adds a note if the disks could fill it. RESERVE:
+ * bytes to keep free for the guest's next writes; when less is left, a snapshot must be given up.
  */
 bool fl_snapshot_check_room(FlSnapshot *backup, const char *path, uint64_t *reserve,
                             GError **error);
-/* The same, of a directory that has ROOM, on whatever host it is. */
+/* The same for a directory on any host with ROOM free bytes. */
 bool fl_snapshot_check_this_room(FlSnapshot *backup, const char *path, uint64_t room,
                                  uint64_t *reserve, GError **error);
 
 /*
- * Whether QEMU of this version may abort when an NBD client leaves an export of a disk that runs in
- * an iothread: "nbd_blockdev_client_closed: Assertion `qemu_in_main_thread() ...'" (fixed in 8.2.3
- * and 9.0; the fault came with the correction of CVE-2024-7409, which distributors took into older
- * versions).
+ * Whether this QEMU version may abort when an NBD client disconnects from an export of a disk in an
+ * iothread: "nbd_blockdev_client_closed: Assertion `qemu_in_main_thread() ...'" (fixed in 8.2.3 and
+ * 9.0; introduced by the fix for CVE-2024-7409, which distributions backported).
  */
 bool fl_snapshot_disconnect_kills(unsigned major, unsigned minor, unsigned micro);
-/* Refuses DISK, which runs in an iothread of such a QEMU. Returns false. */
+/* Sets the error for DISK in an iothread of such a QEMU. Returns false. */
 bool fl_snapshot_refuse_iothread(const char *disk, GError **error);
 
-/* Bytes that the scratch image of DISK can come to take. */
+/* Maximum size in bytes of the scratch image of DISK. */
 uint64_t fl_snapshot_most_room(const FlSnapshotDisk *disk);
 
 void fl_snapshot_disk_clear(FlSnapshotDisk *disk);

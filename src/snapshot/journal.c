@@ -13,15 +13,19 @@
 #include <unistd.h>
 
 #define JOURNAL_VERSION 1
-/* A clock that is set back by this many seconds is believed: a time far ahead would be worse. */
+/* If the clock was set back by this many seconds or more, follow it: a restore point dated far in
+ * the future would be worse. */
 #define CLOCK_STEP 60
+/* g_file_set_contents() writes to a temporary file, the same name plus a dot and this many
+ * characters, and renames it. */
+#define UNFINISHED 6
 
 struct FlJournal {
     char *directory, *path; /* of the journal */
     int lock;
-    gint64 last_second;   /* G_MININT64 if there was none */
-    JsonObject *object;   /* what is written down; NULL if nothing */
-    FlJournalEntry entry; /* strings of object */
+    gint64 last_second;   /* G_MININT64 if none */
+    JsonObject *object;   /* the stored entry; NULL if there is none */
+    FlJournalEntry entry; /* its strings belong to OBJECT */
 };
 
 char *fl_state_directory(GError **error)
@@ -37,14 +41,14 @@ char *fl_state_directory(GError **error)
         path = g_build_filename(g_get_user_state_dir(), "fleecefs", NULL);
 
     if (g_mkdir_with_parents(path, 0700) < 0) {
-        fl_fail(error, "state directory %s: %s; FLEECEFS_STATE_DIR names another", path,
+        fl_fail(error, "state directory %s: %s; set FLEECEFS_STATE_DIR to another", path,
                 g_strerror(errno));
         return NULL;
     }
     return g_steal_pointer(&path);
 }
 
-/* A rename survives a crash only when the directory was synchronised too. */
+/* A rename survives a crash only if the directory was synced too. */
 static bool sync_directory(const char *path, GError **error)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -55,6 +59,27 @@ static bool sync_directory(const char *path, GError **error)
     if (fd >= 0)
         close(fd);
     return ok;
+}
+
+bool fl_state_remove_unfinished(const char *path, int seconds, GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(path), *name = g_path_get_basename(path);
+    g_autofree char *prefix = g_strconcat(name, ".", NULL);
+    g_autoptr(GDir) directory = g_dir_open(folder, 0, NULL);
+    const char *other;
+
+    while (directory != NULL && (other = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *unfinished = g_build_filename(folder, other, NULL);
+        struct stat st;
+
+        /* "KEY.journal" may itself be another VM's key, but then the lengths differ. */
+        if (!g_str_has_prefix(other, prefix) || strlen(other) != strlen(prefix) + UNFINISHED ||
+            stat(unfinished, &st) < 0 || time(NULL) - st.st_mtime < seconds)
+            continue;
+        if (g_unlink(unfinished) < 0 && errno != ENOENT)
+            return fl_fail(error, "%s: %s", unfinished, g_strerror(errno));
+    }
+    return true;
 }
 
 bool fl_state_write(const char *path, const char *text, gssize length, GError **error)
@@ -97,11 +122,11 @@ static bool load(FlJournal *journal, GError **error)
     object = fl_json_parse(text, length, &failure);
     if (object == NULL)
         return fl_fail(error,
-                       "journal %s: %s; if the guest runs and nothing of ours is left in it, "
+                       "journal %s: %s; if the guest runs and fleecefs left nothing in its VM, "
                        "remove this file",
                        journal->path, failure->message);
     if (fl_json_int(object, "version") != JOURNAL_VERSION)
-        return fl_fail(error, "journal %s: it is not of this version of fleecefs", journal->path);
+        return fl_fail(error, "journal %s: written by another version of fleecefs", journal->path);
     set_object(journal, g_steal_pointer(&object));
     return true;
 }
@@ -117,7 +142,7 @@ static gint64 read_second(int fd)
     return G_MININT64;
 }
 
-/* Whether FD is the file that is called PATH: who forgets a VM removes its lock. */
+/* Whether FD is still the file at PATH: forgetting a VM removes its lock file. */
 static bool is_file(int fd, const char *path)
 {
     struct stat opened, named;
@@ -131,11 +156,12 @@ static bool take_lock(FlJournal *journal, const char *path, GError **error)
     for (;;) {
         journal->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (journal->lock < 0)
-            return fl_fail(error, "%s: %s; FLEECEFS_STATE_DIR names another directory", path,
+            return fl_fail(error, "%s: %s; set FLEECEFS_STATE_DIR to another directory", path,
                            g_strerror(errno));
         if (flock(journal->lock, LOCK_EX | LOCK_NB) < 0)
-            return fl_fail(
-                error, "%s: another fleecefs has this VM; commit, abort or unmount it first", path);
+            return fl_fail(error,
+                           "%s: another fleecefs uses this VM; commit, abort or unmount it first",
+                           path);
         if (is_file(journal->lock, path))
             return true;
         close(journal->lock);
@@ -154,6 +180,8 @@ FlJournal *fl_journal_open(const char *directory, const char *key, GError **erro
     if (!take_lock(journal, lock, error))
         return NULL;
     journal->last_second = read_second(journal->lock);
+    if (!fl_state_remove_unfinished(journal->path, 0, error))
+        return NULL;
     return load(journal, error) ? g_steal_pointer(&journal) : NULL;
 }
 
@@ -222,25 +250,14 @@ bool fl_journal_forget(FlJournal *journal, GError **error)
     return true;
 }
 
-/* The lock is last, so that whoever comes waits for the rest. */
+/* Removes the lock file last, so that other sessions wait until the rest is gone. */
 bool fl_journal_remove(FlJournal *journal, GError **error)
 {
     g_autofree char *stem = g_strndup(journal->path, strlen(journal->path) - strlen("journal"));
-    g_autofree char *prefix = g_path_get_basename(stem);
     g_autofree char *lock = g_strconcat(stem, "lock", NULL);
-    g_autoptr(GDir) directory = NULL;
-    const char *name;
 
-    if (!fl_journal_forget(journal, error))
+    if (!fl_journal_forget(journal, error) || !fl_state_remove_unfinished(journal->path, 0, error))
         return false;
-    directory = g_dir_open(journal->directory, 0, NULL);
-    while (directory != NULL && (name = g_dir_read_name(directory)) != NULL) {
-        g_autofree char *path = g_build_filename(journal->directory, name, NULL);
-
-        if (g_str_has_prefix(name, prefix) && !g_str_equal(path, lock) && g_unlink(path) < 0 &&
-            errno != ENOENT)
-            return fl_fail(error, "%s: %s", path, g_strerror(errno));
-    }
     return g_unlink(lock) == 0 || errno == ENOENT ||
            fl_fail(error, "%s: %s", lock, g_strerror(errno));
 }

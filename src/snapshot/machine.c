@@ -59,7 +59,7 @@ static const struct {
     {FL_STATE_HELD, FL_EVENT_COMMIT, {FL_STATE_VERIFYING, false, {FL_ACTION_CHECK_JOBS}}},
     {FL_STATE_VERIFYING, FL_EVENT_FAILED, {FL_STATE_HELD}},
     {FL_STATE_VERIFYING, FL_EVENT_DONE, {FL_STATE_ENDING, true, {FL_ACTION_SWEEP}}},
-    /* What could not be ended does not make the backup any worse: it is left, and told. */
+    /* A failure to end something does not affect the backup: it is left in place and reported. */
     {FL_STATE_ENDING, FL_EVENT_DONE, {FL_STATE_DROPPING, false, {FL_ACTION_ROLL_FORWARD}}},
     {FL_STATE_ENDING, FL_EVENT_FAILED, {FL_STATE_DROPPING, false, {FL_ACTION_ROLL_FORWARD}}},
     {FL_STATE_DROPPING, FL_EVENT_DONE, {FL_STATE_CLOSING, true, {FL_ACTION_FORGET}}},

@@ -8,15 +8,17 @@
 #include <string.h>
 
 #define TITLE "fleecefs pieces-clock 1\n"
-/* The end of the year 9999, after which there are no times. */
+/* The end of the year 9999, the latest time supported. */
 #define SECOND_MAX G_GINT64_CONSTANT(253402300799)
-/* What was never. */
+/* A temporary file this old, in seconds, has no writer any more. */
+#define UNFINISHED_SECONDS 60
+/* Stands for a time that was never recorded. */
 #define NEVER G_GINT64_CONSTANT(-1)
 
 typedef struct {
-    char *state;  /* what SHOWN was shown of; NULL: nothing was */
-    gint64 shown; /* its second */
-    gint64 last;  /* no later second was shown, or seen on the host's clock */
+    char *state;  /* the state that was shown with SHOWN; NULL if none */
+    gint64 shown; /* in seconds */
+    gint64 last;  /* the latest second shown or seen on the host's clock */
 } Clock;
 
 static void clock_clear(Clock *clock)
@@ -34,7 +36,7 @@ static char *path_of(const char *source, GError **error)
                              : NULL;
 }
 
-/* The number of the line "NAME NUMBER"; NEVER if LINE is another. */
+/* Returns the number in a line "NAME NUMBER"; NEVER if LINE has another name or is invalid. */
 static gint64 number_of(const char *line, const char *name)
 {
     gint64 number;
@@ -45,7 +47,7 @@ static gint64 number_of(const char *line, const char *name)
     return number;
 }
 
-/* What cannot be read is as if it had never been. */
+/* A missing or unreadable file yields an empty clock. */
 static Clock load(const char *path)
 {
     Clock clock = {.shown = NEVER, .last = NEVER};
@@ -70,7 +72,8 @@ static bool save(const Clock *clock, const char *path, GError **error)
         TITLE "last %" G_GINT64_FORMAT "\nshown %" G_GINT64_FORMAT "\nstate %s\n", clock->last,
         MAX(clock->shown, 0), clock->state != NULL ? clock->state : "-");
 
-    return fl_state_write(path, text, -1, error);
+    return fl_state_write(path, text, -1, error) &&
+           fl_state_remove_unfinished(path, UNFINISHED_SECONDS, error);
 }
 
 bool fl_piece_clock_next(const char *source, const char *state, gint64 floor, gint64 now,
@@ -114,6 +117,8 @@ void fl_piece_clock_forget(const char *source)
 {
     g_autofree char *path = path_of(source, NULL);
 
-    if (path != NULL)
+    if (path != NULL) {
         g_unlink(path);
+        fl_state_remove_unfinished(path, 0, NULL);
+    }
 }

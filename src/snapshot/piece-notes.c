@@ -11,11 +11,11 @@
 #define TITLE   "fleecefs pieces "
 #define VERSION "1"
 #define SUM     "sha256 "
-/* A run of pieces takes up to 42 bytes, and there are rarely more runs than pieces of the default
+/* A run of pieces takes up to 42 bytes; a disk rarely has more runs than pieces of the default
  * size. */
 #define NOTES_MAX (64u << 20)
 
-/* What all notes of one disk and series start with. */
+/* The path prefix shared by all notes of one disk and series. */
 static char *prefix_of(const FlPieceNotes *notes)
 {
     return g_strdup_printf("pieces-%016" G_GINT64_MODIFIER "x-%016" G_GINT64_MODIFIER "x-",
@@ -23,12 +23,17 @@ static char *prefix_of(const FlPieceNotes *notes)
                            fl_name_hash(notes->series, notes->place, NULL));
 }
 
-static char *name_of(const FlPieceNotes *notes)
+static char *name_for(const FlPieceNotes *notes, const char *id)
 {
     g_autofree char *prefix = prefix_of(notes);
-    g_autofree char *point = fl_name_encode(notes->point);
+    g_autofree char *point = fl_name_encode(id);
 
     return g_strconcat(prefix, point, NULL);
+}
+
+static char *name_of(const FlPieceNotes *notes)
+{
+    return name_for(notes, notes->point);
 }
 
 static char *sum_of(const char *text, gsize length)
@@ -38,7 +43,7 @@ static char *sum_of(const char *text, gsize length)
 
 static void add_line(GString *text, const char *name, const char *value)
 {
-    g_autofree char *safe = value != NULL ? fl_name_encode(value) : g_strdup("-");
+    g_autofree char *safe = fl_name_encode(value);
 
     g_string_append_printf(text, "%s %s\n", name, safe);
 }
@@ -48,22 +53,28 @@ static void add_number(GString *text, const char *name, uint64_t value)
     g_string_append_printf(text, "%s %" G_GUINT64_FORMAT "\n", name, value);
 }
 
-/* All but times and checksum. */
-static GString *make_head(const FlPieceNotes *notes, const char *disk_id, uint64_t disk_size,
-                          uint64_t piece_size)
+/* ID as it is in the file. Free with g_free(). */
+static char *encode_id(const char *id)
+{
+    return id != NULL ? fl_name_encode(id) : g_strdup("-");
+}
+
+/* The head of the file: everything before the times and the checksum. DISK_ID and POINT are as in
+ * the file. */
+static GString *make_head(const FlPieceNotes *notes, const char *disk_id, const char *point,
+                          uint64_t disk_size, uint64_t piece_size)
 {
     GString *text = g_string_new(TITLE VERSION "\n");
 
     add_line(text, "series", notes->series);
     add_line(text, "place", notes->place);
-    add_line(text, "disk_id", disk_id);
-    add_line(text, "restore_point", notes->point);
+    g_string_append_printf(text, "disk_id %s\nrestore_point %s\n", disk_id, point);
     add_number(text, "disk_size", disk_size);
     add_number(text, "piece_size", piece_size);
     return text;
 }
 
-/* The value of the line that begins with NAME, to be freed; NULL if there is none. */
+/* Returns the value of the line that begins with NAME, or NULL. Free with g_free(). */
 static char *value_of(const char *text, const char *name)
 {
     g_autofree char *start = g_strconcat("\n", name, " ", NULL);
@@ -80,10 +91,11 @@ static uint64_t number_of(const char *text, const char *name)
     return value != NULL && g_ascii_string_to_unsigned(value, 10, 1, G_MAXINT64, &n, NULL) ? n : 0;
 }
 
+/* A disk_id or point of NOTES that is NULL may be any. */
 static FlTimes *parse(const FlPieceNotes *notes, char *text, gsize length, const char **why)
 {
     char *sum = g_strrstr(text, "\n" SUM);
-    g_autofree char *expected = NULL, *disk_id = NULL;
+    g_autofree char *expected = NULL, *disk_id = NULL, *point = NULL;
     g_autoptr(GString) head = NULL;
     uint64_t disk_size, piece_size;
     FlTimes *times;
@@ -98,19 +110,16 @@ static FlTimes *parse(const FlPieceNotes *notes, char *text, gsize length, const
         return NULL;
     *sum = '\0';
     if (!g_str_has_prefix(text, TITLE VERSION "\n")) {
-        *why = "they are of another version of fleecefs";
+        *why = "they were written by another version of fleecefs";
         return NULL;
     }
     disk_size = number_of(text, "disk_size");
     piece_size = number_of(text, "piece_size");
-    if (notes->disk_id == NULL) {
-        disk_id = value_of(text, "disk_id");
-        if (g_strcmp0(disk_id, "-") == 0)
-            g_clear_pointer(&disk_id, g_free);
-    } else {
-        disk_id = g_strdup(notes->disk_id);
-    }
-    head = make_head(notes, disk_id, disk_size, piece_size);
+    disk_id = notes->disk_id != NULL ? encode_id(notes->disk_id) : value_of(text, "disk_id");
+    point = notes->point != NULL ? encode_id(notes->point) : value_of(text, "restore_point");
+    if (disk_id == NULL || point == NULL)
+        return NULL;
+    head = make_head(notes, disk_id, point, disk_size, piece_size);
     if (!g_str_has_prefix(text, head->str)) {
         *why = "they are of another disk, or the disk had another name";
         return NULL;
@@ -148,7 +157,7 @@ FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why)
     if (path == NULL)
         return NULL;
     times = load_file(notes, path, why);
-    /* Another source may have written them: the VM whose image this is. */
+    /* Another source, the VM that uses this image, may have saved the notes. */
     directory = times == NULL ? g_dir_open(state, 0, NULL) : NULL;
     while (directory != NULL && times == NULL && (other = g_dir_read_name(directory)) != NULL) {
         g_autofree char *there = g_build_filename(state, other, NULL);
@@ -159,16 +168,41 @@ FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why)
     return times;
 }
 
+GPtrArray *fl_piece_notes_others(const FlPieceNotes *notes, bool any_source)
+{
+    GPtrArray *all = g_ptr_array_new_with_free_func((GDestroyNotify)fl_times_free);
+    g_autofree char *state = fl_state_directory(NULL);
+    g_autofree char *prefix = prefix_of(notes), *name = name_of(notes);
+    /* After the hash of the source, prefixes are the same. */
+    size_t skip = any_source ? strlen("pieces-0123456789abcdef") : 0;
+    FlPieceNotes any = *notes;
+    g_autoptr(GDir) directory = state != NULL ? g_dir_open(state, 0, NULL) : NULL;
+    const char *other, *why;
+
+    any.point = NULL;
+    while (directory != NULL && (other = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *path = g_build_filename(state, other, NULL);
+        bool ours = strlen(other) > skip && g_str_has_prefix(other + skip, prefix + skip) &&
+                    !g_str_equal(other + skip, name + skip);
+        FlTimes *times = ours ? load_file(&any, path, &why) : NULL;
+
+        if (times != NULL)
+            g_ptr_array_add(all, times);
+    }
+    return all;
+}
+
 bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError **error)
 {
     g_autofree char *state = fl_state_directory(error);
     g_autofree char *name = name_of(notes);
+    g_autofree char *disk_id = encode_id(notes->disk_id), *point = encode_id(notes->point);
     g_autofree char *path = NULL, *sum = NULL;
     g_autoptr(GString) text = NULL;
 
     if (state == NULL)
         return false;
-    text = make_head(notes, notes->disk_id, fl_times_disk_size(times), fl_times_piece_size(times));
+    text = make_head(notes, disk_id, point, fl_times_disk_size(times), fl_times_piece_size(times));
     fl_times_print(times, text);
     sum = sum_of(text->str, text->len);
     g_string_append_printf(text, SUM "%s\n", sum);
@@ -176,23 +210,25 @@ bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError
     return fl_state_write(path, text->str, (gssize)text->len, error);
 }
 
-void fl_piece_notes_settle(const FlPieceNotes *notes)
+void fl_piece_notes_settle(const FlPieceNotes *notes, const char *base)
 {
     g_autofree char *state = fl_state_directory(NULL);
     g_autofree char *prefix = prefix_of(notes);
     g_autofree char *name = name_of(notes);
+    g_autofree char *kept = base != NULL ? name_for(notes, base) : NULL;
     g_autoptr(GDir) directory = state != NULL ? g_dir_open(state, 0, NULL) : NULL;
     const char *other;
 
     while (directory != NULL && (other = g_dir_read_name(directory)) != NULL) {
         g_autofree char *path = g_build_filename(state, other, NULL);
 
-        if (g_str_has_prefix(other, prefix) && !g_str_equal(other, name))
+        if (g_str_has_prefix(other, prefix) && !g_str_equal(other, name) &&
+            g_strcmp0(other, kept) != 0)
             g_unlink(path);
     }
 }
 
-/* Whether the file at PATH says VALUE of NAME. */
+/* Whether the file at PATH has VALUE for NAME. */
 static bool says(const char *path, const char *name, const char *value)
 {
     g_autofree char *text = NULL, *said = NULL, *safe = fl_name_encode(value);

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* Hexadecimal digits of the random part of an id, of a binding. */
+/* Hex digits of the random part of an id, and of a binding. */
 #define RANDOM_DIGITS  16
 #define BINDING_DIGITS 16
 
@@ -19,9 +19,9 @@ static uint64_t random_bits(void)
 {
     uint64_t bits;
 
-    /* From the start of the system on it gives what it is asked for, up to 256 bytes. */
+    /* Once the kernel's pool is initialized, getrandom() returns all of up to 256 bytes. */
     if (getrandom(&bits, sizeof bits, 0) != sizeof bits)
-        g_error("there is no randomness");
+        g_error("no random numbers are available");
     return bits;
 }
 
@@ -87,7 +87,7 @@ static bool is_random(const char *part)
            strspn(part, "0123456789abcdef") == RANDOM_DIGITS;
 }
 
-/* Of parts TIME, RANDOM or SIZE; and of a disk, SIZE and BINDING. */
+/* Parses the id: TIME, RANDOM or SIZE; and for a disk, SIZE and BINDING. */
 static void parse_id(FlPoint *point)
 {
     g_auto(GStrv) parts = g_strsplit(point->id, "-", 4);
@@ -149,8 +149,8 @@ bool fl_series_check(const char *series, GError **error)
     if (length == 0 || length > 100 || strspn(series, allowed) != length ||
         !g_ascii_isalnum(series[0]))
         return fl_fail_usage(error,
-                             "series '%s': a name has 1 to 100 letters, digits, '.', '_' and '-', "
-                             "the first a letter or digit",
+                             "series '%s': a name consists of 1 to 100 letters, digits, '.', '_' "
+                             "and '-', and begins with a letter or digit",
                              series);
     return true;
 }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Room for what the guest overwrites. */
+/* Scratch space: room for the blocks that the guest overwrites. */
 #include "snapshot/session.h"
 
 #include <errno.h>
 #include <sys/statvfs.h>
 
 #define MIB (UINT64_C(1) << 20)
-/* Without at least this much for each disk the snapshot would break before it was mounted. */
+/* Minimum per disk; with less, the snapshot would be lost before it is mounted. */
 #define LEAST_ROOM (4 * MIB)
-/* The reserve lies between the two: what a guest may overwrite between the look that finds no more
- * room and the end of the backup job; it may do so with 500 MB/s and more. */
+/* Bounds of the reserve. It covers what the guest overwrites between the check that finds the space
+ * exhausted and the end of the backup job; a guest may write more than 500 MB/s. */
 #define LEAST_RESERVE (1 * MIB)
 #define MOST_RESERVE  (256 * MIB)
 
@@ -18,33 +18,34 @@ bool fl_snapshot_free_room(const char *path, uint64_t *room, GError **error)
     struct statvfs fs;
 
     if (statvfs(path, &fs) < 0)
-        return fl_fail(error, "scratch directory %s: %s; -o scratch=DIR names another", path,
+        return fl_fail(error, "scratch directory %s: %s; choose another with -o scratch=DIR", path,
                        g_strerror(errno));
     *room = (uint64_t)fs.f_bavail * fs.f_frsize;
     return true;
 }
 
-/* A qcow2 image has 10 bytes of tables for each cluster of 64 KiB, in clusters. */
+/* A qcow2 image needs 10 bytes of tables per 64 KiB cluster, rounded up to clusters; an encrypted
+ * one also has a 2 MiB header. */
 uint64_t fl_snapshot_most_room(const FlSnapshotDisk *disk)
 {
-    return disk->size + disk->size / 4096 + MIB;
+    return disk->size + disk->size / 4096 + 4 * MIB;
 }
 
-/* PATH has ROOM, of which LEAST is needed; DISK has a part in that with all of its size, unless it
- * is NULL. */
+/* PATH has ROOM bytes free but needs LEAST. DISK, unless NULL, is the largest disk that needs room
+ * for its full size. */
 static bool fail_room(const char *path, uint64_t room, uint64_t least, const FlSnapshotDisk *disk,
                       GError **error)
 {
     g_autofree char *why = NULL;
 
     if (disk != NULL)
-        why = g_strdup_printf(", for all of disk %s has to fit: its device tells the guest of a "
-                              "write without space (werror=report), where others wait for some",
+        why = g_strdup_printf(", because all of disk %s must fit: its device reports ENOSPC to the "
+                              "guest (werror=report) instead of pausing it",
                               disk->name);
     return fl_fail(error,
                    "scratch directory %s: %" G_GUINT64_FORMAT
                    " MiB free, at least %" G_GUINT64_FORMAT
-                   " MiB are needed%s; -o scratch=DIR names another",
+                   " MiB are needed%s; choose another with -o scratch=DIR",
                    path, room / MIB, least / MIB + 1, why != NULL ? why : "");
 }
 
@@ -64,6 +65,9 @@ bool fl_snapshot_check_this_room(FlSnapshot *backup, const char *path, uint64_t 
 
     for (guint i = 0; i < backup->disks->len; i++) {
         const FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
+
+        if (disk->image != NULL)
+            continue;
         least += disk->whole_room ? fl_snapshot_most_room(disk) : MIN(disk->size, LEAST_ROOM);
         if (disk->whole_room && (whole == NULL || disk->size > whole->size))
             whole = disk;
@@ -76,8 +80,8 @@ bool fl_snapshot_check_this_room(FlSnapshot *backup, const char *path, uint64_t 
         fl_snapshot_note(backup,
                          "scratch directory %s: %" G_GUINT64_FORMAT
                          " MiB free for disks of %" G_GUINT64_FORMAT
-                         " MiB; should the guest overwrite more than fits while the "
-                         "snapshot is mounted, the snapshot is lost",
+                         " MiB; if the guest overwrites more than that while the snapshot is "
+                         "mounted, the snapshot is lost",
                          path, room / MIB, most / MIB);
     return true;
 }

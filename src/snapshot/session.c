@@ -106,7 +106,7 @@ bool fl_snapshot_is_whole(FlSnapshot *backup)
 {
     bool whole;
 
-    /* The lock is held while the socket is looked at, for it may be closed, or read from. */
+    /* Hold the lock while checking the socket: another thread may close it or read from it. */
     g_mutex_lock(&backup->lock);
     whole = backup->silent >= 0 &&
             poll(&(struct pollfd){.fd = backup->silent, .events = POLLIN}, 1, 0) == 0;
@@ -145,12 +145,11 @@ bool fl_snapshot_disconnect_kills(unsigned major, unsigned minor, unsigned micro
 
 bool fl_snapshot_refuse_iothread(const char *disk, GError **error)
 {
-    return fl_fail(
-        error,
-        "disk %s runs in an iothread, and this QEMU may abort when an NBD client leaves "
-        "such a disk; 8.2.3, 9.0 and newer do not; leave the disk out (-o disk=) or take "
-        "its iothread away",
-        disk);
+    return fl_fail(error,
+                   "disk %s runs in an iothread, and this QEMU may abort when an NBD client "
+                   "disconnects from such a disk; 8.2.3, 9.0 and newer do not; exclude the disk "
+                   "(-o disk=) or remove its iothread",
+                   disk);
 }
 
 void fl_snapshot_disk_clear(FlSnapshotDisk *disk)
@@ -163,7 +162,7 @@ void fl_snapshot_disk_clear(FlSnapshotDisk *disk)
     g_free(disk->restore_point);
     g_free(disk->base);
     g_free(disk->disk_id);
-    g_free(disk->witness);
+    g_free(disk->fingerprint);
     g_free(disk->reason);
     g_free(disk->lost);
 }

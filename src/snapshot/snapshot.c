@@ -14,7 +14,7 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* Keeps the first error; the rest are told in its message. */
+/* Keeps the first error and appends the messages of later ones. */
 static void add_error(GError **error, GError *more)
 {
     if (*error == NULL) {
@@ -27,15 +27,15 @@ static void add_error(GError **error, GError *more)
     g_error_free(more);
 }
 
-/* What may not be ended now is left for the next session, which finds it by the journal. */
+/* A cleanup that is not allowed now is left to the next session, which finds it in the journal. */
 static bool is_allowed(FlSnapshot *backup, FlAction action, GError **error)
 {
     if (backup->provider->allow_action(backup, action, error))
         return true;
     if (action == FL_ACTION_SWEEP || action == FL_ACTION_ROLL_BACK) {
         backup->left = true;
-        g_prefix_error(error, "nothing was written to the disks, and what is left of this session "
-                              "goes with the next one, or with fleecefs --recover: ");
+        g_prefix_error(error, "nothing was written to the disks; the next mount, or fleecefs "
+                              "--recover, removes what is left of this session: ");
     }
     return false;
 }
@@ -44,7 +44,7 @@ static bool run_action(FlSnapshot *backup, FlAction action, GError **error)
 {
     bool allowed;
 
-    /* It follows a sweep that has told why. */
+    /* The sweep before it has already reported why. */
     if (backup->refused && action == FL_ACTION_ROLL_BACK)
         return true;
     allowed = is_allowed(backup, action, error);
@@ -74,15 +74,15 @@ static FlEvent run_step(FlSnapshot *backup, const FlStep *step, GError **error)
     return event;
 }
 
-/* Whether a signal may cut short what is done in STATE: never what undoes something, nor what is
- * done while the guest is frozen. */
+/* Whether a signal may interrupt the work of STATE: never a cleanup, nor anything done while the
+ * guest is frozen. */
 static bool is_interruptible(FlState state)
 {
     return state == FL_STATE_CHECKING || state == FL_STATE_PREPARING ||
            state == FL_STATE_FREEZING || state == FL_STATE_EXPORTING;
 }
 
-/* A step that a signal interrupts has failed, and so has one that would follow. */
+/* Runs STEP. If a signal interrupted it, or arrived before it, the step fails. */
 static FlEvent run_interruptible(FlSnapshot *backup, const FlStep *step, GError **error)
 {
     bool before = fl_interrupt_allow(false);
@@ -94,7 +94,7 @@ static FlEvent run_interruptible(FlSnapshot *backup, const FlStep *step, GError 
     return event;
 }
 
-/* Takes EVENT and what follows from it, until nothing does. ERROR gets all that went wrong. */
+/* Runs EVENT and the events that follow from it until none is left. ERROR collects all failures. */
 static void drive(FlSnapshot *backup, FlEvent event, GError **error)
 {
     const FlStep *step;
@@ -107,17 +107,18 @@ static void drive(FlSnapshot *backup, FlEvent event, GError **error)
     } while (step->actions[0] != FL_ACTION_NONE);
 }
 
-/* BACKUP, if its thread can be woken. */
+/* Returns BACKUP if it has a descriptor to wake its thread; otherwise frees it and returns NULL. */
 static FlSnapshot *with_wake(FlSnapshot *backup, GError **error)
 {
     if (backup == NULL || backup->wake >= 0)
         return backup;
-    fl_fail(error, "%s: cannot watch the snapshot: no descriptor is left", backup->options->source);
+    fl_fail(error, "%s: cannot watch the snapshot: no file descriptor available",
+            backup->options->source);
     fl_snapshot_free(backup);
     return NULL;
 }
 
-/* An option that is ignored would promise what is not done. */
+/* Rejects options that PROVIDER does not support: silently ignoring one would be misleading. */
 static bool check_own_options(const FlSnapshotOptions *options, const FlProvider *provider,
                               GError **error)
 {
@@ -125,8 +126,8 @@ static bool check_own_options(const FlSnapshotOptions *options, const FlProvider
         const char *name = ((const FlSourceValue *)options->values->pdata[i])->option->name;
 
         if (fl_providers_option(name) != NULL && fl_provider_option(provider, name) == NULL)
-            return fl_fail_usage(error, "%s: option %s is not for sources %s", options->source,
-                                 name, provider->usage);
+            return fl_fail_usage(error, "%s: option %s does not apply to sources %s",
+                                 options->source, name, provider->usage);
     }
     return true;
 }
@@ -148,7 +149,7 @@ static FlSnapshot *open_source(const FlSnapshotOptions *options, GError **error)
                : NULL;
 }
 
-/* Puts the source before an error that does not begin with it. */
+/* Prefixes FAILURE with the source unless it already begins with it. */
 static void name_source(FlSnapshot *backup, GError *failure, GError **error)
 {
     if (!g_str_has_prefix(failure->message, backup->options->source))
@@ -174,7 +175,7 @@ FlSnapshot *fl_snapshot_begin(const FlSnapshotOptions *options, GError **error)
     return g_steal_pointer(&backup);
 }
 
-/* Puts back what was left and, with FORGET, removes the restore points as well. */
+/* Cleans up after earlier sessions and, with FORGET, also removes the restore points. */
 static bool clean_up(const FlSnapshotOptions *options, bool forget, char **report, GError **error)
 {
     g_autoptr(FlSnapshot) backup = open_source(options, error);
@@ -205,7 +206,7 @@ bool fl_snapshot_forget(const FlSnapshotOptions *options, char **report, GError 
     return clean_up(options, true, report, error);
 }
 
-/* Tells the caller of each disk that is newly lost; whether there was any. */
+/* Reports each newly lost disk to the caller. Returns whether there was any. */
 static bool tell_lost(FlSnapshot *backup)
 {
     bool any = false;
@@ -221,7 +222,7 @@ static bool tell_lost(FlSnapshot *backup)
     return any;
 }
 
-/* Whether to go on; ASKED gets the number of the last question. */
+/* Returns whether to continue; stores the number of the last request in ASKED. */
 static bool woken(FlSnapshot *backup, uint64_t *asked)
 {
     eventfd_t value;
@@ -266,14 +267,13 @@ static void set_stop(FlSnapshot *backup, bool stop)
     eventfd_write(backup->wake, 1);
 }
 
-/* A snapshot that nobody watches may turn into live data at any time: without a thread it is lost.
- */
+/* An unwatched snapshot may turn into live data at any time, so without the thread it is lost. */
 static void start_watch(FlSnapshot *backup)
 {
     g_autoptr(GError) failure = NULL;
 
     set_stop(backup, false);
-    backup->thread = g_thread_try_new("fleecefs-vm", watch, backup, &failure);
+    backup->thread = fl_thread_start("fleecefs-vm", watch, backup, &failure);
     if (backup->thread != NULL)
         return;
     fl_snapshot_lose_all(backup, failure->message);
@@ -311,7 +311,8 @@ bool fl_snapshot_can_ask(const FlSnapshot *backup)
     return backup->provider->look != NULL;
 }
 
-/* Takes EVENT to one of the last states; FL_ERROR_LEFT if it came there with something left. */
+/* Drives EVENT to a final state. FL_ERROR_LEFT if WANTED was reached but the cleanup was
+ * incomplete. */
 static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **error)
 {
     GError *failure = NULL;
@@ -321,13 +322,13 @@ static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **erro
     if (backup->state == wanted)
         return true;
     if (fl_machine_step(backup->state, event) == NULL)
-        return fl_fail(error, "%s: the snapshot has ended already", backup->options->source);
+        return fl_fail(error, "%s: the snapshot has already ended", backup->options->source);
     drive(backup, event, &failure);
-    /* A watch that goes on may take it further. */
+    /* Read it before the watch restarts, which may change it. */
     state = backup->state;
     if (state == FL_STATE_HELD && backup->watcher != NULL)
         start_watch(backup);
-    /* Who waits for this to return may begin anew while this process is still ending. */
+    /* A caller may start the next session while this process is still exiting. */
     if (fl_machine_is_last(state))
         backup->provider->release(backup);
     if (failure == NULL)
@@ -335,7 +336,7 @@ static bool end(FlSnapshot *backup, FlEvent event, FlState wanted, GError **erro
 
     failure->domain = FL_ERROR;
     failure->code = state == wanted ? FL_ERROR_LEFT : FL_ERROR_FAILED;
-    /* A commit that failed when the exports were gone is an abort. */
+    /* A commit that failed after the exports were gone counts as an abort. */
     if (fl_machine_is_last(state) && state != wanted && backup->watcher != NULL)
         backup->watcher->lost(NULL, failure->message, backup->opaque);
     name_source(backup, failure, error);
@@ -419,7 +420,7 @@ void fl_snapshot_allow(const FlSnapshot *backup, FlSandbox *sandbox)
     g_autofree char *parent = directory != NULL ? g_path_get_dirname(directory) : NULL;
 
     fl_sandbox_allow(sandbox, state, FL_SANDBOX_READ | FL_SANDBOX_WRITE | FL_SANDBOX_REMOVE);
-    /* The socket's own folder, which goes with it. */
+    /* The socket's own folder is removed with it. */
     fl_sandbox_allow(sandbox, directory, FL_SANDBOX_REMOVE);
     fl_sandbox_allow(sandbox, parent, FL_SANDBOX_REMOVE_FOLDERS);
     backup->provider->allow(backup, sandbox);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Questions to libvirt. libvirtd may hang, or wait for a QEMU that does, and libvirt's functions
- * then wait with it for ever: each runs in a thread of its own, which nobody needs to wait for. A
- * call whose answer did not come belongs to its thread alone, and may still be carried out.
+ * Calls to libvirt, with a timeout. libvirtd may hang, or wait for a QEMU that hangs, and libvirt's
+ * functions then block forever. So each call runs in its own thread, which nobody has to join.
+ * After a timeout only that thread owns the call, which may still be carried out.
  */
 #pragma once
 
@@ -11,27 +11,36 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Evidence that the current backup job is ours: see ask_progress() in job.c. Times are those of
+ * g_get_monotonic_time(). */
+typedef struct {
+    gint64 since;       /* when the job was found to be ours; 0: never */
+    gint64 first, last; /* bounds of the time at which it began */
+} FlLibvirtProof;
+
 typedef struct FlLibvirtCall FlLibvirtCall;
 struct FlLibvirtCall {
-    /* What is asked, in the thread of the call: whether libvirt's function succeeded. May use
-     * nothing but the call. */
+    /* Calls libvirt, in the call's thread; returns whether that succeeded. May access only the
+     * call. */
     bool (*ask)(FlLibvirtCall *call);
-    virDomainPtr domain; /* a reference; NULL if the question is for no domain */
+    virDomainPtr domain; /* a reference; NULL if the call needs no domain */
     char *text, *more;
+    FlLibvirtProof proof;
     unsigned number;
-    unsigned extra; /* milliseconds that the answer may take besides what any may */
+    unsigned extra; /* milliseconds added to the normal timeout */
 
-    /* The answer, with which ASK is free to do as it likes; and what went wrong. */
+    /* The result, which ASK may use in any way; and the error. */
     int64_t value;
-    uint64_t total; /* bytes */
+    uint64_t total;       /* bytes */
+    FlLibvirtProof found; /* if the job is ours */
     char *string;
     GPtrArray *strings;
     virConnectPtr connection;
     int code, from;   /* virErrorNumber, virErrorDomain */
     char *message;    /* one line */
-    bool silent;      /* there is no answer: nobody may look at those above */
-    bool interrupted; /* silent, because of a signal (util/interrupt.h) */
-    bool repeated;    /* it was asked before, and what came of that is not known */
+    bool silent;      /* no answer: the results above must not be accessed */
+    bool interrupted; /* silent because of a signal (util/interrupt.h) */
+    bool repeated;    /* it was sent before, with unknown outcome */
 
     /* Private to call.c. */
     gatomicrefcount refs;
@@ -46,13 +55,15 @@ FlLibvirtCall *fl_libvirt_call_new(bool (*ask)(FlLibvirtCall *call), const char 
 void fl_libvirt_call_unref(FlLibvirtCall *call); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlLibvirtCall, fl_libvirt_call_unref)
 
-/* Asks, and waits for up to TIMEOUT milliseconds, or a signal. False if it failed or is silent. */
+/* Runs CALL and waits up to TIMEOUT milliseconds, or until a signal. Returns false if it failed or
+ * is silent. */
 bool fl_libvirt_call_run(FlLibvirtCall *call, unsigned timeout);
-/* Makes a call that is not silent ready to be asked again. */
+/* Prepares a call that is not silent for another run. */
 void fl_libvirt_call_reset(FlLibvirtCall *call);
 
-/* For ASK: takes over what libvirt allocated; whether it is not NULL. */
+/* For ASK: stores STRING, allocated by libvirt, in the call and takes ownership of it. Returns
+ * whether it is not NULL. */
 bool fl_libvirt_call_take(FlLibvirtCall *call, char *string);
-/* For ASK: keeps libvirt's last error, which is the one of this thread, and which any other of
- * libvirt's functions forgets. Not needed for the last of them. */
+/* For ASK: saves libvirt's last error of this thread, which the next libvirt call resets. Not
+ * needed after the last one. */
 void fl_libvirt_call_note_error(FlLibvirtCall *call);

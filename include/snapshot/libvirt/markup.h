@@ -11,17 +11,17 @@
 
 typedef struct {
     void *object;
-    /* NAMES and VALUES are of the element's attributes, ended by NULL. */
+    /* NAMES and VALUES are the element's attributes, NULL-terminated. */
     void (*start)(void *object, const char *path, const char **names, const char **values);
-    /* TEXT is what stood between the element's last tag inside it, or its start, and its end. NULL:
-     * not called. */
+    /* TEXT is the text between the last child element (or the start tag) and the end tag. NULL: not
+     * called. */
     void (*end)(void *object, const char *path, const char *text);
 } FlMarkupReader;
 
 bool fl_markup_read(const FlMarkupReader *reader, const char *xml, GError **error);
-/* The value of attribute NAME, or NULL. */
+/* The value of the attribute NAME, or NULL. */
 const char *fl_markup_attribute(const char **names, const char **values, const char *name);
 
-/* XML with TEXT in place of that of the elements at PATH, which have no other elements inside. The
- * rest says the same as before. */
+/* Returns XML with the text of the elements at PATH, which must not have child elements, replaced
+ * by TEXT. The rest stays equivalent. */
 char *fl_markup_replace_text(const char *xml, const char *path, const char *text, GError **error);

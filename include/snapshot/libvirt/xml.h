@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The XML that libvirt and we exchange (libvirt's formatdomain, formatbackup, formatcheckpoint).
- * What is read is checked; what is written is escaped. Pure.
+ * The XML exchanged with libvirt (see libvirt's formatdomain, formatbackup, formatcheckpoint).
+ * Input is validated, output is escaped. Pure.
  */
 #pragma once
 
@@ -13,29 +13,29 @@ typedef struct {
     char *target;        /* "vda": libvirt's name of the disk */
     char *device;        /* "disk", "cdrom", "floppy", "lun" */
     char *format;        /* of the image: "qcow2"; may be NULL */
-    char *path;          /* of the image, a file or block device; NULL if it is another thing */
-    char *pool, *volume; /* of libvirt's storage, that the image is; NULL if it is not one. PATH is
-                            for the caller to fill in then. */
-    char *remote;        /* where the image is if it is not on this host; may be NULL */
-    GPtrArray *keys; /* of char *: by which the image and those under it are known; for the caller
-                        to fill in */
+    char *path;          /* of the image, if it is a file or block device; else NULL */
+    char *pool, *volume; /* of an image in libvirt storage, else NULL; the caller must then fill in
+                            PATH */
+    char *remote;        /* location of an image that is not on this host; may be NULL */
+    GPtrArray *keys;     /* of char *: identify the image and its backing files; filled in by the
+                            caller */
     bool empty, read_only;
-    bool shareable;  /* with other VMs, which may write to it */
-    bool transient;  /* what the VM writes to it goes when the VM ends */
-    bool vhost_user; /* another process has it, and QEMU no block node of it */
-    bool slice;      /* it is a part of the image only */
-    bool no_bitmaps; /* the image has no place for bitmaps; for the caller to fill in */
-    bool iothread;   /* it runs in one */
-    bool reports;    /* a write that fails is reported to the guest (error_policy=) */
-    uint64_t size;   /* bytes; for the caller to fill in */
+    bool shareable;  /* other VMs may write to it */
+    bool transient;  /* the VM's writes are discarded when it ends */
+    bool vhost_user; /* served by another process; QEMU has no block node for it */
+    bool slice;      /* it is only a part of the image */
+    bool no_bitmaps; /* the image cannot store bitmaps; filled in by the caller */
+    bool iothread;   /* it runs in an iothread */
+    bool reports;    /* failed writes are reported to the guest (error_policy=) */
+    uint64_t size;   /* bytes; filled in by the caller */
 
-    bool scsi; /* private: its controller is one for SCSI */
+    bool scsi; /* private: it is on a SCSI controller */
 } FlDomainDisk;
 
 typedef struct {
     GPtrArray *disks;   /* of FlDomainDisk */
-    bool agent;         /* a guest agent is there and answers */
-    gint64 user, group; /* that the VM's process runs as; -1 if libvirt does not say */
+    bool agent;         /* the guest agent is connected */
+    gint64 user, group; /* of the VM's process; -1 if libvirt does not say */
 
     bool scsi_iothread; /* private */
 } FlDomain;
@@ -44,39 +44,42 @@ FlDomain *fl_domain_parse(const char *xml, GError **error);
 void fl_domain_free(FlDomain *domain); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDomain, fl_domain_free)
 
-/* A disk as it was when a checkpoint was made. */
+/* A disk as of a checkpoint. */
 typedef struct {
-    uint64_t size;   /* bytes; 0 if that is not known */
-    char *disk_id;   /* NULL if that is not known */
-    char *witness;   /* of what it held (snapshot/witness.h); NULL: none */
-    GPtrArray *keys; /* of char *: of its images, or if they were not noted, "path:" and a file */
+    uint64_t size;     /* bytes; 0 if unknown */
+    char *disk_id;     /* NULL if unknown */
+    char *fingerprint; /* of its contents (snapshot/fingerprint.h); NULL: none */
+    GPtrArray *keys;   /* of char *: of its images or, if those were not stored, "path:" and a
+                          file */
 } FlCheckpointDisk;
 
-/* A restore point: what libvirt knows of a set of bitmaps that were made together. */
+/* A restore point: libvirt's record of a set of bitmaps created together. */
 typedef struct {
     char *name;
     bool ours;         /* by its name and description */
-    bool pending;      /* ours, and no commit has confirmed it */
-    char *parent;      /* the checkpoint before it; NULL: there is none */
+    bool pending;      /* ours, and not confirmed by a commit */
+    char *parent;      /* the previous checkpoint; NULL: none */
     GHashTable *disks; /* of FlCheckpointDisk, by target */
 } FlCheckpoint;
 
-/* XML may have the domain in it. */
+/* XML may include the domain. */
 FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error);
 void fl_checkpoint_free(FlCheckpoint *checkpoint); /* NULL is fine */
-/* Of CHECKPOINTS: how many come before CHECKPOINT in its line; whether ANCESTOR does. Clocks tell
- * nothing of that. */
+/* Walk the parents of CHECKPOINT in CHECKPOINTS: how many there are; whether ANCESTOR is one.
+ * Timestamps are not reliable for this. */
 guint fl_checkpoint_depth(const FlCheckpoint *checkpoint, const GPtrArray *checkpoints);
 bool fl_checkpoint_descends(const FlCheckpoint *checkpoint, const FlCheckpoint *ancestor,
                             const GPtrArray *checkpoints);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlCheckpoint, fl_checkpoint_free)
 
-/* A backup that is in progress. */
+/* A backup in progress. */
 typedef struct {
     char *mode;       /* "pull", "push" */
-    char *socket;     /* of its server; NULL if it has none or listens elsewhere */
-    char *file;       /* one that it writes; may be NULL */
-    GPtrArray *disks; /* of FlDomainExport: those that take part */
+    char *socket;     /* of its server; NULL if it has none or listens elsewhere. */
+    bool tcp;         /* the server listens on a port; SOCKET is then derived from the first scratch
+                         file, if named like ours */
+    char *file;       /* the first file that it writes; may be NULL */
+    GPtrArray *disks; /* of FlDomainExport: the participating disks */
 } FlDomainBackup;
 
 typedef struct {
@@ -87,28 +90,38 @@ FlDomainBackup *fl_domain_backup_parse(const char *xml, GError **error);
 void fl_domain_backup_free(FlDomainBackup *backup); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlDomainBackup, fl_domain_backup_free)
 
-/* What a backup is to be made of. */
+/* A disk of a new backup. */
 typedef struct {
     const char *target;
-    const char *checkpoint;  /* that the increment is relative to; NULL: full */
+    const char *checkpoint;  /* base of the increment; NULL: full */
     const char *export_name; /* on the server; NULL: the disk is left out */
-    const char *bitmap;      /* on the server, of the increment */
-    bool point;              /* the disk takes part in the new checkpoint */
+    const char *bitmap;      /* name of the increment's bitmap on the server */
+    bool point;              /* the disk is part of the new checkpoint */
     uint64_t size;           /* bytes */
-    const char *disk_id;     /* goes into the checkpoint */
-    const char *keys;        /* the same, each after a comma */
-    const char *witness;     /* the same, of one that is confirmed; NULL: none */
+    const char *disk_id;     /* stored in the checkpoint */
+    const char *keys;        /* stored in the checkpoint, each preceded by a comma */
+    const char *fingerprint; /* stored in a confirmed checkpoint; NULL: none */
 } FlDomainPart;
 
-/* A pull backup of PARTS with the server at SOCKET and scratch files in DIRECTORY. */
-char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const char *socket,
-                           const char *directory);
-/* The pending checkpoint NAME of PARTS. */
+/* The address of a backup's server, and the key of its scratch files. */
+typedef struct {
+    const char *socket;  /* ends in "nbd"; the part before it is the prefix of all files of the
+                            backup */
+    const char *address; /* the server listens here with TLS, without a socket; NULL: at SOCKET */
+    unsigned port;
+    const char *secret; /* UUID; NULL: they are not encrypted */
+} FlDomainServer;
+
+/* The scratch file of TARGET in a backup whose server is at SOCKET, or has it as placeholder. */
+char *fl_domain_scratch(const char *socket, const char *target);
+/* XML of a pull-mode backup of PARTS. */
+char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const FlDomainServer *server);
+/* XML of the pending checkpoint NAME of PARTS. */
 char *fl_checkpoint_xml(const FlDomainPart *parts, gsize n, const char *name);
-/* XML of a pending checkpoint, as libvirt returned it, made into that of one of PARTS that is
- * confirmed. */
+/* Turns XML, of a pending checkpoint as returned by libvirt, into the XML of a confirmed checkpoint
+ * of PARTS. */
 char *fl_checkpoint_confirm_xml(const char *xml, const FlDomainPart *parts, gsize n,
                                 GError **error);
-/* The checkpoint NAME of TARGET alone, with the description of the domain that has it, for libvirt
- * to take for one that it made. */
+/* XML to redefine the checkpoint NAME for the disk TARGET alone, including the XML of its DOMAIN.
+ */
 char *fl_checkpoint_redefine_xml(const char *name, const char *target, const char *domain);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* In place of the provider, in a build without libvirt. */
+/* Stands in for the provider in a build without libvirt. */
+#include "snapshot/libvirt/options.h"
 #include "snapshot/provider.h"
 
 static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error)
 {
     fl_fail_usage(error,
-                  "%s: this fleecefs was built without libvirt; qmp:PATH takes snapshots by "
-                  "QEMU's own monitor",
+                  "%s: this fleecefs was built without libvirt; qmp:PATH takes snapshots through "
+                  "QEMU's monitor",
                   options->source);
     return NULL;
 }
@@ -14,5 +15,6 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
 const FlProvider fl_libvirt_provider = {
     .prefix = "libvirt:",
     .usage = "libvirt:DOMAIN",
+    .options = fl_libvirt_options,
     .open = open_session,
 };

@@ -5,6 +5,7 @@
 
 #include <libvirt/virterror.h>
 #include <stdlib.h>
+#include <string.h>
 
 FlLibvirtCall *fl_libvirt_call_new(bool (*ask)(FlLibvirtCall *call), const char *text,
                                    const char *more)
@@ -29,6 +30,7 @@ void fl_libvirt_call_reset(FlLibvirtCall *call)
     call->domain = NULL;
     call->connection = NULL;
     call->value = 0;
+    call->found = (FlLibvirtProof){0};
     g_clear_pointer(&call->string, g_free);
     g_clear_pointer(&call->strings, g_ptr_array_unref);
     call->code = call->from = 0;
@@ -42,6 +44,9 @@ void fl_libvirt_call_unref(FlLibvirtCall *call)
         return;
     fl_libvirt_call_reset(call);
     g_free(call->text);
+    /* It may be a key. */
+    if (call->more != NULL)
+        explicit_bzero(call->more, strlen(call->more));
     g_free(call->more);
     g_mutex_clear(&call->lock);
     g_cond_clear(&call->cond);
@@ -83,12 +88,13 @@ bool fl_libvirt_call_run(FlLibvirtCall *call, unsigned timeout)
     bool ok;
 
     g_atomic_ref_count_inc(&call->refs);
-    thread = g_thread_try_new("fleecefs-libvirt", run, call, &failure);
+    thread = fl_thread_start("fleecefs-libvirt", run, call, &failure);
+    /* Without a thread run the call here, unbounded: otherwise nobody would thaw the guest or clean
+     * up. */
     if (thread == NULL) {
-        /* As good as no answer. */
-        call->silent = true;
-        fl_libvirt_call_unref(call);
-        return false;
+        run(call);
+        call->silent = call->interrupted = false;
+        return call->ok;
     }
     g_mutex_lock(&call->lock);
     while (!call->done && !fl_interrupted() && g_get_monotonic_time() < end)

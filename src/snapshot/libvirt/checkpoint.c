@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * Checkpoints: libvirt's metadata, and a bitmap of that name on each disk. All bitmaps record all
- * the time, so one may go without a word to the others, also from between those of other tools.
- */
+/* Checkpoints: libvirt's metadata, and a bitmap of the same name on each disk. All bitmaps record
+ * all the time, so removing one does not affect the others, even between those of other tools. */
 #include "snapshot/libvirt/session.h"
 
 #include "snapshot/point.h"
@@ -11,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The XML of CHECKPOINT, which it frees; NULL if it is NULL. */
+/* Returns the XML of CHECKPOINT, and frees CHECKPOINT; NULL if that is NULL. */
 static char *take_xml(virDomainCheckpointPtr checkpoint, unsigned flags)
 {
     char *xml = NULL;
@@ -23,7 +21,7 @@ static char *take_xml(virDomainCheckpointPtr checkpoint, unsigned flags)
     return xml;
 }
 
-/* Of those that are still there when they are looked at. */
+/* Skips checkpoints that vanish before they are queried. */
 static bool ask_checkpoints(FlLibvirtCall *call)
 {
     virDomainCheckpointPtr *handles = NULL;
@@ -64,7 +62,7 @@ GPtrArray *fl_libvirt_checkpoints(FlLibvirtSession *session, GError **error)
     return g_steal_pointer(&array);
 }
 
-/* TEXT: the name, NUMBER: flags. */
+/* CALL->text is the name, CALL->number the flags. */
 static bool ask_delete(FlLibvirtCall *call)
 {
     virDomainCheckpointPtr checkpoint =
@@ -94,7 +92,7 @@ static bool ask_redefine(FlLibvirtCall *call)
     return checkpoint != NULL;
 }
 
-/* A checkpoint of that disk alone is defined for the bitmap, and deleted with it. */
+/* Defines a checkpoint of only that disk for the bitmap, and deletes both. */
 bool fl_libvirt_remove_bitmap(FlLibvirtSession *session, const char *name, const char *target)
 {
     g_autofree char *domain = fl_libvirt_domain_xml(session, NULL);
@@ -111,9 +109,9 @@ bool fl_libvirt_remove_bitmap(FlLibvirtSession *session, const char *name, const
 }
 
 /*
- * libvirt deletes a checkpoint only if all of its disks have the bitmap still. Where one has not,
- * for it was replaced, or the bitmap was not stored when QEMU died, the metadata goes, and the
- * bitmaps disk by disk.
+ * libvirt deletes a checkpoint only if all its disks still have the bitmap. If one does not (the
+ * disk was replaced, or QEMU died before it stored the bitmap), delete the metadata, and then the
+ * bitmap of each disk.
  */
 bool fl_libvirt_delete_checkpoint(FlLibvirtSession *session, const FlCheckpoint *checkpoint,
                                   GError **error)
@@ -135,7 +133,7 @@ bool fl_libvirt_delete_checkpoint(FlLibvirtSession *session, const FlCheckpoint 
     return true;
 }
 
-/* Whether CHECKPOINTS has a later one that is committed of the series of CHECKPOINT. */
+/* Whether CHECKPOINTS has a later committed one in the series of CHECKPOINT. */
 static bool is_superseded(const FlCheckpoint *checkpoint, const GPtrArray *checkpoints)
 {
     g_autoptr(FlPoint) point = fl_point_parse(checkpoint->name);
@@ -160,17 +158,16 @@ bool fl_libvirt_roll_back(FlSnapshot *backup, GError **error)
     bool ok = true;
 
     session->doubtful = entry != NULL && entry->failed != NULL;
-    /* It has been told that libvirtd is away. */
+    /* The lost connection to libvirtd has been reported already. */
     if (session->backup.left && session->domain == NULL)
         return true;
     active = fl_libvirt_active(session, error);
     if (active < 0)
         return false;
     if (active == 0) {
-        /* libvirt deletes none then; the next session that finds the VM running does. */
+        /* libvirt deletes no checkpoint now; the next session that finds the VM running does. */
         return !session->running || session->point == NULL ||
-               fl_fail(error, "the VM has ended; the new checkpoint goes when a backup of it is "
-                              "next begun");
+               fl_fail(error, "the VM has ended; the next backup removes the new checkpoint");
     }
     checkpoints = fl_libvirt_checkpoints(session, error);
     if (checkpoints == NULL)
@@ -198,19 +195,19 @@ static bool ask_description(FlLibvirtCall *call)
                        VIR_DOMAIN_CHECKPOINT_XML_SECURE));
 }
 
-/* Changes the description of the new checkpoint: the one step that makes the commit. */
+/* Changes the description of the new checkpoint: this single step is the commit. */
 static bool confirm(FlLibvirtSession *session, GError **error)
 {
     g_autoptr(FlLibvirtCall) description =
         fl_libvirt_call_new(ask_description, session->point, NULL);
     g_autoptr(FlLibvirtCall) redefine = NULL;
-    g_autofree FlDomainPart *parts = fl_libvirt_parts(session);
+    guint n;
+    g_autofree FlDomainPart *parts = fl_libvirt_parts(session, &n);
     g_autofree char *confirmed = NULL;
 
     if (!fl_libvirt_ask(session, description))
         return fl_libvirt_fail(error, description, "checkpoint %s", session->point);
-    confirmed =
-        fl_checkpoint_confirm_xml(description->string, parts, session->backup.disks->len, error);
+    confirmed = fl_checkpoint_confirm_xml(description->string, parts, n, error);
     if (confirmed == NULL)
         return false;
     redefine = fl_libvirt_call_new(ask_redefine, confirmed, NULL);
@@ -224,12 +221,13 @@ bool fl_libvirt_roll_forward(FlSnapshot *backup, GError **error)
     if (session->point == NULL)
         return true;
     if (!confirm(session, error)) {
-        /* It may be made for all that, or yet be; who was told that it was not relies on it. */
-        g_prefix_error(error, "the commit failed, and counts as an abort: ");
+        /* The change may have happened, or still happen; the journal records that the caller was
+         * told it failed. */
+        g_prefix_error(error, "the commit failed; it counts as an abort: ");
         fl_journal_write_failed(session->backup.journal, session->point, NULL);
         return false;
     }
-    /* It is committed. Older ones that stay for now cost no more than their space. */
+    /* Committed. Older checkpoints that remain cost only space. */
     fl_libvirt_roll_back(backup, &session->late);
     return true;
 }

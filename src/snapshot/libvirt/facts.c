@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What file an image is, here. */
+/* Identifies the file of an image on this host. */
 #include "snapshot/libvirt/remote.h"
 
 #include <fcntl.h>
@@ -7,7 +7,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* The UUID that the device mapper gave the volume DEVICE; NULL if it is none. */
+/* Returns the device mapper UUID of the volume DEVICE; NULL if it has none. */
 static char *volume_uuid(unsigned major, unsigned minor)
 {
     g_autofree char *path = g_strdup_printf("/sys/dev/block/%u:%u/dm/uuid", major, minor);
@@ -24,7 +24,7 @@ char *fl_facts_file(uint64_t inode, gint64 second, unsigned nanosecond)
                            second, nanosecond);
 }
 
-/* A file is known by its number and the time when it was made, as far as the file system tells. */
+/* Identifies a file by its inode number and, if the file system has it, its creation time. */
 static char *describe(const char *path)
 {
     g_autofree char *uuid = NULL;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The end of all backups of a domain: its checkpoints go, and the bitmaps that no checkpoint of it
- * has. libvirt forgets those of a transient domain when it ends, and of any when it is undefined;
- * the images tell of them.
+ * Forgets all backups of a domain: deletes its checkpoints, and bitmaps that belong to no
+ * checkpoint of the domain. libvirt forgets the checkpoints of a transient domain when it ends, and
+ * those of any domain when it is undefined; the images still list the bitmaps.
  */
 #include "snapshot/libvirt/session.h"
 
@@ -34,7 +34,7 @@ static bool forget_checkpoints(FlLibvirtSession *session, const GPtrArray *check
     return ok;
 }
 
-/* Of a domain that runs. */
+/* Removes stray bitmaps of a running domain. */
 static bool forget_stray(FlLibvirtSession *session, const FlDomainDisk *disk, GError **error)
 {
     g_autoptr(GPtrArray) layers = fl_image_layers(disk->path, disk->format, true, error);
@@ -53,8 +53,8 @@ static bool forget_stray(FlLibvirtSession *session, const FlDomainDisk *disk, GE
                                    disk->target);
             else if (ok)
                 ok = fl_fail(error,
-                             "disk %s: bitmap %s in %s cannot be removed now; when the VM is shut "
-                             "off: fleecefs --forget",
+                             "disk %s: bitmap %s in %s cannot be removed now; run fleecefs "
+                             "--forget when the VM is shut off",
                              disk->target, name, layer->path);
         }
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The guest's filesystems: frozen for the call that takes the snapshot, and thawed whatever
- * happens, also by a thread that waits for the time that the guest may stay frozen. */
+/* Freezes the guest's filesystems for the call that takes the snapshot and thaws them whatever
+ * happens. A watchdog thread thaws them when the freeze limit expires. */
 #include "snapshot/libvirt/session.h"
+#include "util/interrupt.h"
 
 /* Seconds: a thaw waits for the freeze before it. */
 #define THAW_TIMEOUT 15
@@ -14,7 +15,7 @@ static bool ask_time(FlLibvirtCall *call)
     return virDomainGetTime(call->domain, &seconds, &nanoseconds, 0) == 0;
 }
 
-/* The value of both: filesystems. */
+/* Both calls: CALL->value is the number of filesystems. */
 static bool ask_freeze(FlLibvirtCall *call)
 {
     return (call->value = virDomainFSFreeze(call->domain, NULL, 0, 0)) >= 0;
@@ -25,7 +26,7 @@ static bool ask_thaw(FlLibvirtCall *call)
     return (call->value = virDomainFSThaw(call->domain, NULL, 0, 0)) >= 0;
 }
 
-/* NUMBER: seconds, or one of libvirt's values. */
+/* CALL->number is in seconds, or one of libvirt's special values. */
 static bool ask_agent_timeout(FlLibvirtCall *call)
 {
     return virDomainAgentSetResponseTimeout(call->domain, (int)call->number, 0) == 0;
@@ -50,6 +51,8 @@ static gpointer watchdog(gpointer data)
     gint64 end = session->frozen_since + (gint64)freeze_limit(session) * 1000;
 
     g_mutex_lock(&session->lock);
+    while (session->freezing)
+        g_cond_wait(&session->cond, &session->lock);
     while (!session->thawing && g_cond_wait_until(&session->cond, &session->lock, end))
         continue;
     session->timed_out = !session->thawing;
@@ -59,16 +62,33 @@ static gpointer watchdog(gpointer data)
     return NULL;
 }
 
-static void start_watchdog(FlLibvirtSession *session)
+/* Called before anything is frozen: without the watchdog nothing may be. */
+static bool start_watchdog(FlLibvirtSession *session, GError **error)
 {
-    /* The session may connect again meanwhile: what the watchdog asks is its own. */
+    g_autoptr(GError) failure = NULL;
+
+    /* The session may reconnect meanwhile, so the watchdog's call holds its own references. */
     session->thaw = fl_libvirt_call_new(ask_thaw, NULL, NULL);
     virDomainRef(session->domain);
     session->thaw->domain = session->domain;
-    session->watchdog = g_thread_new("fleecefs-thaw", watchdog, session);
+    session->freezing = true;
+    session->watchdog = fl_thread_start("fleecefs-thaw", watchdog, session, &failure);
+    if (session->watchdog != NULL)
+        return true;
+    g_clear_pointer(&session->thaw, fl_libvirt_call_unref);
+    return fl_fail(error, "the guest is not frozen, because no thread can limit the time: %s",
+                   failure->message);
 }
 
-/* Whether the watchdog had nothing to do. */
+static void let_watchdog_count(FlLibvirtSession *session)
+{
+    g_mutex_lock(&session->lock);
+    session->freezing = false;
+    g_cond_signal(&session->cond);
+    g_mutex_unlock(&session->lock);
+}
+
+/* Stops the watchdog. Returns whether it had nothing to do. */
 static bool stop_watchdog(FlLibvirtSession *session)
 {
     if (session->watchdog == NULL)
@@ -82,32 +102,40 @@ static bool stop_watchdog(FlLibvirtSession *session)
     return !session->timed_out;
 }
 
-/* Nothing was frozen. Returns false. */
+/* Records that nothing was frozen. Returns false. */
 static bool not_frozen(FlLibvirtSession *session)
 {
-    fl_journal_write_thawed(session->backup.journal, NULL); /* only spares a thaw */
+    fl_journal_write_thawed(session->backup.journal,
+                            NULL); /* only saves a thaw; errors do not matter */
     return false;
 }
 
-/* An agent that answers is asked to freeze; one that does not has frozen nothing. */
+/* Asks the agent to freeze if it answers; if it does not, nothing was frozen. */
 static bool freeze(FlLibvirtSession *session, GError **error)
 {
     g_autoptr(FlLibvirtCall) time = fl_libvirt_call_new(ask_time, NULL, NULL);
     g_autoptr(FlLibvirtCall) freeze = fl_libvirt_call_new(ask_freeze, NULL, NULL);
+    bool frozen;
 
     if (fl_libvirt_state(session) != FL_LIBVIRT_RUNS) {
-        fl_fail(error, "the guest is paused and cannot be frozen; resume it with: virsh resume, or "
-                       "-o agent_optional goes on without");
+        fl_fail(error, "the guest is paused and cannot be frozen; resume it with virsh resume, or "
+                       "continue without freezing with -o agent_optional");
         return not_frozen(session);
     }
     time->extra = freeze->extra = freeze_limit(session);
     if (!fl_libvirt_ask_once(session, time)) {
         fl_libvirt_fail(error, time,
-                        "the guest's agent does not answer (-o agent_optional goes on without)");
+                        "the guest agent does not answer (-o agent_optional continues without it)");
         return not_frozen(session);
     }
     session->frozen_since = g_get_monotonic_time();
-    if (!fl_libvirt_ask_once(session, freeze))
+    if (!start_watchdog(session, error)) {
+        session->frozen_since = 0;
+        return not_frozen(session);
+    }
+    frozen = fl_libvirt_ask_once(session, freeze);
+    let_watchdog_count(session);
+    if (!frozen)
         return fl_libvirt_fail(error, freeze, "the guest cannot be frozen");
     session->frozen = (int)freeze->value;
     return true;
@@ -123,20 +151,18 @@ bool fl_libvirt_freeze(FlSnapshot *backup, GError **error)
     if (entry == NULL || entry->agent == NULL)
         return true;
     set_agent_timeout(session, (int)(freeze_limit(session) / 1000));
-    if (freeze(session, &failure)) {
-        start_watchdog(session);
+    if (freeze(session, &failure))
         return true;
-    }
     if (!options->agent_optional) {
         g_propagate_error(error, g_steal_pointer(&failure));
         return false;
     }
-    fl_snapshot_note(&session->backup, "the snapshot is like after a power cut: %s",
+    fl_snapshot_note(&session->backup, "the snapshot is only crash-consistent: %s",
                      failure->message);
     return fl_libvirt_thaw(backup, error);
 }
 
-/* Whether the freeze lasted: Windows ends one by itself, the watchdog any. */
+/* Whether the guest stayed frozen: Windows ends a freeze by itself, and the watchdog ends any. */
 static bool check_lasted(FlLibvirtSession *session, bool lasted, GError **error)
 {
     static const char what[] = "the guest did not stay frozen until the snapshot was taken";
@@ -145,7 +171,7 @@ static bool check_lasted(FlLibvirtSession *session, bool lasted, GError **error)
         return true;
     if (!session->backup.options->agent_optional)
         return fl_fail(error, "%s", what);
-    fl_snapshot_note(&session->backup, "%s, which is like after a power cut", what);
+    fl_snapshot_note(&session->backup, "%s; the snapshot is only crash-consistent", what);
     return true;
 }
 
@@ -160,7 +186,7 @@ bool fl_libvirt_thaw(FlSnapshot *backup, GError **error)
 
     if (entry == NULL || entry->agent == NULL)
         return true;
-    /* A guest that was started since is not frozen. */
+    /* A guest started since then is not frozen. */
     if (!ours && fl_libvirt_active(session, NULL) == 0)
         return fl_journal_write_thawed(session->backup.journal, error);
 
@@ -169,7 +195,7 @@ bool fl_libvirt_thaw(FlSnapshot *backup, GError **error)
     thawed = fl_libvirt_ask(session, thaw);
     if (!thawed) {
         session->backup.left = true;
-        fl_libvirt_fail(error, thaw, "the guest may still be frozen, --recover thaws it");
+        fl_libvirt_fail(error, thaw, "the guest may still be frozen; --recover thaws it");
     }
     set_agent_timeout(session, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
     if (!thawed)

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The connection to libvirtd, which may hang, or end and come back, while the VM goes on. */
+/* The connection to libvirtd, which may hang or restart while the VM keeps running. */
 #include "snapshot/libvirt/session.h"
 #include "util/deadline.h"
 
 #include <libvirt/virterror.h>
 #include <stdlib.h>
 
-/* Microseconds between attempts to connect again. */
+/* Microseconds between attempts to reconnect. */
 #define RETRY_INTERVAL 100000
-/* Milliseconds that libvirtd is given when it has used up its time before. */
+/* Milliseconds: minimum timeout once libvirtd has used up its time. */
 #define LEAST_TIMEOUT 2000
 
 static gint64 timeout(const FlLibvirtSession *session)
@@ -18,7 +18,7 @@ static gint64 timeout(const FlLibvirtSession *session)
     return (gint64)(seconds != 0 ? MIN(seconds, 86400) : 30) * 1000;
 }
 
-/* Milliseconds for libvirtd to answer, from now on: what is left since it last did. */
+/* Milliseconds that libvirtd has left to answer, counted from when it was lost. */
 static unsigned patience(const FlLibvirtSession *session)
 {
     gint64 spent =
@@ -38,12 +38,12 @@ bool fl_libvirt_fail(GError **error, const FlLibvirtCall *call, const char *form
     if (call->interrupted)
         return fl_fail(error, "interrupted by a signal");
     return fl_fail(error, "%s: %s", subject,
-                   call->silent ? "libvirt does not answer in time (-o timeout=); a libvirtd "
-                                  "that hangs can be restarted, VMs go on"
+                   call->silent ? "libvirt does not answer in time (-o timeout=); if libvirtd "
+                                  "hangs, restart it; VMs keep running"
                                 : call->message);
 }
 
-/* libvirt prints errors itself unless it is given something else to do with them. */
+/* libvirt prints errors to stderr unless an error function is set. */
 static void ignore_error(void *opaque, virErrorPtr error)
 {
 }
@@ -58,8 +58,8 @@ void fl_libvirt_disconnect(FlLibvirtSession *session)
     session->connection = NULL;
 }
 
-/* Finds domain MORE, by its UUID only if NUMBER is not 0, at TEXT. Its strings are the type of
- * libvirt there and its URI. */
+/* Connects to CALL->text and finds domain CALL->more, by UUID only if CALL->number is not 0.
+ * CALL->strings gets the connection's type and URI. */
 static bool ask_open(FlLibvirtCall *call)
 {
     const char *type;
@@ -80,7 +80,7 @@ static bool ask_open(FlLibvirtCall *call)
     return call->domain != NULL;
 }
 
-/* Whether ended well what CALL was asked; the session has its connection then. */
+/* Runs CALL. If it succeeds, the session takes over its connection. */
 static bool open_connection(FlLibvirtSession *session, FlLibvirtCall *call, unsigned timeout_ms)
 {
     bool ok = fl_libvirt_call_run(call, timeout_ms);
@@ -94,7 +94,7 @@ static bool open_connection(FlLibvirtSession *session, FlLibvirtCall *call, unsi
     return true;
 }
 
-/* What libvirt's functions are told: through a remote, it is as if it were here. */
+/* The URI for libvirt's functions: a remote libvirtd is reached as if it were local. */
 static const char *address(const FlLibvirtSession *session)
 {
     return session->remote != NULL ? fl_remote_libvirt(session->remote) : session->uri;
@@ -112,14 +112,14 @@ static bool open_remote(FlLibvirtSession *session, GError **error)
     return session->remote != NULL;
 }
 
-/* What ssh had to say, which libvirt cannot know, goes before what libvirt says. */
+/* Puts ssh's message, which libvirt cannot know, before libvirt's. */
 static bool fail_to_connect(FlLibvirtSession *session, const FlLibvirtCall *call, GError **error)
 {
     g_autofree char *said = session->remote != NULL ? fl_remote_complaint(session->remote) : NULL;
 
     return fl_libvirt_fail(error, call,
-                           "cannot connect to libvirt%s%s (does libvirtd run, and may this user "
-                           "use it? libvirt:DOMAIN?connect=URI names another)%s%s",
+                           "cannot connect to libvirt%s%s (check that libvirtd runs, and that this "
+                           "user has access; libvirt:DOMAIN?connect=URI selects another)%s%s",
                            session->uri != NULL ? " at " : "",
                            session->uri != NULL ? session->uri : "", said != NULL ? ": ssh: " : "",
                            said != NULL ? said : "");
@@ -139,20 +139,21 @@ bool fl_libvirt_connect(FlLibvirtSession *session, GError **error)
         return fail_to_connect(session, call, error);
     if (!g_str_equal(call->strings->pdata[0], "QEMU"))
         return fl_fail(error,
-                       "this libvirt runs VMs by %s, not QEMU; ?connect=URI names another, like "
-                       "qemu:///system",
+                       "this libvirt connection is for %s, not QEMU; ?connect=URI selects another, "
+                       "such as qemu:///system",
                        (const char *)call->strings->pdata[0]);
     if (session->remote == NULL && fl_remote_is(call->strings->pdata[1]))
-        return fl_fail(error, "this libvirt is on another host: name it by "
-                              "libvirt:DOMAIN?connect=qemu+ssh://HOST/system");
+        return fl_fail(
+            error,
+            "this libvirt is on another host: write libvirt:DOMAIN?connect=qemu+ssh://HOST/system");
     if (!found)
-        return fl_libvirt_fail(error, call, "there is no such domain (virsh list --all)");
+        return fl_libvirt_fail(error, call, "no such domain; see virsh list --all");
     if (virDomainGetUUIDString(session->domain, session->uuid) < 0)
         return fl_fail(error, "libvirt does not know the UUID of the domain");
     return true;
 }
 
-/* Waits for a libvirtd to connect to. CALL gets what went wrong. */
+/* Waits until libvirtd accepts a connection. CALL gets the error. */
 static bool connect_again(FlLibvirtSession *session, FlLibvirtCall *call)
 {
     gint64 end = g_get_monotonic_time() + (gint64)patience(session) * 1000;
@@ -175,7 +176,7 @@ static bool connect_again(FlLibvirtSession *session, FlLibvirtCall *call)
     }
 }
 
-/* Whether CALL failed because libvirtd ended; everything else libvirtd had to say itself. */
+/* Whether CALL failed because libvirtd went away; libvirtd reports all other errors itself. */
 static bool is_lost(const FlLibvirtCall *call)
 {
     return !call->silent && (call->from == VIR_FROM_RPC || call->from == VIR_FROM_REMOTE);

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which image is which. libvirt wants the bitmaps of all disks to be called as the checkpoint, so
- * they cannot tell; what does is noted in the checkpoint's description: keys of the files that each
- * disk was made of. A key outlives a move and another name, and no copy has the same.
+ * Identifies images. libvirt requires that the bitmaps of all disks have the checkpoint's name, so
+ * the names cannot identify a disk. Instead the checkpoint's description stores keys of the files
+ * that each disk consisted of. A key survives moves and renames, and no copy has the same key.
  */
 #include "snapshot/libvirt/session.h"
 
 #include "snapshot/point.h"
+#include "util/endian.h"
 
 #include <string.h>
 
-/* QEMU itself does not open longer chains. */
+/* QEMU itself opens no longer chains. */
 #define CHAIN_MAX   200
 #define BACKING_MAX 1023
 
@@ -22,16 +23,7 @@ static void look_at(FlRemote *remote, const char *path, FlFacts *facts)
         fl_local_facts(path, facts);
 }
 
-static uint64_t read_be(const unsigned char *bytes, int n)
-{
-    uint64_t value = 0;
-
-    for (int i = 0; i < n; i++)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
-/* Version 2 of the format, "compat=0.10". An image that cannot be read is taken for a newer one. */
+/* Whether it is qcow2 version 2, "compat=0.10". An unreadable image is assumed to be newer. */
 static bool is_old_qcow2(const FlFacts *facts)
 {
     static const char header[8] = {'Q', 'F', 'I', (char)0xfb, 0, 0, 0, 2};
@@ -39,8 +31,9 @@ static bool is_old_qcow2(const FlFacts *facts)
     return facts->length >= sizeof header && memcmp(facts->header, header, sizeof header) == 0;
 }
 
-/* The backing file that the qcow2 at PATH, of FACTS, names (QEMU's docs/interop/qcow2: header);
- * NULL if there is none that is a file, or its name is not where QEMU has it. */
+/* Returns the backing file that the qcow2 image at PATH, with FACTS, names (QEMU
+ * docs/interop/qcow2, header); NULL if it names none, the name is not a file, or the name lies
+ * where QEMU would not put it. */
 static char *backing_of(const char *path, const FlFacts *facts)
 {
     char name[BACKING_MAX + 1] = "";
@@ -49,8 +42,8 @@ static char *backing_of(const char *path, const FlFacts *facts)
 
     if (facts->length < 20 || memcmp(facts->header, "QFI\xfb", 4) != 0)
         return NULL;
-    offset = read_be(facts->header + 8, 8);
-    size = read_be(facts->header + 16, 4);
+    offset = fl_be64(facts->header + 8);
+    size = fl_be32(facts->header + 16);
     if (offset == 0 || size == 0 || size > BACKING_MAX || offset > facts->length ||
         size > facts->length - offset)
         return NULL;
@@ -79,7 +72,8 @@ void fl_libvirt_find_keys(FlRemote *remote, FlDomainDisk *disk)
         }
         g_ptr_array_add(disk->keys, fl_point_binding("image", facts->what, NULL));
         g_free(facts->what);
-        /* For checkpoints of earlier versions and other tools, whose XML names the file. */
+        /* For checkpoints of earlier fleecefs versions and other tools, whose XML names the
+         * file. */
         g_ptr_array_add(disk->keys, g_strconcat("path:", path, NULL));
         g_free(path);
         path = next;
@@ -103,7 +97,7 @@ static bool has_key(const GPtrArray *keys, const char *key)
     return g_ptr_array_find_with_equal_func((GPtrArray *)keys, key, g_str_equal, NULL);
 }
 
-/* Whether only WHOSE of the disks of CHECKPOINT has KEY; a template may be under several. */
+/* Whether WHOSE is the only disk of CHECKPOINT with KEY; several disks may share a template. */
 static bool is_only_ones(const FlCheckpoint *checkpoint, const char *key,
                          const FlCheckpointDisk *whose)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a domain's description does not say of its images. */
+/* Finds what a domain's XML omits about its images. */
 #include "snapshot/libvirt/session.h"
 
 #include <stdlib.h>
@@ -13,7 +13,7 @@ static bool ask_size(FlLibvirtCall *call)
     return ok;
 }
 
-/* The path of VOLUME, unless it is not a file or block device. Its size is that of the disk. */
+/* Returns the path of VOLUME; NULL unless it is a file or block device. SIZE gets the capacity. */
 static char *volume_path(virStorageVolPtr volume, int64_t *size)
 {
     virStorageVolInfo info;
@@ -25,7 +25,7 @@ static char *volume_path(virStorageVolPtr volume, int64_t *size)
     return virStorageVolGetPath(volume);
 }
 
-/* TEXT: the pool, MORE: the volume in it. */
+/* CALL->text is the pool, CALL->more the volume in it. */
 static bool ask_volume(FlLibvirtCall *call)
 {
     virStoragePoolPtr pool =
@@ -40,7 +40,7 @@ static bool ask_volume(FlLibvirtCall *call)
     return fl_libvirt_call_take(call, path);
 }
 
-/* libvirt finds the size of a volume by the domain only while that runs. */
+/* libvirt reports the size of a disk's volume through the domain only while the domain runs. */
 static bool add_size(FlLibvirtSession *session, FlDomainDisk *disk, GError **error)
 {
     g_autoptr(FlLibvirtCall) size = fl_libvirt_call_new(ask_size, disk->target, NULL);
@@ -53,7 +53,7 @@ static bool add_size(FlLibvirtSession *session, FlDomainDisk *disk, GError **err
     return true;
 }
 
-/* A volume that libvirt does not tell of, as of a pool that is not active, is no file. */
+/* A volume that libvirt does not find, for example in an inactive pool, counts as no file. */
 static void find_volume(FlLibvirtSession *session, FlDomainDisk *disk)
 {
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_volume, disk->pool, disk->volume);

@@ -1,61 +1,45 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * The backup job: libvirt starts it with its NBD server and scratch files, and ends all of it
- * together.
- *
- * Socket and scratch files are made by the VM's process, in a directory that we make for it, which
- * nobody else may enter. Its name, in the job's XML, tells that the job is ours.
- */
+/* The backup job: libvirt starts it together with its NBD server and scratch files, and ends all of
+ * them together. */
 #include "snapshot/libvirt/session.h"
 
 #include "map/context.h"
 #include "snapshot/point.h"
-#include "util/clients.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <glib/gstdio.h>
 #include <libvirt/virterror.h>
 #include <string.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-#define PREFIX "fleecefs-"
-/* More advice: root is denied something by these, as a rule. */
-#define CONFINED "; AppArmor and SELinux have to allow its socket: man fleecefs, SECURITY"
-/* Milliseconds: for a job to begin or end, and between looks at it then. */
+/* Appended to "Permission denied": for root, AppArmor or SELinux is the usual cause. */
+#define CONFINED "; AppArmor and SELinux must allow its socket: man fleecefs, SECURITY"
+/* Milliseconds for a job to begin or end, and between checks meanwhile. */
 #define CHANGE_TIMEOUT  10000
 #define CHANGE_INTERVAL 20
-/* Milliseconds for clients of the NBD server to leave; less while the guest's writes may wait. */
-#define LEAVE_TIMEOUT  5000
-#define LET_GO_TIMEOUT 2000
-
-/* Whether SOCKET is where a session of ours has one. */
-static bool is_our_socket(const char *socket)
-{
-    g_autofree char *directory = socket != NULL ? g_path_get_dirname(socket) : NULL;
-    g_autofree char *name = directory != NULL ? g_path_get_basename(directory) : NULL;
-
-    return name != NULL && g_str_has_prefix(name, PREFIX) && g_str_has_suffix(socket, "/nbd");
-}
+/* Microseconds: how much the computed start times of one job may differ, beyond the duration of the
+ * query; and how long a proof is valid. */
+#define CLOCK_SLACK (1 * G_TIME_SPAN_SECOND)
+#define PROOF_LIFE  (10 * G_TIME_SPAN_SECOND)
+/* Milliseconds for clients of the NBD server to disconnect; less while guest writes may be
+ * waiting. */
+#define LEAVE_TIMEOUT 5000
 
 static bool ask_backup(FlLibvirtCall *call)
 {
     return fl_libvirt_call_take(call, virDomainBackupGetXMLDesc(call->domain, 0));
 }
 
-/* Whether CALL failed because there is no VM any more. */
+/* Whether CALL failed because the VM no longer runs. */
 static bool has_ended(const FlLibvirtSession *session, const FlLibvirtCall *call)
 {
     return session->gone || (!call->silent && (call->code == VIR_ERR_NO_DOMAIN ||
                                                call->code == VIR_ERR_OPERATION_INVALID));
 }
 
-/* Of this session, or before there is one, of any. */
+/* Whether BACKUP belongs to this session or, before the session has one, to any fleecefs
+ * session. */
 static bool is_ours(const FlLibvirtSession *session, const FlDomainBackup *backup)
 {
     return session->socket != NULL ? g_strcmp0(session->socket, backup->socket) == 0
-                                   : is_our_socket(backup->socket);
+                                   : fl_libvirt_is_our_socket(backup->socket);
 }
 
 FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, FlDomainBackup **backup, GError **error)
@@ -79,7 +63,7 @@ FlLibvirtJob fl_libvirt_job(FlLibvirtSession *session, FlDomainBackup **backup, 
     return ours ? FL_LIBVIRT_JOB_OURS : FL_LIBVIRT_JOB_OTHER;
 }
 
-/* libvirt has no numbers yet of a backup that it is only just beginning. */
+/* libvirt has no statistics yet for a backup that is just starting. */
 static bool is_beginning(FlLibvirtCall *call)
 {
     fl_libvirt_call_note_error(call);
@@ -87,12 +71,31 @@ static bool is_beginning(FlLibvirtCall *call)
     return call->code == VIR_ERR_INTERNAL_ERROR && virDomainIsActive(call->domain) == 1;
 }
 
-/* Its value is a FlLibvirtProgress; its string, the description of a backup that goes on. */
+/*
+ * Whether PROOF and FOUND describe the same job, which still exists after PROOF was made.
+ *
+ * A domain has one job at a time. A job that began before PROOF->since and still exists is the one
+ * that existed then, so its description need not be queried again. The start of a job is computed
+ * from its age, for which libvirt uses the host's realtime clock; a value that disagrees with the
+ * previous one is rejected. Another job could be mistaken for ours only if, within PROOF_LIFE, ours
+ * ended, another backup with the same totals began, and the clock was set forward by the difference
+ * of their ages to within CLOCK_SLACK.
+ */
+static bool is_proven(const FlLibvirtProof *proof, const FlLibvirtProof *found)
+{
+    return proof->since != 0 && found->since < proof->since + PROOF_LIFE &&
+           found->last < proof->since - CLOCK_SLACK && found->first <= proof->last + CLOCK_SLACK &&
+           found->last >= proof->first - CLOCK_SLACK;
+}
+
+/* CALL->value gets a FlLibvirtProgress; CALL->string the description of a running backup, or NULL
+ * if CALL->proof is of that backup. That saves a libvirt call, that is, a round trip. */
 static bool ask_progress(FlLibvirtCall *call)
 {
     virTypedParameterPtr params = NULL;
-    unsigned long long total = 0;
+    unsigned long long total = 0, age = 0;
     int type = VIR_DOMAIN_JOB_NONE, n = 0, operation = VIR_DOMAIN_JOB_OPERATION_UNKNOWN;
+    gint64 asked = g_get_monotonic_time();
     bool ok = virDomainGetJobStats(call->domain, &type, &params, &n, 0) == 0;
 
     if (!ok)
@@ -100,7 +103,11 @@ static bool ask_progress(FlLibvirtCall *call)
     virTypedParamsGetInt(params, n, VIR_DOMAIN_JOB_OPERATION, &operation);
     if (virTypedParamsGetULLong(params, n, VIR_DOMAIN_JOB_DISK_TEMP_TOTAL, &total) != 1)
         virTypedParamsGetULLong(params, n, VIR_DOMAIN_JOB_DISK_TOTAL, &total);
+    virTypedParamsGetULLong(params, n, VIR_DOMAIN_JOB_TIME_ELAPSED, &age);
     virTypedParamsFree(params, n);
+    call->found.since = g_get_monotonic_time();
+    call->found.first = asked - (gint64)MIN(age, G_MAXINT32) * G_TIME_SPAN_MILLISECOND;
+    call->found.last = call->found.first + (call->found.since - asked);
     if (type == VIR_DOMAIN_JOB_NONE)
         call->value = FL_LIBVIRT_PROGRESS_NONE;
     else if (operation != VIR_DOMAIN_JOB_OPERATION_BACKUP)
@@ -108,15 +115,17 @@ static bool ask_progress(FlLibvirtCall *call)
     else
         call->value = total > 0 ? FL_LIBVIRT_PROGRESS_STEADY : FL_LIBVIRT_PROGRESS_CHANGING;
     call->total = total;
-    return call->value != FL_LIBVIRT_PROGRESS_STEADY || ask_backup(call) ||
-           virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_BACKUP;
+    return call->value != FL_LIBVIRT_PROGRESS_STEADY || is_proven(&call->proof, &call->found) ||
+           ask_backup(call) || virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_BACKUP;
 }
 
 FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total, GError **error)
 {
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_progress, NULL, NULL);
     g_autoptr(FlDomainBackup) backup = NULL;
+    bool ours;
 
+    call->proof = session->proof;
     if (!fl_libvirt_ask(session, call)) {
         if (has_ended(session, call))
             return FL_LIBVIRT_PROGRESS_NONE;
@@ -125,13 +134,21 @@ FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total
     }
     if (call->string != NULL)
         backup = fl_domain_backup_parse(call->string, NULL);
-    *total = backup != NULL && is_ours(session, backup) ? call->total : 0;
+    ours = call->value == FL_LIBVIRT_PROGRESS_STEADY &&
+           (backup != NULL ? is_ours(session, backup)
+                           : call->string == NULL && is_proven(&call->proof, &call->found));
+    if (!ours)
+        session->proof = (FlLibvirtProof){0};
+    else if (backup != NULL)
+        session->proof = call->found;
+    *total = ours ? call->total : 0;
     return (FlLibvirtProgress)call->value;
 }
 
 /*
- * Waits until a backup that is being begun goes on, by a daemon that has died, or whose connection
- * was lost: to end it earlier, or to delete its checkpoint, makes libvirtd crash (seen with 9.0).
+ * Waits until a backup is running whose start was cut short because the fleecefs daemon died or
+ * lost its connection: ending it earlier, or deleting its checkpoint, crashes libvirtd (seen with
+ * 9.0).
  */
 static bool settle(FlLibvirtSession *session, GError **error)
 {
@@ -142,8 +159,8 @@ static bool settle(FlLibvirtSession *session, GError **error)
     while ((progress = fl_libvirt_progress(session, &total, error)) ==
            FL_LIBVIRT_PROGRESS_CHANGING) {
         if (g_get_monotonic_time() >= end)
-            return fl_fail(error, "libvirt has been about to begin or end a backup for too long; "
-                                  "when it is done: fleecefs --recover");
+            return fl_fail(error, "libvirt has been starting or ending a backup for too long; when "
+                                  "it has finished, run fleecefs --recover");
         g_usleep(CHANGE_INTERVAL * G_TIME_SPAN_MILLISECOND);
     }
     return progress != FL_LIBVIRT_PROGRESS_UNKNOWN;
@@ -159,68 +176,38 @@ bool fl_libvirt_check_idle(FlLibvirtSession *session, GError **error)
     if (job == FL_LIBVIRT_JOB_UNKNOWN)
         return false;
     if (job != FL_LIBVIRT_JOB_NONE) {
-        const char *file = backup->socket != NULL ? backup->socket : backup->file;
+        const char *file = backup->socket != NULL && !backup->tcp ? backup->socket : backup->file;
         return fl_fail(error,
                        "another tool's backup is in progress (mode %s, at %s); let it finish, or "
-                       "end it with: virsh domjobabort %s",
+                       "end it with virsh domjobabort %s",
                        backup->mode, file != NULL ? file : "no local file", session->name);
     }
     progress = fl_libvirt_progress(session, &total, error);
     if (progress != FL_LIBVIRT_PROGRESS_NONE && progress != FL_LIBVIRT_PROGRESS_UNKNOWN)
         fl_fail(error,
-                "a job of libvirt (like a migration) is in progress; let it finish, "
-                "see virsh domjobinfo %s",
+                "a libvirt job (such as a migration) is in progress; let it finish; see virsh "
+                "domjobinfo %s",
                 session->name);
     return progress == FL_LIBVIRT_PROGRESS_NONE;
 }
 
-char *fl_libvirt_choose_socket(const FlLibvirtSession *session)
-{
-    return g_strdup_printf("%s/" PREFIX "%08x%08x/nbd", session->scratch, g_random_int(),
-                           g_random_int());
-}
-
-bool fl_libvirt_serve(FlSnapshot *backup, GError **error)
-{
-    FlLibvirtSession *session = (FlLibvirtSession *)backup;
-    g_autofree char *directory = NULL;
-    const FlDomain *domain = session->description;
-
-    if (session->socket == NULL)
-        return true;
-    directory = g_path_get_dirname(session->socket);
-    if (strlen(session->socket) >= sizeof((struct sockaddr_un *)NULL)->sun_path)
-        return fl_fail(error,
-                       "scratch directory %s: the path is too long for a socket in it; "
-                       "-o scratch=DIR names another",
-                       session->scratch);
-    if (session->remote != NULL) {
-        if (fl_remote_make(session->remote, directory, domain->user, domain->group, error))
-            return true;
-        g_prefix_error(error, "scratch directory %s: ", session->scratch);
-        return false;
-    }
-    if (g_mkdir(directory, 0700) < 0 ||
-        (geteuid() == 0 && domain->user >= 0 &&
-         chown(directory, (uid_t)domain->user, (gid_t)domain->group) < 0))
-        return fl_fail(error, "scratch directory %s: %s; -o scratch=DIR names another",
-                       session->scratch, g_strerror(errno));
-    return true;
-}
-
 static bool ask_begin(FlLibvirtCall *call)
 {
-    return virDomainBackupBegin(call->domain, call->text, call->more, 0) == 0;
+    return virDomainBackupBegin(call->domain, call->text, call->more, call->number) == 0;
 }
 
-FlDomainPart *fl_libvirt_parts(const FlLibvirtSession *session)
+FlDomainPart *fl_libvirt_parts(const FlLibvirtSession *session, guint *n)
 {
     const GPtrArray *disks = session->backup.disks;
     FlDomainPart *parts = g_new0(FlDomainPart, disks->len);
 
+    *n = 0;
     for (guint i = 0; i < disks->len; i++) {
         const FlLibvirtDisk *disk = g_ptr_array_index(disks, i);
-        parts[i] = (FlDomainPart){
+
+        if (disk->disk.image != NULL)
+            continue;
+        parts[(*n)++] = (FlDomainPart){
             .target = disk->disk.name,
             .checkpoint = disk->checkpoint,
             .export_name = disk->disk.export_name,
@@ -229,30 +216,36 @@ FlDomainPart *fl_libvirt_parts(const FlLibvirtSession *session)
             .size = disk->disk.size,
             .disk_id = disk->disk.disk_id,
             .keys = disk->keys,
-            .witness = disk->witness,
+            .fingerprint = disk->fingerprint,
         };
     }
     return parts;
 }
 
-/* What starts the job with all disks as they are planned. */
+/* Returns the call that starts the job with all disks as planned. */
 static FlLibvirtCall *begin(const FlLibvirtSession *session)
 {
-    const GPtrArray *disks = session->backup.disks;
-    g_autofree FlDomainPart *parts = fl_libvirt_parts(session);
-    g_autofree char *directory = g_path_get_dirname(session->socket);
-    g_autofree char *backup = fl_domain_backup_xml(parts, disks->len, session->socket, directory);
+    guint n;
+    g_autofree FlDomainPart *parts = fl_libvirt_parts(session, &n);
+    const FlDomainServer server = {
+        .socket = session->socket,
+        .address = session->address,
+        .port = session->listen.port,
+        .secret = session->secret,
+    };
+    g_autofree char *backup = fl_domain_backup_xml(parts, n, &server);
     g_autofree char *checkpoint = NULL;
+    FlLibvirtCall *call;
 
     if (session->point != NULL)
-        checkpoint = fl_checkpoint_xml(parts, disks->len, session->point);
-    return fl_libvirt_call_new(ask_begin, backup, checkpoint);
+        checkpoint = fl_checkpoint_xml(parts, n, session->point);
+    call = fl_libvirt_call_new(ask_begin, backup, checkpoint);
+    call->number = session->secret != NULL ? VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL : 0;
+    return call;
 }
 
-/*
- * After libvirt said that a bitmap is missing or broken: makes the disks full that it speaks of, or
- * if none is found in its words, all. False if all of them were already.
- */
+/* After libvirt reported a missing or broken bitmap: switches the disks named in MESSAGE to full,
+ * or all disks if it names none. Returns false if all of them were full already. */
 static bool drop_bases(const GPtrArray *disks, const char *message)
 {
     bool dropped = false;
@@ -264,10 +257,10 @@ static bool drop_bases(const GPtrArray *disks, const char *message)
 
             if (disk->checkpoint == NULL || (pass == 0 && strstr(message, quoted) == NULL))
                 continue;
-            fl_libvirt_make_full(
-                disk, g_strdup_printf("restore point %s is lost, because the VM did not end "
-                                      "cleanly or its image was replaced (%s)",
-                                      disk->checkpoint, message));
+            fl_libvirt_make_full(disk,
+                                 g_strdup_printf("restore point %s is lost, because the VM did not "
+                                                 "shut down cleanly or its image was replaced (%s)",
+                                                 disk->checkpoint, message));
             dropped = true;
         }
     }
@@ -285,16 +278,29 @@ void fl_libvirt_name_disks(const FlSnapshot *backup)
     }
 }
 
-/* What libvirt says of its files has their path in it. */
+/* Matches QEMU's message, which libvirt passes on. */
+static bool is_port_taken(const FlLibvirtSession *session, const FlLibvirtCall *call)
+{
+    return session->address != NULL && call->message != NULL &&
+           strstr(call->message, "Address already in use") != NULL;
+}
+
+/* Errors about the job's files contain their path. */
 static bool fail_to_begin(const FlLibvirtSession *session, const FlLibvirtCall *call,
                           GError **error)
 {
     if (call->message != NULL && strstr(call->message, session->scratch) != NULL)
         return fl_libvirt_fail(error, call,
                                "cannot take the snapshot (the VM's process must be able to write "
-                               "in %s; -o scratch=DIR names another%s)",
+                               "to %s; choose another with -o scratch=DIR%s)",
                                session->scratch,
                                strstr(call->message, "Permission denied") != NULL ? CONFINED : "");
+    if (session->address != NULL)
+        return fl_libvirt_fail(error, call,
+                               "cannot take the snapshot (libvirt's qemu.conf there must set "
+                               "backup_tls_x509_cert_dir; the NBD server was to listen at %s port "
+                               "%u, see -o nbd_listen=)",
+                               session->address, session->listen.port);
     return fl_libvirt_fail(error, call, "cannot take the snapshot");
 }
 
@@ -321,27 +327,30 @@ bool fl_libvirt_snapshot(FlSnapshot *backup, GError **error)
         call = begin(session);
         if (fl_libvirt_ask_once(session, call))
             return true;
+        if (!call->silent && is_port_taken(session, call) && fl_listen_next(&session->listen))
+            continue;
         if (call->silent || call->code != VIR_ERR_CHECKPOINT_INCONSISTENT ||
             !drop_bases(backup->disks, call->message))
             return fail_to_begin(session, call, error);
     }
 }
 
-/* What libvirt says that it made of our wishes. */
+/* Reads back what libvirt made of the request. */
 static bool read_back(FlSnapshot *backup, const FlDomainBackup *job, GError **error)
 {
     for (guint i = 0; i < backup->disks->len; i++) {
         FlSnapshotDisk *disk = g_ptr_array_index(backup->disks, i);
         const FlDomainExport *export = NULL;
 
+        if (disk->image != NULL)
+            continue;
         for (guint k = 0; k < job->disks->len; k++) {
             const FlDomainExport *candidate = g_ptr_array_index(job->disks, k);
             if (g_str_equal(candidate->target, disk->name))
                 export = candidate;
         }
         if (export == NULL || (disk->bitmaps->len > 0 && export->bitmap == NULL))
-            return fl_fail(error, "disk %s: libvirt did not export it as it was asked to",
-                           disk->name);
+            return fl_fail(error, "disk %s: libvirt did not export it as requested", disk->name);
         g_free(disk->export_name);
         disk->export_name =
             g_strdup(export->export_name != NULL ? export->export_name : disk->name);
@@ -354,19 +363,6 @@ static bool read_back(FlSnapshot *backup, const FlDomainBackup *job, GError **er
     return true;
 }
 
-static bool find_server(FlLibvirtSession *session, GError **error)
-{
-    FlSnapshot *backup = &session->backup;
-
-    if (session->remote != NULL) {
-        backup->server_uri = fl_remote_serve(session->remote, session->socket, error);
-        return backup->server_uri != NULL;
-    }
-    session->clients = fl_clients_open(session->socket, CHANGE_TIMEOUT);
-    backup->socket = open(session->socket, O_PATH | O_CLOEXEC);
-    return backup->socket >= 0 || fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
-}
-
 bool fl_libvirt_export(FlSnapshot *backup, GError **error)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
@@ -376,21 +372,23 @@ bool fl_libvirt_export(FlSnapshot *backup, GError **error)
         return false;
     if (!session->running)
         return true;
+    if (session->secret != NULL && !fl_libvirt_remove_secret(session, session->socket, error))
+        return false;
     if (fl_libvirt_job(session, &job, error) == FL_LIBVIRT_JOB_UNKNOWN ||
         fl_libvirt_progress(session, &session->total, error) == FL_LIBVIRT_PROGRESS_UNKNOWN)
         return false;
     if (job == NULL || session->total == 0)
-        return fl_fail(error, "the backup job has ended already");
+        return fl_fail(error, "the backup job has already ended");
     if (!read_back(backup, job, error))
         return false;
-    if (!find_server(session, error))
+    if (!fl_libvirt_find_server(session, error))
         return false;
     fl_libvirt_compare(session);
     fl_libvirt_name_disks(backup);
     return true;
 }
 
-/* Its value is a FlLibvirtState. */
+/* CALL->value gets a FlLibvirtState. */
 static bool ask_state(FlLibvirtCall *call)
 {
     int state = 0, reason = 0;
@@ -414,7 +412,7 @@ static bool ask_resume(FlLibvirtCall *call)
     return virDomainResume(call->domain) == 0;
 }
 
-/* A guest that was stopped because the scratch was full can go on: its write is tried again. */
+/* Resumes a guest that stopped because the scratch space was full: QEMU retries its write. */
 static bool resume_guest(FlLibvirtSession *session, GError **error)
 {
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_resume, NULL, NULL);
@@ -430,36 +428,6 @@ static bool ask_abort(FlLibvirtCall *call)
     return virDomainAbortJob(call->domain) == 0;
 }
 
-static int count_clients(const FlLibvirtSession *session, const char *socket)
-{
-    return session->remote != NULL ? fl_remote_clients(session->remote, socket)
-                                   : fl_clients_count(session->clients, socket);
-}
-
-/*
- * Whether nobody but ourselves is connected to SOCKET, where QEMU's NBD server listens, as far as
- * that is to be known. With a client that reads no replies QEMU stands still (seen in 7.2 and
- * 10.0), its monitor and libvirt with it, as soon as libvirt ends the job or deletes a
- * checkpoint, and until that client has left; and which client is one, cannot be seen.
- */
-static bool clients_have_left(FlLibvirtSession *session, const char *socket, unsigned timeout,
-                              GError **error)
-{
-    gint64 end = g_get_monotonic_time() + (gint64)timeout * 1000;
-
-    if (session->clients < 0 && session->remote == NULL)
-        session->clients = fl_clients_open(socket, timeout);
-    while (count_clients(session, socket) > 0) {
-        if (g_get_monotonic_time() >= end)
-            return fl_fail(error,
-                           "another client reads from the snapshot's NBD server, %s: end that one. "
-                           "Until then the backup job stays: to end it could halt the VM",
-                           socket);
-        g_usleep(CHANGE_INTERVAL * G_TIME_SPAN_MILLISECOND);
-    }
-    return true;
-}
-
 /* Ends the job whose NBD server is at SOCKET. */
 static bool end_job(FlLibvirtSession *session, const char *socket, unsigned patience,
                     GError **error)
@@ -469,10 +437,10 @@ static bool end_job(FlLibvirtSession *session, const char *socket, unsigned pati
     FlLibvirtJob job;
     bool asked;
 
-    session->backup.refused = !clients_have_left(session, socket, patience, error);
+    session->backup.refused = !fl_libvirt_clients_have_left(session, socket, patience, error);
     if (session->backup.refused)
         return false;
-    /* It is refused where the job is ending already. */
+    /* libvirt refuses this if the job is already ending. */
     asked = fl_libvirt_ask(session, call);
     if (call->silent)
         return fl_libvirt_fail(error, call, "backup job");
@@ -487,38 +455,24 @@ static bool end_job(FlLibvirtSession *session, const char *socket, unsigned pati
     return job != FL_LIBVIRT_JOB_UNKNOWN && resume_guest(session, error);
 }
 
-/* The directory of SOCKET, with the scratch files that libvirt did not remove. */
-static bool remove_directory(FlLibvirtSession *session, const char *socket, GError **error)
+static bool remove_things(FlLibvirtSession *session, const char *socket, GError **error)
 {
-    g_autofree char *path = NULL;
-    g_autoptr(GDir) directory = NULL;
-    const char *name;
-
-    if (!is_our_socket(socket))
-        return true;
-    path = g_path_get_dirname(socket);
-    if (session->remote != NULL)
-        return fl_remote_remove(session->remote, path, error);
-    directory = g_dir_open(path, 0, NULL);
-    while (directory != NULL && (name = g_dir_read_name(directory)) != NULL) {
-        g_autofree char *file = g_build_filename(path, name, NULL);
-        g_unlink(file);
-    }
-    g_rmdir(path);
-    return true;
+    return fl_libvirt_remove_files(session, socket, error) &&
+           fl_libvirt_remove_secret(session, socket, error);
 }
 
-/* What is left of a job that is ours, if FOUND is one, and of what the journal tells. */
+/* Removes what remains of our job, described by FOUND (NULL if there is none), and of what the
+ * journal names. */
 static bool remove_left(FlLibvirtSession *session, const FlDomainBackup *found, GError **error)
 {
     const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     const char *noted = entry != NULL ? entry->socket : NULL;
 
     if (found != NULL && (!end_job(session, found->socket, LEAVE_TIMEOUT, error) ||
-                          !remove_directory(session, found->socket, error)))
+                          !remove_things(session, found->socket, error)))
         return false;
     return (found != NULL && g_strcmp0(found->socket, noted) == 0) ||
-           remove_directory(session, noted, error);
+           remove_things(session, noted, error);
 }
 
 bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
@@ -532,14 +486,8 @@ bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
         remove_left(session, job == FL_LIBVIRT_JOB_OURS ? found : NULL, error))
         return true;
     session->backup.left = true;
-    g_prefix_error(error, "something is left, which fleecefs --recover puts back: ");
+    g_prefix_error(error, "cleanup is incomplete; run fleecefs --recover: ");
     return false;
-}
-
-bool fl_libvirt_check_clients(FlLibvirtSession *session, GError **error)
-{
-    return session->socket == NULL ||
-           clients_have_left(session, session->socket, LET_GO_TIMEOUT, error);
 }
 
 bool fl_libvirt_let_go(FlSnapshot *backup, GError **error)
@@ -547,5 +495,5 @@ bool fl_libvirt_let_go(FlSnapshot *backup, GError **error)
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
     /* libvirt ends the job for all disks or for none, so they are lost together. */
     return fl_libvirt_job(session, NULL, error) != FL_LIBVIRT_JOB_OURS ||
-           end_job(session, session->socket, LET_GO_TIMEOUT, error);
+           end_job(session, session->socket, FL_LIBVIRT_LET_GO_MS, error);
 }

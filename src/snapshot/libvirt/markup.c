@@ -6,7 +6,7 @@
 typedef struct {
     const FlMarkupReader *reader;
     GString *path;
-    GString *text; /* in the element */
+    GString *text; /* of the current element */
 } Reading;
 
 static void enter(GString *path, const char *name)
@@ -58,7 +58,7 @@ static bool parse(const GMarkupParser *parser, gpointer data, const char *xml, G
 
     return (g_markup_parse_context_parse(context, xml, -1, &failure) &&
             g_markup_parse_context_end_parse(context, &failure)) ||
-           fl_fail(error, "libvirt sent XML that cannot be read: %s", failure->message);
+           fl_fail(error, "libvirt sent invalid XML: %s", failure->message);
 }
 
 bool fl_markup_read(const FlMarkupReader *reader, const char *xml, GError **error)
@@ -82,10 +82,10 @@ const char *fl_markup_attribute(const char **names, const char **values, const c
 
 typedef struct {
     GString *path, *xml;
-    const char *wanted, *text; /* of fl_markup_replace_text() */
+    const char *wanted, *text; /* arguments of fl_markup_replace_text() */
 } Copying;
 
-/* What parsers would take for other white space is written as a reference. */
+/* Writes whitespace that parsers would normalize as character references. */
 static void add_escaped(GString *xml, const char *text, gsize length, const char *references)
 {
     g_autofree char *escaped = g_markup_escape_text(text, (gssize)length);
@@ -132,7 +132,7 @@ static void copy_text(GMarkupParseContext *context, const char *text, gsize leng
         add_escaped(copying->xml, text, length, "\r");
 }
 
-/* Comments and what is before the first element. */
+/* Copies comments, and whatever precedes the first element. */
 static void copy_other(GMarkupParseContext *context, const char *text, gsize length, gpointer data,
                        GError **error)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Whether this host's QEMU has the images of a VM: a migration gives them to another's. libvirt
- * lets no migration begin while a backup goes on, but one may be there before and after. */
+/* Whether this host's QEMU owns the images of a VM: a migration hands them to another QEMU. libvirt
+ * starts no migration during a backup, but one may be in progress before and after. */
 #include "snapshot/libvirt/session.h"
 
 const char *fl_libvirt_disowned(int state, int reason)
@@ -12,8 +12,8 @@ const char *fl_libvirt_disowned(int state, int reason)
                    : NULL;
     case VIR_DOMAIN_RUNNING:
         return reason == VIR_DOMAIN_RUNNING_POSTCOPY || reason == VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
-                   ? "the VM is being migrated (post-copy): when that is over, back it up where it "
-                     "runs then"
+                   ? "the VM is being migrated (post-copy): after that, back it up on the host "
+                     "where it runs"
                    : NULL;
     case VIR_DOMAIN_PAUSED:
         break;
@@ -24,18 +24,18 @@ const char *fl_libvirt_disowned(int state, int reason)
     case VIR_DOMAIN_PAUSED_MIGRATION:
     case VIR_DOMAIN_PAUSED_POSTCOPY:
     case VIR_DOMAIN_PAUSED_POSTCOPY_FAILED:
-        return "the VM is paused for a migration, and another QEMU may have its disks: when that "
-               "is over, back it up where it runs then";
+        return "the VM is paused for a migration, and another QEMU may own its disks: after that, "
+               "back it up on the host where it runs";
     case VIR_DOMAIN_PAUSED_SAVE:
-        return "the VM is being saved: try again when that is over";
+        return "the VM is being saved: try again afterwards";
     case VIR_DOMAIN_PAUSED_STARTING_UP:
-        return "the VM is only being started: try again when that is over";
+        return "the VM is being started: try again afterwards";
     default:
         return NULL;
     }
 }
 
-/* Its value is 1 where there is an obstacle, its string. */
+/* CALL->string gets the obstacle; NULL if there is none. */
 static bool ask_owner(FlLibvirtCall *call)
 {
     int state = 0, reason = 0;
@@ -50,14 +50,14 @@ bool fl_libvirt_check_owner(FlLibvirtSession *session, bool jobs, GError **error
     g_autoptr(FlLibvirtCall) call = fl_libvirt_call_new(ask_owner, NULL, NULL);
     uint64_t total;
 
-    /* Who acts next tells of a libvirtd that does not answer, and of a VM that is gone. */
+    /* The next action reports a libvirtd that does not answer, or a VM that is gone. */
     if (!fl_libvirt_ask(session, call))
         return true;
     if (call->string != NULL)
         return fl_fail(error, "%s", call->string);
     if (jobs && fl_libvirt_progress(session, &total, NULL) == FL_LIBVIRT_PROGRESS_OTHER)
         return fl_fail(error,
-                       "a job of libvirt (like a migration) is in progress; let it finish, see "
+                       "a libvirt job (such as a migration) is in progress; let it finish; see "
                        "virsh domjobinfo %s",
                        session->name);
     return true;

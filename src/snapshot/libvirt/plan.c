@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is done with each disk, as a function of what libvirt says about it. */
+/* Plans what to do with each disk, as a function of what libvirt reports about it. */
 #include "snapshot/libvirt/session.h"
 
 #include "map/context.h"
@@ -14,23 +14,34 @@ static void free_disk(gpointer data)
     fl_snapshot_disk_clear(&disk->disk);
     g_free(disk->checkpoint);
     g_free(disk->keys);
-    g_free(disk->witness);
+    g_free(disk->fingerprint);
     g_free(disk);
 }
 
-/* Why DISK cannot be backed up; NULL if it can. */
-static const char *obstacle(const FlDomainDisk *disk, bool running)
+/* Whether nobody can write to the disk: its image is then served as is. */
+static bool is_read_only(const FlDomainDisk *disk)
 {
-    if (!g_str_equal(disk->device, "disk"))
+    return disk->read_only || g_str_equal(disk->device, "cdrom");
+}
+
+/* Returns why DISK cannot be backed up; NULL if it can. */
+static const char *obstacle(const FlDomainDisk *disk, bool running,
+                            const FlSnapshotOptions *options)
+{
+    bool taken = options->read_only && is_read_only(disk);
+
+    if (!g_str_equal(disk->device, "disk") && !taken)
         return disk->device;
     if (disk->empty)
         return "empty";
-    if (disk->read_only)
+    if (is_read_only(disk) && !taken)
         return "read-only";
+    if (taken && (disk->path == NULL || disk->slice))
+        return "read-only, and not a separate file";
     if (disk->vhost_user)
-        return "a vhost-user disk, which another process has";
+        return "a vhost-user disk, which belongs to another process";
     if (running && disk->transient)
-        return "transient, of which libvirt makes no backup while the VM runs";
+        return "transient, which libvirt does not back up while the VM runs";
     if (!running && disk->slice)
         return "a slice of a file, and the VM is shut off";
     if (!running && disk->path == NULL)
@@ -45,17 +56,17 @@ static bool is_asked_for(const FlDomainDisk *disk, const FlSnapshotOptions *opti
 
 bool fl_libvirt_is_wanted(const FlDomainDisk *disk, bool running, const FlSnapshotOptions *options)
 {
-    return obstacle(disk, running) == NULL && is_asked_for(disk, options);
+    return obstacle(disk, running, options) == NULL && is_asked_for(disk, options);
 }
 
-/* Whether bitmaps of the disk's image outlive QEMU. */
+/* Whether bitmaps in the disk's image persist after QEMU exits. */
 static bool has_place(const FlDomainDisk *disk)
 {
     return g_strcmp0(disk->format, "qcow2") == 0 && !disk->no_bitmaps;
 }
 
-/* The checkpoint that increments are relative to: the one asked for, or the last committed one of
- * SERIES, which has most others before it; NULL if there is none. */
+/* Returns the base of increments: the checkpoint that the user named or, failing that, the last
+ * committed one of SERIES, which has the most ancestors; NULL if there is none. */
 static const FlCheckpoint *find_base(const GPtrArray *checkpoints, const FlSnapshotOptions *options)
 {
     const char *series = fl_snapshot_series(options);
@@ -93,7 +104,7 @@ static bool check_since(const FlCheckpoint *base, const GPtrArray *checkpoints, 
         const FlCheckpoint *checkpoint = g_ptr_array_index(checkpoints, i);
         g_string_append_printf(known, "%s%s", i > 0 ? ", " : "", checkpoint->name);
     }
-    return fl_fail(error, "there is no checkpoint '%s'; there are: %s", since,
+    return fl_fail(error, "no checkpoint '%s'; the VM has: %s", since,
                    known->len > 0 ? known->str : "none");
 }
 
@@ -103,7 +114,7 @@ void fl_libvirt_make_full(FlLibvirtDisk *disk, char *reason)
     disk->disk.reason = reason;
     g_clear_pointer(&disk->disk.base, g_free);
     g_clear_pointer(&disk->disk.disk_id, g_free);
-    g_clear_pointer(&disk->disk.witness, g_free);
+    g_clear_pointer(&disk->disk.fingerprint, g_free);
     g_clear_pointer(&disk->checkpoint, g_free);
     g_ptr_array_set_size(disk->disk.bitmaps, 0);
 }
@@ -117,7 +128,7 @@ static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base,
     disk->checkpoint = g_strdup(base->name);
     disk->disk.base = g_strdup(point != NULL ? point->id : base->name);
     disk->disk.disk_id = g_strdup(was->disk_id);
-    disk->disk.witness = g_strdup(was->witness);
+    disk->disk.fingerprint = g_strdup(was->fingerprint);
     if (!running) {
         g_free(bitmap->context);
         bitmap->context = fl_context_of_bitmap(base->name);
@@ -125,7 +136,7 @@ static void make_incremental(FlLibvirtDisk *disk, const FlCheckpoint *base,
     g_ptr_array_add(disk->disk.bitmaps, bitmap);
 }
 
-/* Another disk of DOMAIN that is recognized as WAS; NULL if none is. */
+/* Returns another disk of DOMAIN that matches WAS; NULL if none does. */
 static const FlDomainDisk *find_twin(const FlDomain *domain, const FlDomainDisk *vm,
                                      const FlCheckpoint *base, const FlCheckpointDisk *was)
 {
@@ -145,26 +156,28 @@ static void choose_mode(FlLibvirtDisk *disk, const FlDomain *domain, const FlDom
     const FlDomainDisk *twin = was != NULL ? find_twin(domain, vm, base, was) : NULL;
     char *reason = NULL;
 
-    if (vm->shareable)
-        reason = g_strdup("it is shared with other VMs, whose writes no bitmap has");
+    if (is_read_only(vm))
+        reason = g_strdup(FL_SNAPSHOT_READ_ONLY);
+    else if (vm->shareable)
+        reason = g_strdup("it is shared with other VMs, whose writes no bitmap records");
     else if (options->full)
-        reason = g_strdup("a full backup was asked for");
+        reason = g_strdup("a full backup was requested");
     else if (vm->no_bitmaps)
-        reason = g_strdup("its image (qcow2 of compat=0.10) has no place for restore points; "
-                          "qemu-img amend -o compat=1.1 makes one while the VM is shut off");
+        reason = g_strdup("its image (qcow2 with compat=0.10) cannot store restore points; while "
+                          "the VM is shut off, qemu-img amend -o compat=1.1 changes that");
     else if (!has_place(vm))
-        reason = g_strdup_printf("its image (format %s) has no place for restore points",
+        reason = g_strdup_printf("its image (format %s) cannot store restore points",
                                  vm->format != NULL ? vm->format : "unknown");
     else if (base == NULL)
         reason = g_strdup_printf("there is no restore point of series '%s'", series);
     else if (!g_hash_table_contains(base->disks, vm->target))
         reason = g_strdup_printf("the disk was not in checkpoint %s", base->name);
     else if (was == NULL)
-        reason = g_strdup_printf("its image is not known to be one that checkpoint %s was made of: "
-                                 "it was replaced, or is a copy",
+        reason = g_strdup_printf("its image is not the one that checkpoint %s was made of: it was "
+                                 "replaced, or is a copy",
                                  base->name);
     else if (twin != NULL)
-        reason = g_strdup_printf("disk %s is the same image as it, or a copy", twin->target);
+        reason = g_strdup_printf("disk %s has the same image, or a copy of it", twin->target);
     else if (was->size != 0 && was->size != vm->size)
         reason = g_strdup_printf(
             "the disk's size changed since checkpoint %s, to %" G_GUINT64_FORMAT " bytes",
@@ -186,8 +199,8 @@ static FlLibvirtDisk *plan_disk(const FlDomain *domain, const FlDomainDisk *vm,
     disk->disk.size = vm->size;
     disk->disk.whole_room = vm->reports;
     disk->disk.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
-    disk->point = running && has_place(vm) && !vm->shareable;
-    if (!running) {
+    disk->point = running && has_place(vm) && !vm->shareable && !is_read_only(vm);
+    if (!running || is_read_only(vm)) {
         disk->disk.image = g_strdup(vm->path);
         disk->disk.image_format = g_strdup(vm->format);
     }
@@ -196,7 +209,7 @@ static FlLibvirtDisk *plan_disk(const FlDomain *domain, const FlDomainDisk *vm,
     return disk;
 }
 
-/* Each name that was given must be a disk that can be backed up. */
+/* Checks that each disk the user named exists and can be backed up. */
 static bool check_names(const FlDomain *domain, const FlSnapshotOptions *options, bool running,
                         GError **error)
 {
@@ -208,28 +221,50 @@ static bool check_names(const FlDomain *domain, const FlSnapshotOptions *options
             const FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
             if (g_str_equal(disk->target, *name))
                 found = disk;
-            if (obstacle(disk, running) == NULL)
+            if (obstacle(disk, running, options) == NULL)
                 g_string_append_printf(known, "%s%s", known->len > 0 ? ", " : "", disk->target);
         }
         if (found == NULL)
-            return fl_fail(error, "there is no disk '%s'; there are: %s", *name, known->str);
-        if (obstacle(found, running) != NULL)
-            return fl_fail(error, "disk %s cannot be backed up: it is %s; copy its image instead",
-                           *name, obstacle(found, running));
+            return fl_fail(error, "no disk '%s'; the VM has: %s", *name, known->str);
+        if (obstacle(found, running, options) != NULL)
+            return fl_fail(error, "cannot back up disk %s: it is %s; copy its image instead%s",
+                           *name, obstacle(found, running, options),
+                           is_read_only(found) && !found->empty && !options->read_only
+                               ? FL_SNAPSHOT_READ_ONLY_HINT
+                               : "");
     }
     return true;
 }
 
-/* Who names a disk that is shared gets what can be had of it. */
+/* A shared disk is refused unless the user named it; then a note says what to expect. */
 static bool check_shared(const FlDomainDisk *disk, const FlSnapshotOptions *options,
                          GPtrArray *notes, GError **error)
 {
-    if (!disk->shareable)
+    if (!disk->shareable || is_read_only(disk))
         return true;
     if (options->disks == NULL)
         return fl_fail(error, FL_SNAPSHOT_SHARED_REFUSED, disk->target, "<shareable/>");
     g_ptr_array_add(notes, g_strdup_printf(FL_SNAPSHOT_SHARED_NOTE, disk->target));
     return true;
+}
+
+static bool check_disk(const FlDomainDisk *disk, bool iothread_fails,
+                       const FlSnapshotOptions *options, GPtrArray *notes, GError **error)
+{
+    if (!check_shared(disk, options, notes, error))
+        return false;
+    return !(disk->iothread && iothread_fails && !is_read_only(disk)) ||
+           fl_snapshot_refuse_iothread(disk->target, error);
+}
+
+/* ANY: there is something to take a snapshot of. */
+static bool check_plan(const GPtrArray *plan, bool any, const char *left_out, GError **error)
+{
+    if (plan->len == 0)
+        return fl_fail(error, "this VM has no disk that can be backed up%s%s",
+                       *left_out != '\0' ? ": " : "", left_out);
+    return any || fl_fail(error, "all of these disks are read-only, so there is nothing to take a "
+                                 "snapshot of; mount their images");
 }
 
 GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints, bool running,
@@ -239,13 +274,14 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
     g_autoptr(GPtrArray) plan = g_ptr_array_new_with_free_func(free_disk);
     g_autoptr(GString) left_out = g_string_new(NULL);
     const FlCheckpoint *base = find_base(checkpoints, options);
+    bool any = !running;
 
     if (!check_since(base, checkpoints, fl_snapshot_own_option(options, "since"), error) ||
         !check_names(domain, options, running, error))
         return NULL;
     for (guint i = 0; i < domain->disks->len; i++) {
         const FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
-        const char *why = obstacle(disk, running);
+        const char *why = obstacle(disk, running, options);
 
         if (!is_asked_for(disk, options))
             continue;
@@ -254,20 +290,12 @@ GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints,
                                    disk->target, why);
             continue;
         }
-        if (!check_shared(disk, options, notes, error))
+        if (!check_disk(disk, running && disconnect_kills, options, notes, error))
             return NULL;
-        if (running && disk->iothread && disconnect_kills) {
-            fl_snapshot_refuse_iothread(disk->target, error);
-            return NULL;
-        }
         g_ptr_array_add(plan, plan_disk(domain, disk, base, options, running));
+        any = any || !is_read_only(disk);
     }
     if (left_out->len > 0)
         g_ptr_array_add(notes, g_strdup_printf("left out: %s", left_out->str));
-    if (plan->len == 0) {
-        fl_fail(error, "this VM has no disk that can be backed up%s%s",
-                left_out->len > 0 ? ": " : "", left_out->str);
-        return NULL;
-    }
-    return g_steal_pointer(&plan);
+    return check_plan(plan, any, left_out->str, error) ? g_steal_pointer(&plan) : NULL;
 }

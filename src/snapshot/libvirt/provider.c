@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The provider: a session from open to close, and what carries out each action. */
+/* The provider: opens and closes a session and implements each action. */
+#include "snapshot/libvirt/options.h"
 #include "snapshot/libvirt/session.h"
 
 #include <string.h>
@@ -31,7 +32,10 @@ static void close_session(FlSnapshot *backup)
     g_free(session->uri);
     g_free(session->scratch);
     g_free(session->socket);
+    g_free(session->secret);
     g_free(session->point);
+    g_free(session->address);
+    fl_listen_clear(&session->listen);
     fl_snapshot_clear(backup);
     g_free(session);
 }
@@ -47,19 +51,28 @@ static bool parse_source(FlLibvirtSession *session, const char *source, GError *
     if (uri != NULL)
         session->uri = g_strdup(uri + strlen(mark));
     if (session->name[0] == '\0')
-        return fl_fail_usage(error, "%s: no domain is named; virsh list --all shows them", source);
+        return fl_fail_usage(error, "%s: no domain is given; virsh list --all shows the domains",
+                             source);
     if (uri != NULL && session->uri[0] == '\0')
-        return fl_fail_usage(error, "%s: connect= wants a URI, like qemu:///system", source);
+        return fl_fail_usage(error, "%s: connect= takes a URI, such as qemu:///system", source);
     return true;
 }
 
-/* A path there is not relative to where we are. */
+/* A path on another host is not relative to our working directory. */
 static bool check_scratch(const FlLibvirtSession *session, GError **error)
 {
     const char *given = session->backup.options->scratch;
 
     return session->remote == NULL ||
-           fl_remote_check_name(given != NULL ? given : session->scratch, error);
+           fl_remote_check_name(session->remote, given != NULL ? given : session->scratch, error);
+}
+
+/* Checked on opening only: recovery and forgetting need no NBD server, see inspect(). */
+static bool check_listen(const FlLibvirtSession *session, GError **error)
+{
+    return session->listen.certificates == NULL || session->remote != NULL ||
+           fl_fail_usage(error, "option nbd_tls applies to VMs on another host "
+                                "(?connect=qemu+tls://HOST/system, or qemu+ssh)");
 }
 
 static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error)
@@ -74,7 +87,8 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     g_cond_init(&session->cond);
     session->scratch =
         g_canonicalize_filename(options->scratch != NULL ? options->scratch : "/var/tmp", NULL);
-    if (!parse_source(session, options->source, error))
+    if (!parse_source(session, options->source, error) ||
+        !fl_listen_init(&session->listen, options, error))
         return NULL;
     if (!fl_libvirt_connect(session, error)) {
         g_prefix_error(error, "%s: ", options->source);
@@ -83,12 +97,13 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     backup->vm.source = g_strdup(options->source);
     backup->vm.uuid = g_strdup(session->uuid);
     backup->vm.name = g_strdup(virDomainGetName(session->domain));
-    if (!check_scratch(session, error) || !fl_libvirt_check_owner(session, false, error))
+    if (!check_scratch(session, error) || !check_listen(session, error) ||
+        !fl_libvirt_check_owner(session, false, error))
         return NULL;
     directory = fl_state_directory(error);
     if (directory == NULL)
         return NULL;
-    /* The same as of a qmp: session, so that the two keep out of each other's way. */
+    /* The same lock as for a qmp: session, so that the two exclude each other. */
     backup->journal = fl_journal_open(directory, session->uuid, error);
     return backup->journal != NULL ? g_steal_pointer(&backup) : NULL;
 }
@@ -97,7 +112,7 @@ static bool check_user(const FlLibvirtSession *session, GError **error)
 {
     gint64 user = session->description->user;
 
-    /* Of a user there, he is asked who makes the socket's directory. */
+    /* On another host, the script that creates the socket's directory checks the user. */
     if (session->remote != NULL || geteuid() == 0 || user < 0 || user == (gint64)geteuid())
         return true;
     return fl_fail(error,
@@ -115,7 +130,7 @@ static bool ask_version(FlLibvirtCall *call)
     return ok;
 }
 
-/* Asked only where it matters: libvirt may take seconds to find out. */
+/* Called only if needed: the query may take libvirt seconds. */
 static bool disconnect_kills(FlLibvirtSession *session)
 {
     g_autoptr(FlLibvirtCall) version = fl_libvirt_call_new(ask_version, NULL, NULL);
@@ -137,7 +152,9 @@ static bool check_room(FlLibvirtSession *session, GError **error)
 
     if (session->remote == NULL)
         return fl_snapshot_check_room(&session->backup, session->scratch, &session->reserve, error);
-    if (!fl_remote_room(session->remote, session->scratch, &room, error)) {
+    if (!(fl_remote_has_ssh(session->remote)
+              ? fl_remote_room(session->remote, session->scratch, &room, error)
+              : fl_pool_room(session, &room, error))) {
         g_prefix_error(error, "scratch directory %s: ", session->scratch);
         return false;
     }
@@ -150,26 +167,31 @@ static bool ask_persistent(FlLibvirtCall *call)
     return (call->value = virDomainIsPersistent(call->domain)) >= 0;
 }
 
-static bool inspect(FlSnapshot *backup, GError **error)
+/* Sets session->running and session->description. */
+static bool read_domain(FlLibvirtSession *session, GError **error)
 {
-    FlLibvirtSession *session = (FlLibvirtSession *)backup;
-    g_autoptr(GPtrArray) checkpoints = NULL;
-    g_autoptr(FlLibvirtCall) persistent = fl_libvirt_call_new(ask_persistent, NULL, NULL);
     g_autofree char *xml = NULL;
     int active = fl_libvirt_active(session, error);
 
     if (active < 0 || (active > 0 && !fl_libvirt_check_idle(session, error)))
         return false;
     session->running = active > 0;
-    backup->max_clients = session->running ? FL_SNAPSHOT_SERVER_CLIENTS : 0;
     xml = fl_libvirt_domain_xml(session, error);
     session->description = xml != NULL ? fl_domain_parse(xml, error) : NULL;
-    if (session->description == NULL || !fl_libvirt_look_at_images(session, error) ||
-        !check_user(session, error))
-        return false;
-    checkpoints = fl_libvirt_checkpoints(session, error);
+    return session->description != NULL && fl_libvirt_look_at_images(session, error) &&
+           check_user(session, error);
+}
+
+static bool plan(FlLibvirtSession *session, GError **error)
+{
+    FlSnapshot *backup = &session->backup;
+    g_autoptr(GPtrArray) checkpoints = fl_libvirt_checkpoints(session, error);
+
     if (checkpoints == NULL)
         return false;
+    if (session->remote != NULL && backup->options->read_only)
+        return fl_fail(error, "the images of read-only disks are on another host: omit -o "
+                              "read_only, or run fleecefs there");
     backup->disks =
         fl_libvirt_plan(session->description, checkpoints, session->running,
                         disconnect_kills(session), backup->options, backup->notes, error);
@@ -178,15 +200,35 @@ static bool inspect(FlSnapshot *backup, GError **error)
     if (!session->running && session->remote != NULL)
         return fl_fail(error, "the VM is shut off, and its images are on another host: start it, "
                               "or run fleecefs there");
+    return true;
+}
+
+static bool inspect(FlSnapshot *backup, GError **error)
+{
+    FlLibvirtSession *session = (FlLibvirtSession *)backup;
+    g_autoptr(FlLibvirtCall) persistent = fl_libvirt_call_new(ask_persistent, NULL, NULL);
+
+    if (session->remote != NULL && !fl_remote_has_ssh(session->remote) &&
+        session->listen.certificates == NULL)
+        return fl_fail_usage(error, "without ssh the disks are read by NBD over TLS: give the "
+                                    "folder of the certificates with -o nbd_tls=DIR");
+    if (session->remote != NULL && backup->options->scratch_encrypt)
+        return fl_fail_usage(error, "option scratch_encrypt applies to VMs on this host: instead, "
+                                    "name a directory on encrypted storage there with "
+                                    "-o scratch=DIR");
+    if (!read_domain(session, error))
+        return false;
+    backup->max_clients = session->running ? FL_SNAPSHOT_SERVER_CLIENTS : 0;
+    if (!plan(session, error))
+        return false;
     if (!session->running) {
-        fl_snapshot_note(backup,
-                         "the VM is shut off: its images are shown, and it cannot be started "
-                         "while they are; a commit makes no restore point");
+        fl_snapshot_note(backup, "the VM is shut off: its images are shown, and it cannot be "
+                                 "started while mounted; a commit creates no restore point");
         return true;
     }
     if (fl_libvirt_ask(session, persistent) && persistent->value == 0)
-        fl_snapshot_note(backup, "the VM is transient: libvirt forgets its restore points when it "
-                                 "ends, and the backup after that is a full one");
+        fl_snapshot_note(backup, "the VM is transient: libvirt forgets its restore points when the "
+                                 "VM ends, and the next backup is full");
     return check_room(session, error);
 }
 
@@ -228,10 +270,11 @@ static bool allow_action(FlSnapshot *backup, FlAction action, GError **error)
     return fl_libvirt_check_owner((FlLibvirtSession *)backup, jobs, error);
 }
 
-/* For another connection, should libvirtd be started anew: what its client library reads, and where
- * a user's own libvirtd has its locks. */
+/* Allows reconnecting if libvirtd restarts: the files that its client library reads, and the lock
+ * directory of a per-user libvirtd. */
 static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
 {
+    const FlLibvirtSession *session = (const FlLibvirtSession *)backup;
     g_autofree char *config = g_build_filename(g_get_user_config_dir(), "libvirt", NULL);
     g_autofree char *runtime = g_build_filename(g_get_user_runtime_dir(), "libvirt", NULL);
 
@@ -240,27 +283,24 @@ static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
     fl_sandbox_allow(sandbox, "/etc/libvirt/libvirt.conf", FL_SANDBOX_READ);
     fl_sandbox_allow(sandbox, "/etc/pki/libvirt", FL_SANDBOX_READ);
     fl_sandbox_allow(sandbox, "/etc/pki/CA", FL_SANDBOX_READ);
+    if (session->remote != NULL)
+        fl_remote_allow(session->remote, sandbox);
     fl_sandbox_allow(sandbox, config, FL_SANDBOX_READ);
     fl_sandbox_allow(sandbox, runtime, FL_SANDBOX_READ | FL_SANDBOX_WRITE);
 }
 
-static const FlSourceOption options[] = {
-    {"since", "CHECKPOINT", "libvirt: what changed since then (our last)"},
-    {0},
-};
-
 const FlProvider fl_libvirt_provider = {
     .prefix = "libvirt:",
     .usage = "libvirt:DOMAIN",
-    .options = options,
+    .options = fl_libvirt_options,
     .open = open_session,
     .allow_action = allow_action,
-    /* libvirt makes the scratch files: there is nothing to prepare. */
     .actions =
         {
             [FL_ACTION_INSPECT] = inspect,
             [FL_ACTION_JOURNAL] = journal,
             [FL_ACTION_SERVE] = fl_libvirt_serve,
+            [FL_ACTION_PREPARE] = fl_libvirt_prepare,
             [FL_ACTION_FREEZE] = fl_libvirt_freeze,
             [FL_ACTION_SNAPSHOT] = fl_libvirt_snapshot,
             [FL_ACTION_THAW] = fl_libvirt_thaw,

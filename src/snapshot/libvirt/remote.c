@@ -8,11 +8,12 @@
 #include <string.h>
 
 struct FlRemote {
-    FlSsh *ssh;
+    FlSsh *ssh; /* NULL: libvirt is reached over TLS or TCP */
     char *host;
-    char *libvirt;      /* URI */
-    char *nbd;          /* URI; NULL: nothing is served yet */
-    const char *socket; /* of that, here */
+    char *libvirt;      /* libvirt's URI */
+    char *pki;          /* certificate folder named in the URI; NULL if none */
+    char *nbd;          /* NBD URI; NULL until something is served */
+    const char *socket; /* local socket of NBD */
     bool asked;
     uint64_t room;
     GHashTable *used; /* of char * to uint64_t * */
@@ -20,30 +21,29 @@ struct FlRemote {
 
 enum { SOCKET, MAKE, REMOVE, ROOM, FACTS, CLIENTS, N_SCRIPTS };
 
-/* For any sh(1), and the coreutils of any Linux that has libvirt. */
+/* Portable to any sh(1), and the coreutils of any Linux that has libvirt. */
 static const char *const scripts[N_SCRIPTS + 1] = {
-    /* Of the daemon for all, or of that for QEMU alone, whose "system" or "session" is $1. */
-    [SOCKET] = "if [ \"$1\" = session ]; then d=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/libvirt\n"
-               "else d=/run/libvirt; fi\n"
-               "for s in libvirt-sock virtqemud-sock; do\n"
-               "    if [ -S \"$d/$s\" ]; then printf %s \"$d/$s\"; exit 0; fi\n"
-               "done\n"
-               "echo \"there is no socket of libvirt in $d: does libvirtd or virtqemud run?\" >&2\n"
-               "exit 1",
-    /* $1 for the user $2 and group $3. */
-    [MAKE] =
-        "umask 077; mkdir -- \"$1\" || exit 1\n"
-        "[ \"$2\" -ge 0 ] || exit 0\n"
-        "if [ \"$(id -u)\" = 0 ]; then chown -h -- \"$2:$3\" \"$1\"\n"
-        "elif [ \"$(id -u)\" != \"$2\" ]; then\n"
-        "    rmdir -- \"$1\"\n"
-        "    echo \"the VM's process runs as user $2, whose socket user $(id -un) cannot \"\\\n"
-        "         'reach: log in as root or as that one (qemu+ssh://root@...)' >&2\n"
-        "    exit 1\n"
-        "fi",
-    [REMOVE] = "case ${1##*/} in fleecefs-?*) ;; *) exit 1 ;; esac\n"
-               "if [ -d \"$1\" ] && [ ! -L \"$1\" ]; then rm -f -- \"$1\"/* && rmdir -- \"$1\"; fi",
-    /* At $1, and in the folder $2, if it is there. */
+    /* The socket of libvirtd or virtqemud; $1 is "system" or "session". */
+    [SOCKET] = "if [ \"$1\" = session ]; then d=${XDG_RUNTIME_DIR:-/run/user/$(id "
+               "-u)}/libvirt\nelse d=/run/libvirt; fi\nfor s in libvirt-sock virtqemud-sock; do\n  "
+               "  if [ -S \"$d/$s\" ]; then printf %s \"$d/$s\"; exit 0; fi\ndone\necho \"no "
+               "socket of libvirt in $d: check that libvirtd or virtqemud runs\" >&2\nexit 1",
+    /* Creates folder $1 for user $2 and group $3. */
+    [MAKE] = "umask 077; mkdir -- \"$1\" || exit 1\n"
+             "[ \"$2\" -ge 0 ] || exit 0\n"
+             "if [ \"$(id -u)\" = 0 ]; then chown -h -- \"$2:$3\" \"$1\"\n"
+             "elif [ \"$(id -u)\" != \"$2\" ]; then\n"
+             "    rmdir -- \"$1\"\n"
+             "    echo \"the VM's process runs as user $2, whose socket user $(id -un) cannot\"\\\n"
+             "         'reach: log in as root or as the user of the VM' >&2\n"
+             "    exit 1\n"
+             "fi",
+    [REMOVE] =
+        "d=${1%/}\n"
+        "case ${d##*/} in fleecefs-?*) ;; *) exit 1 ;; esac\n"
+        "if [ \"$d\" = \"$1\" ]; then rm -f -- \"$1\"*\n"
+        "elif [ -d \"$d\" ] && [ ! -L \"$d\" ]; then rm -f -- \"$d\"/* && rmdir -- \"$d\"; fi",
+    /* Free space at $1, and space used by the files in folder $2 if that exists. */
     [ROOM] = "stat -f -c 'room %a %S' -- \"$1\" || exit 1\n"
              "cd -- \"$2\" 2>/dev/null && stat -c 'used %b %B %n' -- * 2>/dev/null\n"
              "exit 0",
@@ -53,7 +53,7 @@ static const char *const scripts[N_SCRIPTS + 1] = {
               "fi 2>/dev/null\n"
               "[ ! -f \"$1\" ] && [ ! -b \"$1\" ] || od -An -v -tx1 -N4096 -- \"$1\" 2>/dev/null\n"
               "exit 0",
-    /* proc(5). A connection has the name of the socket that it was made to. */
+    /* See proc(5). A connection is listed under the name of the socket it was made to. */
     [CLIENTS] = "grep -F -- \"$1\" /proc/net/unix | {\n"
                 "    listens=0 count=0\n"
                 "    while read -r a b c flags d e f path; do\n"
@@ -80,7 +80,7 @@ bool fl_remote_is(const char *text)
     return host != NULL && *host != '\0';
 }
 
-/* What ssh is told of a parameter of libvirt's URIs; false if it does not concern it. */
+/* Translates a parameter of a libvirt URI for ssh. Returns false if it does not concern ssh. */
 static bool add_option(GPtrArray *options, const char *name, const char *value)
 {
     if (g_str_equal(name, "keyfile")) {
@@ -100,7 +100,8 @@ static bool add_option(GPtrArray *options, const char *name, const char *value)
 /* SOCKET and PROGRAM belong to PARAMS. */
 static GPtrArray *options_of(GUri *uri, GHashTable *params, GError **error)
 {
-    /* How libvirt's own ssh finds the socket there; and that nobody is asked, which nobody is. */
+    /* Accepted but ignored: how libvirt's own ssh finds the socket there, and options against
+     * prompts, which never occur here. */
     static const char *const others[] = {"socket", "command", "mode", "proxy",
                                          "netcat", "no_tty",  NULL};
     g_autoptr(GPtrArray) options = g_ptr_array_new_with_free_func(g_free);
@@ -117,7 +118,7 @@ static GPtrArray *options_of(GUri *uri, GHashTable *params, GError **error)
     while (g_hash_table_iter_next(&iter, &name, &value)) {
         if (add_option(options, name, value) || g_strv_contains(others, name))
             continue;
-        fl_fail_usage(error, "the parameter %s of the URI is not known to fleecefs",
+        fl_fail_usage(error, "fleecefs does not support parameter %s of the URI",
                       (const char *)name);
         return NULL;
     }
@@ -125,19 +126,28 @@ static GPtrArray *options_of(GUri *uri, GHashTable *params, GError **error)
     return g_steal_pointer(&options);
 }
 
+static bool is_by_ssh(GUri *uri)
+{
+    return g_str_equal(g_uri_get_scheme(uri), "qemu+ssh");
+}
+
 static bool check_uri(GUri *uri, GError **error)
 {
+    static const char *const others[] = {"qemu+tls", "qemu+tcp", NULL};
     const char *path = g_uri_get_path(uri);
 
-    if (!g_str_equal(g_uri_get_scheme(uri), "qemu+ssh"))
+    if (!is_by_ssh(uri) && !g_strv_contains(others, g_uri_get_scheme(uri)))
         return fl_fail_usage(error,
-                             "%s: of the ways to another host only qemu+ssh://HOST/system is "
-                             "supported (or run fleecefs there)",
+                             "%s: another host can be reached by qemu+ssh://HOST/system, and with "
+                             "-o nbd_tls=DIR by qemu+tls and qemu+tcp; or run fleecefs there",
                              g_uri_get_scheme(uri));
     if (g_uri_get_password(uri) != NULL)
-        return fl_fail_usage(error, "a password in the URI is of no use: ssh takes keys");
+        return fl_fail_usage(error, "a password in the URI is not supported: use ssh keys");
+    if (!is_by_ssh(uri))
+        return true;
     if (!g_str_equal(path, "/system") && !g_str_equal(path, "/session"))
-        return fl_fail_usage(error, "%s: qemu+ssh://HOST/system or qemu+ssh://HOST/session", path);
+        return fl_fail_usage(error, "%s: write qemu+ssh://HOST/system or qemu+ssh://HOST/session",
+                             path);
     return true;
 }
 
@@ -189,11 +199,16 @@ FlRemote *fl_remote_open(const char *text, unsigned seconds, GError **error)
     remote->used = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     remote->host = g_strdup(g_uri_get_host(uri));
     if (params == NULL) {
-        fl_fail_usage(error, "the URI cannot be understood");
+        fl_fail_usage(error, "the URI is invalid");
         return NULL;
     }
     if (!check_uri(uri, error))
         return NULL;
+    if (!is_by_ssh(uri)) {
+        remote->libvirt = g_strdup(text);
+        remote->pki = g_strdup(g_hash_table_lookup(params, "pkipath"));
+        return g_steal_pointer(&remote);
+    }
     if (start(remote, uri, params, seconds, error) && reach_libvirt(remote, uri, params, error))
         return g_steal_pointer(&remote);
     if (error != NULL && (*error)->code != FL_ERROR_USAGE)
@@ -209,8 +224,19 @@ void fl_remote_free(FlRemote *remote)
     g_hash_table_unref(remote->used);
     g_free(remote->host);
     g_free(remote->libvirt);
+    g_free(remote->pki);
     g_free(remote->nbd);
     g_free(remote);
+}
+
+bool fl_remote_has_ssh(const FlRemote *remote)
+{
+    return remote->ssh != NULL;
+}
+
+const char *fl_remote_host(const FlRemote *remote)
+{
+    return remote->host;
 }
 
 const char *fl_remote_libvirt(const FlRemote *remote)
@@ -218,12 +244,22 @@ const char *fl_remote_libvirt(const FlRemote *remote)
     return remote->libvirt;
 }
 
-char *fl_remote_complaint(FlRemote *remote)
+void fl_remote_allow(const FlRemote *remote, FlSandbox *sandbox)
 {
-    return fl_ssh_complaint(remote->ssh);
+    g_autofree char *home = g_build_filename(g_get_home_dir(), ".pki", NULL);
+
+    if (remote->ssh != NULL)
+        return;
+    fl_sandbox_allow(sandbox, home, FL_SANDBOX_READ);
+    fl_sandbox_allow(sandbox, remote->pki, FL_SANDBOX_READ);
 }
 
-/* Runs SCRIPT, and names the host in what went wrong. */
+char *fl_remote_complaint(FlRemote *remote)
+{
+    return remote->ssh != NULL ? fl_ssh_complaint(remote->ssh) : NULL;
+}
+
+/* Runs SCRIPT. Errors name the host. */
 static char *run(FlRemote *remote, unsigned script, const char *const *args, GError **error)
 {
     char *output = fl_ssh_run(remote->ssh, script, args, error);
@@ -235,13 +271,13 @@ static char *run(FlRemote *remote, unsigned script, const char *const *args, GEr
 
 /* The directory of socket and scratch */
 
-bool fl_remote_check_name(const char *directory, GError **error)
+bool fl_remote_check_name(const FlRemote *remote, const char *directory, GError **error)
 {
-    return fl_ssh_can_forward(directory) ||
+    return remote->ssh == NULL || fl_ssh_can_forward(directory) ||
            fl_fail_usage(error,
-                         "scratch directory %s: on another host, its path has to be absolute, and "
-                         "free of spaces, quotes, ':', '%%', '$', '~' and '\\': ssh has a meaning "
-                         "for them; -o scratch=DIR names another",
+                         "scratch directory %s: on another host its path must be absolute and must "
+                         "not contain spaces, quotes, ':', '%%', '$', '~' or '\\', which ssh "
+                         "interprets; choose another with -o scratch=DIR",
                          directory);
 }
 
@@ -256,30 +292,31 @@ bool fl_remote_make(FlRemote *remote, const char *directory, gint64 user, gint64
     return output != NULL;
 }
 
-bool fl_remote_remove(FlRemote *remote, const char *directory, GError **error)
+bool fl_remote_remove(FlRemote *remote, const char *stem, GError **error)
 {
-    const char *const args[] = {directory, NULL};
+    const char *const args[] = {stem, NULL};
     g_autofree char *output = run(remote, REMOVE, args, error);
 
     return output != NULL;
 }
 
-const char *fl_remote_serve(FlRemote *remote, const char *socket, GError **error)
+const char *fl_remote_serve(FlRemote *remote, const char *socket, const char *uri, GError **error)
 {
-    const char *here = fl_ssh_forward(remote->ssh, "nbd", socket, error);
-
-    fl_ssh_seal(remote->ssh);
-    if (here == NULL)
+    if (socket != NULL)
+        remote->socket = fl_ssh_forward(remote->ssh, "nbd", socket, error);
+    if (remote->ssh != NULL)
+        fl_ssh_seal(remote->ssh);
+    if (socket != NULL && remote->socket == NULL)
         return NULL;
-    remote->socket = here;
-    remote->nbd = g_strdup_printf("nbd+unix:///?socket=%s", here);
+    remote->nbd =
+        socket != NULL ? g_strdup_printf("nbd+unix:///?socket=%s", remote->socket) : g_strdup(uri);
     return remote->nbd;
 }
 
 int fl_remote_clients(FlRemote *remote, const char *socket)
 {
     const char *const args[] = {socket, NULL};
-    g_autofree char *output = run(remote, CLIENTS, args, NULL);
+    g_autofree char *output = remote->ssh != NULL ? run(remote, CLIENTS, args, NULL) : NULL;
     int listens = 0, count = 0;
 
     if (output == NULL || sscanf(output, "%d %d", &listens, &count) != 2 || listens == 0)
@@ -287,9 +324,19 @@ int fl_remote_clients(FlRemote *remote, const char *socket)
     return MAX(count - (remote->socket != NULL ? fl_clients_own(remote->socket) : 0), 0);
 }
 
-/* Room */
+/* Scratch space */
 
-/* A file's name is the rest of its line. */
+void fl_remote_note_room(FlRemote *remote, uint64_t room)
+{
+    remote->room = room;
+}
+
+void fl_remote_note_used(FlRemote *remote, const char *file, uint64_t used)
+{
+    g_hash_table_insert(remote->used, g_strdup(file), g_memdup2(&used, sizeof used));
+}
+
+/* A file name extends to the end of its line. */
 static void read_room(FlRemote *remote, const char *output)
 {
     g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
@@ -304,8 +351,7 @@ static void read_room(FlRemote *remote, const char *output)
         else if (sscanf(*line, "used %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT " %n", &count, &size,
                         &at) == 2 &&
                  at > 0)
-            g_hash_table_insert(remote->used, g_strdup(*line + at),
-                                g_memdup2(&(uint64_t){count * size}, sizeof(uint64_t)));
+            fl_remote_note_used(remote, *line + at, count * size);
     }
 }
 
@@ -320,7 +366,7 @@ bool fl_remote_room(FlRemote *remote, const char *path, uint64_t *room, GError *
     read_room(remote, output);
     *room = remote->room;
     return *room != UINT64_MAX ||
-           fl_fail(error, "on %s: the room in %s is not known", remote->host, path);
+           fl_fail(error, "on %s: the free space in %s is unknown", remote->host, path);
 }
 
 bool fl_remote_look(FlRemote *remote, const char *path, const char *directory)
@@ -353,7 +399,7 @@ uint64_t fl_remote_used(const FlRemote *remote, const char *file)
 
 /* Images */
 
-/* Bytes in hex, between spaces. */
+/* Parses hex bytes separated by spaces. */
 static void read_header(const char *text, FlFacts *facts)
 {
     unsigned byte;
@@ -367,7 +413,7 @@ static void read_header(const char *text, FlFacts *facts)
 void fl_remote_facts(FlRemote *remote, const char *path, FlFacts *facts)
 {
     const char *const args[] = {path, NULL};
-    g_autofree char *output = run(remote, FACTS, args, NULL);
+    g_autofree char *output = remote->ssh != NULL ? run(remote, FACTS, args, NULL) : NULL;
     g_auto(GStrv) parts = g_strsplit(output != NULL ? output : "", "\n", 2);
     const char *first = parts[0] != NULL ? parts[0] : "";
     bool more = parts[0] != NULL && parts[1] != NULL;

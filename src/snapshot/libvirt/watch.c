@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What may go wrong with a snapshot while it is read. */
+/* Watches for what may go wrong with a snapshot while it is read. */
 #include "snapshot/libvirt/session.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <sys/stat.h>
 
-/* Milliseconds between looks at the room for scratch and at the guest. */
+/* Milliseconds between checks of the scratch space and the guest. */
 #define WATCH_INTERVAL 250
-/* And at the room on another host. */
+/* The same for scratch space on another host. */
 #define REMOTE_INTERVAL 500
 
 /*
- * Loses all disks if the job is not whole any more: libvirt ends it for all of them.
+ * Marks all disks lost if the job is no longer complete: libvirt ends it for all disks together.
  *
- * Of a job that ends libvirt has the description until all is over, which is after the server has
- * sent what the guest wrote meanwhile; but from the first step on less than all disks are in its
- * numbers. That the description is ours after the numbers were, tells whose they are.
+ * While a job ends, libvirt keeps its description until everything is done, which is after the
+ * server has served what the guest wrote meanwhile. But from the first step on, its totals cover
+ * fewer than all disks. Reading our description after the totals proves that the totals are ours.
  */
 static bool look(FlLibvirtSession *session, GError **error)
 {
@@ -57,45 +57,47 @@ static void watch_room(FlLibvirtSession *session)
         return;
     session->next_look = now + (session->remote != NULL ? REMOTE_INTERVAL : WATCH_INTERVAL) *
                                    G_TIME_SPAN_MILLISECOND;
-    if (session->remote != NULL) {
+    if (session->remote != NULL && !fl_remote_has_ssh(session->remote)) {
+        fl_pool_look(session);
+    } else if (session->remote != NULL) {
         g_autofree char *directory = g_path_get_dirname(session->socket);
         fl_remote_look(session->remote, session->scratch, directory);
     }
     fl_snapshot_measure(&session->backup);
     if (find_room(session, &room) && room <= session->reserve)
-        fl_snapshot_lose_all(&session->backup, "the scratch directory is full: the guest has "
-                                               "overwritten too much");
-    else if (fl_libvirt_state(session) == FL_LIBVIRT_STOPPED_BY_ERROR)
         fl_snapshot_lose_all(
             &session->backup,
-            "there was no space for a write of the guest: the scratch directory, or "
-            "what the disk itself is on, is full");
+            "the scratch directory is full: the guest has overwritten too many blocks");
+    else if (fl_libvirt_state(session) == FL_LIBVIRT_STOPPED_BY_ERROR)
+        fl_snapshot_lose_all(&session->backup,
+                             "no space for a write of the guest: the scratch directory, or the "
+                             "storage of the disk itself, is full");
 }
 
 bool fl_libvirt_look(FlSnapshot *backup)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
-    if (!session->running)
-        return true;
-    /* A reader may keep the session busy with questions all the time. */
-    watch_room(session);
-    return look(session, NULL);
+    return !session->running || look(session, NULL);
 }
 
-/* libvirt's events need a loop of libvirt's, which would be the daemon's main one; a look costs
- * about a millisecond, and the NBD server tells of its end by closing connections. */
+/* libvirt's events need a libvirt event loop, which would become the daemon's main loop. A check
+ * takes about a millisecond, and the NBD server closes connections when it ends. */
 void fl_libvirt_wait(FlSnapshot *backup, int wake)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
+    /* A reader may keep the session busy with requests all the time: this runs between two of them,
+     * when no request is waiting. */
+    if (session->running && fl_snapshot_none_lost(backup, NULL))
+        watch_room(session);
     while (!fl_snapshot_newly_lost(backup)) {
         struct pollfd fd = {.fd = wake, .events = POLLIN};
         bool over = !session->running || !fl_snapshot_none_lost(backup, NULL);
 
         if ((poll(&fd, 1, over ? -1 : WATCH_INTERVAL) < 0 && errno != EINTR) || fd.revents != 0)
             return;
-        /* A signal ends a wait that has no end; there is nothing to look at then. */
+        /* A signal ends a wait without timeout; then there is nothing to check. */
         if (!over && look(session, NULL))
             watch_room(session);
     }
@@ -105,10 +107,8 @@ void fl_libvirt_scratch_use(const FlSnapshot *backup, const FlSnapshotDisk *disk
                             uint64_t *limit)
 {
     const FlLibvirtSession *session = (const FlLibvirtSession *)backup;
-    g_autofree char *directory =
-        session->socket != NULL ? g_path_get_dirname(session->socket) : NULL;
     g_autofree char *file =
-        directory != NULL ? g_build_filename(directory, disk->name, NULL) : NULL;
+        session->socket != NULL ? fl_domain_scratch(session->socket, disk->name) : NULL;
     uint64_t room = 0;
     struct stat st;
 

@@ -7,12 +7,14 @@
 #include <string.h>
 
 /*
- * A checkpoint's description is ours to use: "fleecefs pending vda=SIZE,DISK_ID,KEY,KEY vdb=...",
- * then "fleecefs committed ...": what the disks were. Earlier versions noted the sizes alone.
+ * fleecefs stores its data in a checkpoint's description: "fleecefs pending
+ * vda=SIZE,DISK_ID,KEY,KEY vdb=...", then "fleecefs committed ...": what the disks were. Earlier
+ * versions stored only the sizes.
  */
-#define PENDING   "fleecefs pending"
-#define COMMITTED "fleecefs committed"
-#define WITNESS   ":witness" /* ends the target of a word that is one */
+#define PENDING     "fleecefs pending"
+#define COMMITTED   "fleecefs committed"
+#define FINGERPRINT ":witness" /* suffix of the target in a word that is a fingerprint */
+#define SOCKET      "nbd"      /* ends the path of a server's socket */
 
 static void set_string(char **string, const char *value)
 {
@@ -101,7 +103,7 @@ static void start_domain_part(void *object, const char *path, const char **names
     }
 }
 
-/* "+64055:+107", of the security model that is users and groups. */
+/* "+64055:+107", the label of the DAC security model. */
 static void end_domain_part(void *object, const char *path, const char *text)
 {
     FlDomain *domain = object;
@@ -156,12 +158,12 @@ static void free_checkpoint_disk(gpointer data)
     FlCheckpointDisk *disk = data;
 
     g_free(disk->disk_id);
-    g_free(disk->witness);
+    g_free(disk->fingerprint);
     g_ptr_array_unref(disk->keys);
     g_free(disk);
 }
 
-/* The disk TARGET of CHECKPOINT, added if it is new. */
+/* Returns the disk TARGET of CHECKPOINT, adding it if it is new. */
 static FlCheckpointDisk *need_disk(FlCheckpoint *checkpoint, const char *target)
 {
     FlCheckpointDisk *disk = g_hash_table_lookup(checkpoint->disks, target);
@@ -174,7 +176,7 @@ static FlCheckpointDisk *need_disk(FlCheckpoint *checkpoint, const char *target)
     return disk;
 }
 
-/* What is being read: a checkpoint, and the domain as it was, which is in it. */
+/* Parser state: a checkpoint, and the domain definition embedded in it. */
 typedef struct {
     FlCheckpoint *checkpoint;
     FlDomain *domain;
@@ -207,9 +209,9 @@ static void read_description(FlCheckpoint *checkpoint, const char *text)
         FlCheckpointDisk *disk;
         guint64 size;
 
-        if (equals != NULL && g_str_has_suffix((*equals = '\0', *word), WITNESS)) {
-            (*word)[strlen(*word) - strlen(WITNESS)] = '\0';
-            set_string(&need_disk(checkpoint, *word)->witness, equals + 1);
+        if (equals != NULL && g_str_has_suffix((*equals = '\0', *word), FINGERPRINT)) {
+            (*word)[strlen(*word) - strlen(FINGERPRINT)] = '\0';
+            set_string(&need_disk(checkpoint, *word)->fingerprint, equals + 1);
             continue;
         }
         if (parts[0] == NULL ||
@@ -235,7 +237,7 @@ static void end_checkpoint_part(void *object, const char *path, const char *text
         read_description(checkpoint, text);
 }
 
-/* Of disks whose images were not noted: their files by DOMAIN. */
+/* Adds the files in DOMAIN as keys of disks that have no stored keys. */
 static void add_paths(FlCheckpoint *checkpoint, const FlDomain *domain)
 {
     for (guint i = 0; i < domain->disks->len; i++) {
@@ -262,7 +264,7 @@ FlCheckpoint *fl_checkpoint_parse(const char *xml, GError **error)
     if (!fl_markup_read(&reader, xml, error))
         return NULL;
     if (checkpoint->name == NULL) {
-        fl_fail(error, "libvirt sent a checkpoint that has no name");
+        fl_fail(error, "libvirt sent a checkpoint without a name");
         return NULL;
     }
     point = fl_point_parse(checkpoint->name);
@@ -312,7 +314,7 @@ bool fl_checkpoint_descends(const FlCheckpoint *checkpoint, const FlCheckpoint *
     return false;
 }
 
-/* Words: "TARGET=SIZE,DISK,KEY...", and "TARGET:witness=..." */
+/* Builds the words "TARGET=SIZE,DISK,KEY..." and "TARGET:witness=..." */
 static char *describe(const char *state, const FlDomainPart *parts, gsize n)
 {
     GString *text = g_string_new(state);
@@ -323,8 +325,8 @@ static char *describe(const char *state, const FlDomainPart *parts, gsize n)
         if (part->point)
             g_string_append_printf(text, " %s=%" G_GUINT64_FORMAT ",%s%s", part->target, part->size,
                                    part->disk_id, part->keys);
-        if (part->point && part->witness != NULL)
-            g_string_append_printf(text, " %s" WITNESS "=%s", part->target, part->witness);
+        if (part->point && part->fingerprint != NULL)
+            g_string_append_printf(text, " %s" FINGERPRINT "=%s", part->target, part->fingerprint);
     }
     return g_string_free(text, FALSE);
 }
@@ -399,6 +401,7 @@ static void start_backup_part(void *object, const char *path, const char **names
         set_string(&backup->mode, fl_markup_attribute(names, values, "mode"));
     } else if (g_str_equal(path, "domainbackup/server")) {
         set_string(&backup->socket, fl_markup_attribute(names, values, "socket"));
+        backup->tcp = g_strcmp0(fl_markup_attribute(names, values, "transport"), "tcp") == 0;
     } else if (g_str_equal(path, "domainbackup/disks/disk/scratch") ||
                g_str_equal(path, "domainbackup/disks/disk/target")) {
         set_string(&backup->file, fl_markup_attribute(names, values, "file"));
@@ -415,6 +418,18 @@ static void start_backup_part(void *object, const char *path, const char **names
     }
 }
 
+/* Derives the socket's path from the first scratch file if that is named like one of ours. */
+static void find_socket(FlDomainBackup *backup)
+{
+    const FlDomainExport *first = backup->disks->len > 0 ? backup->disks->pdata[0] : NULL;
+    g_autofree char *stem = NULL;
+
+    if (first == NULL || backup->file == NULL || !g_str_has_suffix(backup->file, first->target))
+        return;
+    stem = g_strndup(backup->file, strlen(backup->file) - strlen(first->target));
+    backup->socket = g_strconcat(stem, SOCKET, NULL);
+}
+
 FlDomainBackup *fl_domain_backup_parse(const char *xml, GError **error)
 {
     g_autoptr(FlDomainBackup) backup = g_new0(FlDomainBackup, 1);
@@ -424,6 +439,8 @@ FlDomainBackup *fl_domain_backup_parse(const char *xml, GError **error)
     if (!fl_markup_read(&reader, xml, error))
         return NULL;
     set_string(&backup->mode, "push");
+    if (backup->tcp && backup->socket == NULL)
+        find_socket(backup);
     return g_steal_pointer(&backup);
 }
 
@@ -438,35 +455,60 @@ void fl_domain_backup_free(FlDomainBackup *backup)
     g_free(backup);
 }
 
-static void add_backup_disk(GString *xml, const FlDomainPart *part, const char *directory)
+char *fl_domain_scratch(const char *socket, const char *target)
 {
+    g_autofree char *stem = g_strndup(socket, strlen(socket) - strlen(SOCKET));
+
+    return g_strconcat(stem, target, NULL);
+}
+
+static char *scratch_xml(const FlDomainPart *part, const FlDomainServer *server)
+{
+    g_autofree char *file = fl_domain_scratch(server->socket, part->target);
+
+    if (server->secret == NULL)
+        return g_markup_printf_escaped("<scratch file='%s'/>", file);
+    return g_markup_printf_escaped("<scratch file='%s'><encryption format='luks'><secret "
+                                   "type='passphrase' uuid='%s'/></encryption></scratch>",
+                                   file, server->secret);
+}
+
+static void add_backup_disk(GString *xml, const FlDomainPart *part, const FlDomainServer *server)
+{
+    g_autofree char *scratch = scratch_xml(part, server);
     g_autofree char *text = NULL;
 
     if (part->export_name == NULL)
         text = g_markup_printf_escaped("<disk name='%s' backup='no'/>", part->target);
     else if (part->checkpoint == NULL)
         text = g_markup_printf_escaped(
-            "<disk name='%s' backup='yes' type='file' backupmode='full' exportname='%s'>"
-            "<scratch file='%s/%s'/></disk>",
-            part->target, part->export_name, directory, part->target);
+            "<disk name='%s' backup='yes' type='file' backupmode='full' exportname='%s'>",
+            part->target, part->export_name);
     else
         text = g_markup_printf_escaped(
             "<disk name='%s' backup='yes' type='file' backupmode='incremental' incremental='%s' "
-            "exportname='%s' exportbitmap='%s'><scratch file='%s/%s'/></disk>",
-            part->target, part->checkpoint, part->export_name, part->bitmap, directory,
-            part->target);
+            "exportname='%s' exportbitmap='%s'>",
+            part->target, part->checkpoint, part->export_name, part->bitmap);
     g_string_append(xml, text);
+    if (part->export_name != NULL)
+        g_string_append_printf(xml, "%s</disk>", scratch);
 }
 
-char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const char *socket,
-                           const char *directory)
+static char *server_xml(const FlDomainServer *server)
+{
+    if (server->address == NULL)
+        return g_markup_printf_escaped("<server transport='unix' socket='%s'/>", server->socket);
+    return g_markup_printf_escaped("<server transport='tcp' tls='yes' name='%s' port='%u'/>",
+                                   server->address, server->port);
+}
+
+char *fl_domain_backup_xml(const FlDomainPart *parts, gsize n, const FlDomainServer *server)
 {
     g_autoptr(GString) disks = g_string_new(NULL);
-    g_autofree char *server =
-        g_markup_printf_escaped("<server transport='unix' socket='%s'/>", socket);
+    g_autofree char *element = server_xml(server);
 
     for (gsize i = 0; i < n; i++)
-        add_backup_disk(disks, &parts[i], directory);
-    return g_strdup_printf("<domainbackup mode='pull'>%s<disks>%s</disks></domainbackup>", server,
+        add_backup_disk(disks, &parts[i], server);
+    return g_strdup_printf("<domainbackup mode='pull'>%s<disks>%s</disks></domainbackup>", element,
                            disks->str);
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The claim to a VM: one session at a time works on it, by whichever of its monitors.
+ * The claim to a VM: only one session at a time works on it, whichever of the VM's monitors it
+ * uses.
  *
- * A VM with a UUID has one lock, named after that. Without one all that is known is the path of a
- * monitor, and a VM may have several. So the lock that is held is told to QEMU as well, in an
- * object that does nothing (authz-simple, of which any string is the "identity"): whoever comes by
- * another monitor looks there which lock to take, and which journal to read. The object is removed
- * under that lock only, and a name can be added once, so two that come at once agree.
+ * A VM with a UUID has one lock, named after the UUID. Without a UUID only the monitor's path is
+ * known, and a VM may have several monitors. So QEMU also stores which lock is held, in an object
+ * that has no other effect (authz-simple, whose "identity" can be any string). A session that
+ * connects to another monitor reads there which lock to take and which journal to read. The object
+ * is only removed under that lock, and a name can be added only once, so two concurrent sessions
+ * agree.
  */
 #include "snapshot/qmp/fleece.h"
 #include "util/interrupt.h"
@@ -14,7 +16,7 @@
 #include <string.h>
 
 #define CLAIM FL_FLEECE_PREFIX "claim"
-/* Each try is lost to a session that began or ended in this moment. */
+/* Each retry means that another session began or ended at that moment. */
 #define TRIES 10
 
 static char *read_claim(FlFleece *session)
@@ -35,10 +37,10 @@ static bool add_claim(FlFleece *session, const char *claim, GError **error)
     return fl_fleece_do(session, "object-add",
                         fl_qmp_args(fl_qmp_string("qom-type", "authz-simple"),
                                     fl_qmp_string("id", CLAIM), fl_qmp_string("identity", claim)),
-                        NULL, error, "cannot mark the VM as taken");
+                        NULL, error, "cannot mark the VM as in use");
 }
 
-/* The key that CLAIM names. Only one in DIRECTORY is believed: a VM is not to choose where we
+/* Returns the key that CLAIM names. Accepts only keys in DIRECTORY: a VM must not choose where we
  * write. */
 static const char *claimed_key(const char *claim, const char *directory, GError **error)
 {
@@ -49,9 +51,9 @@ static const char *claimed_key(const char *claim, const char *directory, GError 
         return claim + strlen(prefix);
     shown = g_strescape(claim, NULL);
     fl_fail(error,
-            "a fleecefs with another state directory has this VM, or has died with it: %.200s; end "
-            "it, or --recover with FLEECEFS_STATE_DIR set to that directory, or, if it is gone, "
-            "remove its mark from QEMU (object_del " CLAIM ")",
+            "a fleecefs with another state directory uses this VM, or crashed while using it: "
+            "%.200s; end it, or run --recover with FLEECEFS_STATE_DIR set to that directory, or, "
+            "if that is gone, remove its mark from QEMU (object_del " CLAIM ")",
             shown);
     return NULL;
 }
@@ -69,7 +71,7 @@ static bool claim(FlFleece *session, const char *directory, const char *key, GEr
 
         if (journal == NULL)
             return false;
-        /* Under the lock: nobody else changes it any more. */
+        /* Holding the lock: nobody else changes the claim now. */
         if ((now = read_claim(session)) == NULL && add_claim(session, claim, &failure))
             now = g_strdup(claim);
         if (g_strcmp0(now, claim) == 0) {
@@ -81,10 +83,10 @@ static bool claim(FlFleece *session, const char *directory, const char *key, GEr
             return false;
         }
     }
-    return fl_fail(error, "other fleecefs come and go in this VM; try again");
+    return fl_fail(error, "other fleecefs processes start and end in this VM; try again");
 }
 
-/* A claim that was cut short by a signal might stay, or seem not to be there. */
+/* Not interruptible: a signal could leave the claim behind or make it seem absent. */
 bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, GError **error)
 {
     bool before = fl_interrupt_allow(false);
@@ -96,7 +98,7 @@ bool fl_fleece_claim(FlFleece *session, const char *directory, const char *key, 
 
 void fl_fleece_unclaim(FlFleece *session)
 {
-    /* What is left is for the next session, which finds it by this lock. */
+    /* If something is left, the next session finds it through this lock. */
     if (session->backup.journal == NULL || fl_journal_entry(session->backup.journal) != NULL ||
         session->gone || session->qmp == NULL)
         return;

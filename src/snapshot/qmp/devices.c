@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the devices of a VM say of its disks that the block layer does not know. */
+/* Disk properties that only a VM's devices know, not the block layer. */
 #include "snapshot/qmp/vm.h"
 
 #include "qemu/json.h"
 
 #include <string.h>
 
-/* Devices whose data is with another process: QEMU has no block node of them. */
+/* Devices whose data another process serves: QEMU has no block node for them. */
 static const char *const foreign[] = {"vhost-user-blk", "vhost-user-scsi", "vhost-scsi"};
 
 static bool is_foreign(const char *type)
@@ -36,7 +36,7 @@ static void add_foreign(FlQmp *qmp, const char *top, GPtrArray *disks)
     }
 }
 
-/* PROPERTY of the device; NULL if it has none. */
+/* Returns PROPERTY of the device; NULL if it has none. */
 static JsonNode *get_property(FlQmp *qmp, const char *device, const char *property)
 {
     JsonNode *reply = NULL;
@@ -48,7 +48,7 @@ static JsonNode *get_property(FlQmp *qmp, const char *device, const char *proper
     return reply;
 }
 
-/* share-rw: QEMU lets others write to the image. */
+/* share-rw: QEMU lets other writers open the image. */
 static bool is_shared(FlQmp *qmp, const char *device)
 {
     g_autoptr(JsonNode) value = get_property(qmp, device, "share-rw");

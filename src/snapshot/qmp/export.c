@@ -2,9 +2,9 @@
 /*
  * The NBD server in the VM and its exports.
  *
- * The server gets a listening socket from us, so QEMU needs no right to the place where it is;
- * nobody else can reach it, for its directory is ours alone. Its path is in the journal: whoever
- * recovers tries whether anyone still listens there, which QMP does not tell.
+ * We pass QEMU a listening socket, so QEMU needs no access to the directory of the socket; nobody
+ * else can reach it, because that directory is private. The journal stores its path: recovery
+ * connects to it to find out whether the server still runs, which QMP does not report.
  */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
@@ -63,7 +63,7 @@ static int listen_at(const char *path, GError **error)
 static bool start_server(FlFleece *session, int fd, GError **error)
 {
     g_autoptr(GError) failure = NULL;
-    /* It is private to one mount, so nothing is gained by a limit, which newer QEMUs have. */
+    /* Unlimited (a parameter of newer QEMUs): the server is private to one mount. */
     const gint64 max_connections = 0;
     JsonNode *address =
         fl_qmp_args(fl_qmp_string("type", "fd"),
@@ -81,9 +81,8 @@ static bool start_server(FlFleece *session, int fd, GError **error)
                     NULL, &failure))
         return true;
     if (strstr(failure->message, "already running") != NULL)
-        return fl_fail(error,
-                       "an NBD server runs in this VM already; stop it (nbd-server-stop), or "
-                       "say with -o nbd=URI where it listens");
+        return fl_fail(error, "an NBD server already runs in this VM; stop it (nbd-server-stop), "
+                              "or give its address with -o nbd=URI");
     g_propagate_prefixed_error(error, g_steal_pointer(&failure), "NBD server: ");
     return false;
 }
@@ -108,28 +107,33 @@ bool fl_fleece_serve(FlSnapshot *backup, GError **error)
            fl_fail(error, "%s: %s", session->socket, g_strerror(errno));
 }
 
+typedef enum { SERVER_NONE, SERVER_ANSWERS, SERVER_SILENT } Server;
+
 /*
- * Whether the server at PATH answers, and has taken leave of whoever came before: QEMU 7.2 hangs
- * for good, with the VM, when its NBD server is stopped while a client is negotiating; 10.0 does
- * not. The end of the stream is the last that it does for a client that goes.
+ * Checks whether the server at PATH answers and has finished with earlier clients: QEMU 7.2 hangs
+ * forever, with the VM, if its NBD server is stopped while a client is negotiating; 10.0 does not.
+ * End of stream is the last thing the server does for a client that disconnects.
  */
-static bool wait_for_eof(const char *path, GError **error)
+static Server ask_server(const char *path)
 {
     enum { PATIENCE_MS = 10000 };
     int fd = fl_unix_connect(path);
-    bool ended = fd >= 0 && fl_unix_hang_up(fd, PATIENCE_MS);
+    bool ended;
 
-    if (fd >= 0)
-        close(fd);
-    return ended || fl_fail(error, "NBD server: it does not answer at %s", path);
+    if (fd < 0)
+        return fl_fleece_listens(path) ? SERVER_SILENT : SERVER_NONE;
+    ended = fl_unix_leave_nbd(fd, PATIENCE_MS);
+    close(fd);
+    return ended ? SERVER_ANSWERS : SERVER_SILENT;
 }
 
-/* The server is stopped before its socket goes, and only if it is the one that listens there. */
+/* Stops the server before removing its socket, and only if it is the one listening there. */
 bool fl_fleece_stop_server(FlFleece *session, GError **error)
 {
     const FlJournalEntry *entry = fl_journal_entry(session->backup.journal);
     g_autofree char *path = NULL;
     g_autofree char *directory = NULL;
+    Server server;
 
     if (entry == NULL || entry->socket == NULL)
         return true;
@@ -137,14 +141,15 @@ bool fl_fleece_stop_server(FlFleece *session, GError **error)
     directory = g_path_get_dirname(path);
 
     if (!session->gone) {
-        /* Passed but not used: then what listens is only waiting to be. */
+        /* If the descriptor was passed but not used, QEMU still holds the listening socket: close
+         * it. */
         fl_qmp_call(session->qmp, "closefd", fl_qmp_args(fl_qmp_string("fdname", FD_NAME)), NULL,
                     NULL);
-        if (fl_fleece_listens(path)) {
-            bool robust = fl_vm_is_since(session->qmp, 10, 0, 0);
-
-            if ((!robust && !wait_for_eof(path, error)) ||
-                !fl_fleece_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
+        server = ask_server(path);
+        if (server != SERVER_NONE) {
+            if (server == SERVER_SILENT && !fl_vm_is_since(session->qmp, 10, 0, 0))
+                return fl_fail(error, "NBD server: it does not answer at %s", path);
+            if (!fl_fleece_do(session, "nbd-server-stop", NULL, NULL, error, "NBD server"))
                 return false;
             fl_snapshot_report(&session->backup, "stopped the NBD server");
         }
@@ -175,8 +180,7 @@ static bool add_export(FlFleece *session, FlFleeceDisk *disk, GError **error)
                      NULL, &failure, "disk %s: export", disk->disk.name))
         return true;
     if (strstr(failure->message, "not running") != NULL)
-        return fl_fail(error, "there is no NBD server in this VM: leave -o nbd= out, and one is "
-                              "started");
+        return fl_fail(error, "no NBD server runs in this VM; omit -o nbd= to start one");
     g_propagate_error(error, g_steal_pointer(&failure));
     return false;
 }

@@ -73,7 +73,7 @@ bool fl_fleece_connect(FlFleece *session, GError **error)
 bool fl_fleece_await(FlFleece *session, unsigned seen, gint64 deadline, GError **error,
                      const char *format, ...)
 {
-    /* Milliseconds: not everything that changes has an event in every QEMU. */
+    /* Milliseconds: some QEMU versions send no event for some changes. */
     static const unsigned interval = 50;
     g_autofree char *words = NULL;
     va_list args;
@@ -90,7 +90,7 @@ bool fl_fleece_listens(const char *path)
 {
     int fd = fl_unix_connect(path);
 
-    /* A full backlog (EAGAIN) is somebody too; so, perhaps, is what cannot be asked. */
+    /* A full backlog (EAGAIN) means somebody listens; any other error might too. */
     if (fd < 0)
         return errno != ECONNREFUSED && errno != ENOENT && errno != ENOTDIR;
     close(fd);
@@ -104,7 +104,7 @@ bool fl_fleece_reach(FlFleece *session, GError **error)
     if (session->gone || (session->qmp != NULL && fl_qmp_dispatch(session->qmp, 0, NULL)) ||
         fl_fleece_connect(session, &failure))
         return true;
-    /* A monitor that has another client now is not the end of QEMU. */
+    /* A monitor that now serves another client does not mean that QEMU has exited. */
     session->gone = !fl_fleece_listens(session->monitor);
     if (!session->gone)
         g_propagate_error(error, g_steal_pointer(&failure));

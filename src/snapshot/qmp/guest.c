@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The guest's filesystems: frozen for the transaction, and thawed whatever happens. */
+/* Freezes the guest's filesystems for the transaction and thaws them whatever happens. */
 #include "snapshot/qmp/fleece.h"
 
-/* Milliseconds: an agent that runs answers in a few; a thaw waits for the freeze before it. */
+/* Milliseconds: a running agent answers within a few; a thaw waits for the freeze before it. */
 #define AGENT_TIMEOUT 5000
 #define THAW_TIMEOUT  15000
 #define LEAST_TIMEOUT 200
@@ -11,7 +11,8 @@ static bool freeze(FlFleece *session, GError **error)
 {
     session->agent = fl_agent_connect(session->agent_path, AGENT_TIMEOUT, error);
     if (session->agent == NULL) {
-        fl_journal_write_thawed(session->backup.journal, NULL); /* only spares a thaw */
+        fl_journal_write_thawed(session->backup.journal,
+                                NULL); /* only saves a thaw; errors do not matter */
         return false;
     }
     session->frozen_since = g_get_monotonic_time();
@@ -19,7 +20,7 @@ static bool freeze(FlFleece *session, GError **error)
                            error);
 }
 
-/* A QEMU that hangs must not keep the guest frozen for longer than is allowed. */
+/* Limits the QMP timeout: a QEMU that hangs must not keep the guest frozen past the limit. */
 static void hurry(FlFleece *session)
 {
     gint64 spent = (g_get_monotonic_time() - session->frozen_since) / 1000;
@@ -41,14 +42,14 @@ bool fl_fleece_freeze(FlSnapshot *backup, GError **error)
         return true;
     }
     if (!session->backup.options->agent_optional)
-        return fl_fail(error, "%s; -o agent_optional goes on without it", failure->message);
+        return fl_fail(error, "%s; -o agent_optional continues without it", failure->message);
     fl_snapshot_note(&session->backup,
-                     "the guest was not frozen, so the snapshot is like after a power cut: %s",
+                     "the guest was not frozen, so the snapshot is only crash-consistent: %s",
                      failure->message);
     return fl_fleece_thaw(backup, error);
 }
 
-/* Whether the freeze lasted: Windows ends one by itself. */
+/* Whether the guest stayed frozen: Windows ends a freeze by itself. */
 static bool check_frozen(FlFleece *session, GError **error)
 {
     g_autoptr(GError) failure = NULL;
@@ -58,7 +59,7 @@ static bool check_frozen(FlFleece *session, GError **error)
         return true;
     if (session->backup.options->agent_optional) {
         fl_snapshot_note(&session->backup, "the guest did not stay frozen until the snapshot was "
-                                           "taken, which is like after a power cut");
+                                           "taken; the snapshot is only crash-consistent");
         return true;
     }
     if (failure != NULL)
@@ -68,7 +69,7 @@ static bool check_frozen(FlFleece *session, GError **error)
     return false;
 }
 
-/* Without a connection to the agent: to the one that the journal names. */
+/* Connects to the agent named in the journal if there is no connection. */
 static bool reconnect(FlFleece *session, const char *path, GError **error)
 {
     if (session->agent == NULL)
@@ -86,7 +87,7 @@ bool fl_fleece_thaw(FlSnapshot *backup, GError **error)
 
     if (entry == NULL || entry->agent == NULL)
         return true;
-    /* The agent's socket goes with QEMU, and a guest that was started since is not frozen. */
+    /* The agent's socket vanishes with QEMU, and a guest started since then is not frozen. */
     if (!ours && !fl_fleece_listens(entry->agent))
         return fl_journal_write_thawed(session->backup.journal, error);
     if (ours && session->backup.state == FL_STATE_THAWING)
@@ -97,7 +98,7 @@ bool fl_fleece_thaw(FlSnapshot *backup, GError **error)
         !fl_agent_thaw(session->agent, THAW_TIMEOUT, &failure)) {
         session->backup.left = true;
         g_clear_error(error);
-        return fl_fail(error, "the guest may still be frozen, --recover thaws it: %s",
+        return fl_fail(error, "the guest may still be frozen; --recover thaws it: %s",
                        failure->message);
     }
     if (!ours)

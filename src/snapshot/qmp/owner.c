@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether this QEMU owns the images of its disks. During and after a migration another one has
- * them: what this one knows of a qcow2's tables is stale then, and a write through them damages the
- * disk of the VM that runs elsewhere. QEMU itself refuses little of it.
+ * Whether this QEMU owns the images of its disks. During and after a migration another QEMU owns
+ * them. This one's cached qcow2 tables are stale then, and writing through them corrupts the disk
+ * of the VM running elsewhere. QEMU itself prevents little of this.
  */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
-/* QEMU docs/interop/qemu-qmp-ref: RunState and MigrationStatus. States that are not known, which
- * newer versions may have, are not safe. */
+/* QEMU docs/interop/qemu-qmp-ref: RunState and MigrationStatus. Unknown states, which newer
+ * versions may add, count as unsafe. */
 static const char *const owning_states[] = {
     "running",  "paused",         "prelaunch", "suspended", "io-error", "internal-error",
     "watchdog", "guest-panicked", "shutdown",  "debug",     NULL};
@@ -19,29 +19,26 @@ char *fl_vm_disowned(const char *state, const char *migration, bool late_activat
     bool stopped = g_strcmp0(state, "paused") == 0 || g_strcmp0(state, "prelaunch") == 0;
 
     if (state == NULL)
-        return g_strdup("QEMU does not tell its run state, so nobody knows whether its disks are "
-                        "its own");
+        return g_strdup(
+            "QEMU does not report its run state, so it is unknown whether it owns its disks");
     if (g_str_equal(state, "postmigrate") || g_str_equal(state, "finish-migrate"))
-        return g_strdup_printf("the VM was migrated away (run state %s), and another QEMU may have "
-                               "its disks: back it up where it runs now",
+        return g_strdup_printf("the VM was migrated away (run state %s), and another QEMU may own "
+                               "its disks: back it up on the host where it runs",
                                state);
     if (g_str_equal(state, "inmigrate"))
-        return g_strdup("the VM waits for a migration to arrive (run state inmigrate), and another "
-                        "QEMU has its disks: back it up where it runs now");
+        return g_strdup("the VM waits for an incoming migration (run state inmigrate), and another "
+                        "QEMU owns its disks: back it up on the host where it runs");
     if (g_str_equal(state, "restore-vm"))
-        return g_strdup("the VM is being set back to an internal snapshot (run state restore-vm): "
-                        "try again when that is over; if it has failed, resume the VM (cont) or "
-                        "end it first");
+        return g_strdup("the VM is being reverted to an internal snapshot (run state restore-vm): "
+                        "try again afterwards; if it failed, resume the VM (cont) or end it first");
     if (!g_strv_contains(owning_states, state))
-        return g_strdup_printf("QEMU's run state is %s, in which its disks are not its own: try "
-                               "again when that is over",
+        return g_strdup_printf("QEMU does not own its disks in run state %s: try again afterwards",
                                state);
-    /* With late-block-activate a VM that arrived takes its disks when it is resumed. */
+    /* With late-block-activate, a migrated VM takes over its disks only when it is resumed. */
     if (stopped && late_activation && g_strcmp0(migration, "completed") == 0)
-        return g_strdup_printf(
-            "the VM has been migrated and not been resumed since (run state %s), "
-            "and may not have its disks yet: resume it first",
-            state);
+        return g_strdup_printf("the VM was migrated and not resumed since (run state %s), and may "
+                               "not own its disks yet: resume it first",
+                               state);
     return NULL;
 }
 
@@ -49,9 +46,9 @@ char *fl_vm_migrating(const char *migration)
 {
     if (migration == NULL || g_strv_contains(settled_migrations, migration))
         return NULL;
-    return g_strdup_printf("the VM is being migrated (%s): when that is over, back it up where it "
-                           "runs then",
-                           migration);
+    return g_strdup_printf(
+        "the VM is being migrated (%s): after that, back it up on the host where it runs",
+        migration);
 }
 
 static bool late_activation(FlFleece *session)
@@ -70,7 +67,7 @@ static bool late_activation(FlFleece *session)
     return false;
 }
 
-/* Whether QEMU says (from 10.0 on) that all images of its devices are active. */
+/* Whether QEMU reports (since 10.0) that all images of its devices are active. */
 static bool all_active(FlFleece *session)
 {
     g_autoptr(JsonNode) reply = NULL;

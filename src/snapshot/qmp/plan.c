@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is done with each disk, as a function of what QEMU says about it. */
+/* Plans what to do with each disk, as a function of what QEMU reports about it. */
 #include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A marker only has to be there: the coarser, the smaller. */
+/* Only a marker's existence matters, and a coarser bitmap is smaller. */
 #define MARKER_GRANULARITY (G_GINT64_CONSTANT(1) << 30)
 
 static void free_copy(gpointer data)
@@ -45,8 +45,9 @@ static void add_copy(FlFleeceDisk *disk, const FlVmBitmap *bitmap, const char *n
 }
 
 /*
- * The last restore point of SERIES, or NULL. There is one at most, unless somebody copied bitmaps;
- * all of them hold what has changed since the last, which has the fewest bits. Clocks tell nothing.
+ * Returns the last restore point of SERIES, or NULL. There is at most one, unless somebody copied
+ * bitmaps. All of them include what changed since the last, so the last has the fewest dirty bits.
+ * Timestamps prove nothing.
  */
 static const FlVmBitmap *last_point(const FlVmDisk *vm, const char *series, FlPoint **point)
 {
@@ -69,7 +70,8 @@ static const FlVmBitmap *last_point(const FlVmDisk *vm, const char *series, FlPo
     return last;
 }
 
-/* What says which disk the points of SERIES belong to; NULL unless it is one. */
+/* Returns the identity of the disk that the points of SERIES belong to; NULL unless there is
+ * exactly one. */
 static FlPoint *find_identity(const FlVmDisk *vm, const char *series)
 {
     g_autoptr(FlPoint) found = NULL;
@@ -87,7 +89,7 @@ static FlPoint *find_identity(const FlVmDisk *vm, const char *series)
     return g_steal_pointer(&found);
 }
 
-/* Another of DISKS that has BITMAP; NULL if none has. */
+/* Returns another of DISKS that has BITMAP, or NULL. */
 static const FlVmDisk *find_twin(const GPtrArray *disks, const FlVmDisk *vm, const char *bitmap)
 {
     for (guint i = 0; i < disks->len; i++) {
@@ -102,7 +104,7 @@ static const FlVmDisk *find_twin(const GPtrArray *disks, const FlVmDisk *vm, con
     return NULL;
 }
 
-/* Whether what says which disk it is has lost its last bit. */
+/* Whether the identity bitmap is missing or has lost its last bit. */
 static bool was_cut(const FlVmDisk *vm, const FlPoint *identity)
 {
     g_autofree char *name = fl_point_disk(identity->series, identity->id);
@@ -115,7 +117,7 @@ static bool was_cut(const FlVmDisk *vm, const FlPoint *identity)
     return true;
 }
 
-/* Whether BITMAP, which is POINT, lacks what was recorded beside it. */
+/* Whether BITMAP, which is POINT, has fewer dirty bits than the check bitmap recorded beside it. */
 static bool was_cleared(const FlVmDisk *vm, const FlVmBitmap *bitmap, const FlPoint *point)
 {
     g_autofree char *name = fl_point_check(point->series, point->id);
@@ -141,8 +143,8 @@ bool fl_fleece_seems_cleared(const GPtrArray *disks, const char *series)
     return false;
 }
 
-/* Whether POINT, the bitmap BASE, is of the disk that VM is now, which then gets its identity;
- * returns why not, or NULL. */
+/* Checks that POINT, the bitmap BASE, belongs to the disk that VM now has, and gives DISK its
+ * identity. Returns the reason if not, else NULL. */
 static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk *vm,
                       const FlPoint *point, const FlVmBitmap *base)
 {
@@ -155,12 +157,12 @@ static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk
                                twin->name, point->id);
     if (twin != NULL)
         return g_strdup_printf("disk %s has the same restore point %s, which an earlier version "
-                               "made: it does not tell whose it is",
+                               "made: it is unknown which disk it belongs to",
                                twin->name, point->id);
     if (point->unique) {
         if (identity == NULL)
-            return g_strdup_printf("what says which disk restore point %s belongs to was removed",
-                                   point->id);
+            return g_strdup_printf(
+                "the bitmap that identifies the disk of restore point %s was removed", point->id);
         if (g_strcmp0(identity->binding, disk->binding) != 0)
             return g_strdup_printf("restore point %s was made for another device, node or file",
                                    point->id);
@@ -171,7 +173,7 @@ static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk
                                "%" G_GUINT64_FORMAT " bytes",
                                point->id, vm->size);
     if (point->unique && was_cut(vm, identity))
-        return g_strdup_printf("the disk was made smaller since restore point %s, and larger again",
+        return g_strdup_printf("the disk was shrunk since restore point %s, and grown again",
                                point->id);
     if (was_cleared(vm, base, point))
         return g_strdup_printf("restore point %s was cleared", point->id);
@@ -180,7 +182,7 @@ static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk
     return NULL;
 }
 
-/* Chooses the base of the increment, or says why there is none. */
+/* Chooses the base of the increment, or reports why there is none. */
 static bool choose_base(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk *vm,
                         const FlSnapshotOptions *options, const char *inconsistent, GError **error)
 {
@@ -188,27 +190,30 @@ static bool choose_base(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDi
     g_autoptr(FlPoint) point = NULL;
     const FlVmBitmap *base = last_point(vm, series, &point);
 
-    if (vm->shared) {
-        disk->disk.reason = g_strdup("it is shared with other VMs, whose writes no bitmap has");
+    if (!vm->writable) {
+        disk->disk.reason = g_strdup(FL_SNAPSHOT_READ_ONLY);
+    } else if (vm->shared) {
+        disk->disk.reason = g_strdup("it is shared with other VMs, whose writes no bitmap records");
     } else if (options->full) {
-        disk->disk.reason = g_strdup("a full backup was asked for");
+        disk->disk.reason = g_strdup("a full backup was requested");
     } else if (base == NULL && inconsistent != NULL) {
         disk->disk.reason = g_strdup_printf(
-            "QEMU did not end cleanly, so restore point %s is lost (it has been removed)",
+            "QEMU did not exit cleanly, so restore point %s is lost (it has been removed)",
             inconsistent);
     } else if (base == NULL && !vm->persistent) {
-        disk->disk.reason = g_strdup_printf(
-            "there is no restore point of series '%s'; those of this disk (format %s) are in "
-            "memory only and end with QEMU",
-            series, vm->driver);
+        disk->disk.reason =
+            g_strdup_printf("there is no restore point of series '%s'; for this disk (format %s) "
+                            "they are only in memory and are lost when QEMU exits",
+                            series, vm->driver);
     } else if (base == NULL) {
         disk->disk.reason = g_strdup_printf("there is no restore point of series '%s'", series);
     } else if ((disk->disk.reason = identify(disk, disks, vm, point, base)) != NULL) {
         return true;
     } else if (base->busy) {
-        return fl_fail(error,
-                       "disk %s: its bitmap %s is in use by another operation; end that first",
-                       vm->name, base->name);
+        return fl_fail(
+            error,
+            "disk %s: its bitmap %s is in use by another operation; end that operation first",
+            vm->name, base->name);
     } else {
         disk->disk.base = g_strdup(point->id);
         add_copy(disk, base, series);
@@ -216,7 +221,7 @@ static bool choose_base(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDi
     return true;
 }
 
-/* Copies of the bitmaps that are not ours. */
+/* Adds copies of the bitmaps that fleecefs did not create. */
 static void add_users_bitmaps(FlFleeceDisk *disk, const FlVmDisk *vm, const char *series,
                               GPtrArray *notes)
 {
@@ -228,7 +233,7 @@ static void add_users_bitmaps(FlFleeceDisk *disk, const FlVmDisk *vm, const char
         if (point != NULL)
             continue;
         if (bitmap->inconsistent)
-            why = "is inconsistent: QEMU did not end cleanly";
+            why = "is inconsistent: QEMU did not exit cleanly";
         else if (bitmap->busy)
             why = "is in use by another operation";
         else if (g_str_equal(bitmap->name, series))
@@ -251,12 +256,13 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
     disk->node = g_strdup(vm->node);
     disk->qdev = g_strdup(vm->qdev);
     disk->persistent = vm->persistent;
-    disk->shared = vm->shared;
+    disk->no_point = vm->shared || !vm->writable;
     disk->binding = vm->persistent ? NULL : fl_point_binding(vm->node, vm->qdev, vm->file);
     disk->copies = g_ptr_array_new_with_free_func(free_copy);
     disk->scratch = -1;
     disk->disk.name = g_strdup(vm->name);
-    /* Many may be on a server that others use too, and the address may be of the wrong one. */
+    /* A TCP server may be shared, and the address may be that of the wrong one: make the name
+     * unique. */
     disk->disk.export_name =
         fl_snapshot_own_option(options, "nbd") == NULL
             ? g_strdup(vm->name)
@@ -272,11 +278,11 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
     return disk;
 }
 
-/* Who names a disk that is shared gets what can be had of it. */
+/* A shared disk is refused unless the user named it; then a note says what to expect. */
 static bool check_shared(const FlVmDisk *disk, const FlSnapshotOptions *options, GPtrArray *notes,
                          GError **error)
 {
-    if (!disk->shared)
+    if (!disk->shared || !disk->writable)
         return true;
     if (options->disks == NULL)
         return fl_fail(error, FL_SNAPSHOT_SHARED_REFUSED, disk->name, "share-rw=on");
@@ -284,13 +290,19 @@ static bool check_shared(const FlVmDisk *disk, const FlSnapshotOptions *options,
     return true;
 }
 
-static void note_left_out(const GPtrArray *disks, GPtrArray *notes)
+static bool can_be_taken(const FlVmDisk *disk, const FlSnapshotOptions *options)
+{
+    return disk->writable || (disk->read_only && options->read_only);
+}
+
+static void note_left_out(const GPtrArray *disks, const FlSnapshotOptions *options,
+                          GPtrArray *notes)
 {
     g_autoptr(GString) names = g_string_new(NULL);
 
     for (guint i = 0; i < disks->len; i++) {
         const FlVmDisk *disk = g_ptr_array_index(disks, i);
-        if (disk->left_out != NULL)
+        if (!can_be_taken(disk, options))
             g_string_append_printf(names, "%s%s (%s)", names->len > 0 ? ", " : "", disk->name,
                                    disk->left_out);
     }
@@ -306,7 +318,7 @@ static bool is_named(const FlVmDisk *disk, const char *name)
 static bool is_asked_for(const FlVmDisk *disk, const FlSnapshotOptions *options)
 {
     if (options->disks == NULL)
-        return disk->writable;
+        return can_be_taken(disk, options);
     for (const char *const *name = options->disks; *name != NULL; name++) {
         if (is_named(disk, *name))
             return true;
@@ -314,7 +326,7 @@ static bool is_asked_for(const FlVmDisk *disk, const FlSnapshotOptions *options)
     return false;
 }
 
-/* Each name that was given must be a disk that can be backed up. */
+/* Checks that each disk the user named exists and can be backed up. */
 static bool check_names(const GPtrArray *disks, const FlSnapshotOptions *options, GError **error)
 {
     for (const char *const *name = options->disks; name != NULL && *name != NULL; name++) {
@@ -325,16 +337,32 @@ static bool check_names(const GPtrArray *disks, const FlSnapshotOptions *options
             const FlVmDisk *disk = g_ptr_array_index(disks, i);
             if (is_named(disk, *name))
                 found = disk;
-            if (disk->writable)
+            if (can_be_taken(disk, options))
                 g_string_append_printf(known, "%s%s", known->len > 0 ? ", " : "", disk->name);
         }
         if (found == NULL)
-            return fl_fail(error, "there is no disk '%s'; there are: %s", *name, known->str);
-        if (!found->writable)
-            return fl_fail(error, "disk %s cannot be backed up: it is %s; copy its image instead",
-                           *name, found->left_out);
+            return fl_fail(error, "no disk '%s'; the VM has: %s", *name, known->str);
+        if (!can_be_taken(found, options))
+            return fl_fail(error, "cannot back up disk %s: it is %s; copy its image instead%s",
+                           *name, found->left_out,
+                           found->read_only ? FL_SNAPSHOT_READ_ONLY_HINT : "");
     }
     return true;
+}
+
+/* NAMES: of the disks checked so far; the name of VM is added. */
+static bool check_disk(const FlVmDisk *vm, GHashTable *names, const FlSnapshotOptions *options,
+                       GPtrArray *notes, GError **error)
+{
+    if (!check_shared(vm, options, notes, error))
+        return false;
+    if (vm->inactive)
+        return fl_fail(error, FL_VM_INACTIVE, vm->name);
+    if (vm->has_job)
+        return fl_fail(error, "disk %s: it is in use by a block job (%s); end that first", vm->name,
+                       vm->driver);
+    return g_hash_table_add(names, vm->name) ||
+           fl_fail(error, "two disks are called '%s'; give their nodes names", vm->name);
 }
 
 GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *options,
@@ -354,28 +382,15 @@ GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *optio
         /* Two devices may share a node. */
         if (!is_asked_for(vm, options) || !g_hash_table_add(nodes, vm->node))
             continue;
-        if (!check_shared(vm, options, notes, error))
+        if (!check_disk(vm, names, options, notes, error))
             return NULL;
-        if (vm->inactive) {
-            fl_fail(error, FL_VM_INACTIVE, vm->name);
-            return NULL;
-        }
-        if (vm->has_job) {
-            fl_fail(error, "disk %s: a block job (%s) has it; end that first", vm->name,
-                    vm->driver);
-            return NULL;
-        }
-        if (!g_hash_table_add(names, vm->name)) {
-            fl_fail(error, "two disks are called '%s'; give their nodes names", vm->name);
-            return NULL;
-        }
         disk = plan_disk(disks, vm, plan->len, options, lost, notes, error);
         if (disk == NULL)
             return NULL;
         g_ptr_array_add(plan, disk);
     }
     if (options->disks == NULL)
-        note_left_out(disks, notes);
+        note_left_out(disks, options, notes);
     if (plan->len == 0) {
         fl_fail(error, "this VM has no writable disk");
         return NULL;
@@ -389,8 +404,8 @@ static void add_action(JsonArray *actions, const char *type, JsonNode *data)
                            fl_qmp_args(fl_qmp_string("type", type), fl_qmp_node("data", data)));
 }
 
-/* The increment has the last granule of the end's mark in any case where that may be cut without
- * losing its bit. */
+/* Whether a shrink could cut the last granule without clearing its bit in the identity bitmap; the
+ * increment then always includes that granule. */
 static bool needs_end(const FlFleeceDisk *disk, const FlFleeceCopy *copy)
 {
     return disk->disk.base != NULL && copy == g_ptr_array_index(disk->copies, 0) &&
@@ -417,7 +432,7 @@ void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds)
 {
     FlSnapshotDisk *names = &disk->disk;
 
-    if (disk->shared)
+    if (disk->no_point)
         return;
     names->restore_point = fl_point_id(seconds);
     disk->new_identity = names->disk_id == NULL;
@@ -425,7 +440,7 @@ void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds)
         names->disk_id = fl_point_disk_id(names->restore_point, names->size, disk->binding);
 }
 
-/* A bitmap that only has to be there. */
+/* Adds a bitmap whose mere existence matters. */
 static void add_marker(JsonArray *actions, const FlFleeceDisk *disk, const char *name)
 {
     add_action(actions, "block-dirty-bitmap-add",
@@ -435,7 +450,7 @@ static void add_marker(JsonArray *actions, const FlFleeceDisk *disk, const char 
                            fl_qmp_int("granularity", MARKER_GRANULARITY)));
 }
 
-/* The bitmap that says which disk it is, with the end of that marked. */
+/* Adds the identity bitmap, with the bit at the disk's end set. */
 static void add_identity(JsonArray *actions, const FlFleeceDisk *disk, const char *series)
 {
     g_autofree char *name = fl_point_disk(series, disk->disk.disk_id);
@@ -454,7 +469,7 @@ static void add_identity(JsonArray *actions, const FlFleeceDisk *disk, const cha
                            fl_qmp_node("bitmaps", fl_json_array_node(sources))));
 }
 
-/* A bitmap that records from now on. */
+/* Adds a bitmap that records from now on. */
 static void add_recording(JsonArray *actions, const FlFleeceDisk *disk, const char *name)
 {
     add_action(actions, "block-dirty-bitmap-add",
@@ -468,7 +483,8 @@ static void add_point(JsonArray *actions, const FlFleeceDisk *disk, const char *
     g_autofree char *check = fl_point_check(series, disk->disk.restore_point);
     g_autofree char *marker = fl_point_marker(series, disk->disk.restore_point);
 
-    /* The point first: of what a guest in an iothread writes in between it may not have less. */
+    /* The point first: a guest write from an iothread between the two must not be missing from
+     * it. */
     add_recording(actions, disk, point);
     add_recording(actions, disk, check);
     add_marker(actions, disk, marker);
@@ -482,7 +498,7 @@ static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *s
     g_autofree char *job = fl_fleece_id(disk, "job");
     g_autofree char *filter = fl_fleece_id(disk, "filter");
 
-    if (!disk->shared)
+    if (!disk->no_point)
         add_point(actions, disk, series);
     for (guint i = 0; i < disk->copies->len; i++) {
         const FlFleeceCopy *copy = g_ptr_array_index(disk->copies, i);
@@ -493,9 +509,9 @@ static void add_disk(JsonArray *actions, const FlFleeceDisk *disk, const char *s
         add_action(actions, "block-dirty-bitmap-merge", merge_args(overlay, disk, copy, series));
     }
     /*
-     * A job that ends must stay to be seen: its export would go on, with live data. For the same
-     * reason a write that cannot be copied fails (the default of on-cbw-error): break-snapshot lets
-     * it pass and fails reads through snapshot-access alone, not those of the overlay.
+     * Keep a job that ends visible: its export would go on with live data. For the same reason a
+     * write that cannot be copied fails (the default of on-cbw-error): break-snapshot lets the
+     * write pass and fails only reads through snapshot-access, not those of the overlay.
      */
     add_action(actions, "blockdev-backup",
                fl_qmp_args(fl_qmp_string("job-id", job), fl_qmp_string("device", disk->node),

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The restore points in a VM: which go with an abort, with a commit, and when they are forgotten.
- */
+/* The restore points in a VM: which ones an abort, a commit or a forget removes. */
 #include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
-/* A bitmap of ours. */
+/* A bitmap that fleecefs created. */
 typedef struct {
     const char *node, *name;
     const FlPoint *point;
     JsonArray *siblings; /* all bitmaps of NODE */
-    bool read_only;      /* NODE is */
+    bool read_only;      /* NODE is read-only */
     bool inconsistent;
 } Bitmap;
 
-/* The one of the two passes over BITMAPS of NODE that visits MARKERS or all others. */
+/* One of two passes over the BITMAPS of NODE: visits either the MARKERS or all others. */
 static bool visit_node(FlFleece *session, JsonObject *node, bool markers,
                        bool (*visit)(FlFleece *session, const Bitmap *bitmap, GError **error),
                        GError **error)
@@ -41,8 +40,8 @@ static bool visit_node(FlFleece *session, JsonObject *node, bool markers,
     return ok;
 }
 
-/* Has VISIT look at each bitmap of ours, and goes on after a failure; ERROR gets the first. Markers
- * come after what they mark: a point without its marker would count as committed. */
+/* Calls VISIT for each bitmap that fleecefs created and continues after a failure; ERROR gets the
+ * first. Markers come after what they mark: a point without its marker would count as committed. */
 static bool visit_bitmaps(FlFleece *session,
                           bool (*visit)(FlFleece *session, const Bitmap *bitmap, GError **error),
                           GError **error)
@@ -72,7 +71,7 @@ static bool remove_bitmap(FlFleece *session, const Bitmap *bitmap, const char *a
         error, "bitmap %s of %s%s", bitmap->name, bitmap->node, advice);
 }
 
-/* Whether one of BITMAPS is the marker of POINT, or of that with which the disk POINT began. */
+/* Whether BITMAPS contains the marker of POINT or, if POINT is an identity, of its first point. */
 static bool is_pending(JsonArray *bitmaps, const FlPoint *point)
 {
     const char *id = point->kind == FL_POINT_DISK ? point->first : point->id;
@@ -86,13 +85,13 @@ static bool is_pending(JsonArray *bitmaps, const FlPoint *point)
     return false;
 }
 
-/* Removes a point that was never committed or can never be used again, and its marker. */
+/* Removes a point that was never committed or can no longer be used, and its marker. */
 static bool roll_back_bitmap(FlFleece *session, const Bitmap *bitmap, GError **error)
 {
     const FlPoint *point = bitmap->point;
 
-    /* What an overlay was put upon cannot be changed, nor does anything go by it; it keeps its
-     * marker for when it can. */
+    /* Below an overlay the image is read-only, and nothing uses its bitmaps. The point keeps its
+     * marker until it can be removed. */
     if (bitmap->read_only)
         return true;
     if (point->kind != FL_POINT_PENDING && !bitmap->inconsistent &&
@@ -102,9 +101,8 @@ static bool roll_back_bitmap(FlFleece *session, const Bitmap *bitmap, GError **e
         return false;
     if (point->kind != FL_POINT_BASE)
         return true;
-    fl_snapshot_report(&session->backup, "removed restore point %s of %s, which was %s",
-                       bitmap->name, bitmap->node,
-                       bitmap->inconsistent ? "inconsistent" : "not committed");
+    fl_snapshot_report(&session->backup, "removed restore point %s of %s: %s", bitmap->name,
+                       bitmap->node, bitmap->inconsistent ? "inconsistent" : "not committed");
     if (bitmap->inconsistent &&
         g_str_equal(point->series, fl_snapshot_series(session->backup.options)))
         g_hash_table_insert(session->inconsistent, g_strdup(bitmap->node), g_strdup(point->id));
@@ -118,13 +116,13 @@ bool fl_fleece_roll_back(FlSnapshot *backup, GError **error)
     if (!fl_fleece_reach(session, error))
         return false;
     if (session->gone)
-        return fl_fail(error, "QEMU has ended; the new restore points, if it saved them, go when a "
-                              "backup of this VM is next begun");
+        return fl_fail(error, "QEMU has ended; if it saved the new restore points, the next backup "
+                              "of this VM removes them");
     return visit_bitmaps(session, roll_back_bitmap, error);
 }
 
-/* Adds to ACTIONS what a commit removes of the bitmaps of DISK, whose node is as NODE says: all of
- * the series but the new point, which must be there, its check, and what says which disk it is. */
+/* Adds to ACTIONS the removals that a commit makes on DISK, whose node is NODE: all bitmaps of the
+ * series except the new point (which must exist), its check and the identity. */
 static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonObject *node,
                          const char *series, GError **error)
 {
@@ -152,8 +150,9 @@ static bool add_removals(JsonArray *actions, const FlFleeceDisk *disk, JsonObjec
                                  fl_qmp_node("data", fl_qmp_args(fl_qmp_string("node", disk->node),
                                                                  fl_qmp_string("name", name)))));
     }
-    return found || disk->shared ||
-           fl_fail(error, "disk %s: somebody removed restore point %s", disk->disk.name, keep);
+    return found || disk->no_point ||
+           fl_fail(error, "disk %s: restore point %s was removed by another program",
+                   disk->disk.name, keep);
 }
 
 bool fl_fleece_roll_forward(FlSnapshot *backup, GError **error)
@@ -191,17 +190,16 @@ static bool forget_bitmap(FlFleece *session, const Bitmap *bitmap, GError **erro
 
     if (series != NULL && !g_str_equal(bitmap->point->series, series))
         return true;
-    if (!remove_bitmap(
-            session, bitmap,
-            " stays (of an image below a disk it can be removed when the VM is shut off: "
-            "fleecefs --forget IMAGE)",
-            error))
+    if (!remove_bitmap(session, bitmap,
+                       " stays (in a backing image it can be removed when the VM is shut off: "
+                       "fleecefs --forget IMAGE)",
+                       error))
         return false;
     fl_snapshot_report(&session->backup, "removed bitmap %s of %s", bitmap->name, bitmap->node);
     return true;
 }
 
-/* Of an inactive image QEMU does not know the bitmaps: they would seem to be gone. */
+/* QEMU does not list the bitmaps of an inactive image: they would seem to be gone. */
 static bool check_active(FlFleece *session, GError **error)
 {
     g_autoptr(GPtrArray) disks = fl_vm_disks(session->qmp, error);
@@ -222,7 +220,7 @@ bool fl_fleece_forget(FlSnapshot *backup, GError **error)
     if (!fl_fleece_reach(session, error))
         return false;
     if (session->gone)
-        return fl_fail(error, "QEMU has ended; name its images");
+        return fl_fail(error, "QEMU has ended; give its images instead");
     return fl_fleece_check_owner(session, false, error) && check_active(session, error) &&
            visit_bitmaps(session, forget_bitmap, error) &&
            (backup->options->series != NULL || fl_journal_remove(backup->journal, error));

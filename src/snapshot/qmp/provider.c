@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The provider: a session from open to close, and what carries out each action. */
+/* The provider: opens and closes a session and implements each action. */
 #include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
 #include <string.h>
 
-/* How often disks are looked at of which a restore point seems to be cleared. */
+/* How often to query disks again while a restore point seems to be cleared. */
 #define LOOKS 5u
 
 static void release(FlSnapshot *backup)
@@ -60,7 +60,7 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
         fl_fail(error, "%s%s", failure->message,
                 fl_fleece_listens(session->monitor)
                     ? ""
-                    : "; does QEMU run, with -qmp unix:PATH,server=on,wait=off?");
+                    : "; check that QEMU runs with -qmp unix:PATH,server=on,wait=off");
         return NULL;
     }
     if (!fl_fleece_check_owner(session, true, error))
@@ -91,7 +91,7 @@ static bool check_iothreads(FlFleece *session, const FlVmVersion *version, GErro
     return true;
 }
 
-/* Restore points may be of sessions that had another monitor, and so another journal. */
+/* Restore points may come from sessions on another monitor, with another journal. */
 static void note_seconds(FlFleece *session, const GPtrArray *disks)
 {
     for (guint i = 0; i < disks->len; i++) {
@@ -108,7 +108,7 @@ static void note_seconds(FlFleece *session, const GPtrArray *disks)
     }
 }
 
-/* The disks of the VM, looked at again while a restore point seems to be cleared. */
+/* Returns the disks of the VM, queried again while a restore point seems to be cleared. */
 static GPtrArray *look_at_disks(FlFleece *session, GError **error)
 {
     const char *series = fl_snapshot_series(session->backup.options);
@@ -190,7 +190,7 @@ static bool forget_journal(FlSnapshot *backup, GError **error)
     return backup->left || fl_journal_forget(backup->journal, error);
 }
 
-/* What ends without a write to an image may end while a migration is in progress. */
+/* Actions that do not write to an image are allowed during a migration. */
 static bool allow_action(FlSnapshot *backup, FlAction action, GError **error)
 {
     FlFleece *session = (FlFleece *)backup;
@@ -199,7 +199,7 @@ static bool allow_action(FlSnapshot *backup, FlAction action, GError **error)
 
     if (action == FL_ACTION_THAW || action == FL_ACTION_FORGET || action == FL_ACTION_JOURNAL)
         return true;
-    /* The action itself tells of a QEMU that is gone or silent. */
+    /* If QEMU has exited or does not answer, the action itself reports it. */
     if (session->gone || session->qmp == NULL ||
         fl_fleece_check_owner(session, migrating, &failure) ||
         !fl_qmp_dispatch(session->qmp, 0, NULL))
@@ -208,8 +208,8 @@ static bool allow_action(FlSnapshot *backup, FlAction action, GError **error)
     return false;
 }
 
-/* To connect anew to a monitor that was lost, and to see that the NBD server has no client any more
- * before it is stopped. */
+/* Allows reconnecting to a lost monitor, and checking that the NBD server has no client left before
+ * it is stopped. */
 static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
 {
     const FlFleece *session = (const FlFleece *)backup;
@@ -222,12 +222,13 @@ static void allow(const FlSnapshot *backup, FlSandbox *sandbox)
 static bool check_nbd(const char *value, GError **error)
 {
     if (!g_str_has_prefix(value, "nbd") || strstr(value, ":") == NULL)
-        return fl_fail_usage(error, "'%s' is no NBD URI, as nbd+unix:///?socket=PATH", value);
+        return fl_fail_usage(error, "'%s' is not an NBD URI such as nbd+unix:///?socket=PATH",
+                             value);
     return true;
 }
 
 static const FlSourceOption options[] = {
-    {"nbd", "URI", "an NBD server that runs in the VM already", check_nbd},
+    {"nbd", "URI", "NBD server that already runs in the VM", check_nbd},
     {0},
 };
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Scratch images: what the guest overwrites, as it was.
+ * Scratch images: the original contents of the blocks that the guest overwrites.
  *
- * The files have no name: they are made with O_TMPFILE and passed to QEMU, which so needs no right
- * to our directory, and the kernel frees them when QEMU and we have closed them, however we end.
+ * The files have no name: they are created with O_TMPFILE and passed to QEMU, which therefore needs
+ * no access to our directory. The kernel frees them once QEMU and we have closed them, however we
+ * exit.
  */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
+#include "snapshot/scratch-key.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,52 +36,88 @@ static int make_file(const FlFleece *session, GError **error)
         if (fd >= 0 && g_unlink(name) == 0)
             return fd;
     }
-    fl_fail(error, "scratch directory %s: cannot make a file: %s; -o scratch=DIR names another",
+    fl_fail(error,
+            "scratch directory %s: cannot create a file: %s; choose another with -o scratch=DIR",
             directory(session), g_strerror(errno));
     if (fd >= 0)
         close(fd);
     return -1;
 }
 
-/* Gives the file of DISK to QEMU as a node, and starts to make an image of it. */
-static bool start_image(FlFleece *session, FlFleeceDisk *disk, GError **error)
+/* Formats the encrypted image of DISK. Afterwards only QEMU has its key. */
+static bool encrypt_image(FlFleece *session, const FlFleeceDisk *disk, GError **error)
 {
-    g_autofree char *file = fl_fleece_id(disk, "file");
-    g_autofree char *create = fl_fleece_id(disk, "create");
-    g_autofree char *path = NULL;
+    g_autofree char *id = fl_fleece_id(disk, FL_FLEECE_SECRET);
+    g_autoptr(GError) failure = NULL;
+    char *key = fl_scratch_key_new(&failure);
+    bool ok = key != NULL && fl_scratch_key_format(disk->scratch, disk->disk.size, key, &failure) &&
+              fl_fleece_do(session, "object-add",
+                           fl_qmp_args(fl_qmp_string("qom-type", "secret"), fl_qmp_string("id", id),
+                                       fl_qmp_string("data", key)),
+                           NULL, error, "disk %s: secret for -o scratch_encrypt", disk->disk.name);
+
+    fl_scratch_key_free(key);
+    return failure == NULL ? ok
+                           : fl_fail(error, "disk %s: scratch image for -o scratch_encrypt: %s",
+                                     disk->disk.name, failure->message);
+}
+
+/* Returns the encryption options of the image of DISK; NULL if it is not encrypted. */
+static JsonNode *encryption(const FlFleece *session, const FlFleeceDisk *disk)
+{
+    g_autofree char *id = fl_fleece_id(disk, FL_FLEECE_SECRET);
+
+    return session->backup.options->scratch_encrypt
+               ? fl_qmp_args(fl_qmp_string("format", "luks"), fl_qmp_string("key-secret", id))
+               : NULL;
+}
+
+/* Adds the scratch file of DISK to QEMU as the node NODE. */
+static bool add_file(FlFleece *session, FlFleeceDisk *disk, const char *node, GError **error)
+{
     g_autoptr(JsonNode) reply = NULL;
+    g_autofree char *path = NULL;
     gint64 set;
 
-    disk->scratch = make_file(session, error);
-    if (disk->scratch < 0)
-        return false;
-    if (!fl_qmp_call_fd(session->qmp, "add-fd", fl_qmp_args(fl_qmp_string("opaque", file)),
+    if (!fl_qmp_call_fd(session->qmp, "add-fd", fl_qmp_args(fl_qmp_string("opaque", node)),
                         disk->scratch, &reply, error)) {
         g_prefix_error(error, "disk %s: cannot pass the scratch file: ", disk->disk.name);
         return false;
     }
     set = fl_json_int(fl_json_as_object(reply), "fdset-id");
     path = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, set);
-    if (!fl_fleece_do(session, "blockdev-add",
-                      fl_qmp_args(fl_qmp_string("driver", "file"), fl_qmp_string("node-name", file),
-                                  fl_qmp_string("filename", path),
-                                  fl_qmp_string("discard", "unmap")),
-                      NULL, error, "disk %s: scratch file", disk->disk.name))
-        return false;
-    /* The node has a descriptor of its own now; QEMU drops the set when that is closed. */
-    return fl_fleece_do(session, "remove-fd", fl_qmp_args(fl_qmp_int("fdset-id", set)), NULL, error,
-                        "disk %s: scratch file", disk->disk.name) &&
-           fl_fleece_do(
-               session, "blockdev-create",
-               fl_qmp_args(fl_qmp_string("job-id", create),
-                           fl_qmp_node("options",
-                                       fl_qmp_args(fl_qmp_string("driver", "qcow2"),
-                                                   fl_qmp_string("file", file),
-                                                   fl_qmp_int("size", (gint64)disk->disk.size)))),
-               NULL, error, "disk %s: scratch image", disk->disk.name);
+    /* The node gets its own descriptor; QEMU drops the set when that is closed. */
+    return fl_fleece_do(
+               session, "blockdev-add",
+               fl_qmp_args(fl_qmp_string("driver", "file"), fl_qmp_string("node-name", node),
+                           fl_qmp_string("filename", path), fl_qmp_string("discard", "unmap")),
+               NULL, error, "disk %s: scratch file", disk->disk.name) &&
+           fl_fleece_do(session, "remove-fd", fl_qmp_args(fl_qmp_int("fdset-id", set)), NULL, error,
+                        "disk %s: scratch file", disk->disk.name);
 }
 
-/* Whether every job that makes an image has ended well. */
+/* Adds the file of DISK to QEMU as a node and starts formatting it. */
+static bool start_image(FlFleece *session, FlFleeceDisk *disk, GError **error)
+{
+    bool encrypt = session->backup.options->scratch_encrypt;
+    g_autofree char *file = fl_fleece_id(disk, "file");
+    g_autofree char *create = fl_fleece_id(disk, "create");
+    JsonNode *image;
+
+    disk->scratch = make_file(session, error);
+    if (disk->scratch < 0 || (encrypt && !encrypt_image(session, disk, error)) ||
+        !add_file(session, disk, file, error))
+        return false;
+    if (encrypt)
+        return true;
+    image = fl_qmp_args(fl_qmp_string("driver", "qcow2"), fl_qmp_string("file", file),
+                        fl_qmp_int("size", (gint64)disk->disk.size));
+    return fl_fleece_do(session, "blockdev-create",
+                        fl_qmp_args(fl_qmp_string("job-id", create), fl_qmp_node("options", image)),
+                        NULL, error, "disk %s: scratch image", disk->disk.name);
+}
+
+/* Sets DONE to whether all jobs that create images have finished; fails if one failed. */
 static bool images_done(FlFleece *session, bool *done, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
@@ -125,14 +163,14 @@ static bool wait_for_images(FlFleece *session, GError **error)
     }
 }
 
-/* What is to be reserved for DISK beyond the end of its file. */
+/* Bytes to reserve for DISK beyond the end of its file. */
 static uint64_t share_of(const FlFleece *session, const FlFleeceDisk *disk)
 {
     uint64_t all = 0;
 
     if (disk->disk.whole_room)
         return fl_snapshot_most_room(&disk->disk);
-    /* By size: a file gets hardly larger than its disk. */
+    /* In proportion to size: a file grows hardly larger than its disk. */
     for (guint i = 0; i < session->backup.disks->len; i++) {
         const FlSnapshotDisk *other = g_ptr_array_index(session->backup.disks, i);
         all += MIN(other->size, session->reserve);
@@ -141,16 +179,14 @@ static uint64_t share_of(const FlFleece *session, const FlFleeceDisk *disk)
                       (double)MIN(disk->disk.size, session->reserve));
 }
 
-/*
- * Makes sure that a file of SIZE bytes can grow by its share: the blocks are its own then, whoever
- * else fills the file system. False if there is no room.
- */
+/* Reserves blocks so that a file of SIZE bytes can grow by its share even if others fill the file
+ * system. Returns false if there is no room. */
 static bool reserve_room(const FlFleece *session, FlFleeceDisk *disk, uint64_t size)
 {
     uint64_t share = share_of(session, disk), most = fl_snapshot_most_room(&disk->disk), room = 0;
     uint64_t wanted = MIN(size + share, most);
 
-    /* Not for each little step. */
+    /* Skip small steps. */
     if (disk->reserved >= MIN(size + share - share / 4, most))
         return true;
     disk->reserved = MAX(disk->reserved, size);
@@ -168,7 +204,7 @@ static bool reserve_room(const FlFleece *session, FlFleeceDisk *disk, uint64_t s
     return !fl_snapshot_free_room(directory(session), &room, NULL) || room > session->reserve;
 }
 
-/* Lets the file grow by half of what is reserved, and no further without a word. */
+/* Makes QEMU send an event when the file has grown by half of its reserve. */
 static bool set_threshold(FlFleece *session, FlFleeceDisk *disk, GError **error)
 {
     g_autofree char *file = fl_fleece_id(disk, "file");
@@ -190,15 +226,16 @@ static bool add_overlay(FlFleece *session, FlFleeceDisk *disk, GError **error)
     g_autofree char *overlay = fl_fleece_id(disk, "overlay");
 
     if (!reserve_room(session, disk, 0))
-        return fl_fail(error,
-                       "scratch directory %s: cannot reserve room: %s; -o scratch=DIR names "
-                       "another",
-                       directory(session), g_strerror(errno));
+        return fl_fail(
+            error,
+            "scratch directory %s: cannot reserve space: %s; choose another with -o scratch=DIR",
+            directory(session), g_strerror(errno));
     return fl_fleece_do(
                session, "blockdev-add",
                fl_qmp_args(fl_qmp_string("driver", "qcow2"), fl_qmp_string("node-name", overlay),
                            fl_qmp_string("file", file), fl_qmp_string("backing", disk->node),
-                           fl_qmp_string("discard", "unmap")),
+                           fl_qmp_string("discard", "unmap"),
+                           fl_qmp_node("encrypt", encryption(session, disk))),
                NULL, error, "disk %s: scratch image", disk->disk.name) &&
            set_threshold(session, disk, error);
 }
@@ -226,11 +263,11 @@ static uint64_t scratch_bytes(const FlFleeceDisk *disk)
 
     if (disk->scratch < 0 || fstat(disk->scratch, &st) < 0)
         return 0;
-    /* Blocks beyond the end are reserved only. */
+    /* Blocks beyond the end of the file are only reserved. */
     return MIN((uint64_t)st.st_blocks * 512, (uint64_t)st.st_size);
 }
 
-/* The disk that giving up frees the most. */
+/* Returns the disk that frees the most space when it is given up. */
 static FlFleeceDisk *largest(const FlFleece *session)
 {
     FlFleeceDisk *found = NULL;
@@ -255,9 +292,10 @@ void fl_fleece_watch_room(FlFleece *session)
             continue;
         if (!reserve_room(session, disk, (uint64_t)st.st_size)) {
             worst = largest(session);
-            fl_snapshot_lose(&worst->disk,
-                             "the scratch directory %s is full: the guest has overwritten too much",
-                             directory(session));
+            fl_snapshot_lose(
+                &worst->disk,
+                "the scratch directory %s is full: the guest has overwritten too many blocks",
+                directory(session));
             return;
         }
         if (disk->near_threshold)
@@ -269,7 +307,8 @@ void fl_fleece_watch_room(FlFleece *session)
 
 void fl_fleece_empty_scratch(FlFleeceDisk *disk)
 {
-    /* QEMU may keep its descriptor for longer than its node, so closing ours would not do. */
+    /* QEMU may keep its descriptor longer than its node, so closing ours would not free the
+     * space. */
     if (disk->scratch >= 0 && ftruncate(disk->scratch, 0) < 0)
         g_debug("scratch file: %s", g_strerror(errno));
     disk->reserved = 0;

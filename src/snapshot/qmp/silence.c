@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is known without a question. */
+/* An idle QMP connection straight to QEMU shows, without a query, that nothing has changed since
+ * the last check. */
 #include "snapshot/qmp/fleece.h"
 
 #include <limits.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Whether PID runs an executable of QEMU's: qemu-system-x86_64, qemu-kvm. */
+/* Whether PID runs a QEMU executable: qemu-system-x86_64, qemu-kvm. */
 static bool is_qemu(pid_t pid)
 {
     g_autofree char *link = g_strdup_printf("/proc/%d/exe", (int)pid);
@@ -21,25 +22,25 @@ void fl_fleece_note_peer(FlFleece *session)
     struct ucred peer = {0};
     socklen_t size = sizeof peer;
 
-    session->vouched = false;
+    session->confirmed = false;
     if (getsockopt(fl_qmp_fd(session->qmp), SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
         peer.pid <= 0)
         session->direct = 0;
-    /* The sandbox may not see /proc, but a process stays what it was. */
+    /* The sandbox may hide /proc, but a known peer needs no second check. */
     else if (peer.pid != session->direct)
         session->direct = is_qemu(peer.pid) ? peer.pid : 0;
 }
 
-void fl_fleece_vouch(FlFleece *session, unsigned seen)
+void fl_fleece_note_confirmed(FlFleece *session, unsigned seen)
 {
-    session->vouched = fl_snapshot_none_lost(&session->backup, NULL);
-    session->vouched_at = seen;
+    session->confirmed = fl_snapshot_none_lost(&session->backup, NULL);
+    session->confirmed_at = seen;
 }
 
 int fl_fleece_silent_fd(const FlFleece *session)
 {
     bool silent = !session->gone && session->qmp != NULL && session->direct != 0 &&
-                  session->vouched && session->events == session->vouched_at &&
+                  session->confirmed && session->events == session->confirmed_at &&
                   fl_qmp_is_settled(session->qmp);
 
     return silent ? fl_qmp_fd(session->qmp) : -1;

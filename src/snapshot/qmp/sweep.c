@@ -1,38 +1,38 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Ending what is ours in a VM. It is found by asking QEMU for names, never by remembering, so the
- * end of a session, the undoing of half a beginning and the recovery after a crash are one and the
- * same, and doing it twice does no harm.
+ * Removes what fleecefs created in a VM. It finds these objects by querying QEMU for names, not by
+ * remembering them. So ending a session, undoing a half-finished start and recovering after a crash
+ * are the same operation, and repeating it is harmless.
  */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
 #include <string.h>
 
-/* An export ends when its clients have been cut off, a job when its I/O has: milliseconds. */
+/* Milliseconds: an export ends once its clients are disconnected, a job once its I/O is done. */
 #define END_TIMEOUT 5000
-/* The guest's writes must not wait for long when its snapshot is given up. */
+/* Guest writes must not wait long when their snapshot is given up. */
 #define LET_GO_TIMEOUT 2000
 
 typedef struct {
     FlFleece *session;
-    const char *prefix;         /* of what is to end */
-    unsigned timeout;           /* milliseconds for each kind of thing */
-    guint exports, jobs, nodes; /* ended */
-    bool stuck;                 /* nothing but exports could be ended */
+    const char *prefix;         /* of the names to remove */
+    unsigned timeout;           /* milliseconds for each kind of object */
+    guint exports, jobs, nodes; /* removed so far */
+    bool stuck;                 /* an export does not end, so jobs and nodes stay */
 } Sweep;
 
-/* What ends some time after it was told to. */
+/* A kind of object that ends asynchronously. */
 typedef struct {
     const char *query, *name;
-    /* Tells OBJECT of the reply to the query, called ID, to end, FIRST or again. */
+    /* Asks OBJECT of the reply to the query, called ID, to end; FIRST is false when repeated. */
     void (*end)(Sweep *sweep, JsonObject *object, const char *id, bool first);
-    const char *advice; /* if it does not */
+    const char *advice; /* if it does not end */
 } Kind;
 
 static void end_export(Sweep *sweep, JsonObject *object, const char *id, bool first)
 {
-    /* Refused for one that is ending already. */
+    /* QEMU refuses this for one that is already ending. */
     if (first)
         fl_qmp_call(sweep->session->qmp, "block-export-del",
                     fl_qmp_args(fl_qmp_string("id", id), fl_qmp_string("mode", "hard")), NULL,
@@ -49,17 +49,17 @@ static void end_job(Sweep *sweep, JsonObject *object, const char *id, bool first
         command = "job-dismiss";
     else if (g_strcmp0(status, "aborting") != 0 && g_strcmp0(status, "null") != 0)
         command = "job-cancel";
-    /* A job may have gone on since it was asked for; the next round sees. */
+    /* The job's state may have changed since the query; the next round sees that. */
     if (command != NULL)
         fl_qmp_call(sweep->session->qmp, command, fl_qmp_args(fl_qmp_string("id", id)), NULL, NULL);
     sweep->jobs += first;
 }
 
 static const Kind exports = {"query-block-exports", "export", end_export,
-                             "a client of it is stuck; end that one"};
+                             "one of its clients hangs; end that client"};
 static const Kind jobs = {"query-jobs", "job", end_job, "does the disk's storage answer?"};
 
-/* Ends all of KIND that are ours. */
+/* Ends all objects of KIND that fleecefs created. */
 static bool end_all(Sweep *sweep, const Kind *kind, GError **error)
 {
     gint64 end = g_get_monotonic_time() + (gint64)sweep->timeout * 1000;
@@ -90,7 +90,7 @@ static bool end_all(Sweep *sweep, const Kind *kind, GError **error)
     }
 }
 
-/* Overlays first: they hold their files. */
+/* Overlays first: they reference their files. */
 static bool end_nodes(Sweep *sweep, GError **error)
 {
     static const char *const parts[] = {"-overlay", "-file", ("-" FL_FLEECE_TAIL)};
@@ -117,7 +117,30 @@ static bool end_nodes(Sweep *sweep, GError **error)
     return true;
 }
 
-/* Sets of descriptors whose file never became a node. */
+/* Removes the keys of scratch images; after the images, which reference them. */
+static bool end_secrets(const Sweep *sweep, GError **error)
+{
+    g_autoptr(JsonNode) reply = NULL;
+    JsonArray *objects;
+
+    /* Fails if no object was ever created. */
+    if (!fl_qmp_call(sweep->session->qmp, "qom-list",
+                     fl_qmp_args(fl_qmp_string("path", "/objects")), &reply, NULL))
+        return true;
+    objects = fl_json_as_array(reply);
+    for (guint i = 0; i < fl_json_length(objects); i++) {
+        const char *id = fl_json_string(fl_json_element(objects, i), "name");
+
+        if (id != NULL && g_str_has_prefix(id, sweep->prefix) &&
+            g_str_has_suffix(id, "-" FL_FLEECE_SECRET) &&
+            !fl_fleece_do(sweep->session, "object-del", fl_qmp_args(fl_qmp_string("id", id)), NULL,
+                          error, "secret %s", id))
+            return false;
+    }
+    return true;
+}
+
+/* Removes fd sets whose file never became a node. */
 static bool end_fdsets(const Sweep *sweep, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
@@ -132,7 +155,7 @@ static bool end_fdsets(const Sweep *sweep, GError **error)
         const char *opaque =
             fl_json_length(fds) > 0 ? fl_json_string(fl_json_element(fds, 0), "opaque") : NULL;
 
-        /* Refused for one that is going already. */
+        /* QEMU refuses this for one that is already being removed. */
         if (opaque != NULL && g_str_has_prefix(opaque, sweep->prefix))
             fl_qmp_call(sweep->session->qmp, "remove-fd",
                         fl_qmp_args(fl_qmp_int("fdset-id", fl_json_int(set, "fdset-id"))), NULL,
@@ -141,7 +164,7 @@ static bool end_fdsets(const Sweep *sweep, GError **error)
     return true;
 }
 
-/* A guest that was stopped because the scratch was full can go on: its write is tried again. */
+/* Resumes a guest that stopped because the scratch space was full: QEMU retries its write. */
 static bool resume_guest(FlFleece *session, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
@@ -155,16 +178,17 @@ static bool resume_guest(FlFleece *session, GError **error)
 }
 
 /*
- * An export that does not end has a client that reads no replies. From 8.0 on (seen in 10.0) QEMU
- * stands still, with all of its monitors, when a job of that disk is cancelled then, and until the
- * client has left: so the job stays, and the guest's writes go on. An older QEMU cuts the client
- * off, and there a job that stayed would stop the guest in the end.
+ * An export that does not end has a client that reads no replies. Since 8.0 (seen in 10.0), if a
+ * job on that disk is cancelled in this state, QEMU and all its monitors block until the client
+ * disconnects. So the job stays, and guest writes continue. An older QEMU disconnects the client;
+ * there a job that stayed would eventually stop the guest.
  */
 static bool is_stuck(Sweep *sweep, const GError *failure, GError **error)
 {
     sweep->stuck = fl_vm_is_since(sweep->session->qmp, 8, 0, 0);
     if (sweep->stuck)
-        fl_fail(error, "%s. Until then its backup job stays: to cancel it would halt this QEMU",
+        fl_fail(error,
+                "%s. Until then its backup job stays, because cancelling it would hang this QEMU",
                 failure->message);
     return sweep->stuck;
 }
@@ -179,6 +203,7 @@ static bool run(Sweep *sweep, GError **error)
         return false;
     ok = end_all(sweep, &jobs, ok ? &failure : NULL) && ok;
     ok = end_nodes(sweep, ok ? &failure : NULL) && ok;
+    ok = end_secrets(sweep, ok ? &failure : NULL) && ok;
     ok = end_fdsets(sweep, ok ? &failure : NULL) && ok;
     if (sweep->jobs > 0)
         ok = resume_guest(sweep->session, ok ? &failure : NULL) && ok;
@@ -209,9 +234,9 @@ bool fl_fleece_sweep(FlSnapshot *backup, GError **error)
     if (sweep.exports + sweep.jobs + sweep.nodes > 0)
         fl_snapshot_report(&session->backup, "ended %u exports, %u jobs and %u nodes",
                            sweep.exports, sweep.jobs, sweep.nodes);
-    /* Stopping the server while an export is stuck would stop all of QEMU. */
+    /* Stopping the server while an export is stuck would block all of QEMU. */
     ok = ok && fl_fleece_stop_server(session, error);
-    /* A job that stays goes on writing there. */
+    /* A job that stays still writes there. */
     if (!sweep.stuck && session->backup.disks != NULL)
         g_ptr_array_foreach(session->backup.disks, empty_scratch, NULL);
     session->backup.left = session->backup.left || !ok;

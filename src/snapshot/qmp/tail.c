@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The end of a disk, by which one that was made smaller and larger again is known: the bitmap that
- * says whose points they are has its last bit set. QEMU cuts bitmaps off together with the disk, on
- * or off, and what is added later is clean: the bit does not come back.
+ * Marks the end of a disk, to detect one that was shrunk and grown again: the identity bitmap has
+ * its last bit set. QEMU truncates bitmaps, enabled or disabled, together with the disk, and what
+ * it adds later is clean: the bit does not come back.
  *
- * A bitmap gets a bit only by a write. So a node without data, of the disk's size, has a bitmap of
- * the same shape and is written to, by QEMU's own qemu-io; the transaction merges the one into the
- * other.
+ * Only a write sets a bit in a bitmap. So a data-less node of the disk's size gets a bitmap of the
+ * same geometry and a write from QEMU's own qemu-io; the transaction then merges that bitmap into
+ * the identity.
  */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
-/* The more bits, the smaller the cut that is seen, and the more memory it takes: 2 MiB, unless the
- * granule would be larger than those of other bitmaps. */
+/* More bits detect smaller cuts but take more memory: 2 MiB, unless the granularity would exceed
+ * that of other bitmaps. */
 #define BITS            (UINT64_C(1) << 24)
 #define GRANULARITY_MIN UINT64_C(512)
 #define GRANULARITY_MAX (UINT64_C(64) << 10)
@@ -55,13 +55,13 @@ bool fl_fleece_add_tails(FlFleece *session, GError **error)
     for (guint i = 0; i < session->backup.disks->len; i++) {
         const FlFleeceDisk *disk = g_ptr_array_index(session->backup.disks, i);
 
-        if (!disk->shared && disk->disk.disk_id == NULL && !add_tail(session, disk, error))
+        if (!disk->no_point && disk->disk.disk_id == NULL && !add_tail(session, disk, error))
             return false;
     }
     return true;
 }
 
-/* What stays goes with the rest. */
+/* Ignores failures: the sweep removes what remains. */
 void fl_fleece_drop_tails(FlFleece *session)
 {
     for (guint i = 0; i < session->backup.disks->len; i++) {

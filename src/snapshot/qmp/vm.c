@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a backup needs of QEMU, and since when it is there. */
+/* What a backup requires of QEMU, and the version that introduced it. */
 static const struct {
     const char *command, *member;
     const char *since;
@@ -42,7 +42,7 @@ static void free_disk(gpointer data)
     g_free(disk);
 }
 
-/* The types of the schema by their name. They belong to REPLY. */
+/* Indexes the types of the schema by name. They belong to REPLY. */
 static GHashTable *index_schema(JsonNode *reply)
 {
     GHashTable *types = g_hash_table_new(g_str_hash, g_str_equal);
@@ -57,7 +57,7 @@ static GHashTable *index_schema(JsonNode *reply)
     return types;
 }
 
-/* Whether there is COMMAND and, unless MEMBER is NULL, it takes that argument. */
+/* Whether COMMAND exists and, unless MEMBER is NULL, takes that argument. */
 static bool has(GHashTable *types, const char *command, const char *member)
 {
     JsonObject *type = g_hash_table_lookup(types, command);
@@ -92,7 +92,7 @@ static bool query_version(FlQmp *qmp, FlVmVersion *version, GError **error)
     return true;
 }
 
-/* Versions as numbers that compare as they do. */
+/* Encodes a version as a number that compares in version order. */
 static unsigned version_number(unsigned major, unsigned minor, unsigned micro)
 {
     return major * 10000 + minor * 100 + micro;
@@ -118,7 +118,7 @@ bool fl_vm_check(FlQmp *qmp, FlVmVersion *version, GError **error)
     types = index_schema(schema);
     for (size_t i = 0; i < G_N_ELEMENTS(needed); i++) {
         if (!has(types, needed[i].command, needed[i].member))
-            return fl_fail(error, "this QEMU (%u.%u.%u) has no %s%s%s, which came with %s",
+            return fl_fail(error, "this QEMU (%u.%u.%u) has no %s%s%s, which requires %s",
                            version->major, version->minor, version->micro, needed[i].command,
                            needed[i].member != NULL ? " with " : "",
                            needed[i].member != NULL ? needed[i].member : "", needed[i].since);
@@ -160,7 +160,7 @@ static GPtrArray *parse_bitmaps(JsonArray *array)
         const char *name = fl_json_string(object, "name");
         FlVmBitmap *bitmap;
 
-        if (name == NULL) /* QEMU's own, for its jobs */
+        if (name == NULL) /* internal bitmap of a QEMU job */
             continue;
         bitmap = g_new0(FlVmBitmap, 1);
         bitmap->name = g_strdup(name);
@@ -173,7 +173,7 @@ static GPtrArray *parse_bitmaps(JsonArray *array)
     return bitmaps;
 }
 
-/* A name for a disk whose node has none that a person gave. */
+/* Makes up a name for a disk whose node has no user-given name. */
 static char *name_disk(const char *node, const char *device, const char *qdev)
 {
     const char *slash = qdev != NULL ? strrchr(qdev, '/') : NULL;
@@ -189,7 +189,7 @@ static char *name_disk(const char *node, const char *device, const char *qdev)
     return g_strdup(slash != NULL ? slash + 1 : node);
 }
 
-/* query-block tells a device's id where it has one, else its path. */
+/* query-block reports a device's id if it has one, else its path. */
 static char *device_path(const char *qdev)
 {
     if (qdev == NULL || *qdev == '\0')
@@ -199,7 +199,7 @@ static char *device_path(const char *qdev)
 
 bool fl_vm_is_inactive(JsonObject *node)
 {
-    /* Older versions do not tell, and of those the run state has to be enough. */
+    /* Older versions do not report it; for those the run state has to suffice. */
     return fl_json_value(node, "active", G_TYPE_BOOLEAN) != NULL && !fl_json_bool(node, "active");
 }
 
@@ -228,10 +228,11 @@ static FlVmDisk *parse_disk(JsonObject *object)
                      : size <= 0                       ? "empty"
                                                        : NULL;
     disk->writable = disk->left_out == NULL;
-    /* It is there where QEMU stops the guest, which not all devices can have it do. */
+    disk->read_only = !disk->writable && fl_json_bool(inserted, "ro") && size > 0;
+    /* "io-status" exists only if QEMU can stop the guest on errors, which some devices cannot. */
     disk->reports = disk->qdev != NULL && !json_object_has_member(object, "io-status");
     disk->inactive = fl_vm_is_inactive(inserted);
-    /* Version 2 of the format has no place for bitmaps. */
+    /* Version 2 of qcow2 cannot store bitmaps. */
     disk->persistent = g_str_equal(disk->driver, "qcow2") &&
                        g_strcmp0(fl_json_string(specific, "compat"), "0.10") != 0;
     disk->has_job = g_str_equal(disk->driver, "copy-before-write") ||
@@ -248,7 +249,7 @@ FlVmDisk *fl_vm_disk_new_foreign(const char *name)
     disk->name = g_strdup(name);
     disk->node = g_strdup("");
     disk->driver = g_strdup("");
-    disk->left_out = "a vhost-user disk, which another process has";
+    disk->left_out = "a vhost-user disk, which belongs to another process";
     disk->bitmaps = parse_bitmaps(NULL);
     return disk;
 }
@@ -275,7 +276,7 @@ GPtrArray *fl_vm_disks(FlQmp *qmp, GError **error)
     return fl_vm_parse_disks(reply);
 }
 
-/* A property that is a string; NULL if there is none such. */
+/* Returns a string property; NULL if there is none. */
 static char *qom_string(FlQmp *qmp, const char *path, const char *property)
 {
     g_autoptr(JsonNode) reply = NULL;
@@ -305,8 +306,7 @@ bool fl_vm_in_iothread(FlQmp *qmp, const char *qdev, bool *iothread, GError **er
     *iothread = false;
     if (qdev == NULL)
         return true;
-    /* The thread is a property of the disk, or of the controller (virtio-scsi) that its bus is on.
-     */
+    /* The iothread is a property of the disk or, for virtio-scsi, of the controller of its bus. */
     bus = qom_string(qmp, qdev, "parent_bus");
     for (size_t i = 0; i < G_N_ELEMENTS(tops); i++) {
         g_autoptr(JsonNode) reply = NULL;

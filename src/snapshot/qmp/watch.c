@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What may go wrong with a snapshot while it is read. */
+/* Watches for what may go wrong with a snapshot while it is read. */
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
@@ -7,8 +7,8 @@
 #include <poll.h>
 #include <string.h>
 
-/* Milliseconds between looks at the room for scratch, which others may take too. What a scratch
- * file has reserved has to last for that long. */
+/* Milliseconds between checks of the scratch space, which others may use too. The reserve of a
+ * scratch file has to last that long. */
 #define ROOM_INTERVAL 100
 
 static bool is_over(const char *status)
@@ -17,7 +17,7 @@ static bool is_over(const char *status)
            g_strcmp0(status, "null") == 0;
 }
 
-/* The device at PATH is gone. */
+/* Handles removal of the device at PATH. */
 static void lose_device(FlFleece *session, const char *path)
 {
     size_t length = path != NULL ? strlen(path) : 0;
@@ -30,52 +30,95 @@ static void lose_device(FlFleece *session, const char *path)
     }
 }
 
-/* QEMU docs/interop/qemu-qmp-ref. The end of QEMU itself is told by its closing the connection. */
+/* Returns the disk whose part WHAT, such as "job", has the name that MEMBER of an event gives; NULL
+ * if there is none. */
+static FlFleeceDisk *disk_of(FlFleece *session, JsonObject *data, const char *member,
+                             const char *what)
+{
+    return fl_fleece_find(session, fl_json_string(data, member), what);
+}
+
+static void on_job(FlFleece *session, JsonObject *data)
+{
+    FlFleeceDisk *disk = disk_of(session, data, "id", "job");
+
+    if (disk != NULL && is_over(fl_json_string(data, "status")))
+        fl_snapshot_lose(&disk->disk, "its backup job in QEMU has ended");
+}
+
+static void on_export_deleted(FlFleece *session, JsonObject *data)
+{
+    FlFleeceDisk *disk = disk_of(session, data, "id", "export");
+
+    if (disk != NULL)
+        fl_snapshot_lose(&disk->disk, "its export was removed");
+}
+
+static void on_stir(FlFleece *session, JsonObject *data)
+{
+    session->stirred = true;
+}
+
+static void on_device_deleted(FlFleece *session, JsonObject *data)
+{
+    lose_device(session, fl_json_string(data, "path"));
+}
+
+static void on_threshold(FlFleece *session, JsonObject *data)
+{
+    FlFleeceDisk *disk = disk_of(session, data, "node-name", "file");
+
+    if (disk != NULL)
+        disk->near_threshold = true;
+    session->next_look = 0;
+}
+
+static void on_io_error(FlFleece *session, JsonObject *data)
+{
+    FlFleeceDisk *disk = disk_of(session, data, "node-name", "filter");
+
+    if (disk == NULL)
+        return;
+    if (fl_json_bool(data, "nospace"))
+        /* The guest's own write failed, and the guest may have stopped because of it. */
+        fl_snapshot_lose(&disk->disk, "no space for a write of the guest: the scratch directory, "
+                                      "or the storage of the disk itself, is full");
+    else if (g_strcmp0(fl_json_string(data, "operation"), "write") == 0)
+        /* Once the job is gone, the guest's retry no longer copies what cannot be read. */
+        fl_snapshot_lose(&disk->disk,
+                         "a write of the guest failed, possibly because the overwritten block "
+                         "could not be copied: %s",
+                         fl_json_string(data, "reason"));
+}
+
+/* See QEMU docs/interop/qemu-qmp-ref. When QEMU exits, it closes the connection. */
 void fl_fleece_on_event(const char *event, JsonObject *data, void *opaque)
 {
+    static const struct {
+        const char *event;
+        void (*handle)(FlFleece *session, JsonObject *data);
+    } handlers[] = {
+        {"JOB_STATUS_CHANGE", on_job},
+        {"BLOCK_EXPORT_DELETED", on_export_deleted},
+        {"STOP", on_stir},
+        {"MIGRATION", on_stir},
+        {"DEVICE_DELETED", on_device_deleted},
+        {"BLOCK_WRITE_THRESHOLD", on_threshold},
+        {"BLOCK_IO_ERROR", on_io_error},
+    };
     FlFleece *session = opaque;
-    FlFleeceDisk *disk;
 
     session->events++;
     if (session->backup.disks == NULL)
         return;
-    if (g_str_equal(event, "JOB_STATUS_CHANGE")) {
-        disk = fl_fleece_find(session, fl_json_string(data, "id"), "job");
-        if (disk != NULL && is_over(fl_json_string(data, "status")))
-            fl_snapshot_lose(&disk->disk, "its backup job in QEMU has ended");
-    } else if (g_str_equal(event, "BLOCK_EXPORT_DELETED")) {
-        disk = fl_fleece_find(session, fl_json_string(data, "id"), "export");
-        if (disk != NULL)
-            fl_snapshot_lose(&disk->disk, "its export was removed");
-    } else if (g_str_equal(event, "STOP") || g_str_equal(event, "MIGRATION")) {
-        session->stirred = true;
-    } else if (g_str_equal(event, "DEVICE_DELETED")) {
-        lose_device(session, fl_json_string(data, "path"));
-    } else if (g_str_equal(event, "BLOCK_WRITE_THRESHOLD")) {
-        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "file");
-        if (disk != NULL)
-            disk->near_threshold = true;
-        session->next_look = 0;
-    } else if (g_str_equal(event, "BLOCK_IO_ERROR") && fl_json_bool(data, "nospace")) {
-        /* It is the guest's write that failed, and the guest may stand still because of it. */
-        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "filter");
-        if (disk != NULL)
-            fl_snapshot_lose(&disk->disk,
-                             "there was no space for a write of the guest: the scratch "
-                             "directory, or what the disk itself is on, is full");
-    } else if (g_str_equal(event, "BLOCK_IO_ERROR") &&
-               g_strcmp0(fl_json_string(data, "operation"), "write") == 0) {
-        /* With the job gone the guest's next try needs no copy of what cannot be read. */
-        disk = fl_fleece_find(session, fl_json_string(data, "node-name"), "filter");
-        if (disk != NULL)
-            fl_snapshot_lose(&disk->disk,
-                             "a write of the guest failed, possibly because what it overwrites "
-                             "could not be copied: %s",
-                             fl_json_string(data, "reason"));
+    for (size_t i = 0; i < G_N_ELEMENTS(handlers); i++) {
+        if (g_str_equal(event, handlers[i].event))
+            handlers[i].handle(session, data);
     }
 }
 
-/* Loses all disks if QEMU has given their images away, and each disk whose job does not run. */
+/* Marks all disks lost if QEMU no longer owns their images, and each disk whose job does not
+ * run. */
 static bool look_at_jobs(FlFleece *session, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL, status = NULL;
@@ -111,9 +154,9 @@ static bool look_at_jobs(FlFleece *session, GError **error)
         if (!g_hash_table_contains(alive, disk))
             fl_snapshot_lose(&disk->disk, "its backup job in QEMU is gone");
     }
-    session->vouched = false;
+    session->confirmed = false;
     if (g_strcmp0(state, "running") == 0)
-        fl_fleece_vouch(session, seen);
+        fl_fleece_note_confirmed(session, seen);
     return true;
 }
 
@@ -129,7 +172,7 @@ bool fl_fleece_check_jobs(FlSnapshot *backup, GError **error)
     return fl_snapshot_none_lost(&session->backup, error);
 }
 
-/* A monitor may close and QEMU go on: only then was anything missed. */
+/* Reconnects if the monitor closed while QEMU goes on; only then may events have been missed. */
 static void dispatch(FlFleece *session)
 {
     g_autoptr(GError) failure = NULL;
@@ -144,8 +187,8 @@ static void dispatch(FlFleece *session)
         look_at_jobs(session, NULL);
 }
 
-/* By a clock of its own: a reader may keep the session busy with questions all the time. Returns
- * the milliseconds until it is due again; -1: never. */
+/* Uses its own timer: a reader may keep the session busy with requests all the time. Returns the
+ * milliseconds until the next check; -1: never. */
 static int look_at_room(FlFleece *session)
 {
     gint64 now = g_get_monotonic_time();
