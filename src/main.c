@@ -7,6 +7,7 @@
 #include "mount/status.h"
 #include "app/options.h"
 #include "app/sources.h"
+#include "app/vm-options.h"
 #include "util/background.h"
 #include "util/interrupt.h"
 #include "util/jail.h"
@@ -15,24 +16,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <glib-unix.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+/* Minimum number of file descriptors, for a mount of one disk. */
+#define FILES_MIN 64
 
 static void quit(void *session)
 {
     fl_session_quit(session);
-}
-
-static gboolean on_signal(gpointer session)
-{
-    fl_session_quit(session);
-    return G_SOURCE_CONTINUE;
 }
 
 static bool write_pid(const char *pidfile, GError **error)
@@ -41,7 +36,7 @@ static bool write_pid(const char *pidfile, GError **error)
 
     if (pidfile == NULL || g_file_set_contents(pidfile, pid, -1, error))
         return true;
-    g_prefix_error(error, "cannot write the pid file: ");
+    g_prefix_error(error, "cannot write the PID file: ");
     return false;
 }
 
@@ -50,13 +45,13 @@ static void on_ready(void *background)
     fl_background_ready(background);
 }
 
-/* Once mounted, and before anybody is told so. */
+/* Runs after mounting, and before readiness is reported. */
 static bool close_sandbox(const FlOptions *options, FlSandbox *sandbox, char **missing_out,
                           GError **error)
 {
     g_auto(GStrv) missing = NULL;
 
-    /* Connected to while it can be. */
+    /* Connect to syslog before the sandbox forbids it. */
     if (!options->foreground)
         fl_log_open_syslog();
     if (options->sandbox == FL_SANDBOX_MODE_OFF)
@@ -66,9 +61,10 @@ static bool close_sandbox(const FlOptions *options, FlSandbox *sandbox, char **m
         return true;
     *missing_out = g_strjoinv("; ", missing);
     if (options->sandbox == FL_SANDBOX_MODE_REQUIRE)
-        return fl_fail(error, "the sandbox cannot be closed, as -o sandbox=require wants: %s",
+        return fl_fail(error, "the sandbox is incomplete, and -o sandbox=require is given: %s",
                        *missing_out);
-    g_warning("the sandbox is not closed: %s (-o sandbox=require would refuse)", *missing_out);
+    g_warning("the sandbox is incomplete: %s (-o sandbox=require makes this an error)",
+              *missing_out);
     return true;
 }
 
@@ -79,6 +75,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     FlStatus status = {
         .tree = sources->tree,
         .cache = sources->cache,
+        .throttle = &sources->throttle,
         .options = &options->view,
         .mountpoint = options->mountpoint,
         .series = fl_snapshots_is_empty(sources->snapshots) ? NULL
@@ -93,15 +90,16 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .fsname = label,
         .fuse_options = (char **)options->fuse->pdata,
         .uid = options->uid,
+        .direct_io = options->direct_io,
         .gid = options->gid,
         .debug = options->debug,
         .pidfile = options->pidfile,
         .control = fl_snapshots_control(sources->snapshots),
+        .throttle = &sources->throttle,
     };
     g_autoptr(FlSandbox) sandbox = fl_sandbox_new();
     g_autofree char *missing = NULL;
     g_autoptr(FlSession) session = NULL;
-    guint sources_ids[G_N_ELEMENTS(end_signals)];
     bool ok;
 
     fl_sources_allow(sources, sandbox);
@@ -111,28 +109,24 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
     session = fl_session_new(sources->tree, &session_options, error);
     if (session == NULL || !write_pid(options->pidfile, error))
         return false;
-    /* GLib's thread for signals, which itself takes none, is started behind the sandbox. */
-    fl_snapshots_start(sources->snapshots, quit, session);
+    fl_snapshots_start(sources->snapshots, sources->workers, quit, session);
     if (!close_sandbox(options, sandbox, &missing, error))
         return false;
     status.sandbox_missing = missing;
-    for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++)
-        sources_ids[i] = g_unix_signal_add(end_signals[i], on_signal, session);
+    if (!fl_interrupt_watch(quit, session, error))
+        return false;
     fl_interrupt_mask(SIG_UNBLOCK);
-    /* The mount point's file system must not stay busy because of us. */
+    /* Do not keep the file system of the working directory busy. */
     if (background->notify >= 0 && chdir("/") != 0)
         g_debug("cannot change to /");
     fl_session_run(session, on_ready, background);
     fl_background_ending(background);
-    /* Whoever still waits for a read is answered before the session goes; and a second signal must
-     * not keep a snapshot from being aborted. */
+    /* Answer pending reads before the session is freed. A second signal must not interrupt aborting
+     * a snapshot. */
     fl_session_unmount(session);
     ok = fl_sources_close(sources, error);
-    /* Nor what ends the servers and removes files. */
-    for (guint i = 0; i < G_N_ELEMENTS(end_signals); i++) {
-        g_source_remove(sources_ids[i]);
-        signal(end_signals[i], SIG_IGN);
-    }
+    /* Nor may a signal interrupt stopping the servers and removing files. */
+    fl_interrupt_ignore();
     if (options->pidfile != NULL)
         fl_session_remove_pidfile(session);
     return ok;
@@ -148,19 +142,33 @@ static bool has_vm(const FlOptions *options)
     return false;
 }
 
+/* Each connection takes a descriptor, and there may be a thousand exports. */
+static bool raise_limits(GError **error)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+        return true;
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    /* Without descriptors GLib aborts, and other code reports misleading errors. */
+    return files.rlim_max >= FILES_MIN ||
+           fl_fail(error,
+                   "no more than %llu files may be open (ulimit -n, LimitNOFILE= of a service): "
+                   "%d are needed at least",
+                   (unsigned long long)files.rlim_max, FILES_MIN);
+}
+
 static bool mount_all(const FlOptions *options, FlBackground *background, GError **error)
 {
     FlSources sources = {0};
-    struct rlimit files;
     g_autoptr(GError) why = NULL;
     bool ok;
 
-    /* A connection is a descriptor, and there may be a thousand exports. */
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
-    /* A snapshot that has been begun is undone before a signal ends us: the guest may be frozen. */
+    if (!raise_limits(error))
+        return false;
+    /* Block signals: if one arrives after a snapshot has begun, undo the snapshot before exiting,
+     * since the guest may be frozen. */
     if (has_vm(options))
         fl_interrupt_mask(SIG_BLOCK);
     if (options->sandbox == FL_SANDBOX_MODE_OFF)
@@ -176,7 +184,7 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
     return ok;
 }
 
-/* The whole of a mount; the exit status. */
+/* Runs a mount from start to end; returns the exit status. */
 static int run_mount(const FlOptions *options)
 {
     FlBackground background;
@@ -207,7 +215,8 @@ static int run_recover(const FlOptions *options)
     } else {
         FlSnapshotOptions backup = fl_source_snapshot_options(options, spec);
         if (fl_snapshot_recover(&backup, &report, &error)) {
-            fputs(report, stdout);
+            if (*report != '\0')
+                puts(report);
             return 0;
         }
     }
@@ -233,6 +242,8 @@ static int run(const FlOptions *options)
         return fl_client_end(options->mountpoint, true, options->force);
     case FL_COMMAND_ABORT:
         return fl_client_end(options->mountpoint, false, false);
+    case FL_COMMAND_RATE:
+        return fl_client_set_rate(options->mountpoint, options->rate);
     case FL_COMMAND_RECOVER:
         return run_recover(options);
     case FL_COMMAND_FORGET:
@@ -243,8 +254,7 @@ static int run(const FlOptions *options)
     return FL_ERROR_USAGE;
 }
 
-/* Users and passwords in URIs are nothing for the list of processes; what is needed of the words
- * was copied. */
+/* Hides users and passwords of URIs from the process list; the options have their own copies. */
 static void hide_credentials(char **argv)
 {
     for (; *argv != NULL; argv++) {
@@ -256,8 +266,7 @@ static void hide_credentials(char **argv)
     }
 }
 
-/* A pipe or socket of ours must not get a number that it is closed by as stdin, stdout or stderr.
- */
+/* Keeps our pipes and sockets from getting descriptors 0 to 2, which are later closed as stdio. */
 static void fill_stdio(void)
 {
     int fd;

@@ -1,33 +1,43 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Commands to a mount from outside, and what is to be known of a mount point before mounting. */
+/* Commands to a mount from outside, and checks of a mount point before mounting. */
 #pragma once
 
 #include "util/error.h"
 
 #include <json-glib/json-glib.h>
+#include <stdint.h>
 
-/* --status: prints what the daemon of MOUNTPOINT does; the exit status. */
+/* --status: prints the status of the daemon of MOUNTPOINT. Returns the exit status. */
 int fl_client_status(const char *mountpoint, bool json);
-/* --status --watch: shows it anew each second until the mount ends. */
+/* --status --watch: refreshes the status each second until the mount ends. */
 int fl_client_watch(const char *mountpoint);
-/* --list: prints a line for each mount of this machine that we can see; the exit status. */
+/* --list: prints a line for each mount on this machine that is visible to us. Returns the exit
+ * status. */
 int fl_client_list(bool json);
 
-/* --commit and --abort: returns when all of it is done and the daemon has ended; the exit status.
- */
+/* --commit and --abort: returns once the operation is complete and the daemon has exited. Returns
+ * the exit status. */
 int fl_client_end(const char *mountpoint, bool commit, bool force);
 
-/* Whether MOUNTPOINT can be mounted on: a folder that is there, empty, and not a mount of ours. */
+/* --rate on a mount: limits its reads to RATE bytes per second from now on; 0: no limit. Returns
+ * the exit status. */
+int fl_client_set_rate(const char *mountpoint, uint64_t rate);
+
+/* Whether MOUNTPOINT can be mounted on: an existing, empty folder that is not a fleecefs mount. */
 bool fl_mountpoint_check(const char *mountpoint, GError **error);
 
-/* For these. What the daemon of MOUNTPOINT says of itself, to be freed: 0, or an errno: ENOTCONN if
- * it has died, ETIMEDOUT if it does not answer. */
+/* Helpers for the above. Gets the status text of the daemon of MOUNTPOINT, which the caller frees.
+ * Returns 0 or an errno: ENOTCONN if the daemon has died, ETIMEDOUT if it does not answer within 5
+ * s; a negative errno if it could not be asked. */
 int fl_client_ask(const char *mountpoint, char **text);
-/* Says what such an errno means, and what to do. */
+/* The same for N mounts, which are asked at the same time. */
+void fl_client_ask_all(const char *const *mountpoints, guint n, char **texts, int *failed);
+/* Reports what such an errno means, and what to do. */
 void fl_client_complain(const char *mountpoint, int failed);
-/* Both at once: NULL after a message. */
+/* Does both: returns NULL after reporting an error. */
 char *fl_client_ask_loudly(const char *mountpoint);
-/* How many disks have failed, by what it said. */
+/* From STATUS: the number of failed disks, and the number of other disks with read errors. */
 guint fl_client_failed_disks(JsonObject *status);
-/* Whether what is printed may have colours: on a terminal, unless NO_COLOR is set. */
+guint fl_client_erring_disks(JsonObject *status);
+/* Whether to print colours: on a terminal, unless NO_COLOR is set. */
 bool fl_client_wants_colour(void);

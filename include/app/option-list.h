@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Lists of options as -o and fstab have them. Pure. */
+/* Option lists in the format of -o and fstab. Pure. */
 #pragma once
 
 #include <stdbool.h>
 
-/* The parts of LIST between its commas, without empty ones; a vector as of g_strsplit(). As for
- * FUSE, a backslash takes the next character, a comma or a backslash, as it is, and three octal
- * digits after one are a byte. */
+/* Splits LIST at commas and drops empty parts; the result is as of g_strsplit(). As in FUSE, a
+ * backslash escapes a comma or a backslash, and a backslash with three octal digits is a byte. */
 char **fl_option_list_split(const char *list);
 
-/* Whether OPTION, "NAME" or "NAME=VALUE", is one that is handed on to FUSE: none that would make
- * the tree writable; or one that mount(8) and fstab add, and that says nothing to us. */
+/* Whether OPTION, "NAME" or "NAME=VALUE", is passed on to FUSE (options that would make the tree
+ * writable are not), or is one that mount(8) and fstab add and that we ignore. */
 bool fl_option_is_for_fuse(const char *option);
 bool fl_option_is_for_mount(const char *option);

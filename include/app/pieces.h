@@ -5,23 +5,30 @@
 #include "app/options.h"
 #include "snapshot/snapshot.h"
 
-/* Adds to STATE what tells IMAGE as it is now from what it was or will be. */
+/* Appends to STATE what distinguishes the current state of IMAGE from earlier and later ones. */
 void fl_pieces_add_image(GString *state, const FlExportInfo *image);
-/* Finds what is noted of the base of ORIGIN, whose disk is INFO, and says so if that does not
- * count; and decides on the time of what has changed: as long as SPEC, its source, has the same
- * STATE, it stays. ONE_DISK: a name of SPEC is that of the disk's folder. */
+/* Loads the times stored for the base of ORIGIN, whose disk is INFO, and reports if they do not
+ * apply; and chooses the time of changed pieces, which stays the same as long as SPEC, its source,
+ * has the same STATE. ONE_DISK: a name in SPEC is that of the disk's folder. */
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
                     const FlOptions *options, const FlExportInfo *info, const char *state);
 
-/* Notes of one disk that a commit writes. */
+/* The times of one disk, to be stored by a commit. */
 typedef struct FlPieces FlPieces;
 
-/* What is to be noted for EXPORT, if it gets a restore point and its maps are loaded; else NULL. */
+/* The times to store for EXPORT, if it gets a restore point and its maps are loaded; else NULL. */
 FlPieces *fl_pieces_new(FlExport *export, const FlSnapshotOptions *options);
 void fl_pieces_free(FlPieces *pieces); /* NULL is fine */
-/* Before and after the commit; any thread. What cannot be written costs reading next time. */
+/* The times to store for EXPORT if its snapshot ends without a commit; NULL if its pieces were not
+ * listed or read, or none has changed. */
+FlPieces *fl_pieces_new_shown(FlExport *export, const FlSnapshotOptions *options);
+/* Call before such an end, from any thread. The next snapshot uses them to detect that the disk was
+ * rolled back to an older state. */
+void fl_pieces_save_shown(const FlPieces *pieces);
+/* Call before and after the commit, from any thread. A failure to write costs only reading next
+ * time. */
 void fl_pieces_save(const FlPieces *pieces);
 void fl_pieces_settle(const FlPieces *pieces);
 
-/* The snapshot has ended, in whatever way: what changes from now on is later. Any thread. */
+/* The snapshot has ended, in any way: later changes get a later time. Any thread. */
 void fl_pieces_ended(const FlSnapshotOptions *options);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Sources: from what the command line names to exports in the tree. */
+/* Sources: turns those named on the command line into exports in the tree. */
 #pragma once
 
 #include "source/kind.h"
@@ -7,36 +7,31 @@
 #include "app/options.h"
 #include "app/snapshots.h"
 
-/* What lives as long as the mount. */
+/* State that lives as long as the mount. */
 typedef struct {
     const FlOptions *options;
-    FlBudget *budget; /* of memory, for what sources make us remember */
+    FlBudget *budget;   /* limits the memory that sources can make us use */
+    FlWorkers *workers; /* NULL until sources are opened */
     FlTree *tree;
     FlCache *cache;
-    GPtrArray *sources; /* of FlSource: what disks may connect to again */
+    GPtrArray *sources; /* of FlSource: kept for reconnecting */
     FlSnapshots *snapshots;
-    FlDiskOptions snapshot_disk; /* of disks of snapshots */
+    FlThrottle throttle;               /* shared by all disks */
+    FlDiskOptions disk, snapshot_disk; /* for disks, and for disks of snapshots */
 } FlSources;
 
-/* OPTIONS outlives it. */
+/* OPTIONS must outlive SOURCES. */
 void fl_sources_init(FlSources *sources, const FlOptions *options);
-/* Ends the servers and frees everything. */
+/* Stops the servers and frees everything. */
 void fl_sources_clear(FlSources *sources);
 
-/* Allows what they will take while they are mounted and when they end. */
+/* Allows in SANDBOX what the sources need while mounted and when they end. */
 void fl_sources_allow(const FlSources *sources, FlSandbox *sandbox);
-/* Opens all sources and puts their exports into the tree. */
+/* Opens all sources and adds their exports to the tree. */
 bool fl_sources_open(FlSources *sources, GError **error);
-/* Closes all disks and aborts the snapshots that were not ended; also of what was opened in part.
- * False with an error if something was left in a VM. */
+/* Closes all disks and aborts snapshots still open, also after a partial fl_sources_open(). False
+ * with an error if something was left in a VM. */
 bool fl_sources_close(FlSources *sources, GError **error);
 
-/* Whether TEXT names a VM whose snapshot is to be taken. */
-bool fl_source_is_vm(const char *text);
-/* Fails if OPTIONS are about snapshots, and no source is a VM. */
-bool fl_sources_check_options(const FlOptions *options, GError **error);
-/* What backup/ needs to know; strings belong to OPTIONS and SPEC. */
-FlSnapshotOptions fl_source_snapshot_options(const FlOptions *options, const FlSourceSpec *spec);
-
-/* What mount(8) shows as the source; to be freed with g_free(). */
+/* The source as shown by mount(8); free with g_free(). */
 char *fl_sources_label(const FlOptions *options);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* status.json as a page that a person reads. */
+/* Formats status.json for people. */
 #pragma once
 
 #include <json-glib/json-glib.h>
@@ -8,12 +8,12 @@
 typedef struct {
     const char *mountpoint;
     unsigned columns; /* wrap width */
-    bool wrap;        /* long names and messages are broken into lines as well */
+    bool wrap;        /* break long names and messages into lines as well */
 } FlStatusPageOptions;
 
-/* The page of STATUS, which may be of another version of the daemon: what is not there is not
- * shown. Foreign text in it is made printable. To be freed with g_free(). */
+/* Formats STATUS, which may be from another version of the daemon: missing values are left out.
+ * Untrusted text is made printable. Free with g_free(). */
 char *fl_status_page_make(JsonObject *status, const FlStatusPageOptions *options);
 
-/* The page with colours for a terminal. To be freed. */
+/* Adds terminal colours to PAGE. Free with g_free(). */
 char *fl_status_page_colour(const char *page);

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kinds of file systems: each by a library that is kept by others, behind one function.
+ * File system drivers, each on top of an external library, behind one function type.
  *
- * They run confined (util/confine.h): what a guest wrote may take the process over, and then finds
- * nothing but the part.
+ * They run confined (util/confine.h): data written by the guest may take over the process, which
+ * then has access to nothing but the part.
  */
 #pragma once
 
 #include "changed/list.h"
 
 typedef struct {
-    bool extents;      /* wanted in the list */
-    GString *warnings; /* lines for people, added to */
+    bool extents;      /* list extents too */
+    GString *warnings; /* messages for people, appended to */
 } FlWalk;
 
-/* The files that changed. NULL with an error that names the part. */
+/* Returns the changed files; NULL with an error that names the part. */
 typedef FlChangedList *FlWalkFunc(const FlPart *part, FlWalk *walk, GError **error);
 
 FlWalkFunc fl_walk_ext; /* ext2, ext3 and ext4 */
@@ -23,5 +23,5 @@ FlWalkFunc fl_walk_fat; /* FAT12, FAT16 and FAT32 */
 FlWalkFunc fl_walk_exfat;
 FlWalkFunc fl_walk_hfs; /* HFS+ and HFSX */
 
-/* Finds out what VOLUME holds, and walks it. */
+/* Detects the file system of the part, and walks it. */
 FlWalkFunc fl_walk;

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What fleecefs-backup has stored below a folder: which VMs, disks and generations, and what is
- * based on what.
+ * Finds what fleecefs-backup has stored below a folder: VMs, disks and generations, and their
+ * dependencies.
  *
- * A disk is found by its info.json; beside it are disk.qcow2, disk.raw, split/ or the increments in
- * dirty/, and beside its folder is vm.json. Identity and order come from what these say, never from
- * clocks: an increment belongs on the image whose restore point is its base and whose disk_id is
- * its own, wherever that lies and whatever it is called. Where these were not recorded, names have
- * to do. contrib/fleecefs_backups/stored.py does the same for fleecefs-restore.
+ * A disk is found by its info.json. Next to that are disk.qcow2, disk.raw, split/ or the increments
+ * in dirty/; next to the disk's folder is vm.json. Identity and order come from their contents,
+ * never from clocks: an increment belongs on the image whose restore point is its base and that has
+ * the same disk_id, regardless of location and name. If these were not recorded, names are used.
+ * contrib/fleecefs_backups/stored.py does the same for fleecefs-restore.
  *
- * Nothing that is read is trusted: no symbolic link is followed, files and numbers are bounded.
- * Blocks; a result is immutable and may be read by any thread.
+ * Input is not trusted: symbolic links are not followed, and files and numbers are bounded.
+ * Functions block; a result is immutable and may be read by any thread.
  */
 #pragma once
 
@@ -19,12 +19,12 @@
 #include <stdint.h>
 #include <time.h>
 
-/* Which VM it is, as far as that was recorded; NULL where not. */
+/* The identity of a VM; NULL where it was not recorded. */
 typedef struct {
     char *uuid, *name, *source;
 } FlStoredVm;
 
-/* The one that is preferred comes first. */
+/* In order of preference. */
 typedef enum {
     FL_STORED_QCOW2,
     FL_STORED_RAW,
@@ -35,20 +35,20 @@ typedef enum {
 typedef struct FlStoredImage FlStoredImage;
 struct FlStoredImage {
     char *path; /* the file, or the folder of pieces */
-    char *map;  /* of a raw increment: which ranges it has; else NULL */
+    char *map;  /* of a raw increment: the map of its ranges; else NULL */
     char *home; /* the disk's folder */
-    char *disk; /* the name of that */
+    char *disk; /* the name of HOME */
     FlStoredForm form;
     uint64_t size; /* of the disk, in bytes */
     struct timespec time;
     char *point;             /* its restore point */
-    char *base, *disk_id;    /* base: what it is relative to; NULL: it is full */
-    char *generation;        /* its name */
+    char *base, *disk_id;    /* base: restore point that it is relative to; NULL: full */
+    char *generation;        /* name */
     gint64 number;           /* of the generation; -1: none was recorded */
-    FlStoredVm *vm;          /* belongs to what was read; equal pointers are the same VM */
-    const FlStoredImage *on; /* what an increment lies on; NULL: it is full, or has a fault */
-    char *fault;             /* why it cannot be put together; NULL: it can */
-    unsigned depth;          /* increments from the full backup on */
+    FlStoredVm *vm;          /* belongs to FlStored; the same VM has the same pointer */
+    const FlStoredImage *on; /* image below an increment; NULL: full, or has a fault */
+    char *fault;             /* why it cannot be restored; NULL: it can */
+    unsigned depth;          /* number of increments down to the full backup */
 
     /* Private to stored/. */
     FlStoredVm said;
@@ -61,28 +61,28 @@ typedef struct {
     char *top;          /* the folder, absolute and without symbolic links */
     GPtrArray *images;  /* of FlStoredImage, the oldest first */
     GPtrArray *vms;     /* of FlStoredVm */
-    GPtrArray *damaged; /* of char *: what cannot be read, and why */
+    GPtrArray *damaged; /* of char *: files that cannot be read, and why */
 } FlStored;
 
-/* Reads what is below FOLDER; an error if that holds no backup. */
+/* Reads the backups below FOLDER; fails if there are none. */
 FlStored *fl_stored_read(const char *folder, GError **error);
 void fl_stored_free(FlStored *stored); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlStored, fl_stored_free)
 
 /*
- * The disks of one generation of one VM (of const FlStoredImage *): of the VM called VM, by its
- * name, UUID or folder, which may be NULL if there is only one; of the newest generation, or that
- * which AT names (an id, a folder, the beginning of an id), or the last that was taken until then
- * (stored/when.h). An error lists what there is if that is not one, and names what is missing if
- * one cannot be put together.
+ * Selects the disks of one generation of one VM (of const FlStoredImage *). VM is a name, UUID or
+ * folder, and may be NULL if there is only one VM. AT is NULL for the newest generation, or an id,
+ * the start of an id, a folder, or a time (stored/when.h), which selects the last generation up to
+ * then. If nothing or several match, the error lists the candidates; if a disk cannot be restored,
+ * it names what is missing.
  */
 GPtrArray *fl_stored_choose(const FlStored *stored, const char *vm, const char *at, GDateTime *now,
                             GError **error);
 
-/* The disks of all generations that can be put together, of all VMs or of that called VM. */
+/* The disks of all generations that can be restored, of all VMs or of VM. */
 GPtrArray *fl_stored_all(const FlStored *stored, const char *vm, GError **error);
 
-/* What people call it: its name, UUID or source. */
+/* The label of a VM for people: its name, UUID or source. */
 const char *fl_stored_vm_label(const FlStoredVm *vm);
-/* The folder of the generation that IMAGE is in. To be freed. */
+/* The folder of the generation that IMAGE belongs to. The caller frees it. */
 char *fl_stored_generation_folder(const FlStoredImage *image);

@@ -15,54 +15,50 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define STATUS_FILE ".fleecefs/status.json"
-/* A daemon that is well answers at once; one that has been told to end may have a VM to put in
- * order. */
+/* A working daemon answers at once; one that is ending may have to clean up its VM. */
 #define ANSWER_SECONDS 5
 #define END_SECONDS    120
+/* Limit of a status in bytes, far more than that of the largest mount. */
+#define ANSWER_MAX (64u << 20)
+/* Mounts to ask at the same time. */
+#define ASKED_MAX 64
+/* Milliseconds to wait for a killed child, which may be stuck in the kernel. */
+#define KILLED_MS 100
 #define SILENT                                                                                     \
-    "%s: its daemon does not answer within %d s: is it stopped (kill -CONT), or does the machine " \
-    "hang? To give it up: fusermount3 -uz"
+    "%s: its daemon does not answer within %d s: it may be stopped (kill -CONT), or the machine "  \
+    "may hang; to discard the mount: fusermount3 -uz"
 #define DEAD "%s is a mount whose daemon has died: fusermount3 -u %s"
-
-/* Whether it is a mount whose daemon was killed. What stat(2) tells of one may still come from the
- * kernel's cache; to open it never does. */
-static bool is_dead(const char *mountpoint)
-{
-    int fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool dead = fd < 0 && errno == ENOTCONN;
-
-    if (fd >= 0)
-        close(fd);
-    return dead;
-}
 
 bool fl_mountpoint_check(const char *mountpoint, GError **error)
 {
-    g_autofree char *status = g_build_filename(mountpoint, STATUS_FILE, NULL);
+    g_autofree char *status = g_build_filename(mountpoint, STATUS_FILE, NULL), *text = NULL;
     struct stat st;
     struct dirent *entry;
     DIR *dir;
     bool empty = true;
+    int failed = fl_client_ask(mountpoint, &text);
 
-    if (is_dead(mountpoint))
+    if (failed == ETIMEDOUT)
+        return fl_fail(error, SILENT, mountpoint, ANSWER_SECONDS);
+    if (failed == ENOTCONN)
         return fl_fail(error, DEAD, mountpoint, mountpoint);
     if (stat(mountpoint, &st) != 0)
         return fl_fail(error, "mount point %s: %s%s", mountpoint, g_strerror(errno),
                        errno == ENOENT ? "; create the folder first" : "");
     if (!S_ISDIR(st.st_mode))
-        return fl_fail(error,
-                       "mount point %s is not a folder; the source comes first: fleecefs SOURCE "
-                       "MOUNTPOINT",
-                       mountpoint);
-    /* fusermount3 would refuse it, in a line of its own. */
+        return fl_fail(
+            error,
+            "mount point %s is not a folder; give the source first: fleecefs SOURCE MOUNTPOINT",
+            mountpoint);
+    /* fusermount3 would refuse it, with its own error message. */
     if (access(mountpoint, W_OK) != 0 && errno == EACCES)
-        return fl_fail(error, "mount point %s: you have to be able to write to it; choose another",
-                       mountpoint);
+        return fl_fail(error, "mount point %s: no write permission; choose another", mountpoint);
     if (access(status, F_OK) == 0)
-        return fl_fail(error, "%s is in use: fleecefs is mounted there already", mountpoint);
+        return fl_fail(error, "%s is in use: fleecefs is already mounted there", mountpoint);
     dir = opendir(mountpoint);
     if (dir == NULL)
         return fl_fail(error, "mount point %s: %s", mountpoint, g_strerror(errno));
@@ -72,7 +68,7 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
     return empty || fl_fail(error, "mount point %s is not empty", mountpoint);
 }
 
-/* What a child of ours has found out. */
+/* Result of a child. */
 typedef struct {
     int error; /* errno; 0: none */
     FlControlMessage message;
@@ -80,46 +76,58 @@ typedef struct {
 
 typedef struct {
     pid_t pid;
-    int fd;
+    int fd;    /* -1: none */
+    int error; /* why there is no child; errno, 0: none */
+    GByteArray *bytes;
 } Child;
 
 /*
- * Runs FUNCTION in a child: whoever asks a daemon that is stopped waits in the kernel, where no
- * time-out reaches him, and possibly no signal. The child's end of the pipe is FUNCTION's to write
- * to. FD is -1 on failure.
+ * Runs FUNCTION in a child, because accesses to a mount whose daemon is stopped block in the
+ * kernel, without a timeout and possibly uninterruptibly. FUNCTION writes to FD, the child's end of
+ * a pipe. Returns a child with an FD of -1 on failure. Free with end_child().
  */
 static Child ask_by_child(void (*function)(const char *path, void *opaque, int fd),
                           const char *path, void *opaque)
 {
-    Child child = {.fd = -1};
-    int fds[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    Child child = {.fd = -1, .bytes = g_byte_array_new()};
+    int fds[2] = {-1, -1}, null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-    if (null < 0 || pipe2(fds, O_CLOEXEC) < 0)
-        return child;
-    child.pid = fork();
+    child.pid = null >= 0 && pipe2(fds, O_CLOEXEC) == 0 ? fork() : -1;
     if (child.pid == 0) {
-        /* Whoever waits for the end of our output must not wait for the child. */
+        /* A reader of our output must get end of file without waiting for the child. */
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
             dup2(null, fd);
         function(path, opaque, fds[1]);
         _exit(0);
     }
-    close(null);
-    close(fds[1]);
+    child.error = child.pid < 0 ? errno : 0;
     if (child.pid > 0)
-        child.fd = fds[0];
-    else
-        close(fds[0]);
+        child.fd = g_steal_fd(&fds[0]);
+    for (int i = 0; i < 2; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+    }
+    if (null >= 0)
+        close(null);
     return child;
 }
 
-/* Not waited for: it may be stuck in the kernel. */
-static void leave_child(const Child *child)
+/* Does not wait for a child that is stuck in the kernel. */
+static void end_child(Child *child)
 {
+    struct pollfd p = {.events = POLLIN};
+
+    g_byte_array_unref(child->bytes);
     if (child->fd < 0)
         return;
     close(child->fd);
     kill(child->pid, SIGKILL);
+    p.fd = (int)syscall(SYS_pidfd_open, child->pid, 0);
+    if (p.fd >= 0) {
+        poll(&p, 1, KILLED_MS);
+        close(p.fd);
+    }
+    waitpid(child->pid, NULL, WNOHANG);
 }
 
 static void write_all(int fd, const void *buf, size_t length)
@@ -144,52 +152,99 @@ static void read_status(const char *path, void *opaque, int out)
         write_all(out, buf, (size_t)n);
 }
 
-/* All that CHILD writes until it ends; NULL if that takes too long. */
-static GByteArray *receive(Child child, gint64 deadline)
+/* Takes what CHILD wrote. Returns false at its end; CHILD->error: what is wrong. */
+static bool take(Child *child)
 {
-    g_autoptr(GByteArray) bytes = g_byte_array_new();
     char buf[4096];
-    ssize_t n;
+    ssize_t n = read(child->fd, buf, sizeof buf);
 
-    for (;;) {
-        struct pollfd p = {.fd = child.fd, .events = POLLIN};
-        int ready = child.fd < 0 ? 0 : poll(&p, 1, fl_deadline_poll(deadline));
+    if (n > 0 && child->bytes->len < ANSWER_MAX) {
+        g_byte_array_append(child->bytes, (guint8 *)buf, (guint)n);
+        return true;
+    }
+    if (n < 0 && errno == EINTR)
+        return true;
+    if (n != 0)
+        child->error = n > 0 ? EFBIG : errno;
+    return false;
+}
 
-        if (ready < 0 && errno == EINTR)
-            continue;
-        n = ready > 0 ? read(child.fd, buf, sizeof buf) : -1;
-        if (n > 0) {
-            g_byte_array_append(bytes, (guint8 *)buf, (guint)n);
-            continue;
+/* Receives all that the N CHILDREN, at most ASKED_MAX, write until they end. Those that have not
+ * ended by DEADLINE get the error ETIMEDOUT. */
+static void receive(Child *children, guint n, gint64 deadline)
+{
+    struct pollfd fds[ASKED_MAX];
+    guint waiting = n;
+
+    for (guint i = 0; i < n; i++)
+        fds[i] = (struct pollfd){.fd = children[i].fd, .events = POLLIN};
+    while (waiting > 0 && fl_deadline_left(deadline) > 0) {
+        poll(fds, n, fl_deadline_poll(deadline));
+        waiting = 0;
+        for (guint i = 0; i < n; i++) {
+            if (fds[i].fd >= 0 && fds[i].revents != 0 && !take(&children[i]))
+                fds[i].fd = -1;
+            waiting += fds[i].fd >= 0;
         }
-        leave_child(&child);
-        return n == 0 ? g_steal_pointer(&bytes) : NULL;
+    }
+    for (guint i = 0; i < n; i++) {
+        if (fds[i].fd >= 0)
+            children[i].error = ETIMEDOUT;
+    }
+}
+
+/* Takes the result of read_status(), and ends the child. */
+static int take_status(Child *child, char **text)
+{
+    const GByteArray *bytes = child->bytes;
+    int failed = child->fd < 0 ? -child->error : child->error;
+
+    if (failed == 0 && bytes->len < sizeof failed)
+        failed = EIO;
+    else if (failed == 0)
+        memcpy(&failed, bytes->data, sizeof failed);
+    if (failed == 0)
+        *text = g_strndup((char *)bytes->data + sizeof failed, bytes->len - sizeof failed);
+    end_child(child);
+    return failed;
+}
+
+void fl_client_ask_all(const char *const *mountpoints, guint n, char **texts, int *failed)
+{
+    Child children[ASKED_MAX];
+
+    for (guint done = 0, count; done < n; done += count) {
+        count = MIN(n - done, ASKED_MAX);
+        for (guint i = 0; i < count; i++) {
+            g_autofree char *path = g_build_filename(mountpoints[done + i], STATUS_FILE, NULL);
+            children[i] = ask_by_child(read_status, path, NULL);
+        }
+        receive(children, count, fl_deadline_in(ANSWER_SECONDS));
+        for (guint i = 0; i < count; i++)
+            failed[done + i] = take_status(&children[i], &texts[done + i]);
     }
 }
 
 int fl_client_ask(const char *mountpoint, char **text)
 {
-    g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
-    g_autoptr(GByteArray) bytes =
-        receive(ask_by_child(read_status, path, NULL), fl_deadline_in(ANSWER_SECONDS));
-    int failed = 0;
+    int failed;
 
-    if (bytes == NULL || bytes->len < sizeof failed)
-        return ETIMEDOUT;
-    memcpy(&failed, bytes->data, sizeof failed);
-    if (failed == 0)
-        *text = g_strndup((char *)bytes->data + sizeof failed, bytes->len - sizeof failed);
+    fl_client_ask_all(&mountpoint, 1, text, &failed);
     return failed;
 }
 
 void fl_client_complain(const char *mountpoint, int failed)
 {
-    if (failed == ETIMEDOUT)
+    if (failed < 0)
+        g_critical("%s: cannot ask its daemon: %s", mountpoint, g_strerror(-failed));
+    else if (failed == ETIMEDOUT)
         g_critical(SILENT, mountpoint, ANSWER_SECONDS);
     else if (failed == ENOTCONN)
         g_critical(DEAD, mountpoint, mountpoint);
+    else if (failed == ENOENT || failed == ENOTDIR)
+        g_critical("%s is not a fleecefs mount; fleecefs --list shows all mounts", mountpoint);
     else
-        g_critical("%s is not a fleecefs mount that answers: %s", mountpoint, g_strerror(failed));
+        g_critical("%s is not a responding fleecefs mount: %s", mountpoint, g_strerror(failed));
 }
 
 char *fl_client_ask_loudly(const char *mountpoint)
@@ -215,36 +270,56 @@ static void send_command(const char *path, void *opaque, int out)
     if (fd < 0 ||
         ioctl(fd, command->commit ? FL_CONTROL_COMMIT : FL_CONTROL_ABORT, &reply.message) < 0)
         reply.error = errno;
-    /* An open file would keep the mount, and so the daemon. */
+    /* An open file would keep the mount, and with it the daemon, alive. */
     if (fd >= 0)
         close(fd);
     write_all(out, &reply, sizeof reply);
 }
 
-/* Waits for what CHILD has to say, for as long as the daemon answers to others. */
-static bool await_reply(const char *mountpoint, Child child, Reply *reply)
+static void send_rate(const char *path, void *rate, int out)
 {
-    struct pollfd p = {.fd = child.fd, .events = POLLIN};
-    g_autoptr(GByteArray) bytes = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int failed = fd < 0 || ioctl(fd, FL_CONTROL_RATE, rate) < 0 ? errno : 0;
 
-    while (poll(&p, 1, ANSWER_SECONDS * 1000) == 0) {
+    write_all(out, &failed, sizeof failed);
+}
+
+int fl_client_set_rate(const char *mountpoint, uint64_t rate)
+{
+    g_autofree char *path = g_build_filename(mountpoint, STATUS_FILE, NULL);
+    Child child = ask_by_child(send_rate, path, &rate);
+    char *text = NULL;
+    int failed;
+
+    receive(&child, 1, fl_deadline_in(ANSWER_SECONDS));
+    failed = take_status(&child, &text);
+    g_free(text);
+    if (failed == 0)
+        return 0;
+    fl_client_complain(mountpoint, failed);
+    return FL_ERROR_FAILED;
+}
+
+/* Waits for the reply of CHILD as long as the daemon answers other requests. */
+static bool await_reply(const char *mountpoint, Child *child, Reply *reply)
+{
+    struct pollfd p = {.fd = child->fd, .events = POLLIN};
+
+    while (child->fd >= 0 && poll(&p, 1, ANSWER_SECONDS * 1000) == 0) {
         g_autofree char *text = fl_client_ask_loudly(mountpoint);
-        if (text == NULL && poll(&p, 1, 0) == 0) {
-            leave_child(&child);
+        if (text == NULL && poll(&p, 1, 0) == 0)
             return false;
-        }
     }
-    bytes = receive(child, fl_deadline_in(ANSWER_SECONDS));
-    if (bytes == NULL || bytes->len != sizeof *reply) {
-        g_critical(SILENT, mountpoint, ANSWER_SECONDS);
+    receive(child, 1, fl_deadline_in(ANSWER_SECONDS));
+    if (child->error != 0 || child->bytes->len != sizeof *reply) {
+        fl_client_complain(mountpoint, child->fd < 0 ? -child->error : ETIMEDOUT);
         return false;
     }
-    memcpy(reply, bytes->data, sizeof *reply);
+    memcpy(reply, child->bytes->data, sizeof *reply);
     return true;
 }
 
-/* A descriptor of the daemon's process, or -1: its number means nothing in another PID namespace
- * than its own. */
+/* Returns a pidfd of the daemon, or -1: its pid is meaningless in other PID namespaces. */
 static int open_daemon(JsonObject *status)
 {
     gint64 pid = fl_json_int(status, "pid");
@@ -256,15 +331,31 @@ static int open_daemon(JsonObject *status)
     return (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
 }
 
-/* The daemon ends when all is done. Where it cannot be watched, its mount ends a little before. */
-static void wait_for_end(int daemon, const char *path)
+/* Whether the daemon has ended or, without a pidfd, its mount is gone, slightly earlier. Waits a
+ * moment for it. */
+static bool ends(int daemon, const char *mountpoint)
 {
     struct pollfd p = {.fd = daemon, .events = POLLIN};
+    g_autofree char *text = NULL;
+    int failed;
 
     if (daemon >= 0)
-        poll(&p, 1, END_SECONDS * 1000);
-    for (unsigned i = 0; daemon < 0 && i < END_SECONDS * 20 && access(path, F_OK) == 0; i++)
-        g_usleep(G_USEC_PER_SEC / 20);
+        return poll(&p, 1, ANSWER_SECONDS * 1000) > 0;
+    g_usleep(G_USEC_PER_SEC / 20);
+    failed = fl_client_ask(mountpoint, &text);
+    return failed > 0 && failed != ETIMEDOUT;
+}
+
+static void wait_for_end(int daemon, const char *mountpoint)
+{
+    gint64 deadline = fl_deadline_in(END_SECONDS);
+
+    while (!ends(daemon, mountpoint)) {
+        if (fl_deadline_left(deadline) > 0)
+            continue;
+        g_warning("%s: its daemon has not ended within %d s", mountpoint, END_SECONDS);
+        break;
+    }
 }
 
 int fl_client_end(const char *mountpoint, bool commit, bool force)
@@ -274,12 +365,14 @@ int fl_client_end(const char *mountpoint, bool commit, bool force)
     g_autoptr(JsonObject) status = text != NULL ? fl_json_parse(text, strlen(text), NULL) : NULL;
     Command command = {.commit = commit, .force = force};
     Reply reply;
+    Child child;
     int daemon;
 
     if (text == NULL)
         return FL_ERROR_FAILED;
     daemon = open_daemon(status);
-    if (!await_reply(mountpoint, ask_by_child(send_command, path, &command), &reply)) {
+    child = ask_by_child(send_command, path, &command);
+    if (!await_reply(mountpoint, &child, &reply)) {
         reply.message.status = FL_ERROR_FAILED;
     } else if (reply.error != 0) {
         g_critical("%s: %s", mountpoint, g_strerror(reply.error));
@@ -287,10 +380,11 @@ int fl_client_end(const char *mountpoint, bool commit, bool force)
     } else {
         if (reply.message.text[0] != '\0')
             g_critical("%s: %s", mountpoint, reply.message.text);
-        /* Unless it was refused. */
+        /* The daemon stays if it refused the commit. */
         if (!commit || reply.message.status != FL_ERROR_FAILED)
-            wait_for_end(daemon, path);
+            wait_for_end(daemon, mountpoint);
     }
+    end_child(&child);
     if (daemon >= 0)
         close(daemon);
     return reply.message.status;

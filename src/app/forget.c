@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/forget.h"
 
-#include "app/sources.h"
+#include "app/vm-options.h"
 #include "snapshot/piece-clock.h"
-#include "source/image/layers.h"
-#include "source/nbd/nbd.h"
 #include "snapshot/piece-notes.h"
 #include "snapshot/point.h"
+#include "source/image/layers.h"
+#include "source/nbd/nbd.h"
 
 #include <stdio.h>
 
@@ -18,7 +18,7 @@ static bool is_wanted(const char *name, const void *series)
 static bool forget_image(const FlOptions *options, const char *path, char **report, GError **error)
 {
     g_autofree char *folder = g_get_current_dir();
-    /* Not g_canonicalize_filename: ".." behind a symbolic link is not what stands before it. */
+    /* Not g_canonicalize_filename(), which resolves ".." after a symbolic link wrongly. */
     g_autofree char *absolute =
         g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
     g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free);
@@ -35,11 +35,10 @@ static bool forget(const FlOptions *options, char **report, GError **error)
     const FlSourceSpec *spec = options->sources->pdata[0];
     FlSnapshotOptions snapshot;
 
-    if (options->series != NULL && !fl_series_check(options->series, error))
-        return false;
     if (spec->text == NULL || fl_source_is_nbd(spec->text))
-        return fl_fail_usage(error, "--forget takes qmp:PATH, libvirt:DOMAIN or an image: nothing "
-                                    "is left in servers");
+        return fl_fail_usage(
+            error,
+            "--forget takes qmp:PATH, libvirt:DOMAIN or an image; servers have no restore points");
     if (!fl_source_is_vm(spec->text))
         return forget_image(options, spec->text, report, error);
     snapshot = fl_source_snapshot_options(options, spec);

@@ -6,13 +6,17 @@ static const char head[] =
     "\n"
     "Mounts the disks of virtual machines as read-only files. SOURCE is an NBD URI,\n"
     "an image file, a folder of pieces, backup:FOLDER, qmp:PATH, libvirt:DOMAIN,\n"
-    "or a server in brackets:\n"
+    "or an NBD server to start, in brackets:\n"
     "  fleecefs [ SERVER ARGS... ] MOUNTPOINT\n";
 
 static const char *const titles[] = {
-    [FL_GROUP_GENERAL] = "Options", [FL_GROUP_MOUNTS] = "What is mounted",
-    [FL_GROUP_READING] = "Reading", [FL_GROUP_FILES] = "Files in the tree",
-    [FL_GROUP_SOURCES] = "Sources", [FL_GROUP_SNAPSHOTS] = "Snapshots of VMs",
+    [FL_GROUP_GENERAL] = "Options",
+    [FL_GROUP_MOUNTS] = "Commands for mounts",
+    [FL_GROUP_CLEANUP] = "Commands for sources",
+    [FL_GROUP_READING] = "Reading",
+    [FL_GROUP_FILES] = "Files in the tree",
+    [FL_GROUP_SOURCES] = "Sources",
+    [FL_GROUP_SNAPSHOTS] = "Snapshots of VMs",
 };
 
 static void add_setting(GString *text, const FlSetting *setting)

@@ -15,8 +15,8 @@ static const FlBitmap *find(const FlExportInfo *image, const char *name)
     return NULL;
 }
 
-/* Whether BITMAP, whose name is POINT, says all that was written to a disk of SIZE bytes since a
- * backup of SERIES. */
+/* Whether BITMAP, whose name is POINT, records all writes to a disk of SIZE bytes since a backup of
+ * SERIES. */
 static bool is_base(const FlExportInfo *image, const FlBitmap *bitmap, const FlPoint *point,
                     uint64_t size, const char *series)
 {
@@ -27,8 +27,8 @@ static bool is_base(const FlExportInfo *image, const FlBitmap *bitmap, const FlP
            (point->size == 0 || point->size == size);
 }
 
-/* Which disk the points of SERIES in IMAGE say that they belong to; NULL if none does, as those
- * that libvirt made, or several do. */
+/* Returns the disk identity that the points of SERIES in IMAGE record; NULL if they record none
+ * (points created by libvirt) or several. */
 static FlPoint *find_identity(const FlExportInfo *image, const char *series)
 {
     g_autoptr(FlPoint) found = NULL;
@@ -52,8 +52,8 @@ static FlPoint *find_identity(const FlExportInfo *image, const char *series)
     return g_steal_pointer(&found);
 }
 
-/* Whether the disk of IDENTITY, which may be NULL, has had another size than SIZE: the bitmap that
- * says so has its last bit set as long as nothing was cut off. */
+/* Whether the disk of IDENTITY, which may be NULL, ever had a size other than SIZE. The last bit of
+ * the bitmap that records the size is set unless the disk was truncated. */
 static bool was_resized(const FlExportInfo *image, const FlPoint *identity, uint64_t size)
 {
     g_autofree char *name = NULL;
@@ -66,7 +66,7 @@ static bool was_resized(const FlExportInfo *image, const FlPoint *identity, uint
     return identity->size != size || bitmap == NULL || bitmap->count == 0;
 }
 
-/* Whether BITMAP, which is POINT, lacks what was recorded beside it. */
+/* Whether BITMAP, which is POINT, was cleared: its check bitmap has more bits set. */
 static bool was_cleared(const FlExportInfo *image, const FlBitmap *bitmap, const FlPoint *point)
 {
     g_autofree char *name = fl_point_check(point->series, point->id);
@@ -87,28 +87,28 @@ void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const ch
 
         if (point == NULL || !is_base(image, bitmap, point, image->size, wanted) ||
             (point->unique && was_resized(image, identity, image->size)) ||
-            (origin->base != NULL && strcmp(point->id, origin->base) <= 0))
+            (origin->chain.base != NULL && strcmp(point->id, origin->chain.base) <= 0))
             continue;
         if (was_cleared(image, bitmap, point)) {
             g_free(cleared);
             cleared = g_strdup_printf("restore point %s was cleared", point->id);
             continue;
         }
-        g_free(origin->base);
-        origin->base = g_strdup(point->id);
-        g_free(origin->increment);
-        origin->increment = g_strdup(bitmap->context);
+        g_free(origin->chain.base);
+        origin->chain.base = g_strdup(point->id);
+        g_free(origin->chain.increment);
+        origin->chain.increment = g_strdup(bitmap->context);
     }
-    if (origin->base == NULL && (cleared != NULL || series != NULL)) {
-        origin->mode = g_strdup("full");
-        origin->reason =
+    if (origin->chain.base == NULL && (cleared != NULL || series != NULL)) {
+        origin->chain.mode = g_strdup("full");
+        origin->chain.reason =
             cleared != NULL
                 ? g_steal_pointer(&cleared)
                 : g_strdup_printf("there is no restore point of series '%s' in the image", series);
     }
-    if (origin->base == NULL)
+    if (origin->chain.base == NULL)
         return;
-    origin->mode = g_strdup("incremental");
+    origin->chain.mode = g_strdup("incremental");
     if (identity != NULL)
-        origin->disk_id = g_strdup(identity->id);
+        origin->chain.disk_id = g_strdup(identity->id);
 }

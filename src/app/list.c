@@ -11,7 +11,7 @@
 
 #define MOUNTS "/proc/self/mountinfo"
 
-/* Strings may be NULL where nothing is known. */
+/* Strings are NULL if unknown. */
 typedef struct {
     char *mountpoint, *source, *series, *since;
     char *state;
@@ -30,8 +30,9 @@ static void mount_free(gpointer data)
     g_free(mount);
 }
 
-/* proc_pid_mountinfo(5): ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [TAGS...] - TYPE SOURCE SUPER;
- * blanks and backslashes in them are octal. NULL if it is no mount of ours. */
+/* Parses a line of proc_pid_mountinfo(5): ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [TAGS...] - TYPE
+ * SOURCE SUPER, with octal escapes for blanks and backslashes. NULL if it is not a fleecefs
+ * mount. */
 static Mount *parse_line(const char *line)
 {
     g_auto(GStrv) words = g_strsplit(line, " ", -1);
@@ -51,19 +52,20 @@ static Mount *parse_line(const char *line)
 static char *state_of(JsonObject *status, bool *fine)
 {
     guint disks = fl_json_length(fl_json_array(status, "exports"));
-    guint failed = fl_client_failed_disks(status);
+    guint failed = fl_client_failed_disks(status), erring = fl_client_erring_disks(status);
+    const char *word = failed > 0 ? "failed" : "errors";
 
-    *fine = failed == 0;
-    if (failed == 0)
+    *fine = failed + erring == 0;
+    if (*fine)
         return g_strdup("ok");
-    return disks == 1 ? g_strdup("failed")
-                      : g_strdup_printf("failed: %u of %u disks", failed, disks);
+    return disks == 1
+               ? g_strdup(word)
+               : g_strdup_printf("%s: %u of %u disks", word, failed > 0 ? failed : erring, disks);
 }
 
-static void ask(Mount *mount)
+/* Takes the status TEXT, NULL if asking for it FAILED. */
+static void take_status(Mount *mount, const char *text, int failed)
 {
-    g_autofree char *text = NULL;
-    int failed = fl_client_ask(mount->mountpoint, &text);
     g_autoptr(JsonObject) status = text != NULL ? fl_json_parse(text, strlen(text), NULL) : NULL;
 
     if (status != NULL) {
@@ -71,13 +73,28 @@ static void ask(Mount *mount)
         mount->since = g_strdup(fl_json_string(status, "since"));
         mount->state = state_of(status, &mount->fine);
     } else if (failed == EACCES || failed == EPERM) {
-        /* Not ours to look into; nothing is known to be wrong. */
+        /* Not accessible to this user; no problem is known. */
         mount->state = g_strdup("of another user");
         mount->fine = true;
     } else {
-        mount->state = g_strdup(failed == ENOTCONN    ? "dead: fusermount3 -u it"
+        mount->state = g_strdup(failed == ENOTCONN    ? "dead: use fusermount3 -u"
                                 : failed == ETIMEDOUT ? "does not answer"
                                                       : "cannot be read");
+    }
+}
+
+static void ask_all(const GPtrArray *mounts)
+{
+    g_autofree const char **mountpoints = g_new(const char *, mounts->len);
+    g_autofree char **texts = g_new0(char *, mounts->len);
+    g_autofree int *failed = g_new0(int, mounts->len);
+
+    for (guint i = 0; i < mounts->len; i++)
+        mountpoints[i] = ((const Mount *)mounts->pdata[i])->mountpoint;
+    fl_client_ask_all(mountpoints, mounts->len, texts, failed);
+    for (guint i = 0; i < mounts->len; i++) {
+        take_status(mounts->pdata[i], texts[i], failed[i]);
+        g_free(texts[i]);
     }
 }
 
@@ -124,7 +141,7 @@ static void print_json(const GPtrArray *mounts)
     fwrite(g_bytes_get_data(text, NULL), 1, g_bytes_get_size(text), stdout);
 }
 
-/* Two blanks between columns, and one in what a column says. */
+/* Columns are separated by two blanks; fields contain at most single blanks. */
 static void print_table(const GPtrArray *mounts)
 {
     enum { COLUMNS = 5 };
@@ -172,12 +189,13 @@ int fl_client_list(bool json)
     for (guint i = 0; lines[i] != NULL; i++) {
         Mount *mount = parse_line(lines[i]);
 
-        if (mount == NULL)
-            continue;
-        ask(mount);
-        if (!mount->fine)
+        if (mount != NULL)
+            g_ptr_array_add(mounts, mount);
+    }
+    ask_all(mounts);
+    for (guint i = 0; i < mounts->len; i++) {
+        if (!((const Mount *)mounts->pdata[i])->fine)
             status = FL_ERROR_FAILED;
-        g_ptr_array_add(mounts, mount);
     }
     if (json)
         print_json(mounts);

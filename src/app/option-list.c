@@ -3,7 +3,7 @@
 
 #include <glib.h>
 
-/* The byte that TEXT begins with, of "0" to "377"; 0 if it does not. */
+/* Parses the octal byte ("0" to "377") at the beginning of TEXT; 0 if there is none. */
 static char octal_byte(const char *text)
 {
     unsigned value = 0;
@@ -45,11 +45,11 @@ char **fl_option_list_split(const char *list)
     return (char **)g_ptr_array_free(parts, FALSE);
 }
 
-/* Options that FUSE or mount(8) know; those that would make the tree writable are left out. */
+/* Options of FUSE and mount(8), except those that would make the tree writable. */
 static const char *const fuse_options[] = {
     "allow_other", "allow_root", "auto_unmount", "fsname=",     "max_read=",
     "noatime",     "context=",   "fscontext=",   "defcontext=", "rootcontext="};
-/* Options of mount(8) and fstab that say nothing to us, or what we do anyway. */
+/* Options of mount(8) and fstab that are meaningless here or always in effect. */
 static const char *const ignored_options[] = {
     "ro",       "rw",     "defaults", "auto",     "noauto",     "user",
     "nouser",   "users",  "dev",      "nodev",    "suid",       "nosuid",

@@ -2,14 +2,15 @@
 #include "app/options.h"
 
 #include "app/option-list.h"
-#include "app/sources.h"
+#include "app/vm-options.h"
 #include "settings.h"
+#include "snapshot/point.h"
 
 #include <getopt.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Defaults that measurements chose; see tests/bench. */
+/* Defaults chosen by measurement; see tests/bench. */
 #define CONNECTIONS_DEFAULT    4
 #define CACHE_DEFAULT          (UINT64_C(64) << 20)
 #define READAHEAD_DEFAULT      (UINT64_C(16) << 20)
@@ -17,11 +18,11 @@
 #define RECONNECT_DEFAULT      60
 #define FREEZE_TIMEOUT_DEFAULT 10
 
-/* Codes of getopt_long(): those of settings without a letter are above all letters. */
+/* Return codes of getopt_long(): settings without a letter have codes above all letters. */
 #define CODE_WORD    1
 #define CODE_SETTING 256
 
-/* An option "NAME" or "NAME=VALUE" of a list. */
+/* Applies an option "NAME" or "NAME=VALUE" of a list. */
 static bool apply_listed(FlOptions *options, const GArray *settings, const char *option,
                          GError **error)
 {
@@ -33,7 +34,7 @@ static bool apply_listed(FlOptions *options, const GArray *settings, const char 
     if (fl_option_is_for_fuse(option))
         g_ptr_array_add(options->fuse, g_strdup(option));
     else if (!fl_option_is_for_mount(option))
-        return fl_fail_usage(error, "option '%s' is not known; see fleecefs --help", option);
+        return fl_fail_usage(error, "unknown option '%s'; see fleecefs --help", option);
     return true;
 }
 
@@ -48,7 +49,7 @@ static bool apply_list(FlOptions *options, const GArray *settings, const char *l
     return true;
 }
 
-/* The words of a server, without the brackets; *INDEX is that of the word after '['. */
+/* Returns a server's command line, without the brackets. *INDEX: of the word after '['. */
 static char **take_server(char **argv, int *index, GError **error)
 {
     g_autoptr(GPtrArray) server = g_ptr_array_new_with_free_func(g_free);
@@ -57,7 +58,7 @@ static char **take_server(char **argv, int *index, GError **error)
         g_ptr_array_add(server, g_strdup(argv[*index]));
     if (argv[*index] == NULL || server->len == 0) {
         fl_fail_usage(error, argv[*index] == NULL ? "'[' without ']': write [ SERVER ARGS... ]"
-                                                  : "no server between '[' and ']'");
+                                                  : "no server command between '[' and ']'");
         return NULL;
     }
     (*index)++;
@@ -65,7 +66,7 @@ static char **take_server(char **argv, int *index, GError **error)
     return (char **)g_ptr_array_free(g_steal_pointer(&server), FALSE);
 }
 
-/* A word that is no option: a source, or the beginning of one. *INDEX is that of the next. */
+/* Adds a source that begins with WORD, not an option. *INDEX: of the next word. */
 static bool add_source(FlOptions *options, const char *word, char **argv, int *index,
                        GError **error)
 {
@@ -78,7 +79,7 @@ static bool add_source(FlOptions *options, const char *word, char **argv, int *i
     return true;
 }
 
-/* What getopt_long() needs of SETTINGS, and the letters for it. */
+/* Builds the tables of long options and of letters for getopt_long(). */
 static struct option *make_table(const GArray *settings, GString *letters)
 {
     struct option *table = g_new0(struct option, settings->len + 1);
@@ -111,32 +112,32 @@ static const FlSetting *find_code(const GArray *settings, int code)
     return NULL;
 }
 
-/* Why getopt_long() returned CODE, for WORD or a letter in it. */
+/* Sets the error for CODE, returned by getopt_long() for WORD or a letter in it. */
 static bool fail_option(const GArray *settings, int code, const char *word, GError **error)
 {
     const FlSetting *setting = find_code(settings, optopt);
 
     if (setting == NULL && optopt != 0)
-        return fl_fail_usage(error, "option -%c is not known; see fleecefs --help", optopt);
+        return fl_fail_usage(error, "unknown option -%c; see fleecefs --help", optopt);
     if (setting == NULL)
-        return fl_fail_usage(error, "option %s is not known; see fleecefs --help", word);
+        return fl_fail_usage(error, "unknown option %s; see fleecefs --help", word);
     if (code == ':')
         return fl_fail_usage(error, "option %s needs a value: %s=%s", setting->name, setting->name,
                              setting->value);
     return fl_fail_usage(error, "option %s takes no value", setting->name);
 }
 
-/* LAST gets the last word that is no option. getopt_long() has its state in globals, so this is for
- * one thread. */
+/* LAST gets the last word that is not an option. Not thread-safe: getopt_long() keeps its state in
+ * globals. */
 static bool parse_words(FlOptions *options, const GArray *settings, char **argv, const char **last,
                         GError **error)
 {
-    /* Words come in the order of ARGV; a missing value is told apart. */
+    /* '-': returns words in the order of ARGV; ':': reports missing values separately. */
     g_autoptr(GString) letters = g_string_new("-:");
     g_autofree struct option *table = make_table(settings, letters);
     int argc = (int)g_strv_length(argv), code;
 
-    optind = 0; /* begin anew */
+    optind = 0; /* resets getopt_long() */
     opterr = 0;
     while ((code = getopt_long(argc, argv, letters->str, table, NULL)) != -1) {
         const FlSetting *setting = find_code(settings, code);
@@ -153,7 +154,7 @@ static bool parse_words(FlOptions *options, const GArray *settings, char **argv,
         if (!ok)
             return false;
     }
-    while (argv[optind] != NULL) { /* behind "--" */
+    while (argv[optind] != NULL) { /* after "--" */
         *last = argv[optind++];
         if (!add_source(options, *last, argv, &optind, error))
             return false;
@@ -161,7 +162,7 @@ static bool parse_words(FlOptions *options, const GArray *settings, char **argv,
     return true;
 }
 
-/* Of the words that are no options the last, LAST, is the mount point, if the command has one. */
+/* LAST, the last word that is not an option, is the mount point, if the command has one. */
 static bool take_mountpoint(FlOptions *options, const char *last, GError **error)
 {
     guint n = options->sources->len;
@@ -176,6 +177,10 @@ static bool take_mountpoint(FlOptions *options, const char *last, GError **error
     case FL_COMMAND_FORGET:
         return n == 1 || fl_fail_usage(error, "give one source");
     case FL_COMMAND_MOUNT:
+        if (n == 1 && options->rate_given) {
+            options->command = FL_COMMAND_RATE;
+            break;
+        }
         if (n < 2 || ((const FlSourceSpec *)options->sources->pdata[n - 1])->argv != NULL)
             return fl_fail_usage(error, "%s; usage: fleecefs [OPTIONS] SOURCE... MOUNTPOINT",
                                  n == 0 ? "no source and no mount point" : "no mount point");
@@ -183,10 +188,14 @@ static bool take_mountpoint(FlOptions *options, const char *last, GError **error
     case FL_COMMAND_STATUS:
     case FL_COMMAND_COMMIT:
     case FL_COMMAND_ABORT:
+    case FL_COMMAND_RATE:
         if (n != 1)
-            return fl_fail_usage(error, "give one mount point");
+            return fl_fail_usage(error, "give exactly one mount point");
         break;
     }
+    /* An empty variable in a script must not mean the working directory. */
+    if (*last == '\0')
+        return fl_fail_usage(error, "the name of the mount point is empty");
     options->mountpoint = g_canonicalize_filename(last, NULL);
     g_ptr_array_set_size(options->sources, (int)n - 1);
     return true;
@@ -195,7 +204,17 @@ static bool take_mountpoint(FlOptions *options, const char *last, GError **error
 static bool check(const FlOptions *options, GError **error)
 {
     if (options->watch && (options->command != FL_COMMAND_STATUS || options->json))
-        return fl_fail_usage(error, "--watch is for --status, as a page");
+        return fl_fail_usage(error, "--watch requires --status without =json");
+    if (options->force && options->command != FL_COMMAND_COMMIT)
+        return fl_fail_usage(error, "--force requires --commit");
+    if (options->series != NULL && !fl_series_check(options->series, error))
+        return false;
+    for (guint i = 0; i < options->sources->len; i++) {
+        const FlSourceSpec *spec = options->sources->pdata[i];
+
+        if (g_strcmp0(spec->text, "") == 0)
+            return fl_fail_usage(error, "the name of a source is empty");
+    }
     return fl_sources_check_options(options, error);
 }
 

@@ -7,8 +7,9 @@
 
 struct FlPieces {
     FlTimes *times;
-    char *name; /* of the disk, for people */
+    char *name; /* of the disk, for messages */
     char *source, *series, *place, *disk_id, *point;
+    char *base; /* if POINT is only shown; NULL: it had none */
 };
 
 static const char *series_of(const char *series)
@@ -21,11 +22,11 @@ static gint64 host_second(void)
     return g_get_real_time() / G_USEC_PER_SEC;
 }
 
-/* When the base of ORIGIN was taken; 0 if there is none, or its id does not say. */
+/* Time of the base of ORIGIN; 0 if it has none, or its id has no time. */
 static gint64 base_second(const FlOrigin *origin)
 {
     g_autofree char *name =
-        origin->base != NULL ? fl_point_bitmap(FL_SERIES_DEFAULT, origin->base) : NULL;
+        origin->chain.base != NULL ? fl_point_bitmap(FL_SERIES_DEFAULT, origin->chain.base) : NULL;
     g_autoptr(FlPoint) point = name != NULL ? fl_point_parse(name) : NULL;
 
     return point != NULL ? point->seconds : 0;
@@ -38,20 +39,20 @@ void fl_pieces_add_image(GString *state, const FlExportInfo *image)
                            image->mtime.tv_nsec, (gint64)image->ctime.tv_sec, image->ctime.tv_nsec);
 }
 
-/* A piece that has changed is later than it has ever been, whatever the host's clock says. */
+/* A changed piece always gets a later time than before, whatever the host's clock says. */
 static void set_time(FlOrigin *origin, const FlSourceSpec *spec, const char *state)
 {
-    gint64 floor = base_second(origin), second = origin->piece_time.tv_sec;
+    gint64 floor = base_second(origin), second = origin->pieces.time.tv_sec;
     g_autoptr(GError) error = NULL;
 
-    if (origin->times != NULL)
-        floor = MAX(floor, fl_times_latest(origin->times).tv_sec);
+    if (origin->pieces.times != NULL)
+        floor = MAX(floor, fl_times_latest(origin->pieces.times).tv_sec);
     if (!fl_piece_clock_next(spec->text, state, floor, host_second(), &second, &error))
-        g_log(G_LOG_DOMAIN, origin->snapshot ? G_LOG_LEVEL_WARNING : G_LOG_LEVEL_INFO,
-              "%s: the time of its pieces cannot be noted: %s; do not set the clock back",
-              spec->text, error->message);
-    if (second > origin->piece_time.tv_sec)
-        origin->piece_time = (struct timespec){.tv_sec = second};
+        g_log(G_LOG_DOMAIN, origin->snapshot.taken ? G_LOG_LEVEL_WARNING : G_LOG_LEVEL_INFO,
+              "%s: cannot save the time of its pieces: %s; do not set the clock back", spec->text,
+              error->message);
+    if (second > origin->pieces.time.tv_sec)
+        origin->pieces.time = (struct timespec){.tv_sec = second};
 }
 
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
@@ -62,44 +63,46 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
     bool named_disk = one_disk && spec->name != NULL, is_image = info->mtime.tv_sec != 0;
     const char *why;
 
-    origin->place = g_strconcat(named_disk           ? ""
-                                : spec->name != NULL ? spec->name
-                                                     : "",
-                                "/", named_disk ? spec->name : origin->folder, NULL);
-    origin->piece_time = is_image ? info->mtime : origin->time;
-    origin->piece_ctime = is_image ? info->ctime : origin->ctime;
-    notes.place = origin->place;
-    notes.disk_id = origin->disk_id;
-    if (origin->snapshot)
+    origin->pieces.place = g_strconcat(named_disk           ? ""
+                                       : spec->name != NULL ? spec->name
+                                                            : "",
+                                       "/", named_disk ? spec->name : origin->folder, NULL);
+    origin->pieces.time = is_image ? info->mtime : origin->time;
+    origin->pieces.ctime = is_image ? info->ctime : origin->ctime;
+    notes.place = origin->pieces.place;
+    notes.disk_id = origin->chain.disk_id;
+    if (origin->snapshot.taken)
         fl_piece_notes_show(&notes);
-    if (origin->base == NULL || origin->increment == NULL) {
-        if (origin->snapshot)
+    if (origin->chain.base == NULL || origin->chain.increment == NULL) {
+        if (origin->snapshot.taken)
             set_time(origin, spec, state);
         return;
     }
-    notes.point = origin->base;
-    origin->times = fl_piece_notes_load(&notes, &why);
+    notes.point = origin->chain.base;
+    origin->pieces.times = fl_piece_notes_load(&notes, &why);
+    origin->pieces.shown = fl_piece_notes_others(&notes, !origin->snapshot.taken);
     set_time(origin, spec, state);
-    if (origin->times != NULL) {
-        piece_size =
-            options->view.split != 0 ? options->view.split : fl_times_piece_size(origin->times);
-        if (fl_times_fit(origin->times, info->size, piece_size, origin->piece_time, &why))
+    if (origin->pieces.times != NULL) {
+        piece_size = options->view.split != 0 ? options->view.split
+                                              : fl_times_piece_size(origin->pieces.times);
+        if (fl_times_fit(origin->pieces.times, info->size, piece_size, origin->pieces.time, &why))
             return;
-        g_clear_pointer(&origin->times, fl_times_free);
+        g_clear_pointer(&origin->pieces.times, fl_times_free);
     }
-    /* Whoever looks at an image elsewhere has no notes of it, and no backup to make. */
-    g_log(G_LOG_DOMAIN, origin->snapshot ? G_LOG_LEVEL_MESSAGE : G_LOG_LEVEL_INFO,
-          "disk %s: all files in split/ are of this point in time: of the notes of restore point "
-          "%s, %s",
-          origin->folder, origin->base, why);
+    /* Without a snapshot there are no notes to expect and no backup to make. */
+    g_log(G_LOG_DOMAIN, origin->snapshot.taken ? G_LOG_LEVEL_MESSAGE : G_LOG_LEVEL_INFO,
+          "disk %s: all files in split/ have the time of this snapshot: the notes of restore point "
+          "%s are not usable: %s",
+          origin->folder, origin->chain.base, why);
 }
 
-FlPieces *fl_pieces_new(FlExport *export, const FlSnapshotOptions *options)
+static FlPieces *new_pieces(FlExport *export, const FlSnapshotOptions *options, const char *point,
+                            const char *base)
 {
     const FlOrigin *origin = fl_export_origin(export);
     FlPieces *pieces;
 
-    if (origin->restore_point == NULL || origin->place == NULL ||
+    if (point == NULL || origin->pieces.place == NULL ||
         fl_disk_maps(fl_export_disk(export)) == NULL)
         return NULL;
     pieces = g_new(FlPieces, 1);
@@ -108,11 +111,31 @@ FlPieces *fl_pieces_new(FlExport *export, const FlSnapshotOptions *options)
         .name = g_strdup(origin->folder),
         .source = g_strdup(options->source),
         .series = g_strdup(series_of(options->series)),
-        .place = g_strdup(origin->place),
-        .disk_id = g_strdup(origin->disk_id),
-        .point = g_strdup(origin->restore_point),
+        .place = g_strdup(origin->pieces.place),
+        .disk_id = g_strdup(origin->chain.disk_id),
+        .point = g_strdup(point),
+        .base = g_strdup(base),
     };
     return pieces;
+}
+
+FlPieces *fl_pieces_new(FlExport *export, const FlSnapshotOptions *options)
+{
+    return new_pieces(export, options, fl_export_origin(export)->chain.restore_point, NULL);
+}
+
+FlPieces *fl_pieces_new_shown(FlExport *export, const FlSnapshotOptions *options)
+{
+    const FlOriginChain *chain = &fl_export_origin(export)->chain;
+    FlSplit *split = fl_export_split(export);
+
+    if (!fl_split_was_shown(split) || fl_disk_maps(fl_export_disk(export)) == NULL ||
+        fl_split_changed(split) == 0)
+        return NULL;
+    return new_pieces(export, options,
+                      chain->restore_point != NULL ? chain->restore_point
+                                                   : fl_export_origin(export)->snapshot.id,
+                      chain->base);
 }
 
 void fl_pieces_free(FlPieces *pieces)
@@ -126,6 +149,7 @@ void fl_pieces_free(FlPieces *pieces)
     g_free(pieces->place);
     g_free(pieces->disk_id);
     g_free(pieces->point);
+    g_free(pieces->base);
     g_free(pieces);
 }
 
@@ -145,8 +169,24 @@ void fl_pieces_ended(const FlSnapshotOptions *options)
     g_autoptr(GError) error = NULL;
 
     if (!fl_piece_clock_end(options->source, host_second(), &error))
-        g_warning("%s: its end cannot be noted: %s; do not set the clock back", options->source,
-                  error->message);
+        g_warning("%s: cannot save the end time of the mount: %s; do not set the clock back",
+                  options->source, error->message);
+}
+
+void fl_pieces_save_shown(const FlPieces *pieces)
+{
+    FlPieceNotes notes = notes_of(pieces);
+    g_autoptr(GError) error = NULL;
+
+    /* Without a base (--full, or it was lost) all pieces were shown with a new time: older notes
+     * would make them older again if the disk was rolled back. */
+    if (pieces->base == NULL || fl_piece_notes_save(&notes, pieces->times, &error))
+        fl_piece_notes_settle(&notes, pieces->base);
+    else
+        g_warning(
+            "disk %s: cannot save the times of its pieces: %s; do not put the disk back to an "
+            "older state before the next backup",
+            pieces->name, error->message);
 }
 
 void fl_pieces_save(const FlPieces *pieces)
@@ -155,7 +195,7 @@ void fl_pieces_save(const FlPieces *pieces)
     g_autoptr(GError) error = NULL;
 
     if (!fl_piece_notes_save(&notes, pieces->times, &error))
-        g_warning("disk %s: the times of its pieces cannot be noted: %s; the next backup by pieces "
+        g_warning("disk %s: cannot save the times of its pieces: %s; the next backup in pieces "
                   "reads all of them",
                   pieces->name, error->message);
 }
@@ -164,5 +204,5 @@ void fl_pieces_settle(const FlPieces *pieces)
 {
     FlPieceNotes notes = notes_of(pieces);
 
-    fl_piece_notes_settle(&notes);
+    fl_piece_notes_settle(&notes, NULL);
 }

@@ -10,7 +10,7 @@
 
 #define CONNECTIONS_MAX 64
 
-/* Keeps a copy of VALUE in *WHERE. */
+/* Stores a copy of VALUE in *WHERE. */
 static bool keep(char **where, const char *value)
 {
     g_free(*where);
@@ -40,6 +40,15 @@ static bool set_reconnect(FlOptions *options, const char *value, GError **error)
     return fl_seconds_parse(value, &options->disk.reconnect, error);
 }
 
+static bool set_rate(FlOptions *options, const char *value, GError **error)
+{
+    g_autofree char *size =
+        g_strndup(value, strlen(value) - (g_str_has_suffix(value, "/s") ? 2 : 0));
+
+    options->rate_given = true;
+    return fl_size_parse(size, &options->rate, error);
+}
+
 static bool set_connections(FlOptions *options, const char *value, GError **error)
 {
     guint64 n;
@@ -54,11 +63,11 @@ static bool set_connections(FlOptions *options, const char *value, GError **erro
 static bool set_backing(FlOptions *options, const char *value, GError **error)
 {
     if (strlen(value) > 1023)
-        return fl_fail_usage(error, "a backing file's name has at most 1023 bytes");
-    /* A script's empty variable must not make images that read as zeros without their base. */
+        return fl_fail_usage(error, "the name of a backing file must not exceed 1023 bytes");
+    /* An empty variable in a script must not produce images that lack their base. */
     if (*value == '\0')
-        return fl_fail_usage(error,
-                             "no name of a backing file; if there is to be none, write none");
+        return fl_fail_usage(
+            error, "the name of the backing file is empty; for no backing file, write none");
     g_free(options->view.backing);
     options->view.backing = g_strdup(value);
     return true;
@@ -74,10 +83,11 @@ static bool set_cluster_size(FlOptions *options, const char *value, GError **err
     if (!fl_size_parse(value, &options->view.cluster_size, error))
         return false;
     return fl_qcow2_cluster_size_valid(options->view.cluster_size) ||
-           fl_fail_usage(error, "a cluster size is a power of two from 512 to 2M, not %s", value);
+           fl_fail_usage(error, "the cluster size must be a power of two from 512 to 2M, not %s",
+                         value);
 }
 
-/* The same as an absolute path: the daemon leaves the folder it started in. */
+/* Stores VALUE as an absolute path, because the daemon changes its working directory. */
 static bool keep_path(char **where, const char *value)
 {
     g_free(*where);
@@ -95,7 +105,7 @@ static bool set_disk(FlOptions *options, const char *value, GError **error)
     g_auto(GStrv) disks = g_strsplit(value, ":", -1);
 
     if (*value == '\0' || g_strv_contains((const char *const *)disks, ""))
-        return fl_fail_usage(error, "option disk: a name is empty: disk=NODE[:NODE...]");
+        return fl_fail_usage(error, "empty name; write disk=NODE[:NODE...]");
     g_strfreev(options->disks);
     options->disks = g_steal_pointer(&disks);
     return true;
@@ -146,7 +156,7 @@ static bool set_sandbox(FlOptions *options, const char *value, GError **error)
             return true;
         }
     }
-    return fl_fail_usage(error, "option sandbox: '%s' is none of on, require and off", value);
+    return fl_fail_usage(error, "'%s' is not on, require or off", value);
 }
 
 static bool set_split(FlOptions *options, const char *value, GError **error)
@@ -154,12 +164,14 @@ static bool set_split(FlOptions *options, const char *value, GError **error)
     if (!fl_size_parse(value, &options->view.split, error))
         return false;
     return fl_split_size_valid(options->view.split) ||
-           fl_fail_usage(error, "the size of pieces is a power of two from 1M to 1G, not %s",
+           fl_fail_usage(error, "the size of pieces must be a power of two from 1M to 1G, not %s",
                          value);
 }
 
 static bool set_pidfile(FlOptions *options, const char *value, GError **error)
 {
+    if (*value == '\0')
+        return fl_fail_usage(error, "the name of the file is empty");
     return keep_path(&options->pidfile, value);
 }
 
@@ -168,69 +180,81 @@ static bool set_pidfile(FlOptions *options, const char *value, GError **error)
 static const FlSetting own[] = {
     {"foreground", NULL, "stay in the foreground", FL_GROUP_GENERAL, 'f', .word = true,
      .flag = FLAG(foreground)},
-    {"debug", NULL, "log everything, FUSE requests too; implies -f", FL_GROUP_GENERAL, 'd',
+    {"debug", NULL, "log everything, with FUSE requests; implies -f", FL_GROUP_GENERAL, 'd',
      .flag = FLAG(debug)},
-    {"verbose", NULL, "log what happens to connections", FL_GROUP_GENERAL, 'v', .word = true,
+    {"verbose", NULL, "log connection events", FL_GROUP_GENERAL, 'v', .word = true,
      .flag = FLAG(verbose)},
-    {"pidfile", "FILE", "write the process id there when it is ready", FL_GROUP_GENERAL, 'P',
+    {"pidfile", "FILE", "write the process ID to FILE when ready", FL_GROUP_GENERAL, 'P',
      .word = true, .set = set_pidfile},
-    {"option", "OPT[,OPT...]", "those below by name, and FUSE's (allow_other)", FL_GROUP_GENERAL,
-     'o', .word = true},
-    {"sandbox", "HOW", "require: or do not mount; off (on)", FL_GROUP_GENERAL, .set = set_sandbox},
-    {"help", NULL, "show this", FL_GROUP_GENERAL, 'h', .word = true, .command = FL_COMMAND_HELP},
+    {"option", "OPT[,OPT...]", "options below by name, and those of FUSE", FL_GROUP_GENERAL, 'o',
+     .word = true},
+    {"sandbox", "HOW", "on, off, or require: fail if incomplete (on)", FL_GROUP_GENERAL,
+     .set = set_sandbox},
+    {"help", NULL, "show this help", FL_GROUP_GENERAL, 'h', .word = true,
+     .command = FL_COMMAND_HELP},
     {"version", NULL, "show the version", FL_GROUP_GENERAL, 'V', .word = true,
      .command = FL_COMMAND_VERSION},
 
-    {"list", NULL, "list all mounts; =json: as JSON", FL_GROUP_MOUNTS, .word = true, .json = true,
+    {"list", NULL, "list all mounts (=json: as JSON)", FL_GROUP_MOUNTS, .word = true, .json = true,
      .command = FL_COMMAND_LIST},
-    {"status", NULL, "show what a mount does; =json: as JSON", FL_GROUP_MOUNTS, .word = true,
+    {"status", NULL, "show the status of a mount (=json: as JSON)", FL_GROUP_MOUNTS, .word = true,
      .json = true, .command = FL_COMMAND_STATUS},
-    {"watch", NULL, "with status: until the mount ends", FL_GROUP_MOUNTS, .word = true,
+    {"watch", NULL, "with status: refresh until the mount ends", FL_GROUP_MOUNTS, .word = true,
      .flag = FLAG(watch)},
-    {"commit", NULL, "done: keep the new restore point, unmount", FL_GROUP_MOUNTS, .word = true,
+    {"commit", NULL, "backup complete: move restore point, unmount", FL_GROUP_MOUNTS, .word = true,
      .command = FL_COMMAND_COMMIT},
-    {"force", NULL, "commit although not everything was read", FL_GROUP_MOUNTS, .word = true,
+    {"force", NULL, "with commit: even if not everything was read", FL_GROUP_MOUNTS, .word = true,
      .flag = FLAG(force)},
-    {"abort", NULL, "not done: keep the old one, unmount", FL_GROUP_MOUNTS, .word = true,
+    {"abort", NULL, "backup failed: keep restore point, unmount", FL_GROUP_MOUNTS, .word = true,
      .command = FL_COMMAND_ABORT},
 
-    {"connections", "N", "NBD connections per export, at most (4)", FL_GROUP_READING, 'C',
+    {"recover", NULL, "clean up what a crash left in a VM", FL_GROUP_CLEANUP, .word = true,
+     .command = FL_COMMAND_RECOVER},
+    {"forget", NULL, "remove restore points from a VM or an image", FL_GROUP_CLEANUP, .word = true,
+     .command = FL_COMMAND_FORGET},
+
+    {"connections", "N", "maximum number of NBD connections per disk (4)", FL_GROUP_READING, 'C',
      .set = set_connections},
-    {"cache", "SIZE", "memory for data read ahead (64M)", FL_GROUP_READING, .set = set_cache},
+    {"cache", "SIZE", "memory for read-ahead data (64M)", FL_GROUP_READING, .set = set_cache},
     {"readahead", "SIZE", "bytes to read ahead; 0 disables (16M)", FL_GROUP_READING,
      .set = set_readahead},
-    {"timeout", "SECONDS", "of silence before a server counts as gone (30)", FL_GROUP_READING,
+    {"timeout", "SECONDS", "silence before a server counts as gone (30)", FL_GROUP_READING,
      .set = set_timeout},
-    {"reconnect", "SECONDS", "to try to reconnect to a server; 0 disables (60)", FL_GROUP_READING,
+    {"reconnect", "SECONDS", "how long to try to reconnect; 0 disables (60)", FL_GROUP_READING,
      .set = set_reconnect},
+    {"rate", "SIZE", "bytes per second to read, also for a MOUNTPOINT", FL_GROUP_READING,
+     .set = set_rate},
+    {"direct_io", NULL, "leave the page cache to others", FL_GROUP_READING,
+     .flag = FLAG(direct_io)},
 
-    {"uid", "N", "owner of all files (who mounts)", FL_GROUP_FILES, .set = set_uid},
-    {"gid", "N", "group of all files (who mounts)", FL_GROUP_FILES, .set = set_gid},
-    {"backing", "NAME", "of qcow2 increments; or: none (../disk.raw)", FL_GROUP_FILES,
+    {"uid", "N", "owner of all files (the user who mounts)", FL_GROUP_FILES, .set = set_uid},
+    {"gid", "N", "group of all files (the user who mounts)", FL_GROUP_FILES, .set = set_gid},
+    {"backing", "NAME", "backing file of increments or none (../disk.raw)", FL_GROUP_FILES,
      .set = set_backing},
-    {"backing_fmt", "FMT", "its format (raw)", FL_GROUP_FILES, .set = set_backing_fmt},
-    {"cluster_size", "SIZE", "of the qcow2 files (as fits the bitmap)", FL_GROUP_FILES,
+    {"backing_fmt", "FMT", "format of the backing file (raw)", FL_GROUP_FILES,
+     .set = set_backing_fmt},
+    {"cluster_size", "SIZE", "cluster size of qcow2 files (matches the bitmap)", FL_GROUP_FILES,
      .set = set_cluster_size},
-    {"split", "SIZE", "of the pieces in split/ (4M or more)", FL_GROUP_FILES, .set = set_split},
+    {"split", "SIZE", "size of the pieces in split/ (4M or more)", FL_GROUP_FILES,
+     .set = set_split},
 
-    {"series", "NAME", "the series of backups it is part of (last)", FL_GROUP_SNAPSHOTS,
+    {"series", "NAME", "series that the backup belongs to (last)", FL_GROUP_SNAPSHOTS,
      .set = set_series},
-    {"full", NULL, "a full backup, whatever was backed up before", FL_GROUP_SNAPSHOTS,
-     .of_vms = true, .flag = FLAG(full)},
-    {"disk", "NODE[:NODE...]", "only these disks (all that can be written)", FL_GROUP_SNAPSHOTS,
+    {"full", NULL, "take a full backup", FL_GROUP_SNAPSHOTS, .of_vms = true, .flag = FLAG(full)},
+    {"disk", "NODE[:NODE...]", "only these disks (all writable disks)", FL_GROUP_SNAPSHOTS,
      .of_vms = true, .set = set_disk},
-    {"agent", "PATH", "guest agent's socket: file systems are frozen", FL_GROUP_SNAPSHOTS,
+    {"read_only", NULL, "also back up read-only disks, in full", FL_GROUP_SNAPSHOTS, .of_vms = true,
+     .flag = FLAG(read_only)},
+    {"agent", "PATH", "freeze file systems through this agent socket", FL_GROUP_SNAPSHOTS,
      .of_vms = true, .set = set_agent},
-    {"agent_optional", NULL, "go on if the agent does not answer", FL_GROUP_SNAPSHOTS,
+    {"agent_optional", NULL, "continue if the agent does not answer", FL_GROUP_SNAPSHOTS,
      .of_vms = true, .flag = FLAG(agent_optional)},
-    {"freeze_timeout", "SECONDS", "the guest is frozen no longer than that (10)",
-     FL_GROUP_SNAPSHOTS, .of_vms = true, .set = set_freeze_timeout},
-    {"scratch", "DIR", "keeps what the guest overwrites (/var/tmp)", FL_GROUP_SNAPSHOTS,
+    {"freeze_timeout", "SECONDS", "maximum time the guest is frozen (10)", FL_GROUP_SNAPSHOTS,
+     .of_vms = true, .set = set_freeze_timeout},
+    {"scratch", "DIR", "where to save overwritten blocks (/var/tmp)", FL_GROUP_SNAPSHOTS,
      .of_vms = true, .set = set_scratch},
-    {"recover", NULL, "put back what a crash left in a VM", FL_GROUP_SNAPSHOTS, .word = true,
-     .command = FL_COMMAND_RECOVER},
-    {"forget", NULL, "remove all restore points from a VM or an image", FL_GROUP_SNAPSHOTS,
-     .word = true, .command = FL_COMMAND_FORGET},
+    {"scratch_encrypt", NULL, "encrypt these blocks there", FL_GROUP_SNAPSHOTS, .of_vms = true,
+     .flag = FLAG(scratch_encrypt)},
 };
 
 static void add_own(GArray *settings, const FlSourceOption *option, FlOptionGroup group)
@@ -286,7 +310,7 @@ static bool give_command(const FlSetting *setting, FlOptions *options, const cha
                                     "--recover and --forget");
     options->json = g_strcmp0(value, "json") == 0;
     if (value != NULL && !options->json)
-        return fl_fail_usage(error, "--%s=%s: write --%s, or for JSON --%s=json", setting->name,
+        return fl_fail_usage(error, "--%s=%s: write --%s, or --%s=json for JSON", setting->name,
                              value, setting->name, setting->name);
     options->command = setting->command;
     return true;

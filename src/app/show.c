@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* --status: the page, once or as it changes. */
+/* --status: prints the status page, once or repeatedly. */
 #include "app/client.h"
 #include "app/status-page.h"
 #include "qemu/json.h"
@@ -10,19 +10,18 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* Between two pages, in microseconds. */
+/* Refresh interval, microseconds. */
 #define PAUSE G_USEC_PER_SEC
-/* Of a terminal that does not say. */
+/* Defaults if the terminal's size is unknown. */
 #define COLUMNS 80
 #define ROWS    24
 
-/* Escape sequences (ECMA-48): to the first place; clear to the end of a line, and of the screen. */
+/* Escape sequences (ECMA-48): cursor home; clear to the end of the line, of the screen. */
 #define HOME       "\033[H"
 #define CLEAR_LINE "\033[K"
 #define CLEAR_REST "\033[J"
 
-/* Of the terminal that the page goes to; a page for a file or a pipe is as wide as one usually is.
- */
+/* Takes the size of the terminal; a file or a pipe gets the default width. */
 static FlStatusPageOptions page_options(const char *mountpoint, unsigned *rows)
 {
     FlStatusPageOptions options = {.mountpoint = mountpoint, .columns = COLUMNS};
@@ -58,10 +57,25 @@ guint fl_client_failed_disks(JsonObject *status)
     return failed;
 }
 
-/* Scripts ask whether a disk has failed. */
+guint fl_client_erring_disks(JsonObject *status)
+{
+    JsonArray *disks = fl_json_array(status, "exports");
+    guint erring = 0;
+
+    for (guint i = 0; i < fl_json_length(disks); i++) {
+        JsonObject *disk = fl_json_element(disks, i);
+
+        erring += g_strcmp0(fl_json_string(disk, "state"), "failed") != 0 &&
+                  fl_json_int(disk, "errors") > 0;
+    }
+    return erring;
+}
+
+/* The exit status tells scripts whether all reads succeeded. */
 static int exit_status_of(JsonObject *status)
 {
-    return fl_client_failed_disks(status) > 0 ? FL_ERROR_FAILED : 0;
+    return fl_client_failed_disks(status) + fl_client_erring_disks(status) > 0 ? FL_ERROR_FAILED
+                                                                               : 0;
 }
 
 static JsonObject *parse_status(const char *mountpoint, const char *text)
@@ -70,7 +84,7 @@ static JsonObject *parse_status(const char *mountpoint, const char *text)
     JsonObject *status = fl_json_parse(text, strlen(text), &error);
 
     if (status == NULL)
-        g_critical("the status of %s cannot be read: %s", mountpoint, error->message);
+        g_critical("cannot read the status of %s: %s", mountpoint, error->message);
     return status;
 }
 
@@ -94,7 +108,7 @@ int fl_client_status(const char *mountpoint, bool json)
     return exit_status_of(status);
 }
 
-/* Over the last page of a terminal with ROWS lines: no more than fit, so that nothing scrolls. */
+/* Overwrites the last page, with at most ROWS lines, so that the terminal does not scroll. */
 static void redraw(const char *page, unsigned rows)
 {
     g_auto(GStrv) lines = g_strsplit(page, "\n", -1);
@@ -137,7 +151,7 @@ int fl_client_watch(const char *mountpoint)
         g_clear_pointer(&text, g_free);
         gone = fl_client_ask(mountpoint, &text);
     }
-    /* It has been unmounted, which is what somebody was waiting for. */
+    /* Unmounted: the expected end. */
     if (gone == ENOENT || gone == 0)
         return status;
     fl_client_complain(mountpoint, gone);

@@ -4,12 +4,12 @@
 #include "app/pieces.h"
 #include "util/deadline.h"
 
-/* How long connections may take to close, and how often that is looked at. */
+/* How long to wait for connections to close, and the polling interval. */
 #define STILL_SECONDS 5
 #define STILL_MS      10
 
 typedef struct {
-    FlSnapshotOptions options; /* the backup refers to them */
+    FlSnapshotOptions options; /* referenced by the backup */
     FlSnapshot *backup;
     GPtrArray *disks; /* of Disk */
     bool ended;       /* committed or aborted */
@@ -18,26 +18,26 @@ typedef struct {
 typedef struct {
     const FlSnapshotDisk *disk;
     FlExport *export;
-    FlPieces *pieces; /* to be noted by the commit that is under way; NULL: nothing */
+    FlPieces *pieces; /* to be noted by the current commit or abort; NULL: none */
 } Disk;
 
 struct FlSnapshots {
     GPtrArray *snapshots; /* of Snapshot */
     FlControl control;
+    FlWorkers *workers; /* of the sources */
     void (*quit)(void *opaque);
     void *opaque;
-    bool busy; /* a worker talks to a VM */
+    bool busy; /* a worker is talking to a VM */
 };
 
-/* A command that a worker carries out. */
+/* A command executed by a worker. */
 typedef struct {
     FlSnapshots *snapshots;
     FlControlCall *call;
     bool commit, force;
-    unsigned loading; /* disks whose maps are not there yet */
-    gint64 deadline;  /* for connections to be closed (g_get_monotonic_time()) */
-    GThread *worker;
-    GError *error; /* of the worker; NULL: it did all */
+    unsigned loading; /* disks whose maps are not loaded yet */
+    gint64 deadline;  /* for connections to close (g_get_monotonic_time()) */
+    GError *error;    /* of the worker; NULL: success */
 } Command;
 
 static void disk_free(gpointer data)
@@ -112,8 +112,8 @@ static bool is_whole(void *backup)
     return fl_snapshot_is_whole(backup);
 }
 
-/* Whether what arrives from DISK is held until the VM has vouched for it. An image that we serve
- * stays as it is. */
+/* Whether data from DISK is held back until the VM has confirmed it. Images that fleecefs serves
+ * itself do not change. */
 static bool needs_confirmation(const Snapshot *snapshot, const FlSnapshotDisk *disk)
 {
     return fl_snapshot_can_ask(snapshot->backup) && disk->image == NULL;
@@ -129,7 +129,7 @@ void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, F
     if (needs_confirmation(last, disk))
         fl_disk_set_confirm(
             fl_export_disk(export),
-            &(FlDiskVouch){.is_whole = is_whole, .ask = ask, .opaque = last->backup});
+            &(FlDiskConfirmOps){.is_whole = is_whole, .ask = ask, .opaque = last->backup});
 }
 
 void fl_snapshots_allow(const FlSnapshots *snapshots, FlSandbox *sandbox)
@@ -138,7 +138,7 @@ void fl_snapshots_allow(const FlSnapshots *snapshots, FlSandbox *sandbox)
         fl_snapshot_allow(((const Snapshot *)snapshots->snapshots->pdata[i])->backup, sandbox);
 }
 
-/* In the session's thread: what is read from now on must fail. */
+/* Runs in the session's thread: all reads must fail from now on. */
 static void disk_lost(const FlSnapshotDisk *lost, const char *why, void *opaque)
 {
     const Snapshot *snapshot = opaque;
@@ -150,7 +150,7 @@ static void disk_lost(const FlSnapshotDisk *lost, const char *why, void *opaque)
     }
 }
 
-/* From the session's thread to the loop. */
+/* Passed from the session's thread to the main loop. */
 typedef struct {
     const Snapshot *snapshot;
     uint64_t number;
@@ -162,8 +162,7 @@ static gboolean take_answer(gpointer opaque)
     const Answer *answer = opaque;
 
     if (!answer->known)
-        g_warning("%s does not answer: nobody knows whether what is read from its disks is what it "
-                  "should be, so reads fail until it does",
+        g_warning("%s does not answer: its data cannot be confirmed, so reads fail until it does",
                   answer->snapshot->options.source);
     for (guint i = 0; i < answer->snapshot->disks->len; i++) {
         const Disk *disk = answer->snapshot->disks->pdata[i];
@@ -181,8 +180,10 @@ static void answered(uint64_t number, bool known, void *opaque)
 
 static const FlSnapshotWatcher watcher = {.lost = disk_lost, .answered = answered};
 
-void fl_snapshots_start(FlSnapshots *snapshots, void (*quit)(void *opaque), void *opaque)
+void fl_snapshots_start(FlSnapshots *snapshots, FlWorkers *workers, void (*quit)(void *opaque),
+                        void *opaque)
 {
+    snapshots->workers = workers;
     snapshots->quit = quit;
     snapshots->opaque = opaque;
     for (guint i = 0; i < snapshots->snapshots->len; i++) {
@@ -191,7 +192,7 @@ void fl_snapshots_start(FlSnapshots *snapshots, void (*quit)(void *opaque), void
     }
 }
 
-/* Calls FUNCTION for each disk of the snapshots that have not ended. */
+/* Calls FUNCTION for each disk of snapshots that have not ended. */
 static void for_each_disk(const FlSnapshots *snapshots, void (*function)(FlDisk *disk))
 {
     for (guint i = 0; i < snapshots->snapshots->len; i++) {
@@ -201,7 +202,7 @@ static void for_each_disk(const FlSnapshots *snapshots, void (*function)(FlDisk 
     }
 }
 
-/* Whether all that has to be in a backup was read. */
+/* Whether everything that a backup needs was read. */
 static bool is_covered(const Disk *disk, GError **error)
 {
     const char *name = disk->disk->name;
@@ -211,9 +212,8 @@ static bool is_covered(const Disk *disk, GError **error)
         return fl_fail(error, "disk %s has failed: %s; --abort, and back up again", name,
                        fl_disk_failure(fl_export_disk(disk->export)));
     if (fl_disk_maps(fl_export_disk(disk->export)) == NULL)
-        return fl_fail(error, "the maps of disk %s cannot be read; --abort, and back up again",
-                       name);
-    coverage = fl_export_coverage(disk->export, fl_export_origin(disk->export)->increment);
+        return fl_fail(error, "cannot read the maps of disk %s; --abort, and back up again", name);
+    coverage = fl_export_coverage(disk->export, fl_export_origin(disk->export)->chain.increment);
     if (coverage.delivered < coverage.wanted)
         return fl_fail(error,
                        "%" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
@@ -234,8 +234,8 @@ static bool all_covered(const FlSnapshots *snapshots, GError **error)
     return true;
 }
 
-/* Before any is committed: a commit that another one's refusal leaves alone cannot be taken back.
- */
+/* Checks all snapshots before committing any, since a commit cannot be undone if a later one is
+ * refused. */
 static bool check_all(const FlSnapshots *snapshots, GError **error)
 {
     for (guint i = 0; i < snapshots->snapshots->len && snapshots->snapshots->len > 1; i++) {
@@ -257,7 +257,7 @@ static void for_each_pieces(const Snapshot *snapshot, void (*function)(const FlP
 }
 
 /*
- * Commits or aborts all. An error of the code FL_ERROR_LEFT is one that something was left by; the
+ * Commits or aborts all snapshots. FL_ERROR_LEFT means that something could not be cleaned up; the
  * first other error stops a commit, but not an abort.
  */
 static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
@@ -273,8 +273,7 @@ static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
 
         if (snapshot->ended)
             continue;
-        if (commit)
-            for_each_pieces(snapshot, fl_pieces_save);
+        for_each_pieces(snapshot, commit ? fl_pieces_save : fl_pieces_save_shown);
         ok = commit ? fl_snapshot_commit(snapshot->backup, &why)
                     : fl_snapshot_abort(snapshot->backup, &why);
         snapshot->ended = ok || !commit || g_error_matches(why, FL_ERROR, FL_ERROR_LEFT);
@@ -293,20 +292,20 @@ static bool end_all(FlSnapshots *snapshots, bool commit, GError **error)
     return false;
 }
 
-/* The mount stays for the sake of others: who reads a disk whose snapshot has ended would wait for
- * ever. */
+/* Other snapshots keep the mount: reads from disks whose snapshot has ended must fail, or they
+ * would wait forever. */
 static void fail_ended(const FlSnapshots *snapshots)
 {
     for (guint i = 0; i < snapshots->snapshots->len; i++) {
         const Snapshot *snapshot = snapshots->snapshots->pdata[i];
         for (guint j = 0; j < snapshot->disks->len && snapshot->ended; j++)
             fl_disk_fail(fl_export_disk(((const Disk *)snapshot->disks->pdata[j])->export),
-                         "its backup is committed, and its snapshot has ended; others of this "
+                         "its backup is committed and its snapshot has ended; other VMs of this "
                          "mount could not be committed");
     }
 }
 
-static gboolean command_done(gpointer opaque)
+static void command_done(void *opaque)
 {
     g_autofree Command *command = opaque;
     FlSnapshots *snapshots = command->snapshots;
@@ -314,8 +313,6 @@ static gboolean command_done(gpointer opaque)
     bool ok = error == NULL;
     bool ended = true;
 
-    if (command->worker != NULL)
-        g_thread_join(command->worker);
     snapshots->busy = false;
     for (guint i = 0; i < snapshots->snapshots->len; i++)
         ended = ended && ((const Snapshot *)snapshots->snapshots->pdata[i])->ended;
@@ -329,16 +326,13 @@ static gboolean command_done(gpointer opaque)
         fail_ended(snapshots);
         for_each_disk(snapshots, fl_disk_resume);
     }
-    return G_SOURCE_REMOVE;
 }
 
-static gpointer command_worker(gpointer opaque)
+static void command_now(void *opaque)
 {
     Command *command = opaque;
 
     end_all(command->snapshots, command->commit, &command->error);
-    g_idle_add(command_done, command);
-    return NULL;
 }
 
 static bool are_still(const FlSnapshots *snapshots)
@@ -354,22 +348,19 @@ static bool are_still(const FlSnapshots *snapshots)
     return true;
 }
 
-/* A thread that is opening a connection is waited for: QEMU (7.2) hangs for good, with the VM, when
- * its NBD server is stopped while a client is still negotiating. */
+/* Waits for threads that are opening a connection: QEMU 7.2 hangs, together with the VM, if its NBD
+ * server is stopped while a client is negotiating. */
 static gboolean run_when_still(gpointer opaque)
 {
     Command *command = opaque;
 
     if (!are_still(command->snapshots) && g_get_monotonic_time() < command->deadline)
         return G_SOURCE_CONTINUE;
-    /* Its end is told in the loop, which is this thread: no sooner than this returns. */
-    command->worker = g_thread_try_new("fleecefs-end", command_worker, command, &command->error);
-    if (command->worker == NULL)
-        command_done(command);
+    fl_workers_push(command->snapshots->workers, command_now, command_done, command);
     return G_SOURCE_REMOVE;
 }
 
-static void prepare_pieces(const FlSnapshots *snapshots)
+static void prepare_pieces(const FlSnapshots *snapshots, bool commit)
 {
     for (guint i = 0; i < snapshots->snapshots->len; i++) {
         const Snapshot *snapshot = snapshots->snapshots->pdata[i];
@@ -378,7 +369,8 @@ static void prepare_pieces(const FlSnapshots *snapshots)
             Disk *disk = snapshot->disks->pdata[j];
 
             fl_pieces_free(disk->pieces);
-            disk->pieces = fl_pieces_new(disk->export, &snapshot->options);
+            disk->pieces = commit ? fl_pieces_new(disk->export, &snapshot->options)
+                                  : fl_pieces_new_shown(disk->export, &snapshot->options);
         }
     }
 }
@@ -394,8 +386,7 @@ static void start_command(Command *command)
         g_free(command);
         return;
     }
-    if (command->commit)
-        prepare_pieces(snapshots);
+    prepare_pieces(snapshots, command->commit);
     for_each_disk(snapshots, fl_disk_suspend);
     command->deadline = fl_deadline_in(STILL_SECONDS);
     if (run_when_still(command))
@@ -410,8 +401,8 @@ static void command_loaded(FlDisk *disk, errint_t result, void *opaque)
         start_command(command);
 }
 
-/* What was read can be compared with what should be only when the maps are there: nobody may have
- * looked into a disk on which nothing has changed. */
+/* Loads the maps needed to check that everything was read: of a disk without changes, possibly
+ * nothing was read, and its map not loaded. */
 static void load_maps(Command *command)
 {
     const GPtrArray *snapshots = command->snapshots->snapshots;
@@ -434,7 +425,7 @@ static void run_command(FlControlCall *call, bool commit, bool force, void *opaq
     Command *command;
 
     if (snapshots->busy) {
-        fl_control_reply(call, FL_ERROR_FAILED, "a commit or abort is under way");
+        fl_control_reply(call, FL_ERROR_FAILED, "a commit or abort is in progress");
         return;
     }
     if (commit && fl_snapshots_is_empty(snapshots)) {
@@ -460,5 +451,6 @@ bool fl_snapshots_end(FlSnapshots *snapshots, GError **error)
         return true;
     while (snapshots->busy)
         g_main_context_iteration(NULL, TRUE);
+    prepare_pieces(snapshots, false);
     return end_all(snapshots, false, error);
 }

@@ -6,20 +6,20 @@
 
 #include <string.h>
 
-/* More disks get a line each, and no paragraph. */
+/* With more disks, each gets a table row instead of a paragraph. */
 #define DETAILED_MAX 6
-/* Where what is said of a disk begins. */
+/* Column of a field's text. */
 #define INDENT 17
-/* A bar has what its line leaves: beside "[]  100%  " the longest figures, so that all are of one
- * length. One that is shorter than the second says nothing. */
+/* A bar takes what the line leaves beside "[]  100%  " and the longest figures, so that all bars
+ * have the same length. Bars shorter than BAR_MIN are omitted. */
 #define BAR_MAX 30
 #define BAR_MIN 5
 #define FIGURES (10 + 29)
-/* A row of the table of disks without its name and its bar, and what the bar takes. */
+/* Columns of a table row without name and bar, and of the bar. */
 #define ROW_COLUMNS 51
 #define ROW_BAR     8
 #define NAME_MIN    12
-/* Percent of the scratch file from which on it is time to hurry. */
+/* Percent of the scratch file at which the page warns. */
 #define SCRATCH_FULL 80
 
 typedef struct {
@@ -27,7 +27,7 @@ typedef struct {
     GString *text;
 } Page;
 
-/* What status.json says; -1 and NULL where it does not. */
+/* Members of status.json; -1 or NULL if missing. */
 static gint64 number(JsonObject *object, const char *name)
 {
     JsonNode *node = fl_json_value(object, name, G_TYPE_INT64);
@@ -40,7 +40,7 @@ static const char *string(JsonObject *object, const char *name)
     return fl_json_string(object, name);
 }
 
-/* Columns that TEXT takes on a terminal. */
+/* Columns of TEXT on a terminal. */
 static unsigned width_of(const char *text, gssize length)
 {
     const char *end = text + (length < 0 ? (gssize)strlen(text) : length);
@@ -53,7 +53,8 @@ static unsigned width_of(const char *text, gssize length)
     return width;
 }
 
-/* As much of TEXT as takes no more than WIDTH columns, in bytes; at least a character. */
+/* Length in bytes of the longest prefix of TEXT that fits into WIDTH columns; at least one
+ * character. */
 static gssize fitting(const char *text, unsigned width)
 {
     const char *p = text;
@@ -72,7 +73,7 @@ static char *size_text(gint64 bytes)
         return g_strdup("-");
     text = g_format_size_full((guint64)bytes, G_FORMAT_SIZE_IEC_UNITS);
     plain = g_string_new(text);
-    g_string_replace(plain, "\xc2\xa0", " ", 0); /* a no-break space */
+    g_string_replace(plain, "\xc2\xa0", " ", 0); /* no-break space */
     return g_string_free(plain, FALSE);
 }
 
@@ -85,7 +86,7 @@ static char *time_text(const char *iso)
     return local != NULL ? g_date_time_format(local, "%F %T %Z") : fl_printable(iso);
 }
 
-/* Writes TEXT, in lines that begin at INDENT columns if need be; the first is there already. */
+/* Adds TEXT, wrapped; continuation lines are indented by INDENT columns, the first line is not. */
 static void add_wrapped(Page *page, const char *text, unsigned indent)
 {
     unsigned columns = page->options->columns;
@@ -104,7 +105,7 @@ static void add_wrapped(Page *page, const char *text, unsigned indent)
     g_string_append_c(page->text, '\n');
 }
 
-/* A line of a disk's paragraph. */
+/* Adds a field of a disk's paragraph. */
 static void add_field(Page *page, const char *name, const char *text)
 {
     g_autofree char *safe = fl_printable(text);
@@ -132,7 +133,7 @@ static void add_formatted(Page *page, const char *name, const char *format, ...)
     add_field(page, name, text);
 }
 
-/* "[####----]  50%", the bar WIDTH wide and left out if that is 0. All is 100%, less never is. */
+/* "[####----]  50%", with a bar of WIDTH columns (0: none). Less than all never shows as 100%. */
 static char *bar_text(gint64 part, gint64 whole, unsigned width)
 {
     double ratio = whole > 0 ? CLAMP((double)part / (double)whole, 0, 1) : 1;
@@ -174,11 +175,11 @@ static const char *state_text(JsonObject *disk)
 {
     if (has_failed(disk))
         return "FAILED";
-    /* One that has connections and opens another makes nobody wait. */
+    /* Opening a further connection does not block reads. */
     if (!fl_json_bool(disk, "connecting") || number(disk, "connections") > 0)
         return number(disk, "errors") > 0 ? "ok, with errors" : "ok";
     return number(disk, "reconnects") > 0 || number(disk, "requests") > 0
-               ? "connecting again: reads wait for the server"
+               ? "reconnecting: reads wait for the server"
                : "connecting";
 }
 
@@ -224,22 +225,20 @@ static void add_traffic(Page *page, JsonObject *disk)
 
     if (number(disk, "read_rate") > 0)
         add_formatted(page, "reading", "%s/s, %s from the server so far", rate, bytes);
-    else
-        add_formatted(page, "reading", "nothing now, %s from the server so far", bytes);
-    add_formatted(page, "connections",
-                  "%" G_GINT64_FORMAT ", %" G_GINT64_FORMAT " requests under way",
-                  number(disk, "connections"), MAX(requests, 0));
+    else if (number(disk, "bytes_read") >= 0)
+        add_formatted(page, "reading", "idle, %s from the server so far", bytes);
+    if (number(disk, "connections") >= 0)
+        add_formatted(page, "connections",
+                      "%" G_GINT64_FORMAT ", %" G_GINT64_FORMAT " requests in flight",
+                      number(disk, "connections"), MAX(requests, 0));
     if (reconnects > 0)
-        add_formatted(page, "", "%" G_GINT64_FORMAT " were opened in place of one that was lost",
-                      reconnects);
+        add_formatted(page, "", "%" G_GINT64_FORMAT " replaced a broken one", reconnects);
     if (has_failed(disk) && errors <= 0)
         add_field(page, "errors", "all reads fail");
     else if (errors > 0)
         add_formatted(page, "errors",
-                      "%" G_GINT64_FORMAT
-                      " reads were refused by the server, and failed: see its log",
-                      errors);
-    else
+                      "%" G_GINT64_FORMAT " reads refused by the server: see its log", errors);
+    else if (errors == 0)
         add_field(page, "errors", "none");
 }
 
@@ -259,7 +258,7 @@ static void add_scratch(Page *page, JsonObject *disk)
 
     add_progress(page, "scratch", used, limit, "used");
     if (limit > 0 && used >= limit / 100 * SCRATCH_FULL)
-        add_field(page, "", "nearly full: be done before it is, or the snapshot is lost");
+        add_field(page, "", "nearly full: finish before it is full, or the snapshot is lost");
 }
 
 static void add_disk(Page *page, JsonObject *disk)
@@ -287,7 +286,7 @@ static void add_disk(Page *page, JsonObject *disk)
     add_scratch(page, disk);
 }
 
-/* Of what matters in this disk: what a backup has to carry, or what changed, or all. */
+/* Progress relative to what a backup must copy, to what changed, or to the whole disk. */
 static char *row_progress(JsonObject *disk, unsigned width)
 {
     static const char *const pairs[][2] = {{"covered_bytes", "wanted_bytes"},
@@ -304,7 +303,7 @@ static char *row_progress(JsonObject *disk, unsigned width)
     return g_strdup("-");
 }
 
-/* TEXT in exactly WIDTH columns. */
+/* Fits TEXT into exactly WIDTH columns. */
 static char *column_text(const char *text, unsigned width)
 {
     unsigned taken = width_of(text, -1);
@@ -336,14 +335,14 @@ static void add_row(Page *page, JsonObject *disk, unsigned name_width, bool bar)
         g_string_append_printf(page->text, "%s\n", has_failed(disk) ? "FAILED" : "ok");
 }
 
-/* Whether there is a disk INDEX, and it has this source: one disk alone is known by its name. */
+/* Whether disk INDEX exists and has this source. */
 static bool source_of(JsonArray *disks, guint index, const char *source)
 {
     return index < json_array_get_length(disks) &&
            g_strcmp0(string(fl_json_element(disks, index), "source"), source) == 0;
 }
 
-/* The disks as a table; then, in full, those that need somebody. */
+/* Adds the disks as a table, followed by a paragraph for each that needs attention. */
 static void add_table(Page *page, JsonArray *disks)
 {
     unsigned columns = page->options->columns, fixed = ROW_COLUMNS + ROW_BAR + 3;
@@ -391,9 +390,17 @@ static void add_head(Page *page, JsonObject *status)
     add_wrapped(page, head, 2);
     g_string_append(page->text, "  ");
     add_wrapped(page, second, 2);
+    if (number(status, "rate_limit") > 0) {
+        g_autofree char *most = size_text(number(status, "rate_limit"));
+        g_autofree char *third =
+            g_strdup_printf("reads limited to %s/s (fleecefs --rate=0 removes the limit)", most);
+
+        g_string_append(page->text, "  ");
+        add_wrapped(page, third, 2);
+    }
 }
 
-/* What is to be done now with snapshots: all of their disks are committed together. */
+/* Adds the next step for snapshots: all of their disks are committed together. */
 static void add_advice(Page *page, JsonArray *disks)
 {
     g_autofree char *mountpoint = fl_printable(page->options->mountpoint), *text = NULL;
@@ -415,11 +422,10 @@ static void add_advice(Page *page, JsonArray *disks)
         return;
     if (missing > 0) {
         g_autofree char *size = size_text(missing);
-        text = g_strdup_printf("%s are still to be read before --commit.", size);
+        text = g_strdup_printf("%s must still be read before --commit.", size);
     } else {
-        text = g_strdup_printf("All was read. When the backup is where it should be: "
-                               "fleecefs --commit %s",
-                               mountpoint);
+        text = g_strdup_printf(
+            "Everything was read. When the backup is stored: fleecefs --commit %s", mountpoint);
     }
     g_string_append_c(page->text, '\n');
     add_wrapped(page, text, 0);
@@ -443,7 +449,7 @@ char *fl_status_page_make(JsonObject *status, const FlStatusPageOptions *options
     return g_string_free(page.text, FALSE);
 }
 
-/* Escape sequences of ECMA-48 around what a colour is for. */
+/* Colours parts of the page with escape sequences (ECMA-48). */
 char *fl_status_page_colour(const char *page)
 {
     static const struct {
@@ -451,7 +457,7 @@ char *fl_status_page_colour(const char *page)
     } rules[] = {
         {"FAILED", "\033[1;31m\\0\033[0m"},
         {"(?m)^  (failure|to do)  ", "  \033[31m\\1\033[0m  "},
-        {"(?m)(nearly full|connecting again|with errors|[0-9]+ errors$)", "\033[33m\\0\033[0m"},
+        {"(?m)(nearly full|reconnecting|with errors|[0-9]+ errors$)", "\033[33m\\0\033[0m"},
         {"(?m)(, |  )(ok)(?=$|,)", "\\1\033[32m\\2\033[0m"},
         {"\\[(#+)", "[\033[32m\\1\033[0m"},
     };

@@ -58,8 +58,8 @@ uint64_t fl_ext_overlay_find(const FlExtOverlay *overlay, uint64_t block)
     return copy != NULL ? copy->copy : block;
 }
 
-/* Of BUF, what is of a block that has a newer version. Libext2fs reads the superblock in units of
- * its own, so that this goes by bytes. */
+/* Overwrites parts of BUF with newer versions of blocks. Works on bytes, because libext2fs reads
+ * the superblock in other units than blocks. */
 static errint_t lay_over(const Backing *backing, char *buf, size_t length, uint64_t offset)
 {
     const FlExtOverlay *overlay = backing->overlay;
@@ -84,7 +84,7 @@ static errint_t lay_over(const Backing *backing, char *buf, size_t length, uint6
     return 0;
 }
 
-/* A negative COUNT is bytes, not blocks. */
+/* A negative COUNT is in bytes, not blocks. */
 static errcode_t read_blk64(io_channel channel, unsigned long long block, int count, void *data)
 {
     const Backing *backing = channel->private_data;
@@ -152,7 +152,7 @@ static struct struct_io_manager manager = {
     .write_blk64 = write_blk64,
 };
 
-/* The only way to hand something to open(): the name, which is the address of a Backing. */
+/* NAME is the address of a Backing: open() has no other argument for it. */
 static errcode_t open_channel(const char *name, int flags, io_channel *result)
 {
     const Backing *backing = (const Backing *)(uintptr_t)g_ascii_strtoull(name, NULL, 16);
@@ -180,7 +180,7 @@ errcode_t fl_ext_open(const FlPart *part, const FlExtOverlay *overlay, ext2_fils
     Backing backing = {.part = part, .overlay = overlay};
     g_autofree char *name = g_strdup_printf("%" PRIxPTR, (uintptr_t)&backing);
 
-    /* Not ext2fs_open(), by which name libtsk has a function of its own. */
+    /* Not ext2fs_open(): libtsk has a function of the same name. */
     return ext2fs_open2(name, NULL,
                         EXT2_FLAG_64BITS | EXT2_FLAG_SOFTSUPP_FEATURES |
                             EXT2_FLAG_IGNORE_CSUM_ERRORS | EXT2_FLAG_SKIP_MMP,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How libext2fs reads a part: through its descriptor, and with blocks of a journal that was not
- * replayed in place of those that they are to replace. Private to changed/.
+ * I/O of libext2fs: reads a part through its descriptor, replacing blocks by newer versions from a
+ * journal that was not replayed. Private to changed/.
  */
 #pragma once
 
@@ -9,21 +9,21 @@
 
 #include <ext2fs/ext2fs.h>
 
-/* Where blocks have their newest version: by number. */
+/* Maps block numbers to the blocks that hold their newest version. */
 typedef struct FlExtOverlay FlExtOverlay;
 
 FlExtOverlay *fl_ext_overlay_new(uint32_t block_size);
 void fl_ext_overlay_free(FlExtOverlay *overlay); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlExtOverlay, fl_ext_overlay_free)
 
-/* BLOCK is as in block COPY of the journal. ESCAPED: but for its first four bytes, which are the
- * journal's magic number. */
+/* Block COPY, in the journal, has the contents of BLOCK. ESCAPED: except for its first four bytes,
+ * which are the journal's magic number. */
 void fl_ext_overlay_set(FlExtOverlay *overlay, uint64_t block, uint64_t copy, bool escaped);
-/* BLOCK is what it is in its own place. */
+/* BLOCK has its newest version in its own place. */
 void fl_ext_overlay_unset(FlExtOverlay *overlay, uint64_t block);
-/* Where BLOCK is read from. */
+/* Returns the block to read for BLOCK. */
 uint64_t fl_ext_overlay_find(const FlExtOverlay *overlay, uint64_t block);
 
-/* Opens the file system of VOLUME, to be closed with ext2fs_close_free(), before the two are
- * freed. OVERLAY may be NULL. */
+/* Opens the file system of PART. Close it with ext2fs_close_free() before freeing PART and OVERLAY,
+ * which may be NULL. */
 errcode_t fl_ext_open(const FlPart *part, const FlExtOverlay *overlay, ext2_filsys *fs);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* Of the superblock; all numbers of a journal are big-endian. */
+/* Offsets in the superblock; all numbers in a journal are big-endian. */
 enum {
     SB_BLOCK_SIZE = 12,
     SB_BLOCKS = 16,
@@ -26,7 +26,7 @@ enum {
 enum { TAG_ESCAPE = 1, TAG_SAME_UUID = 2, TAG_LAST = 8 };
 #define UUID_SIZE 16
 
-/* Unless a file system says so: the last blocks hold fast commits. */
+/* Default number of blocks for fast commits, at the end of the journal. */
 #define FAST_BLOCKS 256
 
 typedef struct {
@@ -36,9 +36,9 @@ typedef struct {
 
 typedef struct {
     const FlExtJournal *io;
-    uint32_t first, end; /* blocks of the log: [first, end), in a circle */
+    uint32_t first, end; /* blocks of the log: [first, end), a ring */
     uint32_t sequence, incompat;
-    GArray *records; /* of Record: of the transaction that is read */
+    GArray *records; /* of Record: of the current transaction */
     uint8_t *buf;    /* a block */
 } Log;
 
@@ -64,7 +64,7 @@ static uint32_t following(const Log *log, uint32_t at)
     return at + 1 < log->end ? at + 1 : log->first;
 }
 
-/* Bytes at the end of a block that are its checksum. */
+/* Size of the checksum at the end of a block, bytes. */
 static uint32_t tail_size(const Log *log)
 {
     return (log->incompat & (INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3)) != 0 ? 4 : 0;
@@ -92,7 +92,7 @@ static void parse_tag(const Log *log, const uint8_t *tag, Record *record, uint32
     record->escaped = (*flags & TAG_ESCAPE) != 0;
 }
 
-/* The block at hand tells of the blocks that follow it, which *AT goes behind. */
+/* Parses the descriptor block in LOG->buf, and advances *AT past the blocks that it describes. */
 static bool read_descriptor(Log *log, uint32_t *at)
 {
     uint32_t size = tag_size(log), end = log->io->block_size - tail_size(log);
@@ -128,7 +128,7 @@ static void read_revoke(Log *log)
     }
 }
 
-/* A transaction is whole. What it revokes holds for its own blocks, too. */
+/* Applies a complete transaction. Its revocations apply to its own blocks, too. */
 static void commit(Log *log, FlExtOverlay *overlay)
 {
     for (guint i = 0; i < log->records->len; i++) {
@@ -146,7 +146,7 @@ static void commit(Log *log, FlExtOverlay *overlay)
     g_array_set_size(log->records, 0);
 }
 
-/* From block AT on, as far as there are whole transactions. */
+/* Walks the complete transactions from block AT on. */
 static bool walk(Log *log, uint32_t at, FlExtOverlay *overlay)
 {
     for (uint32_t n = 0; n < log->end; n++, at = following(log, at)) {
@@ -173,7 +173,7 @@ static bool walk(Log *log, uint32_t at, FlExtOverlay *overlay)
     return true;
 }
 
-/* What the superblock, at hand, says; *START is 0 if there is nothing to replay. */
+/* Parses the superblock in LOG->buf; *START is 0 if there is nothing to replay. */
 static const char *parse_super(Log *log, uint32_t *start)
 {
     const uint8_t *super = log->buf;
@@ -182,21 +182,21 @@ static const char *parse_super(Log *log, uint32_t *start)
     if (memcmp(super, FL_EXT_JOURNAL_MAGIC, 4) != 0 ||
         get32(super + SB_BLOCK_SIZE) != log->io->block_size)
         return "it has no superblock";
-    /* Of the first version there are no features. */
+    /* Version 1 has no feature flags. */
     if (get32(super + 4) == BLOCK_SUPER_V2)
         log->incompat = get32(super + SB_INCOMPAT);
     if ((log->incompat & ~INCOMPAT_KNOWN) != 0)
-        return "it has features that are not known";
+        return "it has unknown features";
     if ((log->incompat & INCOMPAT_FAST) != 0)
         fast = get32(super + SB_FAST_BLOCKS) != 0 ? get32(super + SB_FAST_BLOCKS) : FAST_BLOCKS;
     log->first = get32(super + SB_FIRST);
     log->sequence = get32(super + SB_SEQUENCE);
     *start = get32(super + SB_START);
     if (fast >= blocks)
-        return "its superblock is wrong";
+        return "its superblock is invalid";
     log->end = blocks - fast;
     if (log->first == 0 || log->first >= log->end || *start >= log->end)
-        return "its superblock is wrong";
+        return "its superblock is invalid";
     return NULL;
 }
 

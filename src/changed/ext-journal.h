@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The journal of ext3 and ext4 (JBD2; "Journal (jbd2)" in the kernel's documentation of ext4). Of a
- * running guest that was not frozen, much of what it wrote last is only there. Private to changed/.
+ * The journal of ext3 and ext4 (JBD2; "Journal (jbd2)" in the kernel's documentation of ext4). If a
+ * running guest was not frozen, much of its latest metadata is only there. Private to changed/.
  */
 #pragma once
 
@@ -19,6 +19,6 @@ typedef struct {
     void *opaque;
 } FlExtJournal;
 
-/* Adds to OVERLAY what replaying JOURNAL would write. False with an error that tells why it cannot
- * be known; OVERLAY then holds some of it. */
+/* Adds the blocks to OVERLAY that replaying JOURNAL would write. False with an error if the journal
+ * cannot be read or parsed; OVERLAY is then incomplete. */
 bool fl_ext_journal_replay(const FlExtJournal *journal, FlExtOverlay *overlay, GError **error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Inodes are read in the order of their tables, and each one's extents once; then the folders, for
- * names. All of it by libext2fs.
+ * ext2, ext3 and ext4, by libext2fs. Reads inodes in the order of their tables, and the extents of
+ * each once; then the folders, for names.
  */
 #include "changed/filesystem.h"
 
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Of an inode table that are read at a time. */
+/* Blocks of an inode table to read at a time. */
 #define SCAN_BLOCKS 64
 
 typedef struct {
@@ -20,13 +20,13 @@ typedef struct {
     ext2_filsys fs;
     FlChangedList *list;
     GArray *folders;         /* of ext2_ino_t */
-    GHashTable *are_folders; /* the same, to look up: whether each has an index */
+    GHashTable *are_folders; /* the same, for lookup; value: whether it has an index */
     size_t inode_size;
-    ext2_ino_t folder; /* whose entries are read */
+    ext2_ino_t folder; /* whose entries are being read */
     bool indexed;      /* whether it has an index */
 } Walk;
 
-/* Whether a block of metadata changed: where it is, or where its newest version is. */
+/* Whether a metadata block changed, in its own place or where its newest version is. */
 static bool block_changed(const Walk *walk, uint64_t block)
 {
     uint32_t size = walk->fs->blocksize;
@@ -37,8 +37,7 @@ static bool block_changed(const Walk *walk, uint64_t block)
             (copy != block && fl_part_changed(walk->part, size, copy * size) > 0));
 }
 
-/* Whether the part of the inode table that holds INO changed. An inode is not larger than a block,
- * and divides it. */
+/* Whether the block of the inode table that holds INO changed. Inodes do not cross blocks. */
 static bool inode_changed(const Walk *walk, ext2_ino_t ino)
 {
     const struct ext2_super_block *super = walk->fs->super;
@@ -52,7 +51,7 @@ static bool inode_changed(const Walk *walk, ext2_ino_t ino)
                            block * walk->fs->blocksize + offset % walk->fs->blocksize) > 0;
 }
 
-/* COUNT blocks from FIRST on, which are the file's from block LOGICAL on. */
+/* Counts COUNT blocks from FIRST on, which begin at block LOGICAL of the file. */
 static void measure(Walk *walk, FlChangedFile *file, uint64_t size, uint64_t logical,
                     uint64_t count, uint64_t first)
 {
@@ -63,7 +62,7 @@ static void measure(Walk *walk, FlChangedFile *file, uint64_t size, uint64_t log
                                 first * block_size);
 }
 
-/* *METADATA: a block of the tree of extents changed. */
+/* *METADATA is set if a block of the extent tree changed. */
 static errcode_t walk_extents(Walk *walk, ext2_ino_t ino, struct ext2_inode *inode, uint64_t size,
                               FlChangedFile *file, bool *metadata)
 {
@@ -105,7 +104,7 @@ static int on_block(ext2_filsys fs, blk64_t *block, e2_blkcnt_t logical, blk64_t
     return 0;
 }
 
-/* Without extents: as ext2 and ext3 have it. */
+/* For files without extents, as in ext2 and ext3. */
 static errcode_t walk_blocks(Walk *walk, ext2_ino_t ino, uint64_t size, FlChangedFile *file,
                              bool *metadata)
 {
@@ -121,7 +120,7 @@ static int64_t change_time(const struct ext2_inode_large *inode, size_t size)
 {
     int64_t time = (int32_t)inode->i_ctime;
 
-    /* The two lowest bits of the extra field go on above the 32 (ext4, since 2006). */
+    /* ext4: the two lowest bits of the extra field extend the 32 bits of seconds. */
     if (size >= G_STRUCT_OFFSET(struct ext2_inode_large, i_ctime_extra) + 4 &&
         inode->i_extra_isize >=
             G_STRUCT_OFFSET(struct ext2_inode_large, i_ctime_extra) + 4 - EXT2_GOOD_OLD_INODE_SIZE)
@@ -135,6 +134,39 @@ static bool has_blocks(const struct ext2_inode *inode)
            (LINUX_S_ISLNK(inode->i_mode) && !ext2fs_is_fast_symlink((struct ext2_inode *)inode));
 }
 
+static void note_folder(Walk *walk, ext2_ino_t ino, const struct ext2_inode *inode)
+{
+    g_array_append_val(walk->folders, ino);
+    g_hash_table_insert(walk->are_folders, GUINT_TO_POINTER(ino),
+                        GINT_TO_POINTER((inode->i_flags & EXT2_INDEX_FL) != 0));
+}
+
+/* Adds the changed data of INODE to FILE, and changed blocks of its block map to METADATA. */
+static errcode_t walk_data(Walk *walk, ext2_ino_t ino, struct ext2_inode *inode,
+                           FlChangedFile *file, bool *metadata)
+{
+    uint64_t size = file->folder ? UINT64_MAX : EXT2_I_SIZE(inode);
+    errcode_t why;
+
+    if ((inode->i_flags & EXT4_INLINE_DATA_FL) != 0) {
+        if (*metadata) {
+            file->how = FL_CHANGED_DATA;
+            file->bytes = file->folder ? 0 : size;
+        }
+        return 0;
+    }
+    if (!has_blocks(inode))
+        return 0;
+    why = (inode->i_flags & EXT4_EXTENTS_FL) != 0
+              ? walk_extents(walk, ino, inode, size, file, metadata)
+              : walk_blocks(walk, ino, size, file, metadata);
+    if (file->bytes > 0) {
+        file->how = FL_CHANGED_DATA;
+        file->by_time = false;
+    }
+    return why;
+}
+
 static void walk_inode(Walk *walk, ext2_ino_t ino, struct ext2_inode_large *large)
 {
     struct ext2_inode *inode = EXT2_INODE(large);
@@ -145,49 +177,29 @@ static void walk_inode(Walk *walk, ext2_ino_t ino, struct ext2_inode_large *larg
         .by_time = true,
         .time = change_time(large, walk->inode_size),
     };
-    uint64_t size = file.folder ? UINT64_MAX : EXT2_I_SIZE(inode);
     bool metadata = inode_changed(walk, ino);
     blk64_t attributes = ext2fs_file_acl_block(walk->fs, inode);
-    errcode_t why = 0;
 
     if (inode->i_links_count == 0) {
-        /* An inode that was never used has no time. */
+        /* An inode that was never used has no mode and no time. */
         file.how = FL_CHANGED_DELETED;
         if (metadata && inode->i_mode != 0 && file.time != 0)
             fl_changed_list_add(walk->list, &file);
         return;
     }
     fl_changed_list_observe(walk->list, file.time);
-    if (file.folder) {
-        g_array_append_val(walk->folders, ino);
-        g_hash_table_insert(walk->are_folders, GUINT_TO_POINTER(ino),
-                            GINT_TO_POINTER((inode->i_flags & EXT2_INDEX_FL) != 0));
-    }
+    if (file.folder)
+        note_folder(walk, ino, inode);
     if (attributes != 0)
         metadata = metadata || block_changed(walk, attributes);
-
-    if ((inode->i_flags & EXT4_INLINE_DATA_FL) != 0) {
-        if (metadata) {
-            file.how = FL_CHANGED_DATA;
-            file.bytes = file.folder ? 0 : size;
-        }
-    } else if (has_blocks(inode)) {
-        why = (inode->i_flags & EXT4_EXTENTS_FL) != 0
-                  ? walk_extents(walk, ino, inode, size, &file, &metadata)
-                  : walk_blocks(walk, ino, size, &file, &metadata);
-        if (file.bytes > 0) {
-            file.how = FL_CHANGED_DATA;
-            file.by_time = false;
-        }
-    }
-    if (why != 0)
+    if (walk_data(walk, ino, inode, &file, &metadata) != 0)
         fl_changed_list_fault(walk->list);
     if (metadata || file.bytes > 0)
         fl_changed_list_add(walk->list, &file);
 }
 
-/* Whether INODE is the file system's own: those before the first for users, what holds large
- * attributes, and the list of orphans of newer ones, which has a number like a user's. */
+/* Whether INODE is internal to the file system: reserved inodes, inodes of large extended
+ * attributes, and the orphan file, whose number is not reserved. */
 static bool is_internal(const Walk *walk, ext2_ino_t ino, const struct ext2_inode_large *inode)
 {
     const struct ext2_super_block *super = walk->fs->super;
@@ -222,11 +234,11 @@ static errcode_t walk_inodes(Walk *walk)
     return why;
 }
 
-/* Whether BLOCK of a folder is part of its index, which lies where removed entries would: behind
- * one that is empty, or behind that for "..". */
+/* Whether BLOCK of a folder is part of its index, which looks like removed entries: it follows an
+ * empty entry, or the entry "..". */
 static bool is_index(const Walk *walk, char *block)
 {
-    /* Blocks are aligned, and so is an entry behind one of 12 bytes. */
+    /* Aligned: blocks are, and the first entry has 12 bytes. */
     struct ext2_dir_entry *first = (void *)block, *second = (void *)(block + 12);
     unsigned length, size = walk->fs->blocksize;
 
@@ -248,14 +260,13 @@ static int on_entry(ext2_ino_t folder, int kind, struct ext2_dir_entry *entry, i
         return 0;
     memcpy(name, entry->name, length);
     name[length] = 0;
-    /* Folders in inodes have these two, too. Nothing else that a tool could take for another place.
-     */
+    /* Inline folders have these two, too. Names that could escape the folder are rejected. */
     if (g_str_equal(name, ".") || g_str_equal(name, ".."))
         return 0;
     if (kind == DIRENT_DELETED_FILE && is_index(walk, buf))
         return 0;
     if (strlen(name) != length || strchr(name, '/') != NULL) {
-        /* Where entries were moved from there is anything. */
+        /* The remains of removed entries may contain anything: not a fault. */
         if (kind != DIRENT_DELETED_FILE)
             fl_changed_list_fault(walk->list);
         return 0;
@@ -306,7 +317,7 @@ static bool replay_journal(ext2_filsys fs, FlExtOverlay *overlay, GError **error
     return fl_ext_journal_replay(&journal, overlay, error);
 }
 
-/* What a guest that was not frozen left in the journal is read in its place. */
+/* If the guest was not frozen, reads blocks from the journal instead of their own place. */
 static errcode_t replay(const FlPart *part, FlWalk *result, FlExtOverlay **overlay, ext2_filsys *fs)
 {
     g_autoptr(GError) why = NULL;
@@ -316,8 +327,8 @@ static errcode_t replay(const FlPart *part, FlWalk *result, FlExtOverlay **overl
     *overlay = fl_ext_overlay_new((*fs)->blocksize);
     if (!replay_journal(*fs, *overlay, &why))
         g_string_append_printf(result->warnings,
-                               "%s: of the journal not all is known: %s: what changed last may be "
-                               "missing; freeze the guest for snapshots (-o agent=)\n",
+                               "%s: the journal is not completely read: %s: the latest changes may "
+                               "be missing; freeze the guest for snapshots (-o agent=)\n",
                                part->path, why->message);
     ext2fs_close_free(fs);
     return fl_ext_open(part, *overlay, fs);

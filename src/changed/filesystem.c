@@ -5,11 +5,11 @@
 
 #include <string.h>
 
-/* What is told by bytes in one place. */
+/* File systems with a magic number at a fixed offset. */
 typedef struct {
     uint64_t offset;
     const char *magic;
-    FlWalkFunc *walk; /* NULL: WHAT to say instead */
+    FlWalkFunc *walk; /* NULL: unsupported, WHAT is the reason */
     const char *what;
 } Kind;
 
@@ -30,7 +30,7 @@ static const Kind kinds[] = {
     {0xff6, "SWAPSPACE2", NULL, "swap space"},
 };
 
-/* EFI and boot partitions may be smaller than where others have their magic number. */
+/* False if PART is too small to contain OFFSET: EFI and boot partitions may be. */
 static bool holds(const FlPart *part, uint64_t offset, const char *magic)
 {
     char found[16];
@@ -49,10 +49,9 @@ FlChangedList *fl_walk(const FlPart *part, FlWalk *walk, GError **error)
         fl_fail(error, "%s: %s", part->path, kinds[i].what);
         return NULL;
     }
-    fl_fail(
-        error,
-        "%s: no file system that is known (ext2, ext3, ext4, NTFS, FAT, exFAT, HFS+); of a disk "
-        "with partitions give these, as part1.raw",
-        part->path);
+    fl_fail(error,
+            "%s: no supported file system (ext2, ext3, ext4, NTFS, FAT, exFAT, HFS+); for a disk "
+            "with partitions give a partition, such as part1.raw",
+            part->path);
     return NULL;
 }

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* A path that is deeper goes round in a circle. */
+/* A deeper path is a loop. */
 #define DEPTH_MAX 1024
 
 typedef struct {
@@ -24,7 +24,7 @@ struct FlChangedList {
     GHashTable *folders; /* of Entry, by id */
     GArray *links;       /* of Link */
     GPtrArray *names;    /* of FlChangedName */
-    int64_t newest;      /* time of change, of those not after the snapshot */
+    int64_t newest;      /* newest time of change not after the snapshot */
     unsigned faults;
 };
 
@@ -129,7 +129,7 @@ void fl_changed_list_name(FlChangedList *list, uint64_t parent, uint64_t id, con
         *entry = (Entry){.parent = parent, .name = g_strdup(name)};
         g_hash_table_replace(list->folders, g_memdup2(&id, sizeof id), entry);
     }
-    /* A removed entry may lead to an inode that serves another file today. */
+    /* The inode of a removed entry may have been reused for another file. */
     if (file != NULL && deleted == (file->how == FL_CHANGED_DELETED)) {
         Link link = {.entry = {.parent = parent, .name = g_strdup(name)}, .file = file};
 
@@ -147,7 +147,7 @@ unsigned fl_changed_list_faults(const FlChangedList *list)
     return list->faults;
 }
 
-/* The path that ENTRY ends; NULL if it does not begin at the root. */
+/* Returns the path of ENTRY; NULL if it does not lead to the root. */
 static char *find_path(const FlChangedList *list, const Entry *entry)
 {
     const char *parts[DEPTH_MAX];
@@ -167,7 +167,7 @@ static char *find_path(const FlChangedList *list, const Entry *entry)
     return g_string_free(path, FALSE);
 }
 
-/* By the guest's clock, which can be behind the host's by no more than its newest time is. */
+/* By the guest's clock, which lags behind the host's by at most the age of its newest time. */
 static int64_t find_oldest(const FlChangedList *list)
 {
     const FlPart *part = list->part;

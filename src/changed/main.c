@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * fleecefs-changed: which files of a guest changed.
+ * fleecefs-changed: lists the files of a guest that changed.
  *
- * Each part is walked by a process of its own, which opens the part and its maps, gives up its
- * rights and then reads what the guest wrote.
+ * Each part is walked in a separate process, which opens the part and its maps, drops its
+ * privileges, and only then parses what the guest wrote.
  */
 #include "changed/filesystem.h"
 #include "changed/report.h"
@@ -28,7 +28,7 @@ typedef struct {
     FlReport report;
     bool extents;
     char **paths;
-    char *since; /* as it was given */
+    char *since; /* as given */
 } Options;
 
 static void clear(Options *options)
@@ -39,7 +39,7 @@ static void clear(Options *options)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Options, clear)
 
-/* Takes "--between A B", which has two values, out of ARGV. */
+/* Removes "--between A B", which has two values, from ARGV. */
 static bool take_between(int *argc, char **argv, FlPartOptions *options, GError **error)
 {
     for (int i = 1; i < *argc && !g_str_equal(argv[i], "--"); i++) {
@@ -47,7 +47,7 @@ static bool take_between(int *argc, char **argv, FlPartOptions *options, GError 
             continue;
         if (*argc - i < 3)
             return fl_fail_usage(error,
-                                 "--between wants two bitmaps: the earlier and the later one");
+                                 "--between takes two bitmaps: the earlier and the later one");
         options->since = argv[i + 1];
         options->until = argv[i + 2];
         memmove(argv + i, argv + i + 3, sizeof *argv * (size_t)(*argc - i - 2));
@@ -69,8 +69,9 @@ static bool parse_kinds(const char *text, unsigned *kinds, GError **error)
         while (i < G_N_ELEMENTS(names) && !g_str_equal(*word, names[i]))
             i++;
         if (i == G_N_ELEMENTS(names))
-            return fl_fail_usage(error, "--only=%s: no \"%s\"; there are data, metadata, deleted",
-                                 text, *word);
+            return fl_fail_usage(
+                error, "--only=%s: unknown kind \"%s\"; kinds are data, metadata, deleted", text,
+                *word);
         *kinds |= 1u << i;
     }
     return true;
@@ -89,39 +90,53 @@ static bool parse_time(const char *text, int64_t *seconds, GError **error)
     if (time == NULL)
         time = g_date_time_new_from_iso8601(of_day, local);
     if (time == NULL || g_date_time_to_unix(time) < 0)
-        return fl_fail_usage(error,
-                             "--newer=%s: no time as 2026-11-21, 2026-11-21T03:00:00 or "
-                             "20261121T030000Z",
-                             text);
+        return fl_fail_usage(
+            error,
+            "--newer=%s: not a time such as 2026-11-21, 2026-11-21T03:00:00 or 20261121T030000Z",
+            text);
     *seconds = g_date_time_to_unix(time);
     return true;
 }
 
-static bool parse(int argc, char **argv, Options *options, GError **error)
+/* Options as GLib parses them. */
+typedef struct {
+    gboolean json, null, sort, human, version, extents;
+    int depth; /* negative: no summary */
+    char *only, *newer;
+} Words;
+
+static void clear_words(Words *words)
+{
+    g_free(words->only);
+    g_free(words->newer);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Words, clear_words)
+
+static bool parse_words(int argc, char **argv, Words *words, Options *options, GError **error)
 {
     static const char summary[] =
-        "Lists the files of a guest that changed. PART is a file of a mount that holds a\n"
-        "file system: EXPORT/part1.raw, or EXPORT/disk.raw if there are no partitions.\n"
+        "Lists the changed files of a guest. PART is a file of a mount that holds a file\n"
+        "system: EXPORT/part1.raw, or EXPORT/disk.raw if there are no partitions.\n"
         "\n"
-        "      --between A B         since bitmap A began; \"?\" where also since B";
-    gboolean json = FALSE, null = FALSE, sort = FALSE, human = FALSE, version = FALSE,
-             extents = FALSE;
-    int depth = -1;
-    g_autofree char *only = NULL, *newer = NULL;
+        "      --between A B         changes since bitmap A began; \"?\" if also since B";
     const GOptionEntry entries[] = {
         {"since", 's', 0, G_OPTION_ARG_STRING, &options->since,
-         "since BITMAP began (default: the increment)", "BITMAP"},
+         "changes since BITMAP began (the increment)", "BITMAP"},
         {"map", 'm', 0, G_OPTION_ARG_FILENAME_ARRAY, &options->part.maps,
-         "by a stored dirty/NAME.map, or several", "FILE"},
-        {"newer", 'n', 0, G_OPTION_ARG_STRING, &newer, "when BITMAP began", "TIME"},
-        {"only", 'o', 0, G_OPTION_ARG_STRING, &only, "of data,metadata,deleted", "KINDS"},
-        {"sort", 'S', 0, G_OPTION_ARG_NONE, &sort, "the largest change first", NULL},
-        {"summary", 'd', 0, G_OPTION_ARG_INT, &depth, "sums of folders, so deep", "DEPTH"},
-        {"human", 'H', 0, G_OPTION_ARG_NONE, &human, "sizes as 1.5G", NULL},
-        {"json", 'j', 0, G_OPTION_ARG_NONE, &json, "an object a line", NULL},
-        {"extents", 'e', 0, G_OPTION_ARG_NONE, &extents, "with --json: where in PART", NULL},
-        {"null", '0', 0, G_OPTION_ARG_NONE, &null, "paths, ended by NUL, for tar and rsync", NULL},
-        {"version", 'V', 0, G_OPTION_ARG_NONE, &version, "print the version", NULL},
+         "changes in a stored dirty/NAME.map; repeatable", "FILE"},
+        {"newer", 'n', 0, G_OPTION_ARG_STRING, &words->newer, "time when BITMAP began", "TIME"},
+        {"only", 'o', 0, G_OPTION_ARG_STRING, &words->only, "only these: data,metadata,deleted",
+         "KINDS"},
+        {"sort", 'S', 0, G_OPTION_ARG_NONE, &words->sort, "sort by size of the change", NULL},
+        {"summary", 'd', 0, G_OPTION_ARG_INT, &words->depth, "totals of folders, down to DEPTH",
+         "DEPTH"},
+        {"human", 'H', 0, G_OPTION_ARG_NONE, &words->human, "print sizes such as 1.5G", NULL},
+        {"json", 'j', 0, G_OPTION_ARG_NONE, &words->json, "print a JSON object per line", NULL},
+        {"extents", 'e', 0, G_OPTION_ARG_NONE, &words->extents,
+         "with --json: print extents in PART", NULL},
+        {"null", '0', 0, G_OPTION_ARG_NONE, &words->null,
+         "print NUL-terminated paths, for tar and rsync", NULL},
+        {"version", 'V', 0, G_OPTION_ARG_NONE, &words->version, "print the version", NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &options->paths, NULL, "PART..."},
         {NULL, 0, 0, 0, NULL, NULL, NULL},
     };
@@ -129,39 +144,53 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
 
     g_option_context_set_summary(context, summary);
     g_option_context_add_main_entries(context, entries, NULL);
-    if (!take_between(&argc, argv, &options->part, error))
+    if (g_option_context_parse(context, &argc, &argv, error))
+        return true;
+    (*error)->domain = FL_ERROR;
+    (*error)->code = FL_ERROR_USAGE;
+    return false;
+}
+
+static bool check_words(const Words *words, const Options *options, GError **error)
+{
+    if (options->paths == NULL)
+        return fl_fail_usage(error, "no file given; see fleecefs-changed --help");
+    if ((options->since != NULL) + (options->part.until != NULL) + (options->part.maps != NULL) > 1)
+        return fl_fail_usage(error, "--since, --between and --map exclude each other");
+    if (words->json && words->null)
+        return fl_fail_usage(error, "--json and --null exclude each other");
+    if (words->null && options->paths[1] != NULL)
+        return fl_fail_usage(error, "--null lists one file system, not several");
+    return true;
+}
+
+static bool parse(int argc, char **argv, Options *options, GError **error)
+{
+    g_auto(Words) words = {.depth = -1};
+
+    if (!take_between(&argc, argv, &options->part, error) ||
+        !parse_words(argc, argv, &words, options, error))
         return false;
-    if (!g_option_context_parse(context, &argc, &argv, error)) {
-        (*error)->domain = FL_ERROR;
-        (*error)->code = FL_ERROR_USAGE;
-        return false;
-    }
-    if (version) {
+    if (words.version) {
         puts("fleecefs-changed " FL_VERSION);
         exit(0);
     }
-    if (options->paths == NULL)
-        return fl_fail_usage(error, "which file? (fleecefs-changed --help)");
-    if ((options->since != NULL) + (options->part.until != NULL) + (options->part.maps != NULL) > 1)
-        return fl_fail_usage(error, "--since, --between and --map exclude each other");
-    if (json && null)
-        return fl_fail_usage(error, "--json and --null exclude each other");
-    if (null && options->paths[1] != NULL)
-        return fl_fail_usage(error, "--null lists one file system, not several");
+    if (!check_words(&words, options, error))
+        return false;
     if (options->since != NULL)
         options->part.since = options->since;
-    options->extents = extents && json;
+    options->extents = words.extents && words.json;
     options->report = (FlReport){
-        .format = json   ? FL_REPORT_JSON
-                  : null ? FL_REPORT_NAMES
-                         : FL_REPORT_TEXT,
-        .by_size = sort,
-        .summary = depth >= 0,
-        .depth = depth >= 0 ? (unsigned)depth : 0,
-        .human = human,
+        .format = words.json   ? FL_REPORT_JSON
+                  : words.null ? FL_REPORT_NAMES
+                               : FL_REPORT_TEXT,
+        .by_size = words.sort,
+        .summary = words.depth >= 0,
+        .depth = words.depth >= 0 ? (unsigned)words.depth : 0,
+        .human = words.human,
     };
-    return parse_kinds(only, &options->report.kinds, error) &&
-           parse_time(newer, &options->part.newer, error);
+    return parse_kinds(words.only, &options->report.kinds, error) &&
+           parse_time(words.newer, &options->part.newer, error);
 }
 
 static bool write_all(const GString *out)
@@ -182,7 +211,7 @@ static int complain(const GError *error)
     return fl_error_exit_status(error);
 }
 
-/* In a process of its own. Returns the exit status. */
+/* Runs in a separate process. Returns the exit status. */
 static int list_part(const Options *options, const char *path)
 {
     g_autoptr(GError) error = NULL;
@@ -205,10 +234,10 @@ static int list_part(const Options *options, const char *path)
         return 1;
     }
     if (fl_changed_list_faults(list) > 0)
-        g_string_append_printf(warnings,
-                               "%s: %u inodes or folders are damaged: what is in them may be "
-                               "missing\n",
-                               path, fl_changed_list_faults(list));
+        g_string_append_printf(
+            warnings,
+            "%s: %u inodes or folders are damaged: their contents may be missing from the list\n",
+            path, fl_changed_list_faults(list));
     fputs(warnings->str, stderr);
     return warnings->len > 0 ? FL_ERROR_LEFT : 0;
 }
@@ -223,16 +252,16 @@ static int run(const Options *options, const char *path)
         _exit(getppid() == parent ? list_part(options, path) : 1);
     }
     if (pid < 0 || waitpid(pid, &status, 0) < 0) {
-        fprintf(stderr, "fleecefs-changed: %s: no process for it: %s\n", path, g_strerror(errno));
+        fprintf(stderr, "fleecefs-changed: %s: cannot start a process: %s\n", path,
+                g_strerror(errno));
         return 1;
     }
     if (WIFEXITED(status))
         return WEXITSTATUS(status);
-    fprintf(
-        stderr,
-        "fleecefs-changed: %s: its file system is damaged, or made to harm: what reads it ended "
-        "with \"%s\"\n",
-        path, strsignal(WTERMSIG(status)));
+    fprintf(stderr,
+            "fleecefs-changed: %s: the file system is damaged or malicious: the process that read "
+            "it ended with \"%s\"\n",
+            path, strsignal(WTERMSIG(status)));
     return 1;
 }
 

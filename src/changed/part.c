@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The map of what changed on the disk. */
+/* Reads the map of changes of the disk. */
 static FlMap *read_maps(const FlPlace *place, const FlPartOptions *options, GError **error)
 {
     g_autoptr(FlMap) changed = NULL;
@@ -29,7 +29,7 @@ static FlMap *read_maps(const FlPlace *place, const FlPartOptions *options, GErr
 
             if (both == NULL) {
                 fl_fail(error,
-                        "%s: of %" PRIu64 " bytes, where %s is of %" PRIu64
+                        "%s: %" PRIu64 " bytes, but %s has %" PRIu64
                         ": these are maps of different disks",
                         *path, fl_map_size(map), options->maps[0], fl_map_size(changed));
                 return NULL;
@@ -41,7 +41,7 @@ static FlMap *read_maps(const FlPlace *place, const FlPartOptions *options, GErr
     return g_steal_pointer(&changed);
 }
 
-/* What of the DISK's map concerns the file at PLACE, by offsets of the file. */
+/* Cuts the part of the DISK's map that covers the file at PLACE; offsets are those of the file. */
 static FlMap *cut(const FlMap *disk, const FlPlace *place, uint64_t size, GError **error)
 {
     g_autoptr(FlMapBuilder) builder = fl_map_builder_new();
@@ -53,8 +53,8 @@ static FlMap *cut(const FlMap *disk, const FlPlace *place, uint64_t size, GError
 
         if (end > fl_map_size(disk)) {
             fl_fail(error,
-                    "the map of what changed ends at %" PRIu64 ", before %s does: it is of "
-                    "another disk",
+                    "the map of changes ends at %" PRIu64
+                    ", before the end of %s: it is of another disk",
                     fl_map_size(disk), place->path);
             return NULL;
         }
@@ -64,14 +64,14 @@ static FlMap *cut(const FlMap *disk, const FlPlace *place, uint64_t size, GError
             uint64_t to = MIN(extent.end, end);
 
             if (fl_map_builder_add(builder, to - at, extent.type) != 0) {
-                fl_fail(error, "%s: out of memory for the map of what changed", place->path);
+                fl_fail(error, "%s: out of memory for the map of changes", place->path);
                 return NULL;
             }
             at = to;
         }
     }
     if (left > 0) {
-        fl_fail(error, "%s: longer than info.json beside it says", place->path);
+        fl_fail(error, "%s: longer than its info.json says", place->path);
         return NULL;
     }
     return fl_map_builder_finish(g_steal_pointer(&builder));

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-/* Of a file: more take too much memory. */
+/* Per file: more would take too much memory. */
 #define STRETCHES_MAX (UINT64_C(1) << 22)
 
 void fl_place_free(FlPlace *place)
@@ -48,7 +48,7 @@ static void add_stretch(FlPlace *place, uint64_t disk, uint64_t length)
         g_array_append_val(place->stretches, stretch);
 }
 
-/* In a row or in stripes: see "parts" in fleecefs-formats(5). */
+/* Linear or striped: see "parts" in fleecefs-formats(5). */
 static bool add_stripes(FlPlace *place, JsonObject *part)
 {
     JsonArray *areas = fl_json_array(part, "areas");
@@ -69,7 +69,7 @@ static bool add_stripes(FlPlace *place, JsonObject *part)
     return place->stretches->len <= STRETCHES_MAX;
 }
 
-/* lv/GROUP-NAME.raw, in which a '-' of the two is doubled, as device mapper has it. */
+/* lv/GROUP-NAME.raw, with each '-' in GROUP and NAME doubled, as in device mapper names. */
 static bool is_volume(JsonObject *volume, const char *name)
 {
     const char *group = fl_json_string(volume, "group"), *own = fl_json_string(volume, "name");
@@ -146,8 +146,8 @@ FlPlace *fl_place_find(const char *path, uint64_t size, bool alone, GError **err
     place->info = read_info(place->folder, &missing);
     if (place->info == NULL && !alone) {
         fl_fail(error,
-                "%s: %s; give a file of a mount of fleecefs, as EXPORT/part1.raw, or the "
-                "map of the disk with --map",
+                "%s: %s; give a file of a fleecefs mount, such as EXPORT/part1.raw, or the map of "
+                "the disk with --map",
                 path, missing->message);
         return NULL;
     }
@@ -157,14 +157,14 @@ FlPlace *fl_place_find(const char *path, uint64_t size, bool alone, GError **err
     if (place->info == NULL || g_str_equal(name, "disk.raw")) {
         add_stretch(place, 0, size);
     } else if (is_in_lv ? !add_volume(place, name) : !add_partition(place, name)) {
-        fl_fail(error, "%s: info.json beside it has no such partition or logical volume", path);
+        fl_fail(error, "%s: its info.json has no such partition or logical volume", path);
         return NULL;
     }
     return g_steal_pointer(&place);
 }
 
-/* The object in "contexts" of the bitmap called NAME; if NULL, of the increment, or else of the
- * only bitmap there is. */
+/* Finds the object in "contexts" of the bitmap called NAME. If NAME is NULL: of the increment's
+ * bitmap, or else of the only bitmap. */
 static JsonObject *find_bitmap(const FlPlace *place, const char *name)
 {
     JsonArray *contexts = fl_json_array(place->info, "contexts");
@@ -197,7 +197,7 @@ static char *list_bitmaps(const FlPlace *place)
             g_ptr_array_add(names, (void *)bitmap);
     }
     if (names->len == 0)
-        return g_strdup("has no dirty bitmap: nothing tells what changed (a first backup is full)");
+        return g_strdup("has no dirty bitmap, so changes are unknown (a first backup is full)");
     g_ptr_array_add(names, NULL);
     {
         g_autofree char *joined = g_strjoinv(", ", (char **)names->pdata);

@@ -24,7 +24,7 @@ static void put_size(GString *out, uint64_t bytes, bool human)
     g_string_append_printf(out, size < 10 && i > 0 ? "%6.1f%c" : "%6.0f%c", size, units[i]);
 }
 
-/* All of it lies where it also changed later: whether in between, nothing tells. */
+/* All changes of FILE are in ranges that also changed later, so it may not have changed before. */
 static bool is_uncertain(const FlChangedFile *file)
 {
     return file->bytes > 0 && file->again == file->bytes;
@@ -82,7 +82,7 @@ static void put_line(GString *out, JsonBuilder *json)
     g_string_append_printf(out, "%s\n", text);
 }
 
-/* A path need not be UTF-8, and is told twice then: as it is shown, and as its bytes. */
+/* A path that is not UTF-8 is written twice: made printable, and as bytes. */
 static void put_path(JsonBuilder *json, const char *path)
 {
     fl_json_add_string(json, "path", path);
@@ -193,7 +193,7 @@ static void put_folder(const FlReport *report, GString *out, const Folder *folde
     }
 }
 
-/* As du does it: each folder with all that is below it; a file with several names counts once. */
+/* Sums up like du(1): each folder includes everything below it; hard links count once. */
 static void put_summary(const FlReport *report, const GPtrArray *names, GString *out)
 {
     g_autoptr(GHashTable) folders =

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The next number at *TEXT, which goes on behind it. */
+/* Parses the number at *TEXT and advances *TEXT past it. */
 static bool take_number(char **text, uint64_t *number)
 {
     char *end;
@@ -25,7 +25,7 @@ static bool take_number(char **text, uint64_t *number)
     return true;
 }
 
-/* "OFFSET LENGTH TYPE DESCRIPTION", where the line above ended at END. */
+/* Adds a line "OFFSET LENGTH TYPE DESCRIPTION". END: where the previous line's range ended. */
 static bool add_line(FlMapBuilder *builder, char *line, uint64_t end)
 {
     uint64_t start, length, type;
@@ -61,7 +61,7 @@ FlMap *fl_text_map_read(const char *path, GError **error)
     if (why != 0)
         fl_fail(error, "%s: %s", path, g_strerror(why));
     else if (!ok)
-        fl_fail(error, "%s:%u: no line of a map as dirty/NAME.map has them", path, number);
+        fl_fail(error, "%s:%u: not a line of a map such as dirty/NAME.map", path, number);
     return ok && why == 0 ? fl_map_builder_finish(g_steal_pointer(&builder)) : NULL;
 }
 

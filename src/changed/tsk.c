@@ -1,31 +1,31 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * NTFS, FAT, exFAT and HFS+ by libtsk of The Sleuth Kit.
+ * NTFS, FAT, exFAT and HFS+, by libtsk of The Sleuth Kit.
  *
- * NTFS has a table of all files (MFT), whose records know their names: one walk over it finds all.
- * The others are walked by folders.
+ * NTFS has a table of all files (MFT), whose records contain the names: a walk over it finds all
+ * files. The others are walked folder by folder.
  *
- * It is told what to expect: to find out, it would call a function that libext2fs has by the same
- * name (ext2fs_open), and get that one.
+ * libtsk must not detect the type itself: it would call its ext2fs_open(), and get the function of
+ * the same name in libext2fs.
  */
 #include "changed/filesystem.h"
 
 #include <string.h>
 #include <tsk/libtsk.h>
 
-#define NTFS_FIRST_USER 24 /* the records below are the file system's own */
+#define NTFS_FIRST_USER 24 /* lower records are internal to the file system */
 
 typedef struct {
     const FlPart *part;
     TSK_FS_INFO *fs;
     FlChangedList *list;
-    /* NTFS: where the MFT is, and how long its records are. */
+    /* NTFS: extents of the MFT, and size of its records. */
     GArray *table; /* of FlExtent */
     uint64_t record_size;
-    GHashTable *changed_folders; /* FAT: ids as pointers to them */
+    GHashTable *changed_folders; /* FAT: set of pointers to ids */
 } Walk;
 
-/* Libtsk fills what it knows of it. */
+/* An image of libtsk, with our own data. */
 typedef struct {
     TSK_IMG_INFO info;
     const FlPart *part;
@@ -65,7 +65,7 @@ static bool is_folder(const TSK_FS_META *meta)
     return meta->type == TSK_FS_META_TYPE_DIR;
 }
 
-/* The contents of one attribute that lie in blocks. */
+/* Measures the contents of a non-resident attribute. */
 static void measure(Walk *walk, const TSK_FS_ATTR *attr, FlChangedFile *file)
 {
     uint64_t block_size = walk->fs->block_size;
@@ -79,15 +79,14 @@ static void measure(Walk *walk, const TSK_FS_ATTR *attr, FlChangedFile *file)
             run->offset > INT64_MAX / block_size)
             continue;
         length = run->len * block_size;
-        /* Past its size a file has what was there before. A compressed one has less than it says.
-         */
+        /* Blocks past a file's end are stale. A compressed file takes less than its size. */
         if (!file->folder && (attr->flags & TSK_FS_ATTR_COMP) == 0)
             length = start < size ? MIN(length, size - start) : 0;
         fl_changed_list_measure(walk->list, file, length, run->addr * block_size);
     }
 }
 
-/* Whether what describes a file of NTFS changed. */
+/* Whether the MFT record of an NTFS file changed. */
 static bool record_changed(const Walk *walk, uint64_t id)
 {
     uint64_t at = id * walk->record_size;
@@ -109,8 +108,8 @@ static bool is_deleted(const TSK_FS_FILE *file)
            (file->name != NULL && (file->name->flags & TSK_FS_NAME_FLAG_UNALLOC) != 0);
 }
 
-/* All attributes. Returns whether the contents are in the record of the file itself, in *SIZE
- * bytes. */
+/* Measures all attributes. Returns whether the contents are resident, with their size in *SIZE
+ * (bytes). */
 static bool measure_all(Walk *walk, TSK_FS_FILE *file, FlChangedFile *changed, uint64_t *size)
 {
     int n = tsk_fs_file_attr_getsize(file);
@@ -131,7 +130,7 @@ static bool measure_all(Walk *walk, TSK_FS_FILE *file, FlChangedFile *changed, u
     return resident;
 }
 
-/* METADATA: what describes the file may have changed. KNOWN: its times tell. */
+/* METADATA: the file's metadata may have changed. KNOWN: its times show whether it has. */
 static void add(Walk *walk, TSK_FS_FILE *file, bool metadata, bool known)
 {
     FlChangedFile changed = {
@@ -145,7 +144,7 @@ static void add(Walk *walk, TSK_FS_FILE *file, bool metadata, bool known)
     bool resident;
 
     if (is_deleted(file)) {
-        /* To be deleted leaves the times as they are. */
+        /* Deletion does not update the times. */
         changed.how = FL_CHANGED_DELETED;
         changed.by_time = false;
         if (metadata)
@@ -191,7 +190,7 @@ static TSK_WALK_RET_ENUM on_record(TSK_FS_FILE *file, void *opaque)
     return TSK_WALK_CONT;
 }
 
-/* What libtsk shows as files of the topmost folder, though the guest has none by that name. */
+/* Whether NAME is a virtual file that libtsk adds to the root folder. */
 static bool is_made_up(const Walk *walk, const TSK_FS_NAME *name)
 {
     static const char *const names[] = {
@@ -225,7 +224,7 @@ static TSK_WALK_RET_ENUM on_entry(TSK_FS_FILE *file, const char *path, void *opa
         file->meta->type != TSK_FS_META_TYPE_LNK)
         return TSK_WALK_CONT;
     if (is_fat(walk))
-        /* An entry of a folder is all that describes a file, and it has no time of change. */
+        /* FAT: a file's only metadata is its folder entry, without a time of change. */
         add(walk, file, g_hash_table_contains(walk->changed_folders, &parent), false);
     else
         add(walk, file, true, true);
@@ -234,7 +233,7 @@ static TSK_WALK_RET_ENUM on_entry(TSK_FS_FILE *file, const char *path, void *opa
     return TSK_WALK_CONT;
 }
 
-/* Where the MFT is. */
+/* Locates the MFT. */
 static bool find_table(Walk *walk)
 {
     uint8_t boot[512];
@@ -244,7 +243,7 @@ static bool find_table(Walk *walk)
 
     if (fl_part_read(walk->part, boot, sizeof boot, 0) != 0)
         return false;
-    /* Clusters of a record, or if negative the power of two of its bytes (boot sector, 0x40). */
+    /* Boot sector, 0x40: record size in clusters or, if negative, as a power of two of bytes. */
     size = (int8_t)boot[0x40];
     walk->record_size =
         size > 0 ? (uint64_t)size * walk->fs->block_size : UINT64_C(1) << MIN(-size, 20);

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-/* So many are named where one has to be chosen. */
+/* Limit of the choices listed in an error. */
 #define LISTED_MAX 10
 
 const char *fl_stored_vm_label(const FlStoredVm *vm)
@@ -13,7 +13,7 @@ const char *fl_stored_vm_label(const FlStoredVm *vm)
     return vm->name != NULL ? vm->name : vm->uuid != NULL ? vm->uuid : vm->source;
 }
 
-/* TEXT with NAME added to it, unless that is there; the rest of a long list is left out. */
+/* Adds NAME unless it is in NAMES already. */
 static void add_name(GPtrArray *names, const char *name)
 {
     if (!g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))
@@ -49,7 +49,7 @@ static char *list_generations(const GPtrArray *images)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
 
-    /* The newest are those that somebody is looking for. */
+    /* Newest first. */
     for (guint i = images->len; i-- > 0;)
         add_name(names, ((const FlStoredImage *)images->pdata[i])->generation);
     return join_names(names);
@@ -67,7 +67,7 @@ static bool is_vm(const FlStoredImage *image, const char *name)
            g_strcmp0(vm->source, name) == 0 || g_str_equal(folder_name, name);
 }
 
-/* The images of the VM called NAME; NULL: of all. */
+/* Returns the images of the VM called NAME (NULL: of all VMs). */
 static GPtrArray *images_of(const FlStored *stored, const char *name, GError **error)
 {
     g_autoptr(GPtrArray) found = g_ptr_array_new();
@@ -80,7 +80,7 @@ static GPtrArray *images_of(const FlStored *stored, const char *name, GError **e
     if (found->len > 0)
         return g_steal_pointer(&found);
     list = list_vms(stored);
-    fl_fail(error, "backup:%s: there is no VM %s, but: %s", stored->top, name, list);
+    fl_fail(error, "backup:%s: no VM %s; stored VMs: %s", stored->top, name, list);
     return NULL;
 }
 
@@ -106,7 +106,7 @@ static bool is_same_generation(const FlStoredImage *a, const FlStoredImage *b)
     return a->vm == b->vm && a->number == b->number && g_str_equal(a->generation, b->generation);
 }
 
-/* Whether AT is the name of IMAGE's generation or a folder of it, or how it begins. */
+/* Whether AT is the name of IMAGE's generation, a folder of it, or a prefix of its name. */
 static bool is_named(const FlStored *stored, const FlStoredImage *image, const char *at)
 {
     g_auto(GStrv) folders = g_strsplit(image->path + strlen(stored->top), "/", -1);
@@ -116,7 +116,7 @@ static bool is_named(const FlStored *stored, const FlStoredImage *image, const c
            g_strv_contains((const char *const *)folders, at);
 }
 
-/* The last image that was taken before END. */
+/* Returns the last image taken before END. */
 static const FlStoredImage *last_before(const GPtrArray *images, GDateTime *end)
 {
     for (guint i = images->len; i-- > 0;) {
@@ -131,7 +131,7 @@ static const FlStoredImage *last_before(const GPtrArray *images, GDateTime *end)
     return NULL;
 }
 
-/* An image of the generation that AT means. */
+/* Returns an image of the generation selected by AT. */
 static const FlStoredImage *find_at(const FlStored *stored, const GPtrArray *images, const char *at,
                                     GDateTime *now, GError **error)
 {
@@ -151,8 +151,7 @@ static const FlStoredImage *find_at(const FlStored *stored, const GPtrArray *ima
         return named->pdata[0];
     list = list_generations(named->len > 0 ? named : images);
     if (named->len > 0) {
-        fl_fail(error, "backup:%s: %s is not one generation but several: %s", stored->top, at,
-                list);
+        fl_fail(error, "backup:%s: %s matches several generations: %s", stored->top, at, list);
         return NULL;
     }
     end = fl_when_end(at, now);
@@ -162,11 +161,11 @@ static const FlStoredImage *find_at(const FlStored *stored, const GPtrArray *ima
                 "one of: %s",
                 stored->top, at, list);
     else if ((found = last_before(images, end)) == NULL)
-        fl_fail(error, "backup:%s: there is no backup that old; there are: %s", stored->top, list);
+        fl_fail(error, "backup:%s: no backup is that old; stored backups: %s", stored->top, list);
     return found;
 }
 
-/* Adds IMAGE, or puts it in the place of a worse form of the same disk. */
+/* Adds IMAGE, or replaces a worse form of the same disk by it. */
 static bool add_disk(const FlStored *stored, GPtrArray *disks, const FlStoredImage *image,
                      GError **error)
 {
@@ -233,7 +232,7 @@ GPtrArray *fl_stored_all(const FlStored *stored, const char *vm, GError **error)
             g_warning("backup:%s: left out: %s", stored->top, image->fault);
             continue;
         }
-        /* In order, generations follow each other. */
+        /* The images are sorted by generation. */
         if (generation->len > 0 && !is_same_generation(generation->pdata[0], image)) {
             g_ptr_array_extend_and_steal(all, g_steal_pointer(&generation));
             generation = g_ptr_array_new();

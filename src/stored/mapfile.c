@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* The number at *TEXT, as C writes them, and the blank behind it. */
+/* Takes the number at *TEXT, in C syntax, and the blank after it. */
 static bool take_number(const char **text, uint64_t *number)
 {
     bool hex = g_str_has_prefix(*text, "0x");
@@ -18,7 +18,7 @@ static bool take_number(const char **text, uint64_t *number)
     return true;
 }
 
-/* A line "START LENGTH STATUS" that goes on where the last ended. */
+/* Takes a line "START LENGTH STATUS", which must begin where the previous one ended. */
 static bool take_line(FlMapBuilder *builder, const char *line, uint64_t size)
 {
     uint64_t start, length;
@@ -41,12 +41,12 @@ FlMap *fl_mapfile_parse(const char *text, gsize length, uint64_t size, GError **
         line += strspn(line, " \t");
         if (*line == '#' || *line == '\0' || *line == '\r')
             continue;
-        /* The first line of numbers is about ddrescue itself. */
+        /* The first line of numbers is ddrescue's status line. */
         ok = !status_seen || take_line(builder, line, size);
         status_seen = true;
     }
     if (!ok || fl_map_builder_size(builder) != size) {
-        fl_fail(error, "it is damaged: it is not about %" G_GUINT64_FORMAT " bytes", size);
+        fl_fail(error, "it is damaged: it does not cover %" G_GUINT64_FORMAT " bytes", size);
         return NULL;
     }
     return fl_map_builder_finish(g_steal_pointer(&builder));

@@ -10,7 +10,7 @@ char *fl_stored_generation_folder(const FlStoredImage *image)
     return g_path_get_dirname(image->home);
 }
 
-/* By UUID where both have one: sockets move, and two VMs can have one name. */
+/* Compares by UUID if both have one: sockets move, and VMs may share a name. */
 static bool is_same(const FlStoredVm *a, const FlStoredVm *b)
 {
     if (a->uuid != NULL && b->uuid != NULL)
@@ -29,7 +29,7 @@ static FlStoredVm *add_vm(FlStored *stored, const char *uuid, const char *name, 
     return vm;
 }
 
-/* The one known VM that SAID is; NULL if it is none, or may be several. */
+/* Finds the known VM that SAID describes; NULL if none matches, or several. */
 static FlStoredVm *find_vm(const FlStored *stored, const FlStoredVm *said)
 {
     FlStoredVm *found = NULL;
@@ -52,7 +52,7 @@ static char *folder_of_vm(const FlStoredImage *image)
     return g_path_get_dirname(generation);
 }
 
-/* Those that tell, the ones with a UUID first: the others may be the same. */
+/* Images that record their VM; those with a UUID first, since others may be the same VM. */
 static void find_recorded_vms(FlStored *stored)
 {
     for (int with_uuid = 1; with_uuid >= 0; with_uuid--) {
@@ -70,8 +70,7 @@ static void find_recorded_vms(FlStored *stored)
     }
 }
 
-/* An older version recorded nothing: then it is the VM of what lies beside it, or of that folder.
- */
+/* Older versions recorded no VM: uses the VM of neighbouring images, or else the folder. */
 static void find_other_vms(FlStored *stored)
 {
     g_autoptr(GHashTable) beside = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -105,8 +104,7 @@ static void find_other_vms(FlStored *stored)
 
 /* Bases */
 
-/* What an image is found by: its restore point, and its disk by identity or, if BY_NAME, by name.
- */
+/* Builds an image's lookup key: its restore point, and its disk's identity or, if BY_NAME, name. */
 static char *key_of(const FlStoredImage *image, const char *point, bool by_name)
 {
     return by_name ? g_strdup_printf("%s\n%p\n%s", point, (void *)image->vm, image->disk)
@@ -127,7 +125,7 @@ static void index_image(GHashTable *table, FlStoredImage *image, bool by_name)
     g_ptr_array_add(list, image);
 }
 
-/* What needs least: a full backup, and a qcow2, which needs no map. */
+/* The better image has fewer dependencies: a full backup, or a qcow2, which needs no map. */
 static bool is_better(const FlStoredImage *a, const FlStoredImage *b)
 {
     if ((a->base == NULL) != (b->base == NULL))
@@ -135,7 +133,7 @@ static bool is_better(const FlStoredImage *a, const FlStoredImage *b)
     return a->form < b->form;
 }
 
-/* Of CANDIDATES the one that IMAGE lies on; notes a fault if there is not one. */
+/* Chooses the base of IMAGE from CANDIDATES; records a fault if there is not exactly one. */
 static void choose_base(FlStoredImage *image, const GPtrArray *candidates, bool by_name)
 {
     FlStoredImage *found = NULL;
@@ -187,7 +185,7 @@ static void find_bases(FlStored *stored)
         if (image->on == NULL && image->fault == NULL)
             choose_base(image, g_hash_table_lookup(by_name, name), true);
         if (image->on == NULL && image->fault == NULL)
-            image->fault = g_strdup_printf("%s needs restore point %s, which is not there",
+            image->fault = g_strdup_printf("%s needs restore point %s, which is missing",
                                            image->path, image->base);
     }
 }
@@ -208,7 +206,7 @@ static int compare_orders(const FlStoredImage *a, const FlStoredImage *b)
     return compare_times(a->order_time, b->order_time);
 }
 
-/* An image comes after what it lies on, and cannot be put together if that cannot. */
+/* An image comes after its base, and is unusable if its base is. */
 static void resolve_one(FlStoredImage *image)
 {
     image->resolved = true;
@@ -225,7 +223,7 @@ static void resolve_one(FlStoredImage *image)
     }
 }
 
-/* Without calling itself: chains are as long as people let them be. */
+/* Not recursive: chains may have any length. */
 static void resolve_chain(FlStoredImage *image, guint longest)
 {
     g_autoptr(GPtrArray) line = g_ptr_array_new();

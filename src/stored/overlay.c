@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "stored/files.h"
 #include "util/size.h"
+#include "util/endian.h"
 
 #include <errno.h>
 #include <string.h>
@@ -15,17 +16,17 @@
 #define LARGEST       16u
 #define L1_MAX        (UINT64_C(4) << 20) /* entries */
 
-/* The header, the table of reference counts, which is empty, and the L1 table, a cluster or more
- * each; then the L2 tables that there are, in order. */
+/* Layout: header, refcount table (empty) and L1 table, each in one or more clusters; then the L2
+ * tables that are needed, in order. */
 typedef struct {
     int fd;
     const FlMap *map;
     unsigned bits;
-    uint64_t cluster, per_table; /* per_table: bytes of the disk that an L2 table is about */
+    uint64_t cluster, per_table; /* per_table: bytes of the disk per L2 table */
     uint64_t l1_entries, l1_offset, l2_offset;
 } Overlay;
 
-/* The largest clusters of which all ranges consist; a disk may end in the middle of one. */
+/* Chooses the largest cluster size to which all ranges are aligned; the disk's end need not be. */
 static unsigned choose_bits(const FlMap *map)
 {
     uint64_t bounds = UINT64_C(1) << LARGEST;
@@ -47,33 +48,21 @@ static bool write_at(int fd, const void *buf, size_t length, uint64_t offset, GE
     return true;
 }
 
-static void put32(uint8_t *bytes, uint32_t value)
-{
-    value = GUINT32_TO_BE(value);
-    memcpy(bytes, &value, sizeof value);
-}
-
-static void put64(uint8_t *bytes, uint64_t value)
-{
-    value = GUINT64_TO_BE(value);
-    memcpy(bytes, &value, sizeof value);
-}
-
 static bool write_header(const Overlay *overlay, GError **error)
 {
-    uint8_t header[HEADER_LENGTH + 8] = {0}; /* and the end of its extensions */
+    uint8_t header[HEADER_LENGTH + 8] = {0}; /* and the end marker of header extensions */
 
-    put32(header, MAGIC);
-    put32(header + 4, VERSION);
-    put32(header + 20, overlay->bits);
-    put64(header + 24, fl_div_up(fl_map_size(overlay->map), 512) * 512);
-    put32(header + 36, (uint32_t)overlay->l1_entries);
-    put64(header + 40, overlay->l1_offset);
-    put64(header + 48, overlay->cluster); /* reference counts: one cluster of them */
-    put32(header + 56, 1);
-    put64(header + 72, DATA_FILE);
-    put32(header + 96, 4); /* reference counts have 16 bits */
-    put32(header + 100, HEADER_LENGTH);
+    fl_put_be32(header, MAGIC);
+    fl_put_be32(header + 4, VERSION);
+    fl_put_be32(header + 20, overlay->bits);
+    fl_put_be64(header + 24, fl_div_up(fl_map_size(overlay->map), 512) * 512);
+    fl_put_be32(header + 36, (uint32_t)overlay->l1_entries);
+    fl_put_be64(header + 40, overlay->l1_offset);
+    fl_put_be64(header + 48, overlay->cluster); /* refcount table, one cluster */
+    fl_put_be32(header + 56, 1);
+    fl_put_be64(header + 72, DATA_FILE);
+    fl_put_be32(header + 96, 4); /* refcount_order: 16 bits */
+    fl_put_be32(header + 100, HEADER_LENGTH);
     return write_at(overlay->fd, header, sizeof header, 0, error);
 }
 
@@ -94,7 +83,7 @@ static bool flush(const Overlay *overlay, Table *table, uint64_t *l1, GError **e
     return true;
 }
 
-/* Enters the clusters of [START, END), each of which is where it is on the disk. */
+/* Maps the clusters of [START, END) to the same offsets of the data file. */
 static bool add_range(const Overlay *overlay, Table *table, uint64_t *l1, uint64_t start,
                       uint64_t end, GError **error)
 {
@@ -122,7 +111,7 @@ static bool write_tables(const Overlay *overlay, GError **error)
             !add_range(overlay, &table, l1, extent.start, extent.end, error))
             return false;
     }
-    /* The file ends with a whole cluster, also where there are no L2 tables. */
+    /* The file ends with a whole cluster, even without L2 tables. */
     return flush(overlay, &table, l1, error) &&
            write_at(overlay->fd, l1, overlay->l1_entries * 8, overlay->l1_offset, error) &&
            (ftruncate(overlay->fd, (off_t)table.offset) == 0 ||
@@ -134,7 +123,7 @@ bool fl_overlay_write(int fd, const FlMap *map, GError **error)
     Overlay overlay = {.fd = fd, .map = map, .bits = choose_bits(map)};
 
     if (overlay.bits < SMALLEST)
-        return fl_fail(error, "its map has ranges that are no whole sectors");
+        return fl_fail(error, "its map has ranges that are not whole sectors");
     overlay.cluster = UINT64_C(1) << overlay.bits;
     overlay.per_table = overlay.cluster / 8 * overlay.cluster;
     overlay.l1_entries = fl_div_up(fl_map_size(map), overlay.per_table);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "stored/files.h"
+#include "util/endian.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +11,7 @@
 #define MAGIC       0x514649fbu
 #define HEADER_MIN  72u
 #define HEADER_3    104u
-#define L1_MAX      (4u << 20) /* entries: QEMU's limit */
+#define L1_MAX      (4u << 20) /* entries, QEMU's limit */
 #define DATA_FILE   UINT64_C(4)
 #define EXTENDED_L2 UINT64_C(16)
 #define OFFSET      UINT64_C(0x00fffffffffffe00)
@@ -20,8 +21,8 @@ typedef struct {
     int fd;
     uint64_t end; /* of the file */
     uint64_t cluster;
-    unsigned bits;  /* of a cluster */
-    unsigned entry; /* bytes of an entry of L2 tables */
+    unsigned bits;  /* cluster_bits */
+    unsigned entry; /* size of an L2 entry, bytes */
     uint64_t *l2;   /* room for one table */
     uint64_t l1_entries, l1_offset;
 } Image;
@@ -35,7 +36,7 @@ int fl_stored_open(const char *path, GError **error)
         fl_fail(error, "%s: %s", path,
                 errno == ELOOP ? "it is a symbolic link" : g_strerror(errno));
     } else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        fl_fail(error, "%s: it is no regular file", path);
+        fl_fail(error, "%s: not a regular file", path);
         close(fd);
         fd = -1;
     }
@@ -53,26 +54,10 @@ static bool read_at(const Image *image, void *buf, size_t length, uint64_t offse
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return fl_fail(error, n < 0 ? "it cannot be read" : "it is cut off");
+            return fl_fail(error, n < 0 ? "it cannot be read" : "it is truncated");
         done += (size_t)n;
     }
     return true;
-}
-
-static uint32_t be32(const uint8_t *bytes)
-{
-    uint32_t value;
-
-    memcpy(&value, bytes, sizeof value);
-    return GUINT32_FROM_BE(value);
-}
-
-static uint64_t be64(const uint8_t *bytes)
-{
-    uint64_t value;
-
-    memcpy(&value, bytes, sizeof value);
-    return GUINT64_FROM_BE(value);
 }
 
 static bool read_header(Image *image, uint64_t size, bool based, GError **error)
@@ -83,26 +68,26 @@ static bool read_header(Image *image, uint64_t size, bool based, GError **error)
 
     if (!read_at(image, header, HEADER_MIN, 0, error))
         return false;
-    version = be32(header + 4);
-    if (be32(header) != MAGIC || version < 2 || version > 3)
-        return fl_fail(error, "it is no qcow2");
+    version = fl_be32(header + 4);
+    if (fl_be32(header) != MAGIC || version < 2 || version > 3)
+        return fl_fail(error, "it is not a qcow2 file");
     if (version == 3) {
         if (!read_at(image, header, HEADER_3, 0, error))
             return false;
-        features = be64(header + 72);
+        features = fl_be64(header + 72);
     }
-    virtual_size = be64(header + 24);
-    image->bits = be32(header + 20);
-    image->l1_entries = be32(header + 36);
-    image->l1_offset = be64(header + 40);
+    virtual_size = fl_be64(header + 24);
+    image->bits = fl_be32(header + 20);
+    image->l1_entries = fl_be32(header + 36);
+    image->l1_offset = fl_be64(header + 40);
     if (image->bits < 9 || image->bits > 21 || image->l1_entries > L1_MAX)
-        return fl_fail(error, "its header makes no sense");
-    if (be32(header + 32) != 0)
-        return fl_fail(error, "it is encrypted, as no backup is");
+        return fl_fail(error, "its header is invalid");
+    if (fl_be32(header + 32) != 0)
+        return fl_fail(error, "it is encrypted, unlike backups");
     if ((features & DATA_FILE) != 0)
-        return fl_fail(error, "it takes its data from another file, which no backup does");
-    if (be64(header + 8) != 0 && !based)
-        return fl_fail(error, "it has a backing file, which no full backup does");
+        return fl_fail(error, "it has an external data file, unlike backups");
+    if (fl_be64(header + 8) != 0 && !based)
+        return fl_fail(error, "it has a backing file, unlike full backups");
     if (virtual_size < size || virtual_size - size >= 512)
         return fl_fail(error,
                        "it is of a disk of %" G_GUINT64_FORMAT " bytes, not %" G_GUINT64_FORMAT,
@@ -112,13 +97,13 @@ static bool read_header(Image *image, uint64_t size, bool based, GError **error)
     return true;
 }
 
-/* Whether what ENTRY of an L2 table names lies in the file. */
+/* Whether the cluster of L2 entry ENTRY lies within the file. */
 static bool is_inside(const Image *image, uint64_t entry)
 {
     uint64_t offset = entry & OFFSET;
 
     if ((entry & COMPRESSED) != 0) {
-        /* The last sector of compressed data may be short. */
+        /* The last sector of compressed data may be partial. */
         unsigned shift = 62 - (image->bits - 8);
         return (entry & ((UINT64_C(1) << shift) - 1)) < image->end;
     }
@@ -131,32 +116,32 @@ static bool check_l2(const Image *image, uint64_t offset, GError **error)
     unsigned step = image->entry / 8;
 
     if (offset % image->cluster != 0)
-        return fl_fail(error, "its tables make no sense");
+        return fl_fail(error, "its tables are invalid");
     if (!read_at(image, image->l2, image->cluster, offset, error))
         return false;
     for (uint64_t i = 0; i < image->cluster / 8; i += step) {
         if (!is_inside(image, GUINT64_FROM_BE(image->l2[i])))
-            return fl_fail(error, "it is cut off");
+            return fl_fail(error, "it is truncated");
     }
     return true;
 }
 
-/* Each table once, however often it is named: a file of tables that name each other a million times
- * is made in no time, and read in years. */
+/* Checks each table once, however often it is referenced: a small file with millions of references
+ * to the same tables would otherwise take years. */
 static bool check_tables(const Image *image, GError **error)
 {
     g_autofree uint64_t *l1 = g_try_new(uint64_t, MAX(image->l1_entries, 1));
     uint64_t tables = 0;
 
     if (l1 == NULL || !read_at(image, l1, image->l1_entries * 8, image->l1_offset, error))
-        return l1 != NULL || fl_fail(error, "there is no memory for its tables");
+        return l1 != NULL || fl_fail(error, "out of memory for its tables");
     for (uint64_t i = 0; i < image->l1_entries; i++) {
         uint64_t offset = GUINT64_FROM_BE(l1[i]) & OFFSET;
 
         if (offset == 0)
             continue;
         if (++tables > image->end / image->cluster)
-            return fl_fail(error, "its tables make no sense");
+            return fl_fail(error, "its tables are invalid");
         if (!check_l2(image, offset, error))
             return false;
     }

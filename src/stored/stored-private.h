@@ -3,5 +3,5 @@
 
 #include "stored/stored.h"
 
-/* order.c. Finds which images are of the same VM, what increments lie on, and the order of all. */
+/* order.c. Groups images by VM, finds the bases of increments, and sorts all images. */
 void fl_stored_resolve(FlStored *stored);

@@ -17,7 +17,7 @@
 
 typedef struct {
     FlStored *stored;
-    GHashTable *vms; /* what vm.json says, JsonObject by its folder; NULL: there is none */
+    GHashTable *vms; /* contents of vm.json, JsonObject by folder; NULL: there is none */
 } Reading;
 
 static void vm_clear(FlStoredVm *vm)
@@ -61,7 +61,7 @@ void fl_stored_free(FlStored *stored)
     g_free(stored);
 }
 
-/* Whether there is a file (or, by TYPE, a folder) at PATH, and no symbolic link. */
+/* Whether PATH has the file type TYPE; symbolic links are not followed. */
 static bool is_there(const char *path, mode_t type)
 {
     struct stat st;
@@ -81,7 +81,7 @@ static char *read_file(const char *path, gsize *length, GError **error)
         return NULL;
     }
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        fl_fail(error, "it is no regular file");
+        fl_fail(error, "it is not a regular file");
     } else if (st.st_size > JSON_MAX) {
         fl_fail(error, "it is too large");
     } else {
@@ -102,7 +102,7 @@ static void damaged(Reading *reading, const char *path, const char *why)
     g_ptr_array_add(reading->stored->damaged, g_strdup_printf("%s: %s", path, why));
 }
 
-/* NULL if it cannot be read, which is noted. */
+/* Returns NULL and records a fault if the file cannot be read. */
 static JsonObject *read_json(Reading *reading, const char *path)
 {
     g_autoptr(GError) error = NULL;
@@ -115,7 +115,7 @@ static JsonObject *read_json(Reading *reading, const char *path)
     return said;
 }
 
-/* What vm.json in FOLDER says; NULL if there is none. */
+/* Returns the contents of vm.json in FOLDER; NULL if there is none. */
 static JsonObject *vm_said(Reading *reading, const char *folder)
 {
     g_autofree char *path = g_build_filename(folder, "vm.json", NULL);
@@ -151,7 +151,7 @@ static FlStoredVm take_vm(JsonObject *said)
     return taken;
 }
 
-/* As the image files' own times, where it was not recorded. */
+/* Returns the recorded time, or else that of the image files. */
 static struct timespec time_of(JsonObject *info, const char *home)
 {
     g_autoptr(GTimeZone) utc = g_time_zone_new_utc();
@@ -165,7 +165,7 @@ static struct timespec time_of(JsonObject *info, const char *home)
     return stat(home, &st) == 0 ? st.st_mtim : (struct timespec){0};
 }
 
-/* The image FILE, relative to HOME, of which INFO tells; BASE: NULL if it is full. */
+/* Adds the image FILE, relative to HOME, described by INFO. BASE NULL: it is a full backup. */
 static void add_image(Reading *reading, const char *home, const char *file, FlStoredForm form,
                       JsonObject *info, const char *base)
 {
@@ -201,7 +201,7 @@ static void add_image(Reading *reading, const char *home, const char *file, FlSt
     g_ptr_array_add(reading->stored->images, image);
 }
 
-/* The base of the increment since the bitmap called NAME; NULL if that is somebody else's. */
+/* Returns the base of the increment since bitmap NAME; NULL if the bitmap is not fleecefs's. */
 static const char *base_of(JsonObject *info, const char *name)
 {
     JsonArray *contexts = fl_json_array(info, "contexts");
@@ -234,11 +234,11 @@ static void add_increments(Reading *reading, const char *home, JsonObject *info)
         if (is_there(path, S_IFREG))
             add_image(reading, home, file, raw ? FL_STORED_RAW : FL_STORED_QCOW2, info, base);
         else
-            damaged(reading, path, "it is no regular file");
+            damaged(reading, path, "it is not a regular file");
     }
 }
 
-/* What is in HOME, a folder that has info.json. */
+/* Adds the images in HOME, a folder with info.json. */
 static void add_disk(Reading *reading, const char *home, const char *info_path)
 {
     static const struct {
@@ -254,7 +254,7 @@ static void add_disk(Reading *reading, const char *home, const char *info_path)
     if (info == NULL)
         return;
     if (fl_json_int(info, "size") <= 0) {
-        damaged(reading, info_path, "the size of its disk is odd");
+        damaged(reading, info_path, "the size of its disk is invalid");
     } else {
         for (size_t i = 0; i < G_N_ELEMENTS(forms); i++) {
             g_autofree char *path = g_build_filename(home, forms[i].name, NULL);
@@ -262,14 +262,14 @@ static void add_disk(Reading *reading, const char *home, const char *info_path)
             if (is_there(path, forms[i].type))
                 add_image(reading, home, forms[i].name, forms[i].form, info, NULL);
             else if (lstat(path, &st) == 0)
-                damaged(reading, path, "it is no regular file");
+                damaged(reading, path, "it is not a regular file");
         }
         add_increments(reading, home, info);
     }
     json_object_unref(info);
 }
 
-/* What is being made is hidden, or has a name that says so. */
+/* Unfinished backups are hidden, or marked by their name. */
 static bool is_left_out(const char *name)
 {
     return *name == '.' || g_str_has_suffix(name, ".partial");
@@ -328,9 +328,8 @@ FlStored *fl_stored_read(const char *folder, GError **error)
     }
     if (stored->images->len == 0) {
         fl_fail(error,
-                "backup:%s holds no backup: a disk there is found by its info.json; archives of "
-                "tar have to be unpacked, and repositories of restic and borg mounted by their own "
-                "tools first",
+                "backup:%s contains no backup (disks are found by their info.json); unpack tar "
+                "archives first, and mount repositories with restic or borg",
                 folder);
         return NULL;
     }

@@ -2,10 +2,11 @@
 #include "stored/when.h"
 
 #include <stdio.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The end of the day that is DAYS from that of NOW. */
+/* Returns the end of the day DAYS days after that of NOW. */
 static GDateTime *end_of_day(GDateTime *now, int days)
 {
     g_autoptr(GDateTime) midnight =
@@ -60,43 +61,53 @@ static GTimeZone *zone_of(const char *text, GDateTime *now)
                          : g_time_zone_new_identifier(upper);
 }
 
+/* The group's number; 0 if it is absent. */
+static double number_of(const GMatchInfo *match, int group)
+{
+    g_autofree char *text = g_match_info_fetch(match, group);
+
+    return text != NULL ? g_ascii_strtod(text, NULL) : 0;
+}
+
+static bool is_given(const GMatchInfo *match, int group)
+{
+    g_autofree char *text = g_match_info_fetch(match, group);
+
+    return text != NULL && *text != '\0';
+}
+
 static GDateTime *end_of_date(const char *when, GDateTime *now)
 {
     g_autoptr(GRegex) form = g_regex_new("^(\\d{4})-(\\d\\d)-(\\d\\d)"
-                                         "(?:[Tt ](\\d\\d):(\\d\\d)(?::(\\d\\d(?:\\.\\d{1,9})?))?"
+                                         "(?:[Tt ](\\d\\d):(\\d\\d)(?::(\\d\\d(\\.\\d{1,9})?))?"
                                          " ?([Zz]|[+-]\\d\\d:?\\d\\d)?)?$",
                                          0, 0, NULL);
+    enum { YEAR = 1, MONTH, DAY, HOUR, MINUTE, SECOND, FRACTION, ZONE };
     g_autoptr(GMatchInfo) match = NULL;
     g_autoptr(GTimeZone) zone = NULL;
     g_autoptr(GDateTime) start = NULL;
     g_autofree char *zone_text = NULL;
-    char *part[7];
 
     if (!g_regex_match(form, when, 0, &match))
         return NULL;
-    zone_text = g_match_info_fetch(match, 7);
+    zone_text = g_match_info_fetch(match, ZONE);
     zone = zone_of(zone_text != NULL ? zone_text : "", now);
-    for (int i = 1; i < 7; i++)
-        part[i] = g_match_info_fetch(match, i);
     if (zone != NULL)
-        start = g_date_time_new(zone, atoi(part[1]), atoi(part[2]), atoi(part[3]),
-                                part[4] != NULL ? atoi(part[4]) : 0,
-                                part[5] != NULL ? atoi(part[5]) : 0,
-                                part[6] != NULL ? g_ascii_strtod(part[6], NULL) : 0);
-    if (start != NULL && (part[4] == NULL || *part[4] == '\0'))
-        now = end_of_day(start, 0);
-    else if (start != NULL && (part[6] == NULL || *part[6] == '\0'))
-        now = g_date_time_add_minutes(start, 1);
-    else if (start != NULL && strchr(part[6], '.') == NULL)
-        now = g_date_time_add_seconds(start, 1);
-    else
-        now = g_steal_pointer(&start);
-    for (int i = 1; i < 7; i++)
-        g_free(part[i]);
-    return now;
+        start = g_date_time_new(zone, (int)number_of(match, YEAR), (int)number_of(match, MONTH),
+                                (int)number_of(match, DAY), (int)number_of(match, HOUR),
+                                (int)number_of(match, MINUTE), number_of(match, SECOND));
+    if (start == NULL)
+        return NULL;
+    if (!is_given(match, HOUR))
+        return end_of_day(start, 0);
+    if (!is_given(match, SECOND))
+        return g_date_time_add_minutes(start, 1);
+    if (!is_given(match, FRACTION))
+        return g_date_time_add_seconds(start, 1);
+    return g_steal_pointer(&start);
 }
 
-/* A word for a day and a time of it: "yesterday 22:10". */
+/* Parses a word for a day, followed by a time: "yesterday 22:10". */
 static GDateTime *end_of_time(const char *text, const char *lower, GDateTime *now)
 {
     const char *time = strchr(text, ' ');
