@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What fleecefs-backup and fleecefs-restore share."""
+"""Code shared by fleecefs-backup and fleecefs-restore."""

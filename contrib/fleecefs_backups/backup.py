@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The backup of one VM: a snapshot is mounted, saved by a tool, and committed; or aborted."""
+"""Backs up one VM: mounts a snapshot, saves it with a tool, and commits or aborts it."""
 import os
 import re
 import secrets
@@ -14,8 +14,9 @@ from .tools import TOOLS
 
 
 def generation_of(disks):
-    """The name of a snapshot. Of older daemons: its restore point, without the disk's size that may
-    follow. A VM that is shut off has no new one, and nothing is ever based on what is saved of it."""
+    """Returns the name of the generation. With older daemons: the restore point, without the disk's
+    size that may follow. A VM that is shut off has no new restore point, so that nothing is ever based
+    on its backup."""
     if names := {d["snapshot"] for d in disks.values() if "snapshot" in d}:
         return max(names)
     points = {d["restore_point"] if re.search("-[0-9a-f]{16}$", d["restore_point"])
@@ -26,13 +27,13 @@ def generation_of(disks):
 
 
 def new_id():
-    """As the daemon makes them: of an image nothing is to be based on this one."""
+    """Makes a generation name like the daemon's, for images: no increment is based on it."""
     return time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + secrets.token_hex(8)
 
 
 def increment_of(info, series):
-    """The bitmap that is the increment of a disk, which is called after its series where a snapshot
-    was taken; None if there is none."""
+    """Returns the bitmap of a disk's increment, named after its series if a snapshot was taken; None
+    if there is none."""
     bitmaps = [c["bitmap"] for c in info["contexts"] if "base" in c and c["base"] == info.get("base")]
     return series if series in bitmaps else bitmaps[0] if bitmaps else None
 
@@ -42,14 +43,14 @@ def has_pieces(mount, disks):
 
 
 def saved_bytes(info, bitmap):
-    """How much of a disk is to be saved: its increment BITMAP, or all data."""
+    """Returns the bytes of a disk to save: of its increment BITMAP, or of all data."""
     if bitmap is not None:
         return sum(c["dirty_bytes"] for c in info["contexts"] if c.get("bitmap") == bitmap)
     return sum(c.get("data_bytes", 0) for c in info["contexts"])
 
 
 def choose(disks, series, form):
-    """The files to save, and of each disk what the report tells."""
+    """Returns the files to save, and the report's entry for each disk."""
     files, rows = [], []
     for name, info in disks.items():
         files.append(f"./{name}/info.json")  # no name is an option
@@ -73,9 +74,9 @@ def words_for(rows):
 
 
 def check_owner(tool, vm, disks, chained):
-    """Who the VM is, as it is to be recorded; Failed if what is stored under its name is another's.
+    """Returns the VM's identity to record; raises Failed if backups under its name are another VM's.
 
-    CHAINED: something of it continues a chain that is there, which is proof enough.
+    CHAINED: an increment continues an existing chain, which is sufficient proof.
     """
     said = next((d["vm"] for d in disks.values() if "vm" in d), {})
     here, there = stored.vm_of({"vm": {**said, "source": vm.place}}), tool.owner()
@@ -83,12 +84,12 @@ def check_owner(tool, vm, disks, chained):
         return here
     if not here.uuid and (chained or vm.is_image and vm.given):
         return there
-    raise Failed(f"what {tool.place} has under this name is another VM's: {there}, not {here}; "
-                 "give this one another name (NAME=SOURCE)")
+    raise Failed(f"{tool.place} has backups of another VM under this name: {there}, not {here}; "
+                 "choose another name (NAME=SOURCE)")
 
 
 def describe(vm, who, name, number, disks, needs, args):
-    """What vm.json says of a generation."""
+    """Returns vm.json of a generation."""
     return {"version": 1, "called": vm.name,
             "vm": {"uuid": who.uuid, "name": who.name, "source": who.source},
             "generation": name, "number": number, "series": args.series, "disks": {
@@ -98,7 +99,7 @@ def describe(vm, who, name, number, disks, needs, args):
 
 
 def chains_of(tool, disks, series):
-    """The generations that each increment needs, and why one of them cannot be used, or None."""
+    """Returns the generations that each increment needs, and why one is unusable, or None."""
     needs = {}
     for disk, info in disks.items():
         if increment_of(info, series) is not None:
@@ -110,26 +111,27 @@ def chains_of(tool, disks, series):
 
 
 def whole(info):
-    """info.json of a disk of which the increment is not to be used."""
+    """Returns info.json of a disk that is to be saved in full."""
     return {**{k: v for k, v in info.items() if k != "base"}, "mode": "full"}
 
 
-# How a snapshot is taken: with an image there is none.
-SNAPSHOT_OPTIONS = {"scratch", "agent", "agent_optional", "freeze_timeout", "nbd"}
+# Options for taking snapshots: not for images.
+SNAPSHOT_OPTIONS = {"scratch", "agent", "agent_optional", "freeze_timeout", "nbd", "read_only"}
 
 
 def options_for(vm, text):
-    """The options of one -o that are for VM, each as a text."""
+    """Returns the options of one -o that apply to VM, as strings."""
     return [o for o in re.split(r"(?<!\\),", text)
             if o and not (vm.is_image and o.split("=")[0] in SNAPSHOT_OPTIONS)]
 
 
 def options_of(vm, args):
-    """The options of fleecefs for VM."""
+    """Returns the options of fleecefs for VM."""
     options = [f"--option={o}" for text in args.option for o in options_for(vm, text)]
+    options += [f"--rate={args.rate}"] if args.rate else []
     if vm.domain and not any(o.startswith("--option=disk=") for o in options):
         if said := machine.known(vm):
-            options += machine.disks_but(said[1])
+            options += machine.disks_but(said[1], "--option=read_only" in options)
     if not vm.is_image:
         options += [f"--series={args.series}"] + ["--full"] * args.full
     elif args.series != "last":
@@ -138,16 +140,16 @@ def options_of(vm, args):
 
 
 def begin(vm, tool, mount, args):
-    """Mounts the VM so that what is stored can be continued: (info.json of each disk, the form to
-    save, what each increment needs)."""
+    """Mounts the VM so that existing chains can continue. Returns info.json of each disk, the form to
+    save, and the generations that each increment needs."""
     options = options_of(vm, args)
     disks = mount.begin(vm.source, options)
     form = tool.form
     if form == "split" and not has_pieces(mount, disks):
         if args.tool == "rsync":
-            raise Failed("this fleecefs does not show disks in pieces, which rsync needs")
+            raise Failed("this fleecefs is too old for rsync: it has no disks in pieces")
         form = "qcow2"
-    # In pieces each generation is whole.
+    # In pieces, each generation is complete.
     needs, fault = ({}, None) if form == "split" else chains_of(tool, disks, args.series)
     if vm.is_image and (args.full or fault):
         disks = {disk: whole(info) for disk, info in disks.items()}
@@ -157,13 +159,13 @@ def begin(vm, tool, mount, args):
             mount.end("--abort")
             disks = mount.begin(vm.source, options + ["--full"])
     if odd := [d for d in disks if d in (stored.VM_FILE, sums.FILE, sums.SPARSE, *machine.FILES)]:
-        raise Failed(f"a disk is called {odd[0]}, which is the name of a file of the backup: give it "
-                     "another node name")
+        raise Failed(f"disk {odd[0]} has the name of a file in the backup; give it another "
+                     "node name")
     return disks, form, needs
 
 
 def back_up(vm, args, report):
-    """Backs up one VM, and says in REPORT what; returns the exit status of the commit."""
+    """Backs up one VM and fills in REPORT; returns the exit status of the commit."""
     tool = TOOLS[args.tool](args.destination, vm.file)
     mount = Mount(vm, args.jobs == 1 and not args.quiet)
     known = tool.generations()
@@ -174,7 +176,7 @@ def back_up(vm, args, report):
         who = check_owner(tool, vm, disks, bool(needs))
         called = new_id() if vm.is_image else generation_of(disks)
         if called in known:
-            raise Failed(f"{called} is there already")
+            raise Failed(f"{called} exists already")
         name = called  # from here on there may be something to discard
         number = max([-1, *known.values()]) + 1
         mount.describe(describe(vm, who, name, number, disks, needs, args))

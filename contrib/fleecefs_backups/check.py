@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Checks all that is stored below a folder, and notes what is damaged.
+"""Checks everything stored below a folder, and marks damage.
 
-A note, DAMAGED in a disk's folder, is what makes the next backup of that disk full, and keeps it from
-being restored by mistake. A later check that finds nothing removes it.
+The mark, a file DAMAGED in a disk's folder, makes the next backup of that disk full, and prevents
+restoring it by mistake. A later check that finds no damage removes it.
 """
 import os
 
@@ -13,7 +13,7 @@ from .text import printable
 
 
 def folders_of(stored):
-    """The folder of each generation to its images."""
+    """Maps the folder of each generation to its images."""
     found = {folder: [] for folder in stored.generations}
     for image in stored.images:
         found.setdefault(os.path.dirname(image.home), []).append(image)
@@ -21,7 +21,7 @@ def folders_of(stored):
 
 
 def check_image(image):
-    """Why the files of IMAGE alone are no good; None if they are."""
+    """Returns why the files of IMAGE are damaged, regardless of its base; None if they are intact."""
     try:
         check_file(image)
     except (Refused, Damaged, OSError) as why:
@@ -30,8 +30,8 @@ def check_image(image):
 
 
 def check_sums(folder):
-    """Of each disk's folder below a generation, and of it itself (""), what has another content than
-    when it was stored; and how many files had checksums."""
+    """Returns what has changed since it was stored, per disk folder of a generation ("": the generation
+    itself), and the number of files with checksums."""
     found = {}
     try:
         said = sums.read(folder)
@@ -43,16 +43,16 @@ def check_sums(folder):
             continue
         path, top = os.path.join(folder, name), name.rpartition("/")[0].partition("/")[0]
         try:
-            # What is not there is missed where it is needed: folding removes files.
+            # Folding removes files; missing files are reported where they are needed.
             if os.path.lexists(path) and sums.of_file(path) not in digests:
-                raise Damaged(f"{name} is not what was stored: its checksum differs")
+                raise Damaged(f"{name} has changed: its checksum differs")
         except (Damaged, OSError) as why:
             found.setdefault(top, str(why))
     return found, len(said or ())
 
 
 def check_generation(folder, images, stored):
-    """Of each disk's folder in a generation (or "": all of it) what is wrong; and how many files had
+    """Returns the damage per disk folder of a generation ("": all of it), and the number of files with
     checksums."""
     found, count = check_sums(folder)
     for image in images:
@@ -65,45 +65,30 @@ def check_generation(folder, images, stored):
         names = ()
     for disk in names:
         if os.path.join(folder, disk) not in {i.home for i in images}:
-            found.setdefault(disk, "there is no image of it")
+            found.setdefault(disk, "it has no image")
     return found, count
 
 
-def note(home, why):
-    """Notes that the disk's folder HOME is damaged, or with None that it is not; what of that could
-    not be done."""
-    path = os.path.join(home, DAMAGED_FILE)
-    try:
-        if why:
-            durable.write(path, why + "\n")
-        else:
-            durable.remove(path)
-    except OSError as error:
-        return f"; it could not be noted in {path}: {error.strerror}"
-    return ""
-
-
 def check(stored, say):
-    """Checks all of STORED, telling SAY a line of each generation; the exit status."""
+    """Checks all of STORED, calls SAY with a line for each generation; returns the exit status."""
     status = 0
     for image in stored.images:
-        image.damage = ""  # it is found again, or not
+        image.damage = ""  # determined anew
     for folder, images in sorted(folders_of(stored).items()):
         found, count = check_generation(folder, images, stored)
         for home in sorted({i.home for i in images}):
-            if os.path.isdir(home):  # what stands alone has none
+            if os.path.isdir(home):  # a single image has no folder
                 why = found.get(os.path.basename(home))
-                if why or os.path.lexists(os.path.join(home, DAMAGED_FILE)):
-                    failed = note(home, why)
-                    if why:
-                        found[os.path.basename(home)] = why + failed
+                failed = durable.mark(os.path.join(home, DAMAGED_FILE), why)
+                if why:
+                    found[os.path.basename(home)] = why + failed
         for image in images:
             image.damage = found.get(os.path.basename(image.home), "")
         where = os.path.relpath(folder, stored.top)
         for disk, why in sorted(found.items()):
             say(f"DAMAGED  {os.path.normpath(os.path.join(where, disk))}  {printable(why)}")
         if not found:
-            say(f"ok  {where}" + ("" if count else "  (no checksums were stored with it)"))
+            say(f"ok  {where}" + ("" if count else "  (no checksums stored)"))
         status |= bool(found)
     for image, why in stored.faults().items():
         if why and not image.damage:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which of the stored images a person means."""
+"""Selects stored images by the command line."""
 import os
 
 from . import text
@@ -11,14 +11,14 @@ def words_for(vms):
 
 
 def of_vm(stored, name):
-    """The images of the one VM, or of that which --vm names."""
+    """Returns the images of the only VM, or of the one given by --vm."""
     vms = stored.vms()
     if name is not None:
         found = [v for v in vms if name in (v.name, v.uuid, v.source)
                  or text.file_name(name) in {os.path.basename(os.path.dirname(os.path.dirname(i.home)))
                                              for i in stored.images if i.vm is v}]
         if not found:
-            raise Refused(f"there is no VM {name}, but: {words_for(vms)}")
+            raise Refused(f"no VM {name}; stored VMs: {words_for(vms)}")
         vms = found
     if len(vms) > 1:
         raise Refused(f"there are several VMs, choose one with --vm: {words_for(vms)}")
@@ -26,13 +26,13 @@ def of_vm(stored, name):
 
 
 def at_generation(images, at):
-    """Those of IMAGES that are of the generation AT, or, if that is a time, not younger."""
+    """Returns those of IMAGES that are of generation AT or, if AT is a time, not newer."""
     named = [i for i in images if i.point.startswith(at) or i.generation.startswith(at)
              or at in i.path.split("/")]
     if named:
         if len({(i.generation, i.number) for i in named}) > 1 and \
                 len({(i.point, i.time) for i in named}) > 1:
-            raise Refused(f"{at} is not one generation but several; see --list")
+            raise Refused(f"{at} matches several generations; see --list")
         return named
     end = text.end_of(at)
     if end is None:
@@ -41,7 +41,7 @@ def at_generation(images, at):
 
 
 def count_disks(images):
-    """How many disks IMAGES are of: one may have got another name, and goes on by its identity."""
+    """Counts the disks of IMAGES, by identity: a disk may have been renamed."""
     known = []
     for image in images:
         marks = {("name", image.disk)} | ({("identity", image.disk_id)} if image.disk_id else set())
@@ -51,11 +51,11 @@ def count_disks(images):
 
 
 def choose(stored, args):
-    """The image that the user wants."""
+    """Returns the image selected by the user."""
     images = of_vm(stored, args.vm)
     if args.at is None and stored.damaged:
         path, why = stored.damaged[0]
-        raise Refused(f"{path} is damaged: {why}; --at chooses a generation that is not")
+        raise Refused(f"{path} is damaged: {why}; choose another generation with --at")
     if args.at is not None:
         images = at_generation(images, args.at)
     if not images:
@@ -65,7 +65,7 @@ def choose(stored, args):
                    if args.at is None else {i.disk for i in images})
     wanted = [i for i in images if args.disk in (None, i.disk, i.disk_id)]
     if not wanted:
-        raise Refused(f"there is no such backup of a disk {args.disk}, but of "
+        raise Refused(f"no such backup of a disk {args.disk}; disks: "
                       f"{', '.join(sorted({i.disk for i in images}))}; see --list")
     if args.disk is None and (len(disks) > 1 or (args.at is None and count_disks(images) > 1)):
         raise Refused("there are several disks, choose one with --disk: "
@@ -73,8 +73,8 @@ def choose(stored, args):
     last = wanted[-1]
     if args.at is None and last.generation != newest.generation:
         raise Refused(f"{last.disk} is not in the newest generation, {newest.generation}, which has "
-                      f"{', '.join(disks)}; --at {last.generation} has its last")
-    # The same in several forms, or as a full backup and an increment: what needs least.
+                      f"{', '.join(disks)}; use --at {last.generation}")
+    # Of several forms, or a full backup and an increment: the one with fewest dependencies.
     same = [i for i in wanted if i.generation == last.generation and i.point == last.point
             and i.disk == last.disk]
     if len({i.home for i in same}) > 1:
@@ -84,7 +84,7 @@ def choose(stored, args):
 
 
 def choose_all(stored, args):
-    """The images of all disks of one generation: the newest, or that of --at."""
+    """Returns the images of all disks of one generation: the newest, or that of --at."""
     images = of_vm(stored, args.vm)
     if args.at is not None:
         images = at_generation(images, args.at)
@@ -93,7 +93,7 @@ def choose_all(stored, args):
     chosen = {}
     for image in images:
         if image.generation == images[-1].generation:
-            # The same in several forms: what needs least.
+            # Of several forms: the one with fewest dependencies.
             chosen[image.home] = min(chosen.get(image.home, image), image,
                                      key=lambda i: (i.base, i.form))
     if len({os.path.dirname(home) for home in chosen}) > 1:

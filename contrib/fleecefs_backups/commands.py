@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Commands that fleecefs-backup runs, and the signals that end it.
+"""Runs commands for fleecefs-backup, and handles the signals that end it.
 
-Signals are blocked but in run() and interruptible(): nothing else has to expect them.
+Signals are blocked except in run() and interruptible(), so other code need not handle them.
 """
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 
 from .text import printable
 
 FLEECEFS = os.environ.get("FLEECEFS", "fleecefs")
 STOPPING = {s for s in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
             if signal.getsignal(s) != signal.SIG_IGN}
+STOP_SECONDS = 60  # for a command to end when asked to
 
 
 class Failed(Exception):
@@ -21,10 +24,10 @@ class Failed(Exception):
 
 
 class Stopped(Exception):
-    """A signal came."""
+    """A signal was received."""
 
 
-quiet = False  # whether to tell only of what went wrong
+quiet = False  # print only errors and warnings
 
 
 def log(text):
@@ -32,57 +35,80 @@ def log(text):
 
 
 def tell(text):
-    """Of what goes well."""
+    """Prints progress."""
     if not quiet:
         log(text)
 
 
 def unblock():
-    """In a child: commands get their signals."""
+    """Unblocks signals in a child, for the command."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def ask(*argv, quiet=False):
-    """What a command prints; one that fails fails the VM, QUIET with what it said itself."""
-    try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE if quiet else None, preexec_fn=unblock)
-    except FileNotFoundError:
-        raise Failed(f"{argv[0]} is not installed") from None
-    if done.returncode != 0:
-        said = (done.stderr or b"").decode("utf-8", "replace").strip().split("\n")[0]
-        raise Failed(f"{argv[0]} has failed: {said or f'exit status {done.returncode}'}")
-    return done.stdout.decode("utf-8", "surrogateescape")
+def ask(*argv, quiet=False, stoppable=True):
+    """Returns a command's output; raises Failed if it fails, QUIET with the command's own message.
+    Signals end the backup only if STOPPABLE."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        try:
+            status = run(*argv, stoppable=stoppable, start_new_session=False, stdout=out,
+                         stderr=errors if quiet else None)
+        except FileNotFoundError:
+            raise Failed(f"{argv[0]} is not installed") from None
+        out.seek(0)
+        errors.seek(0)
+        if status != 0:
+            said = errors.read().decode("utf-8", "replace").strip().split("\n")[0]
+            raise Failed(f"{argv[0]} has failed: {said or f'exit status {status}'}")
+        return out.read().decode("utf-8", "surrogateescape")
+
+
+def stop(process, heard):
+    """Ends PROCESS; kills it if it takes too long, or if another of the signals HEARD arrives."""
+    deadline = time.monotonic() + STOP_SECONDS
+    process.terminate()
+    while process.poll() is None and time.monotonic() < deadline:
+        came = signal.sigtimedwait(heard, 1)
+        if came and came.si_signo != signal.SIGCHLD:
+            break
+    process.kill()
+    process.wait()
 
 
 def run(*argv, idle=None, stoppable=True, **kwargs):
-    """Runs a command to its end, calling IDLE every second; returns its exit status.
+    """Runs a command, calling IDLE every second; returns its exit status.
 
-    Signals are blocked at all other times: only here, and if STOPPABLE, they end the backup.
+    Signals end the backup only here, if STOPPABLE: they are blocked otherwise.
     """
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=not stoppable,
-                               preexec_fn=unblock, **kwargs)
-    heard = {signal.SIGCHLD} | (STOPPING if stoppable else set())
-    while process.poll() is None:
-        came = signal.sigtimedwait(heard, 1)
-        if came is None:
-            if idle:
-                idle()
-        elif came.si_signo != signal.SIGCHLD:
-            process.terminate()
-            process.wait()
-            raise Stopped(came.si_signo)
-    return process.returncode
+    kwargs.setdefault("start_new_session", not stoppable)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    # Where signals are not blocked, their handlers end it.
+    heard = {signal.SIGCHLD} | (STOPPING & held if stoppable else set())
+    try:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=unblock, **kwargs)
+        try:
+            while process.poll() is None:
+                came = signal.sigtimedwait(heard, 1)
+                if came is None:
+                    if idle:
+                        idle()
+                elif came.si_signo != signal.SIGCHLD:
+                    raise Stopped(came.si_signo)
+        except BaseException:
+            stop(process, heard)
+            raise
+        return process.returncode
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @contextlib.contextmanager
 def reading(*argv):
-    """What a command prints, as a stream; Failed if it fails."""
+    """Returns a command's output as a stream; raises Failed if the command fails."""
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                preexec_fn=unblock)
     try:
         yield process.stdout
-        process.stdout.read()  # what follows the end of an archive
+        process.stdout.read()  # data after the end of an archive
         if process.wait() != 0:
             raise Failed(f"{argv[0]} has failed: exit status {process.returncode}")
     finally:
@@ -93,7 +119,7 @@ def reading(*argv):
 
 @contextlib.contextmanager
 def interruptible():
-    """Here signals raise Stopped at any moment."""
+    """Context in which signals raise Stopped immediately."""
     def stop(signum, _):
         raise Stopped(signum)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Brings a whole VM back: its disks, its NVRAM and TPM, and its domain in libvirt.
+"""Restores a whole VM: its disks, its NVRAM and TPM, and its domain in libvirt.
 
-The domain is the stored one; what is changed in it is where its files are. Nobody vouches for what a
-repository holds: the definition is shown to whoever restores before anything is started.
+Uses the stored domain definition, with the new paths of its files. A repository is untrusted, so
+the user sees the definition before anything is started.
 """
 import os
 import shutil
@@ -22,7 +22,7 @@ ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1
 
 
 def open_part(folder, name):
-    """A file of a generation, which is no way to one of this host's."""
+    """Opens a file of a generation; refuses links to files of this host."""
     path = os.path.join(folder, name)
     try:
         return open_regular(path)
@@ -34,7 +34,7 @@ def read_definition(folder):
     path = os.path.join(folder, machine.XML)
     if not os.path.lexists(path):
         more = f", and see {machine.QMP}" if os.path.exists(os.path.join(folder, machine.QMP)) else ""
-        raise Refused(f"{folder} has no {machine.XML}, as libvirt did not run this VM: restore its "
+        raise Refused(f"{folder} has no {machine.XML}, because libvirt did not manage this VM; restore its "
                       f"disks one by one{more}")
     with open(open_part(folder, machine.XML), encoding="utf-8") as f:
         try:
@@ -51,7 +51,7 @@ def is_known(uri, domain):
 
 
 def rename(root, name, new_uuid):
-    """Gives the domain another name or UUID; with a UUID of its own go addresses of its own."""
+    """Changes the domain's name or UUID; with a new UUID, drops the addresses that must be unique, too."""
     if name:
         root.find("name").text = name
     if new_uuid:
@@ -69,7 +69,7 @@ def rename(root, name, new_uuid):
 
 
 def place_disk(disk, path, form):
-    """Has a <disk> be the image PATH."""
+    """Makes a <disk> refer to the image PATH."""
     disk.set("type", "file")
     for tag in ("source", "backingStore", "mirror", "auth", "encryption"):
         for child in disk.findall(tag):
@@ -83,7 +83,7 @@ def place_disk(disk, path, form):
 
 
 def place_disks(root, paths, form):
-    """Has the domain's disks be the images of PATHS, by target; what is to be said of others."""
+    """Makes the domain's disks refer to PATHS, by target; returns messages about other disks."""
     said, left = [], dict(paths)
     for disk in root.iterfind("devices/disk"):
         target = disk.find("target").get("dev")
@@ -93,17 +93,17 @@ def place_disks(root, paths, form):
         elif disk.get("device") in ("cdrom", "floppy"):
             if source is not None and source.get("file") and not os.path.exists(source.get("file")):
                 disk.remove(source)
-                said.append(f"{target}: {source.get('file')} is not there: the drive is empty")
+                said.append(f"{target}: {source.get('file')} does not exist; the drive is empty")
         elif source is not None:
             where = next(iter(source.attrib.values()), "?")
-            said.append(f"{target} was not backed up and stays what it was: {where}")
+            said.append(f"{target} was not backed up and still refers to {where}")
     if left:
         raise Refused(f"the definition has no disk {min(left)}: restore the disks one by one")
     return said
 
 
 class Files:
-    """What is made, and taken away again if not all of it can be."""
+    """Files being created; removed again unless all of them succeed."""
 
     def __init__(self):
         self.made = []
@@ -144,26 +144,26 @@ def restore_tpm(folder, path):
         os.close(archive)
     if done.returncode != 0:
         raise Refused(f"{machine.TPM} could not be unpacked")
-    # What swtpm keeps is files alone; nobody vouches for the archive.
+    # swtpm's state consists of regular files; the archive may contain anything.
     for top, folders, names in os.walk(path):
         for name in folders + names:
             mode = os.lstat(os.path.join(top, name)).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise Refused(f"{machine.TPM} has {name}, which is no file")
+                raise Refused(f"{machine.TPM} contains {name}, which is not a regular file")
 
 
 def define(chains, folder, target, args):
-    """Makes in the folder TARGET the disks of CHAINS, and what else the generation FOLDER has, and
-    defines the domain; lines to be told."""
+    """Creates the disks of CHAINS and the other state in the generation FOLDER in the folder TARGET,
+    and defines the domain. Returns lines for the user."""
     root, files = read_definition(folder), Files()
     if root.findtext("name") is None or root.find("devices") is None:
-        raise Refused(f"{machine.XML} is no definition of a domain")
+        raise Refused(f"{machine.XML} is not a domain definition")
     rename(root, args.name, args.uuid)
     name = root.findtext("name")
     for known in filter(None, (name, root.findtext("uuid"))):
         if is_known(args.connect, known):
-            raise Refused(f"libvirt has a domain {known}: remove it (virsh undefine), or make another "
-                          "of it with --name NAME --uuid new")
+            raise Refused(f"libvirt already has a domain {known}: remove it (virsh undefine), or create a "
+                          "copy with --name NAME --uuid new")
     os.makedirs(target, exist_ok=True)
     stem = os.path.join(os.path.abspath(target), file_name(name))
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which files changed where on a disk, as `fleecefs-changed --json --extents` tells."""
+"""Which files changed where on a disk, from `fleecefs-changed --json --extents`."""
 import json
 
 SHOWN = 10  # files in a list
@@ -7,8 +7,8 @@ IN_CELL = 3  # files that a cell names
 
 
 def read(path, size):
-    """{path of a file: [(start, end) on the disk of SIZE bytes...]}. A file with several names goes
-    by the first of them."""
+    """Returns {path of a file: [(start, end) on the disk of SIZE bytes...]}. Of hard links, uses the
+    first name."""
     found, seen = {}, set()
     with open(path, encoding="utf-8") as f:
         for number, line in enumerate(f, 1):
@@ -20,7 +20,7 @@ def read(path, size):
             except (ValueError, KeyError, TypeError, AttributeError):
                 good = False
             if not good:
-                raise ValueError(f"{path}:{number} is not of this disk, or no line of "
+                raise ValueError(f"{path}:{number} is of another disk, or is not a line of "
                                  "fleecefs-changed --json --extents")
             if extents and name is not None and inode not in seen:
                 seen.add(inode)
@@ -29,7 +29,7 @@ def read(path, size):
 
 
 def by_cell(files, cell):
-    """{number of a cell of CELL bytes: what to say of it}: the files of which most is in it."""
+    """Returns {number of a cell of CELL bytes: label}, naming the files with most bytes in it."""
     parts = {}
     for name, extents in files.items():
         for start, end in extents:
@@ -41,6 +41,6 @@ def by_cell(files, cell):
 
 
 def largest(files):
-    """[(bytes, path)...] of the files of which most changed."""
+    """Returns [(bytes, path)...] of the files that changed most."""
     sums = ((sum(end - start for start, end in extents), name) for name, extents in files.items())
     return sorted(sums, key=lambda pair: (-pair[0], pair[1]))[:SHOWN]

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Takes increments out of a chain: an image is made full, or relative to one further down its chain.
+"""Removes increments from a chain: makes an image full, or relative to an earlier one in its chain.
 
-Everything new is made beside the old, made durable, and then renamed. At every moment, after a power
-cut too, all generations that are kept can be restored:
+New files are created beside the old ones, made durable, and then renamed. All generations that are
+kept can be restored at any moment, even after a power failure:
 
-1. The new image is made under a hidden name: the oldest part of it is copied (on Btrfs and XFS that
-   takes neither time nor room), and the increments above are put into the copy.
-2. A note, FOLDING, says what is being done. From here on it is done to the end, by the next run if
-   need be.
-3. Checksums of what comes are added to SHA256SUMS.
-4. The image gets its name. An increment that holds more is right on its old base as well: the more is
-   what it would find there.
-5. info.json has the new base, an increment beside a full image is removed, SHA256SUMS is settled,
-   the note goes.
+1. The new image is created under a hidden name: a copy of its oldest part (a reflink on Btrfs and
+   XFS, which takes neither time nor space), into which the later increments are written.
+2. A file FOLDING records the operation. From here on it is always completed, by the next run if
+   necessary.
+3. The checksums of the new files are added to SHA256SUMS.
+4. The image is renamed to its final name. A larger increment is also valid on its old base: the
+   additional data is the same there.
+5. info.json gets the new base, an increment beside a full image is removed, SHA256SUMS is reduced to
+   the new checksums, and FOLDING is removed.
 
 Only then may others remove what is no longer needed.
 """
@@ -26,15 +26,15 @@ MAP_HEAD = "# Mapfile. Created by fleecefs-backup\n0x00000000     ?             
 
 
 def is_foldable(image, chain):
-    """Whether the increment IMAGE can be relative to another base: CHAIN is all of one form, and
-    each step lies as fleecefs-backup stores it."""
+    """Whether the increment IMAGE can get another base: all of CHAIN has the same form and the layout
+    of fleecefs-backup."""
     return image.form in ("qcow2", "raw") and all(i.form == image.form for i in chain) and \
         os.path.isfile(os.path.join(image.home, "info.json")) and \
         os.path.dirname(image.path) == os.path.join(image.home, "dirty")
 
 
 def copy(source, target, form):
-    """A file that may be written, on file systems that can without its data."""
+    """Makes a writable copy, as a reflink where the file system supports it."""
     if os.path.lexists(target):
         os.unlink(target)
     making.run("cp", "--reflink=auto", "--no-preserve=all",
@@ -43,7 +43,7 @@ def copy(source, target, form):
 
 
 def merge_qcow2(steps, below, part):
-    """PART holds all of STEPS, of which the first is full if there is nothing BELOW."""
+    """Merges STEPS into PART; the first of them is full if BELOW is empty."""
     copy(steps[0].path, part, "qcow2")
     under = None
     for image in below:
@@ -52,7 +52,7 @@ def merge_qcow2(steps, below, part):
         top = part + ".top"
         try:
             copy(step.path, top, "qcow2")
-            # What a cluster has beside what is written comes from BELOW.
+            # Partially written clusters are filled from BELOW.
             making.run("qemu-img", "commit", "-q", "-d", "json:" + json.dumps({
                 **making.node("qcow2", top),
                 "backing": {**making.node("qcow2", part), "backing": under}}))
@@ -72,7 +72,7 @@ def merge_raw(steps, part):
 
 
 def united(lists):
-    """All ranges, (start, length), of several lists, each where it belongs and none twice."""
+    """Returns the union of several lists of ranges (start, length), sorted."""
     found = []
     for start, length in sorted(r for ranges in lists for r in ranges):
         if found and start <= found[-1][0] + found[-1][1]:
@@ -83,7 +83,7 @@ def united(lists):
 
 
 def write_map(path, ranges, size):
-    """A mapfile of GNU ddrescue, of which RANGES are the domain."""
+    """Writes a GNU ddrescue mapfile with RANGES as its finished areas."""
     lines, end = [MAP_HEAD], 0
     for start, length in [*ranges, [size, 0]]:
         if start > end:
@@ -95,7 +95,7 @@ def write_map(path, ranges, size):
 
 
 def dirty_bytes(path, form, size):
-    """How much an increment holds."""
+    """Returns the bytes in an increment."""
     if form == "raw":
         return sum(length for _, length in making.read_map(path.removesuffix("raw") + "ddrescue", size))
     with making.opened(path) as fd:
@@ -104,8 +104,8 @@ def dirty_bytes(path, form, size):
 
 
 def fold(image, onto, chain):
-    """Makes the increment IMAGE, the last of its CHAIN, relative to ONTO, which is one of them, or
-    full: None."""
+    """Makes the increment IMAGE, the last of CHAIN, relative to ONTO, a member of CHAIN, or full
+    (None)."""
     for part in chain:
         making.check_file(part)
     first = chain.index(onto) + 1 if onto else 0
@@ -138,8 +138,8 @@ def fold(image, onto, chain):
 
 
 def based(info, base, bitmap, dirty):
-    """info.json of a disk whose increment, BITMAP, is relative to BASE and has DIRTY bytes; or which
-    is full."""
+    """Returns info.json of a disk whose increment BITMAP is relative to BASE and has DIRTY bytes, or
+    which is full."""
     old = info.get("base")
     contexts = [dict(c) for c in info.get("contexts", []) if isinstance(c, dict)]
     for context in contexts:
@@ -165,7 +165,7 @@ def remove_increment(folder, bitmap):
 
 
 def finish(folder):
-    """Does what FOLDING in a generation's FOLDER tells of, or nothing."""
+    """Completes the operation recorded by FOLDING in a generation's FOLDER, if any."""
     note = os.path.join(folder, FOLDING)
     if not os.path.lexists(note):
         return

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Generations as folders or archives of files, made by cp or tar."""
+"""Generations as folders or archives of files, written by cp or tar."""
 import contextlib
 import fcntl
 import glob
 import json
 import os
 import shutil
-import tarfile
 
-from . import durable, fold, stored, sums, verify
+from . import archives, durable, fold, stored, sums, verify
 from .commands import Failed, interruptible
 from .keep import Generation
 from .tool import Broken, Tool
 
 
 class Files(Tool):
-    """A folder for each generation, filled by cp; it has its name only when it is complete."""
+    """A folder for each generation, filled by cp, and renamed when complete."""
     form, sparse, end, folds = "qcow2", "auto", "", True
 
     def __init__(self, destination, vm):
@@ -34,7 +33,7 @@ class Files(Tool):
         return stored.read_json(path) if os.path.lexists(path) else {}
 
     def needs(self, disk, info):
-        """By what fleecefs-restore would do."""
+        """See Tool; determined as fleecefs-restore would."""
         there = self.stored()
         found = there.find(info["base"], info.get("disk_id", ""), disk) if there else []
         if not found:
@@ -44,15 +43,15 @@ class Files(Tool):
         except stored.Refused as why:
             raise Broken(f"its chain is broken: {why}") from None
         for image in chain:
-            # What holds nothing but zeros is in blocks, too.
+            # Allocated blocks may contain only zeros.
             if os.path.getsize(image.path) < (image.size if image.form == "raw" else 512):
-                raise Broken(f"its chain is broken: {image.path} is cut off")
+                raise Broken(f"its chain is broken: {image.path} is truncated")
             if image.form == "raw" and image.base and not os.path.exists(image.map):
-                raise Broken(f"its chain is broken: {image.map} is not there")
+                raise Broken(f"its chain is broken: {image.map} is missing")
         return list(dict.fromkeys(map(self.folder_of, chain)))
 
     def inventory(self):
-        """By what fleecefs-restore would do, which knows those of older versions, too."""
+        """See Tool; determined as fleecefs-restore would, including backups of older versions."""
         there, found = self.stored(), {}
         faults = there.faults() if there else {}
         for image in reversed(there.images if there else ()):
@@ -82,8 +81,8 @@ class Files(Tool):
                 fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(fd)
-            raise Failed(f"another run is at work in {self.folder}; the next one removes what this one "
-                         "would have") from None
+            raise Failed(f"another run is using {self.folder}; the next run does the retention of "
+                         "this one") from None
         try:
             yield
         finally:
@@ -98,7 +97,7 @@ class Files(Tool):
                 os.unlink(part)
 
     def plan(self, going):
-        """What to fold, the oldest first: (image, what it is to be relative to, its chain)."""
+        """Returns what to fold, oldest first: (image, new base, its chain)."""
         there = self.stored()
         faults = there.faults()
         for image in there.images:
@@ -118,7 +117,7 @@ class Files(Tool):
         self.renew(going)
 
     def renew(self, going):
-        """Has vm.json of those that stay say what they need without those GOING."""
+        """Updates vm.json of the remaining generations for the removal of GOING."""
         there, needs = self.stored(), {}
         faults = there.faults() if there else {}
         for image in there.images if there else ():
@@ -142,7 +141,7 @@ class Files(Tool):
                 durable.write_json(os.path.join(self.folder, name, stored.VM_FILE), now)
 
     def folder_of(self, image):
-        """The folder of its generation, whose name somebody may have changed."""
+        """Returns the folder of its generation, which may have been renamed."""
         return os.path.relpath(image.path, self.folder).split("/")[0]
 
     def save(self, mount, files, name, number):
@@ -177,11 +176,11 @@ class Files(Tool):
             if os.path.lexists(part):
                 self.remove(part)
             if os.path.lexists(path):
-                os.rename(path, part)  # half of it is no generation
+                os.rename(path, part)  # a partially removed one must not count as a generation
                 self.remove(part)
 
     def discard_parts(self):
-        """Of this run, and of those that were killed."""
+        """Removes incomplete generations of this run, and of runs that were killed."""
         for part in glob.glob(os.path.join(glob.escape(self.folder), ".*.part")):
             self.remove(part)
 
@@ -193,29 +192,41 @@ class Raw(Files):
 
 
 class Tar(Files):
-    """An archive for each generation; its first member is vm.json."""
+    """An archive for each generation, read by archives.py."""
     end, folds = ".tar", False
     remove = staticmethod(os.unlink)
-    needs, inventory = Tool.needs, Tool.inventory
+    inventory = Tool.inventory
     folding, fold = Tool.folding, Tool.fold
+
+    def path_of(self, name):
+        return os.path.join(self.folder, name + self.end)
 
     def describe(self, name):
         try:
-            with tarfile.open(os.path.join(self.folder, name + self.end), "r:") as archive:
-                first = archive.next()
-                if first and first.isfile() and os.path.normpath(first.name) == stored.VM_FILE \
-                        and first.size <= stored.JSON_MAX:
-                    return stored.parse_json(archive.extractfile(first).read())
-        except (tarfile.TarError, EOFError) as why:
+            return archives.describe(self.path_of(name)) or {}
+        except stored.Damaged as why:
             raise stored.Damaged(f"{name}{self.end}: {why}") from None
-        return {}
+
+    def needs(self, disk, info):
+        found = super(Files, self).needs(disk, info)
+        for name in found:
+            if why := archives.damage_of(self.path_of(name)):
+                raise Broken(f"its chain is broken: {self.path_of(name)} is damaged: {why}")
+        return found
 
     def write(self, mount, files, part):
         mount.run("tar", "-cf", part, "-C", mount.folder, *mount.vm_files, "-C", mount.path, "--",
                   *files)
+        with interruptible():
+            archives.add_sums(part)
+
+    def discard(self, *names):
+        super().discard(*names)
+        for name in names:
+            durable.remove(self.path_of(name) + archives.NOTE)
 
     def verify(self, mount, files, name, percent):
-        path = os.path.join(self.folder, name + self.end)
+        path = self.path_of(name)
         with open(path, "rb") as f:
             os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             verify.compare_archive(mount, files, f, percent, path)

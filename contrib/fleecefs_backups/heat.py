@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which parts of a disk changed, out of whatever tells: maps, mapfiles of ddrescue, qcow2 images,
-pieces, and what fleecefs-backup has stored."""
+"""Which parts of a disk changed, from any source: maps, mapfiles of ddrescue, qcow2 images, pieces,
+and backups of fleecefs-backup."""
 import argparse
 import dataclasses
 import os
@@ -13,25 +13,25 @@ COUNTED = ("dirty", "data")  # of bitmaps, and of disk.map
 
 @dataclasses.dataclass
 class Change:
-    """What changed in one generation: READ() yields (start, end), in order, on a disk of SIZE bytes."""
+    """Changes of one generation: READ() yields sorted (start, end) on a disk of SIZE bytes."""
     size: int
     read: object
     info: dict = dataclasses.field(default_factory=dict)  # info.json, where it is known
 
 
 def size_of_map(path):
-    """Where the last line of a map ends."""
+    """Returns the size of the disk: where the map's last line ends."""
     with open(path, "rb") as f:
         f.seek(max(0, f.seek(0, 2) - 4096))
         words = f.read().split(b"\n")[-2:][0].split()
     try:
         return int(words[0]) + int(words[1])
     except (IndexError, ValueError):
-        raise ValueError(f"{path} is not a map, or is cut off") from None
+        raise ValueError(f"{path} is not a map, or is truncated") from None
 
 
 def read_map(path, size):
-    """The ranges of a .map file, of a disk of SIZE bytes, that changed."""
+    """Yields the changed ranges in a .map file of a disk of SIZE bytes."""
     end = 0
     with open(path) as f:
         for number, line in enumerate(f, 1):
@@ -41,43 +41,43 @@ def read_map(path, size):
             except (IndexError, ValueError):
                 raise ValueError(f"{path}:{number} is not a line of a map") from None
             if start != end or length < 1:
-                raise ValueError(f"{path}:{number} does not go on where the line above ends")
+                raise ValueError(f"{path}:{number} does not start where the previous line ends")
             end += length
             if end > size:
                 break
             if words[-1] in COUNTED:
                 yield start, end
     if end != size:
-        raise ValueError(f"{path} is cut off, or of a disk of another size")
+        raise ValueError(f"{path} is truncated, or of a disk of another size")
 
 
 def size_of_mapfile(path):
-    """Of the disk that a mapfile of GNU ddrescue is about."""
+    """Returns the size of the disk of a GNU ddrescue mapfile."""
     with open(path, encoding="ascii", errors="replace") as f:
         words = [line.split() for line in f if line.startswith("0x")][-1:]
     try:
         return int(words[0][0], 16) + int(words[0][1], 16)
     except (IndexError, ValueError):
-        raise ValueError(f"{path} is no mapfile of ddrescue, or is cut off") from None
+        raise ValueError(f"{path} is not a ddrescue mapfile, or is truncated") from None
 
 
 def read_qcow2(path):
     with making.opened(path) as fd:
         for extent in qcow2.extents(fd, qcow2.read_header(fd)):
             if extent is None:
-                raise ValueError(f"{path} is compressed, which nothing of fleecefs is")
+                raise ValueError(f"{path} is compressed, unlike any file of fleecefs")
             yield extent[0], extent[0] + extent[1]
 
 
 def read_pieces(image, since):
-    """The pieces that are not older than the snapshot."""
+    """Yields the pieces that are not older than the snapshot."""
     for path, start, length in stored.pieces_of(image):
         if since is None or os.stat(path).st_mtime >= int(since.timestamp()):
             yield start, start + length
 
 
 def info_beside(path):
-    """info.json of the disk that PATH, a file or a folder of pieces, is of; {} if there is none."""
+    """Returns info.json of the disk of PATH, a file or a folder of pieces; {} if there is none."""
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.basename(folder) == "dirty":
         folder = os.path.dirname(folder)
@@ -109,30 +109,30 @@ def of_file(path):
 
 
 def of_image(image):
-    """Of one that is stored."""
+    """Returns the Change of a stored image."""
     if image.form == "split":
         return of_pieces(image.path)
     return of_file(image.map if image.form == "raw" else image.path)
 
 
 def of_folder(folder, vm, disk):
-    """What is stored of a disk below FOLDER: its increments and pieces, the oldest first."""
+    """Returns the changes of a disk stored below FOLDER (increments and pieces), oldest first."""
     images = choice.of_vm(stored.Stored(folder), vm)
     disks = sorted({i.disk for i in images if disk in (None, i.disk, i.disk_id)})
     if not disks:
-        raise ValueError(f"{folder} holds no disk" + (f" {disk}" if disk else ""))
+        raise ValueError(f"{folder} contains no disk" + (f" {disk}" if disk else ""))
     if len(disks) > 1:
         raise ValueError("there are several disks, choose one with --disk: " + ", ".join(disks))
     images = [i for i in images if i.disk == disks[0]]
     found = [i for i in images if i.base or i.form == "split"] or [
         i for i in images if i.form == "qcow2"]
     if not found:
-        raise ValueError(f"{folder} holds nothing that tells what of {disks[0]} changed")
+        raise ValueError(f"{folder} contains no increments or pieces of {disks[0]}")
     return [of_image(i) for i in found]
 
 
 def changes_of(path, vm, disk):
-    """Of what the command line names."""
+    """Returns the changes of a path from the command line."""
     if not os.path.isdir(path):
         return [of_file(path)]
     if os.path.basename(os.path.normpath(path)) == "split":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All that is to be done: the backups of all VMs, several at a time; then what is kept, and reports."""
+"""Runs everything: parallel backups of all VMs, then retention and reports."""
 import json
 import os
 import signal
@@ -13,11 +13,12 @@ from .commands import STOPPING, Failed, Stopped, log, run
 from .sources import sources
 from .tools import TOOLS
 
-FAULTS = (Failed, stored.Damaged, stored.Refused, OSError, ValueError, KeyError, TypeError)
+FAULTS = (Failed, stored.Damaged, stored.Refused, OSError, ValueError, KeyError, TypeError,
+          AttributeError, RecursionError)
 
 
 def hook(command, vm, said, status=""):
-    """Runs the COMMAND of a person before or after the backup of a VM."""
+    """Runs a user's COMMAND before or after the backup of a VM."""
     if command and run("/bin/sh", "-c", command, env={
             **os.environ, "FLEECEFS_VM": vm.name, "FLEECEFS_SOURCE": vm.source,
             "FLEECEFS_STATUS": str(status), "FLEECEFS_REPORT": json.dumps(said)},
@@ -26,7 +27,7 @@ def hook(command, vm, said, status=""):
 
 
 def one(vm, args):
-    """Backs one VM up; its report."""
+    """Backs up one VM; returns its report."""
     said = report.new(vm, args)
     try:
         hook(args.before, vm, said)
@@ -48,7 +49,7 @@ def one(vm, args):
 
 
 class Child:
-    """A process that backs one VM up."""
+    """A process that backs up one VM."""
 
     def __init__(self, vm, args):
         self.vm, self.said = vm, tempfile.TemporaryFile("w+")
@@ -64,7 +65,7 @@ class Child:
                 os._exit(0)
 
     def ended(self):
-        """Its report once it has ended, or None."""
+        """Returns its report if it has ended, else None."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid == 0:
             return None
@@ -73,7 +74,7 @@ class Child:
             with self.said:
                 return json.load(self.said)
         except ValueError:
-            why = f"its process has ended by signal {os.WTERMSIG(status)}" \
+            why = f"its process was killed by signal {os.WTERMSIG(status)}" \
                 if os.WIFSIGNALED(status) else "its process has crashed"
             log(f"{self.vm.name}: FAILED: {why}")
             report.end(self.begun, 1, why)
@@ -81,14 +82,21 @@ class Child:
 
 
 def several(vms, args, reports):
-    """Backs VMS up, --jobs at a time; adds to REPORTS."""
+    """Backs up VMS, --jobs in parallel; appends to REPORTS."""
     waiting, children, stop = list(vms), [], None
     while waiting or children:
         while waiting and len(children) < args.jobs:
-            children.append(Child(waiting.pop(0), args))
+            vm = waiting.pop(0)
+            try:
+                children.append(Child(vm, args))
+            except OSError as error:  # no further process
+                log(f"{vm.name}: FAILED: {error}")
+                said = report.new(vm, args)
+                report.end(said, 1, error)
+                reports.append((vm, said))
         came = signal.sigtimedwait({signal.SIGCHLD} | STOPPING, 1)
-        if came and came.si_signo != signal.SIGCHLD and not stop:
-            stop, waiting = came.si_signo, []
+        if came and came.si_signo != signal.SIGCHLD:
+            stop, waiting = stop or came.si_signo, []
             for child in children:
                 os.kill(child.pid, signal.SIGTERM)
         for child in list(children):
@@ -111,13 +119,13 @@ def all_backups(vms, args, reports):
 
 
 def look_after(vm, said, args):
-    """What follows on the backup of a VM that has succeeded: older ones go."""
+    """Removes older generations after a successful backup of a VM."""
     if not args.keep:
         return
     try:
         said["removed"] = retention.prune(vm, args)
     except FAULTS as error:
-        log(f"{vm.name}: the backup is good, but older ones could not be removed: {error}")
+        log(f"{vm.name}: the backup succeeded, but older ones could not be removed: {error}")
         said.update(status=1, error=f"older generations could not be removed: {error}")
 
 
@@ -133,19 +141,24 @@ def tell_what_would_go(vms, args):
 
 
 def publish(vm, said, args):
-    """The report of a VM to where it is wanted."""
+    """Prints or writes the report of a VM as requested; returns the exit status."""
     try:
         report.count(said, list(TOOLS[args.tool](args.destination, vm.file).generations()))
     except FAULTS:
-        pass  # a destination that does not answer has been told of
+        pass  # an unresponsive destination was reported already
     if args.json:
         print(json.dumps(said), flush=True)
     if args.metrics:
-        report.write_metrics(args.metrics, said)
+        try:
+            report.write_metrics(args.metrics, said)
+        except OSError as error:
+            log(f"{vm.name}: cannot write its metrics into {args.metrics}: {error.strerror}")
+            return 1
+    return 0
 
 
 def run_all(args, parser):
-    """Does it; the exit status."""
+    """Runs all of it; returns the exit status."""
     status, reports = 0, []
     try:
         vms, strange = sources(args, parser)
@@ -162,7 +175,7 @@ def run_all(args, parser):
         finally:
             for vm, said in reports:
                 if args.json or args.metrics:
-                    publish(vm, said, args)
+                    status = max(publish(vm, said, args), status)
         for _, said in reports:
             status = max(status, said["status"], key=[0, 3, 1].index)
     except FAULTS as error:
@@ -170,6 +183,6 @@ def run_all(args, parser):
         status = 1
     except Stopped as stop:
         signum = stop.args[0]
-        log(f"stopped by {signal.Signals(signum).name}: what was not complete was aborted")
+        log(f"stopped by {signal.Signals(signum).name}: incomplete backups were aborted")
         status = 128 + signum
     return status

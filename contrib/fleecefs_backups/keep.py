@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which generations to keep: `last=3,daily=7`, counted as restic and borg count.
+"""Retention: `last=3,daily=7`, counted like restic and borg.
 
-Of the N newest days (hours, weeks...) in which there is a generation at all the last one is kept; all
-rules are counted on their own, and what any of them keeps is kept. What others need is kept with them,
-unless they can be rewritten without it.
+Keeps the last generation of each of the N newest days (hours, weeks...) that have one. Rules are
+evaluated independently; a generation stays if any rule keeps it. So do its dependencies, unless it
+can be rewritten without them.
 """
 import datetime
 import re
 from typing import NamedTuple
 
-# What two generations have in common that count as one, in local time.
+# Generations for which this gives the same result count as one; in local time.
 PERIODS = {"last": None, "hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V",
            "monthly": "%Y%m", "yearly": "%Y"}
 
 
 def parse(text):
-    """A policy: {"daily": 7, ...}; ValueError if TEXT is none."""
+    """Returns a policy: {"daily": 7, ...}; raises ValueError if TEXT is invalid."""
     policy = {}
     for word in text.split(","):
         name, _, number = word.partition("=")
@@ -28,7 +28,7 @@ def parse(text):
 
 
 def time_of(name):
-    """When a generation was taken, by its name, in local time; None if the name does not tell."""
+    """Returns the local time of a generation from its name; None if the name has none."""
     try:
         time = datetime.datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ")
     except ValueError:
@@ -37,7 +37,7 @@ def time_of(name):
 
 
 def wanted(names, policy):
-    """Those of NAMES, the newest first, that POLICY keeps."""
+    """Returns those of NAMES (newest first) that POLICY keeps."""
     keep = set(names[:1])  # never nothing
     for period, count in policy.items():
         seen = set()
@@ -51,22 +51,22 @@ def wanted(names, policy):
 
 
 class Generation(NamedTuple):
-    """What is known of one: its series; the generations that it needs, None if they are not known or
-    not all there; and whether it can be rewritten so that it needs only others that stay."""
+    """Its series; the generations that it needs, None if they are unknown or missing; and whether it
+    can be rewritten to need only generations that stay."""
     series: str
     needs: set
     foldable: bool = False
 
 
 def split(generations, policy):
-    """What to remove of GENERATIONS, in an order that never leaves anything without what it needs,
-    and what is left alone: it counts for no rule, for it cannot be restored, or nobody knows.
+    """Returns the generations to remove, dependents first, and those that are ignored: they count for
+    no rule, because they cannot be restored, or because that is unknown.
 
-    GENERATIONS: the newest first, name to Generation.
+    GENERATIONS: name to Generation, newest first.
     """
     whole = {n: g for n, g in generations.items() if g.needs is not None}
     keep = wanted(list(whole), policy)
-    # What the next backup of a series goes on with.
+    # The base of the next backup of a series.
     keep |= set({generations[n].series: n for n in reversed(whole)}.values())
     keep |= {need for name in keep if not whole[name].foldable for need in whole[name].needs}
     return [n for n in whole if n not in keep], [n for n in generations if n not in whole]

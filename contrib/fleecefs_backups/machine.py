@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a VM is beside its disks: the domain's definition, its NVRAM and TPM, or what QEMU tells.
+"""State of a VM other than its disks: the domain's definition, NVRAM and TPM, or QEMU's answers.
 
     vm.xml        libvirt's definition of the domain, as it will be at its next start
     vm.nvram      the variables of its UEFI firmware
     vm.tpm.tar    the state of its emulated TPM
-    vm.qmp.json   of a QEMU without libvirt: its answers to query-* commands
+vm.qmp.json   without libvirt: QEMU's answers to query-* commands
 """
 import functools
 import json
 import os
 import shutil
 import socket
+import time
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 
-from . import durable
+from . import durable, stored
 from .commands import Failed, ask, log
 
 XML, NVRAM, TPM, QMP = "vm.xml", "vm.nvram", "vm.tpm.tar", "vm.qmp.json"
@@ -24,6 +25,7 @@ QUESTIONS = ("query-name", "query-uuid", "query-version", "query-target", "query
              "query-memory-size-summary", "query-cpus-fast", "query-block", "query-chardev",
              "query-pci", "query-tpm", "query-vnc")
 PATIENCE = 10  # seconds that a monitor has for an answer
+ANSWER_MAX = 16 << 20  # bytes
 
 
 def virsh(uri, *words):
@@ -31,14 +33,14 @@ def virsh(uri, *words):
 
 
 def definition(vm):
-    """The domain's definition as its next start takes it: (text, its root element)."""
+    """Returns the domain's persistent definition: (text, its root element)."""
     def dumped(domain):
         text = virsh(vm.uri, "dumpxml", "--inactive", "--security-info", "--domain", domain)
         return text, ElementTree.fromstring(text)
 
     text, root = dumped(vm.domain)
     if root.findtext("name") != vm.domain:
-        # virsh takes a name that is a number, or looks like a UUID, for that.
+        # virsh takes names that look like a number or a UUID for an id or a UUID.
         for uuid in virsh(vm.uri, "list", "--all", "--uuid").split():
             text, root = dumped(uuid)
             if root.findtext("name") == vm.domain:
@@ -50,16 +52,16 @@ def definition(vm):
 
 @functools.lru_cache(maxsize=None)
 def known(vm):
-    """The same, asked for once; None if it cannot be had, which is said."""
+    """Same as definition(), cached; None, with a message, if it is unavailable."""
     try:
         return definition(vm)
     except (Failed, OSError, ElementTree.ParseError) as why:
-        log(f"{vm.name}: libvirt does not tell what it is, so only its disks are saved: {why}")
+        log(f"{vm.name}: cannot get its definition from libvirt, only its disks are saved: {why}")
         return None
 
 
 def marks(root):
-    """What a domain's metadata leave out: True for all of it, or the targets of some disks.
+    """Returns what a domain's metadata exclude: True for the whole VM, or the targets of disks.
 
     <backup xmlns="urn:fleecefs:backup"> <exclude/> or <exclude disk="vdb"/>... </backup>
     """
@@ -67,27 +69,36 @@ def marks(root):
     return True if None in found else set(found)
 
 
-def disks_but(root):
-    """The option of fleecefs that leaves out the disks that are marked so; none if none is, or if it
-    is for fleecefs to refuse a disk that several VMs share."""
+def is_read_only(disk):
+    return disk.find("readonly") is not None or disk.get("device") == "cdrom"
+
+
+def disks_but(root, read_only):
+    """Returns the option of fleecefs that excludes the marked disks; none if no disk is marked, or if
+    fleecefs has to refuse a shared disk. READ_ONLY: includes read-only disks."""
     wanted, excluded = [], marks(root)
     if not excluded or excluded is True:  # all of it: that is for --all only
         return []
     for disk in root.iterfind("devices/disk"):
         target = disk.find("target").get("dev")
-        if disk.get("device", "disk") != "disk" or disk.find("readonly") is not None or \
-                target in excluded:
+        if target in excluded:
+            continue
+        if is_read_only(disk):
+            if read_only and disk.find("source") is not None:
+                wanted.append(target)
+            continue
+        if disk.get("device", "disk") != "disk":
             continue
         if disk.find("shareable") is not None:
             return []
         wanted.append(target)
     if not wanted:
-        raise Failed("all of its disks are marked to be left out")
+        raise Failed("its metadata exclude all of its disks")
     return ["--option=disk=" + ":".join(wanted)]
 
 
 def is_here(uri):
-    """Whether the files of a libvirt's VMs are this host's."""
+    """Whether the files of the VMs of a libvirt are on this host."""
     return not urllib.parse.urlsplit(uri or "").netloc
 
 
@@ -100,7 +111,7 @@ def nvram_path(root):
 
 
 def tpm_folder(root, uri):
-    """Where libvirt keeps the state of an emulated TPM; None if the domain has none."""
+    """Returns libvirt's folder with the state of an emulated TPM; None if the domain has none."""
     backend = root.find("devices/tpm/backend[@type='emulator']")
     if backend is None:
         return None
@@ -114,27 +125,47 @@ def tpm_folder(root, uri):
 
 
 class Monitor:
-    """A QEMU's monitor, for questions."""
+    """A QMP monitor, for queries."""
 
     def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(path)
-        self.file = self.socket.makefile("r")
-        self.file.readline()
-        self.ask("qmp_capabilities")
+        self.socket, self.said = socket.socket(socket.AF_UNIX), b""
+        try:
+            self.socket.settimeout(PATIENCE)
+            self.socket.connect(path)
+            self.read(time.monotonic() + PATIENCE)
+            self.ask("qmp_capabilities")
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, deadline):
+        """Returns the next message; raises TimeoutError also if it arrives byte by byte."""
+        while b"\n" not in self.said:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("its monitor does not answer")
+            self.socket.settimeout(left)
+            data = self.socket.recv(1 << 16)
+            if not data:
+                raise Failed("its monitor was closed")
+            self.said += data
+            if len(self.said) > ANSWER_MAX:
+                raise Failed("its monitor sends too much")
+        line, _, self.said = self.said.partition(b"\n")
+        return stored.parse_json(line)
 
     def ask(self, command):
-        """The answer; None if this QEMU does not know."""
+        """Returns the answer; None if this QEMU does not support COMMAND."""
+        deadline = time.monotonic() + PATIENCE
+        self.socket.settimeout(PATIENCE)
         self.socket.sendall(json.dumps({"execute": command}).encode() + b"\n")
-        while line := self.file.readline():
-            said = json.loads(line)
+        while time.monotonic() < deadline:
+            said = self.read(deadline)
             if "return" in said or "error" in said:
                 return said.get("return")
-        raise Failed("its monitor was closed")
+        raise TimeoutError("its monitor sends events only")
 
     def close(self):
-        self.file.close()
         self.socket.close()
 
 
@@ -157,7 +188,7 @@ def capture_domain(vm, folder):
     if (nvram or tpm) and not is_here(vm.uri):
         log(f"{vm.name}: its NVRAM and TPM are on another host and are not saved")
         return
-    # A firmware that was never started has no variables yet.
+    # A VM that was never started has no NVRAM file yet.
     if nvram and os.path.exists(nvram):
         shutil.copyfile(nvram, os.path.join(folder, NVRAM))
         os.chmod(os.path.join(folder, NVRAM), 0o400)
@@ -167,8 +198,8 @@ def capture_domain(vm, folder):
 
 
 def capture(vm, folder):
-    """Writes what VM is into FOLDER; the names of the files. A VM of which it cannot be had is backed
-    up all the same."""
+    """Writes the state of VM to FOLDER; returns the names of the files. A VM is backed up even if its
+    state is unavailable."""
     for name in FILES:
         if os.path.lexists(os.path.join(folder, name)):
             os.unlink(os.path.join(folder, name))
@@ -177,6 +208,6 @@ def capture(vm, folder):
             capture_domain(vm, folder)
         elif not vm.is_image:
             capture_qmp(vm, folder)
-    except (Failed, OSError, ValueError) as why:
-        log(f"{vm.name}: what the VM is beside its disks is not saved: {why}")
+    except (Failed, stored.Damaged, OSError, ValueError) as why:
+        log(f"{vm.name}: its definition and state are not saved: {why}")
     return [name for name in FILES if os.path.exists(os.path.join(folder, name))]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Makes a disk out of the chain of what is stored of it.
+"""Restores a disk from its chain of images.
 
-All of it is only read, and none of it is trusted.
+The images are opened read-only and untrusted.
 """
 import contextlib
 import errno
@@ -18,6 +18,7 @@ from . import qcow2
 from .commands import STOPPING, unblock
 from .stored import Damaged, Refused, open_regular, pieces_of
 
+CHECK_SECONDS = 3600  # for qemu-img check, which reads an image's tables
 LAYERS_MAX = 32  # more increments than that do not lie on one another, but go into a copy
 CHUNK = 1 << 20
 
@@ -32,14 +33,14 @@ def opened(path):
 
 
 def read_map(path, size):
-    """The finished ranges of a mapfile of GNU ddrescue that is about SIZE bytes, as (start, length)."""
+    """Yields the finished ranges (start, length) of a GNU ddrescue mapfile of SIZE bytes."""
     ranges, end = [], 0
     with opened(path) as fd, open(fd, encoding="ascii", closefd=False) as f:
         try:
-            # The first line of numbers is about ddrescue itself.
+            # The first line of numbers is ddrescue's status line.
             for line in [x for x in f if x.startswith("0x")][1:]:
                 start, length, status = line.split()
-                if int(start, 16) != end:
+                if int(start, 16) != end or int(length, 16) <= 0:
                     raise ValueError
                 if status == "+":
                     ranges.append((end, int(length, 16)))
@@ -47,28 +48,32 @@ def read_map(path, size):
             if end != size:
                 raise ValueError
         except ValueError:
-            raise Refused(f"{path} is damaged: it is not about {size} bytes") from None
+            raise Refused(f"{path} is damaged: it does not describe {size} bytes") from None
     return ranges
 
 
 def check_qcow2(image, fd):
     header = qcow2.read_header(fd)
     if header.incompatible & qcow2.DATA_FILE:
-        raise Damaged("it takes its data from another file, which no backup does")
+        raise Damaged("its data is in another file, unlike in backups")
     if header.backed and not image.base:
-        raise Damaged("it has a backing file, which no full backup does")
+        raise Damaged("it has a backing file, unlike full backups")
     if not image.size <= header.size < image.size + 512:
         raise Damaged(f"it is of a disk of {header.size} bytes, not of {image.size}")
     alone = {**node("qcow2", image.path), "backing": None}
-    done = subprocess.run(["qemu-img", "check", "json:" + json.dumps(alone)],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL)
+    qcow2.check_tables(fd, header)
+    try:
+        done = subprocess.run(["qemu-img", "check", "json:" + json.dumps(alone)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, timeout=CHECK_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Damaged(f"qemu-img check takes more than {CHECK_SECONDS} s") from None
     if done.returncode != 0:
         raise Damaged("qemu-img check finds errors")
 
 
 def check_file(image):
-    """Refuses a file that was cut off, or an increment without its map, or one with tricks."""
+    """Refuses a truncated file, an increment without its map, or a qcow2 with unsafe features."""
     try:
         if image.form == "split":
             return pieces_of(image)
@@ -87,7 +92,7 @@ def check_file(image):
 
 
 def node(form, path):
-    """An image as QEMU understands it, whatever the file itself says of its format and backing."""
+    """Returns a QEMU block node; ignores format and backing file recorded in the image."""
     return {"driver": form, "file": {"driver": "file", "filename": path}}
 
 
@@ -97,7 +102,7 @@ def convert(source, target, form, *options):
 
 
 def run(*argv):
-    """Runs a command, which ends with us: no signal comes between its start and the wait for it."""
+    """Runs a command that ends with this process: no signal can separate its start and the wait."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=unblock)
     try:
@@ -111,8 +116,8 @@ def run(*argv):
 
 
 def copy_range(source, target, start, length, place):
-    """LENGTH bytes at PLACE of SOURCE (None: zeros) to START of TARGET, whose holes stay where both
-    read as zeros."""
+    """Copies LENGTH bytes at PLACE of SOURCE (None: zeros) to START of TARGET; keeps holes of TARGET
+    where both read as zeros."""
     end = start + length
     while start < end:
         step = min(CHUNK, end - start)
@@ -126,7 +131,7 @@ def copy_range(source, target, start, length, place):
 
 
 def data_of(fd, length):
-    """The ranges of the file FD that are no holes, as (start, end)."""
+    """Yields the ranges of the file FD that are not holes, as (start, end)."""
     end = 0
     while end < length:
         try:
@@ -141,7 +146,7 @@ def data_of(fd, length):
 
 
 def join(image, target):
-    """Writes a disk that is stored in pieces to TARGET, a descriptor, which is new or a device."""
+    """Writes a disk stored in pieces to TARGET, the descriptor of a new file or a device."""
     device = stat.S_ISBLK(os.fstat(target).st_mode)
     if not device:
         os.ftruncate(target, image.size)
@@ -158,7 +163,7 @@ def join(image, target):
 
 
 def apply(image, target):
-    """Writes an increment into TARGET, a descriptor; False if it takes QEMU to read it."""
+    """Writes an increment into TARGET, a descriptor; False if only QEMU can read it."""
     with opened(image.path) as fd:
         if image.form == "raw":
             for start, length in read_map(image.map, image.size):
@@ -173,14 +178,14 @@ def apply(image, target):
 
 
 def stack(chain, target, form, *options):
-    """Writes TARGET: a few qcow2 increments lie on one another; raw ones, and more, go into a copy of
-    the rest."""
+    """Writes TARGET: stacks a few qcow2 increments as backing files; writes raw ones, and longer
+    chains, into a copy of the rest."""
     copy = target + ".raw"
     top, layers = None, 0
     layers_max = LAYERS_MAX if len(chain) <= LAYERS_MAX else 1
 
     def flush():
-        """Has all that was taken so far in the copy."""
+        """Writes everything stacked so far to the copy."""
         nonlocal top, layers
         if top != node("raw", copy):
             convert(top, copy + ".new", "raw")
@@ -229,11 +234,11 @@ def is_device(path):
 
 
 def lock(path):
-    """Refuses the image of a VM that runs, as qemu-img does; returns a descriptor that keeps a VM
-    from starting with it.
+    """Refuses the image of a running VM, like qemu-img; returns a descriptor that keeps VMs from
+    starting with it.
 
-    QEMU's locks (block/file-posix.c): a shared one on byte 100 + N for each permission N that it
-    has, and on byte 200 + N for each that it does not share.
+    QEMU's locks (block/file-posix.c): a shared lock on byte 100 + N for each permission N that it
+    holds, and on byte 200 + N for each that it does not share.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -248,7 +253,7 @@ def lock(path):
 
 
 def restore(chain, output, form):
-    """Makes OUTPUT, which has its name when it is complete."""
+    """Creates OUTPUT, renamed when complete."""
     held = lock(output) if os.path.exists(output) else None
     try:
         if is_device(output) and len(chain) == 1 and chain[0].form == "split":
@@ -259,14 +264,14 @@ def restore(chain, output, form):
         if is_device(output):
             if any(i.form == "split" or i.base and i.form == "raw" for i in chain) or \
                     len(chain) > LAYERS_MAX:
-                raise Refused("increments in raw or on pieces, and more than "
-                              f"{LAYERS_MAX - 1} in qcow2, cannot be restored to a block device: "
+                raise Refused("raw increments, increments on pieces, and more than "
+                              f"{LAYERS_MAX - 1} qcow2 increments cannot be restored to a block device: "
                               "restore to a file, then qemu-img convert -n")
             os.close(held)  # QEMU takes the lock itself
             held = None
             return stack(chain, output, "raw", "-n")
         if held is not None and any(os.path.samefile(i.path, output) for i in chain):
-            raise Refused(f"{output} is a part of the backup")
+            raise Refused(f"{output} is part of the backup")
         part = output + ".part"
         try:
             stack(chain, part, form)

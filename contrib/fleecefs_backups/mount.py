@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a VM is mounted while it is backed up."""
+"""The mount of a VM during its backup."""
 import fcntl
 import json
 import os
@@ -7,12 +7,12 @@ import re
 import sys
 
 from . import machine, stored
-from .commands import FLEECEFS, Failed, run
+from .commands import FLEECEFS, Failed, interruptible, run
 from .text import human, printable
 
 
 class Mount:
-    """Where a VM is mounted: always the same folder, under a lock that running tools hold too."""
+    """The mount of a VM: always at the same folder, with a lock that running tools also hold."""
 
     def __init__(self, vm, has_bar):
         """VM: a Source; HAS_BAR: show progress on a terminal."""
@@ -30,7 +30,7 @@ class Mount:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.lock.close()
-            raise Failed("a backup of it runs already") from None
+            raise Failed("a backup of it is already running") from None
         self.end("--abort")  # of a run that was killed
 
     def begin(self, source, options):
@@ -39,42 +39,46 @@ class Mount:
         if run(FLEECEFS, *options, source, self.path, stoppable=False) != 0:
             raise Failed("no snapshot could be taken")
         disks = {}
-        for name in sorted(os.listdir(self.path)):
-            if name != ".fleecefs":
-                with open(os.path.join(self.path, name, "info.json")) as f:
-                    disks[name] = json.load(f)
+        with interruptible():
+            for name in sorted(os.listdir(self.path)):
+                if name != ".fleecefs":
+                    with open(os.path.join(self.path, name, "info.json")) as f:
+                        disks[name] = json.load(f)
         return disks
 
     def capture(self, vm):
-        """Has files that tell what VM is beside its disks, which tools save too."""
+        """Writes files with the state of VM other than its disks; tools save them, too."""
         self.vm_files = [stored.VM_FILE, *machine.capture(vm, self.folder)]
 
     def describe(self, said):
-        """Has vm.json, the first of these, say it."""
+        """Writes SAID to vm.json, the first of these files."""
         with open(os.path.join(self.folder, stored.VM_FILE), "w") as f:
             json.dump(said, f)
 
     def is_mounted(self):
-        """Also if what is mounted no longer answers."""
+        """True even if the mount no longer responds."""
         with open("/proc/self/mounts", "rb") as f:
             points = [line.split(b" ")[1] for line in f]
         path = os.path.realpath(os.path.dirname(self.path)) + "/mnt"
-        # The kernel writes space, tab, newline and backslash in octal.
+        # The kernel escapes space, tab, newline and backslash in octal.
         return os.fsencode(path) in (
             re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), p) for p in points)
 
     def end(self, how):
-        """Commits or aborts what is mounted, if anything is; returns the exit status."""
-        status = 0
-        if os.path.ismount(self.path):
+        """Commits or aborts the mounted snapshot, if any; returns the exit status."""
+        # Not os.path.ismount(), which would wait for a daemon that is stopped.
+        if self.is_mounted():
             status = run(FLEECEFS, how, self.path, stoppable=False)
+        else:
+            # Unmounting it without --commit has aborted it.
+            status = 1 if how == "--commit" else 0
         if how == "--abort" and self.is_mounted():
-            # A daemon that has died leaves its mount, and in the VM what the next run puts back.
+            # A daemon that died leaves its mount, and state in the VM that the next run cleans up.
             run("fusermount3", "-uz", self.path, stoppable=False)
         return status
 
     def run(self, *argv, **kwargs):
-        """Runs a tool, with a progress bar on a terminal; one that fails fails the VM."""
+        """Runs a tool, with a progress bar on a terminal; raises Failed if it fails."""
         try:
             status = run(*argv, idle=self.show if self.has_bar else None,
                          pass_fds=[self.lock.fileno()], **kwargs)
@@ -85,9 +89,12 @@ class Mount:
             raise Failed(f"{argv[0]} has failed: exit status {status}")
 
     def show(self):
-        with open(os.path.join(self.path, ".fleecefs/status.json")) as f:
-            disks = json.load(f)["exports"]
-        # What is wanted is known of disks that somebody has looked into.
+        try:
+            with interruptible(), open(os.path.join(self.path, ".fleecefs/status.json")) as f:
+                disks = json.load(f)["exports"]
+        except (OSError, ValueError, KeyError):
+            return
+        # The wanted amount is known only of disks that have been accessed.
         wanted = sum(d.get("wanted_bytes", 0) for d in disks) or 1
         done = sum(d.get("covered_bytes", 0) for d in disks)
         bar = "#" * (done * 40 // wanted)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The clusters of a qcow2 image, by docs/interop/qcow2 of QEMU.
+"""The clusters of a qcow2 image; format: docs/interop/qcow2 of QEMU.
 
-qemu-img needs a process for each question and a level of nesting for each increment: a chain of
-thousands needs neither here. All that is read is checked against the file's own size.
+qemu-img needs a process per query and a nesting level per increment; a chain of thousands needs
+neither here. All values are checked against the file's size.
 """
 import array
 import os
@@ -11,13 +11,13 @@ import sys
 from typing import NamedTuple
 
 MAGIC = 0x514649fb
-DIRTY, CORRUPT, DATA_FILE = 1, 2, 4  # incompatible features that are spoken of here
+DIRTY, CORRUPT, DATA_FILE = 1, 2, 4  # incompatible features
 OFFSET = 0x00fffffffffffe00
 COMPRESSED, ZERO = 1 << 62, 1
 
 
 class Damaged(Exception):
-    """The image is not what it should be."""
+    """The image is damaged."""
 
 
 class Header(NamedTuple):
@@ -39,7 +39,7 @@ class Header(NamedTuple):
 def read_exactly(fd, offset, length):
     data = os.pread(fd, length, offset)
     if len(data) != length:
-        raise Damaged("it is cut off")
+        raise Damaged("it is truncated")
     return data
 
 
@@ -47,9 +47,9 @@ def read_header(fd):
     fields = struct.unpack(">IIQIIQIIQ", read_exactly(fd, 0, 48))
     magic, version, backing, _, bits, size, crypt, l1_size, l1_offset = fields
     if magic != MAGIC or version not in (2, 3):
-        raise Damaged("it is no qcow2")
+        raise Damaged("it is not a qcow2")
     if not 9 <= bits <= 21 or l1_size > 4 << 20 or size >= 1 << 63:
-        raise Damaged("its header makes no sense")
+        raise Damaged("its header is invalid")
     incompatible = struct.unpack(">Q", read_exactly(fd, 72, 8))[0] if version == 3 else 0
     return Header(version, 1 << bits, size, crypt != 0, backing != 0, incompatible, l1_size,
                   l1_offset)
@@ -62,10 +62,18 @@ def read_table(fd, offset, entries):
     return table
 
 
-def extents(fd, header):
-    """What is allocated, in order: (start on the disk, length, place in the file or None: zeros).
+def check_tables(fd, header):
+    """Raises Damaged if there are more references to L2 tables than clusters: to follow them all would
+    take years."""
+    tables = sum(1 for l1 in read_table(fd, header.l1_offset, header.l1_size) if l1 & OFFSET)
+    if tables > os.fstat(fd).st_size // header.cluster:
+        raise Damaged("its tables are invalid")
 
-    Raises Damaged where QEMU would; returns None instead of an extent where something is compressed.
+
+def extents(fd, header):
+    """Yields allocated extents in order: (start on the disk, length, offset in the file or None: zeros).
+
+    Raises Damaged where QEMU would fail; yields None for compressed data.
     """
     end, cluster = os.fstat(fd).st_size, header.cluster
     per_table = cluster // 8
@@ -84,8 +92,8 @@ def extents(fd, header):
             if disk >= header.size:
                 break
             if at is not None and (at % cluster or at + cluster > end):
-                raise Damaged("it is cut off")
-            # Goes on where the one before ends, on the disk and in the file.
+                raise Damaged("it is truncated")
+            # Contiguous with the previous extent, on the disk and in the file.
             if length and disk == start + length and \
                     (at is place is None or None not in (at, place) and at == place + length):
                 length += cluster

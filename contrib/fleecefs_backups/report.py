@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a run tells other programs: a JSON line for each VM, and metrics for node exporter.
+"""Output for other programs: a JSON line for each VM, and metrics for node exporter.
 
 fleecefs-formats(5) describes both.
 """
@@ -14,16 +14,16 @@ from .text import file_name, printable
 
 PREFIX = "fleecefs_backup_"
 HELP = {
-    "last_run_timestamp_seconds": "When the last backup of the VM ended, in whatever way.",
-    "last_success_timestamp_seconds": "When the last backup that succeeded ended.",
-    "last_success_duration_seconds": "How long that one took.",
-    "last_success_bytes": "What it saved: bytes that had changed, or all data of a full backup.",
-    "last_success_full": "1 if all of its disks were full, else 0.",
+    "last_run_timestamp_seconds": "When the last backup of the VM ended, successful or not.",
+    "last_success_timestamp_seconds": "When the last successful backup ended.",
+    "last_success_duration_seconds": "Duration of the last successful backup.",
+    "last_success_bytes": "Bytes that it saved: changed bytes, or all data of a full backup.",
+    "last_success_full": "1 if it was full for all disks, else 0.",
     "last_status": "Exit status of the last backup: 0, 1, 3, or 128 and the signal.",
-    "failures_total": "Backups that failed.",
-    "generations": "Generations that are stored.",
-    "newest_timestamp_seconds": "When the newest of them was taken.",
-    "oldest_timestamp_seconds": "When the oldest of them was taken.",
+    "failures_total": "Number of failed backups.",
+    "generations": "Number of stored generations.",
+    "newest_timestamp_seconds": "Time of the newest stored generation.",
+    "oldest_timestamp_seconds": "Time of the oldest stored generation.",
 }
 
 
@@ -36,7 +36,7 @@ def iso(time):
 
 
 def new(vm, args):
-    """The report of a backup of VM that begins now."""
+    """Creates the report of a backup of VM that starts now."""
     return {"version": 1, "vm": vm.name, "source": vm.place, "tool": args.tool,
             "destination": args.destination, "series": args.series, "begun": iso(now()),
             "status": 1, "error": None, "generation": None, "disks": [], "bytes": 0,
@@ -51,7 +51,7 @@ def end(report, status, error=None):
 
 
 def count(report, names):
-    """Adds what is stored after all: the generations NAMES."""
+    """Adds number, oldest and newest of the generations NAMES, stored in the end."""
     times = sorted(t for t in map(time_of, names) if t)
     report["generations"] = len(names)
     for key, time in zip(("oldest", "newest"), (times[:1], times[-1:])):
@@ -63,7 +63,7 @@ def _seconds(text):
 
 
 def _read(path, labels):
-    """The metrics of an earlier run, by name."""
+    """Returns the metrics of the previous run, by name."""
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8", errors="replace") as f:
@@ -76,8 +76,8 @@ def label(text):
 
 
 def write_metrics(folder, report):
-    """A file of FOLDER for this VM and series. What a backup that fails does not know stays as it
-    was."""
+    """Writes a file in FOLDER for this VM and series. Values unknown to a failed backup keep their
+    previous value."""
     where = hashlib.sha256(f"{report['tool']}\n{report['destination']}".encode()).hexdigest()[:8]
     path = os.path.join(folder, f"fleecefs-backup-{file_name(report['vm'])}@"
                         f"{file_name(report['series'])}-{where}.prom")
@@ -104,5 +104,5 @@ def write_metrics(folder, report):
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# HELP {PREFIX}{name} {text}\n", f"# TYPE {PREFIX}{name} {kind}\n",
                       f"{PREFIX}{name}{labels} {said[name]}\n"]
-    # Node exporter, which is another user, reads it.
+    # Node exporter runs as another user.
     durable.write(path, "".join(lines), mode=0o644)

@@ -8,7 +8,7 @@ from .tool import GENERATION, Tool, number_in
 
 
 class Restic(Tool):
-    """A snapshot for each generation: of disks in pieces, or, of what has none, as a chain."""
+    """A snapshot for each generation: disks in pieces or, without pieces, as a chain."""
     form = "split"
 
     def __init__(self, destination, vm):
@@ -16,7 +16,7 @@ class Restic(Tool):
         self.known = None
 
     def snapshots(self):
-        """Of each generation its number and the id of its snapshot."""
+        """Returns the number and the snapshot id of each generation."""
         if self.known is None:
             found = json.loads(ask(*self.restic, "snapshots", "--json", "--host", self.vm)) or []
             tags = [(s.get("tags") or [], s["id"]) for s in found]
@@ -45,7 +45,7 @@ class Restic(Tool):
 
     def discard(self, *names):
         if found := [self.snapshots()[n][1] for n in names if n in self.snapshots()]:
-            ask(*self.restic, "forget", *found)
+            ask(*self.restic, "forget", *found, stoppable=False)
             self.known = None
 
     def reclaim(self):
@@ -53,7 +53,7 @@ class Restic(Tool):
 
 
 class Borg(Tool):
-    """An archive for each generation: of disks in pieces, or, of what has none, as a chain."""
+    """An archive for each generation: disks in pieces or, without pieces, as a chain."""
     form = "split"
 
     def __init__(self, destination, vm):
@@ -89,7 +89,7 @@ class Borg(Tool):
 
     def discard(self, *names):
         if found := [self.prefix + n for n in names if n in self.generations()]:
-            ask("borg", "delete", f"{self.repository}::{found[0]}", *found[1:])
+            ask("borg", "delete", f"{self.repository}::{found[0]}", *found[1:], stoppable=False)
             self.known = None
 
     def reclaim(self):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Removes the generations that no rule keeps."""
+"""Removes generations that no retention rule keeps."""
 from . import keep
 from .commands import interruptible, log, tell
 from .tools import TOOLS
 
 
 def prune(vm, args):
-    """Removes the generations of a VM that --keep does not keep, or tells of them; those that it has
-    removed."""
+    """Removes, or with --dry-run lists, the generations of a VM that --keep does not keep. Returns
+    those removed."""
     tool = TOOLS[args.tool](args.destination, vm.file)
     say, would = (log, "would be ") if args.dry_run else (tell, "")
     with tool.locked():
@@ -15,10 +15,10 @@ def prune(vm, args):
             tool.finish()
         remove, left = keep.split(tool.inventory(), args.keep)
         for name in left:
-            say(f"{vm.name}: {name} counts for nothing and is left alone: it cannot be restored, or "
-                "is of an older version")
+            say(f"{vm.name}: {name} is ignored and kept: it cannot be restored, or is of an older "
+                "version")
         for name in tool.folding(set(remove)):
-            say(f"{vm.name}: {name}: {would}merged with what it needs of those")
+            say(f"{vm.name}: {name}: {would}merged with the removed generations that it needs")
         if not args.dry_run:
             with interruptible():
                 tool.fold(set(remove))
@@ -30,5 +30,5 @@ def prune(vm, args):
 
 
 def reclaim(args):
-    """Frees the room of what was removed, where that is a step of its own."""
+    """Frees the space of removed generations, if the tool does that separately."""
     TOOLS[args.tool](args.destination, "").reclaim()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Generations as folders of pieces, made by rsync, here or on another host."""
+"""Generations as folders of pieces, written by rsync, local or on another host."""
 import os
 import shlex
 import tempfile
@@ -9,18 +9,18 @@ from .commands import Failed, ask
 from .keep import Generation
 from .tool import Tool, newest_first
 
-# Prints of each complete generation in the folder $1 its name and, after a tab, vm.json, a line.
+# Prints a line for each complete generation in the folder $1: its name, a tab, and vm.json.
 LIST = r"""cd -- "$1" 2>/dev/null || exit 0
 for f in */vm.json; do
     case $f in *.partial/vm.json) continue;; esac
     [ -f "$f" ] && printf '%s\t' "${f%/vm.json}" && head -c 1000000 -- "$f" && echo
 done; :"""
 
-# Prints of the generations in the folder $1 those with a damaged disk.
+# Prints the generations in the folder $1 that have a damaged disk.
 DAMAGED = r"""cd -- "$1" 2>/dev/null || exit 0
 for f in */*/DAMAGED; do [ -f "$f" ] && printf '%s\n' "${f%%/*}"; done; :"""
 
-# Writes SHA256SUMS of the folder $1. A piece that is a link to one of the generation $2 has its line.
+# Writes SHA256SUMS of the folder $1. For pieces linked to generation $2, copies the lines.
 SUMS = r"""set -e; cd -- "$1"; old=; [ -z "$2" ] || [ ! -f "$2/SHA256SUMS" ] || old=$2/SHA256SUMS
 find . -type f -links +1 | LC_ALL=C sort | awk '
     NR == FNR { if (substr($0, 1, 1) != "\\") known[substr($0, 67)] = $0; next }
@@ -28,20 +28,20 @@ find . -type f -links +1 | LC_ALL=C sort | awk '
     name in known { print known[name]; next }
     { print name > "/dev/stderr" }' "${old:-/dev/null}" - >.SHA256SUMS.part 2>.new
 find . -type f -links 1 ! -name '.*' ! -path ./vm.json -printf '%P\n' >>.new
-# What is hidden stays hidden until it is complete.
+# The list is hidden until it is complete.
 tr '\n' '\0' <.new | xargs -0r sha256sum -- >>.SHA256SUMS.part
 LC_ALL=C sort -k 2 -o .SHA256SUMS.part .SHA256SUMS.part
 rm .new; mv .SHA256SUMS.part SHA256SUMS"""
 
-# Removes the generation $1 by way of the name $2, which says that it is not complete.
+# Removes the generation $1, first renaming it to $2, which marks it as incomplete.
 DISCARD = r"""set -e
 rm -rf -- "$2"; [ ! -d "$1" ] || mv -T -- "$1" "$2"
 rm -rf -- "$2"; :"""
 
 
 class Rsync(Tool):
-    """A folder for each generation, here or at HOST:FOLDER, with the disks in pieces; those that are as
-    they were are hard links to the generation before."""
+    """A folder for each generation, local or at HOST:FOLDER, with the disks in pieces; unchanged pieces
+    are hard links to the previous generation."""
     form = "split"
 
     def __init__(self, destination, vm):
@@ -52,15 +52,15 @@ class Rsync(Tool):
         if not self.host and not os.path.isdir(destination):
             raise Failed(f"{destination} is not a folder")
 
-    def there(self, *argv):
-        """Runs a command where the folder is; what it prints."""
+    def there(self, *argv, stoppable=True):
+        """Runs a command on the destination's host; returns its output."""
         if self.host:
-            # The shell there takes the words apart again.
+            # The remote shell splits the words again.
             argv = *shlex.split(os.environ.get("RSYNC_RSH", "ssh")), self.host, shlex.join(argv)
-        return ask(*argv)
+        return ask(*argv, stoppable=stoppable)
 
     def listed(self):
-        """vm.json of each generation, as text."""
+        """Returns vm.json of each generation, as text."""
         lines = self.there("sh", "-c", LIST, "sh", self.folder).splitlines()
         return {name: text for name, tab, text in (line.partition("\t") for line in lines) if tab}
 
@@ -75,7 +75,7 @@ class Rsync(Tool):
             return {}
 
     def inventory(self):
-        """None needs another."""
+        """See Tool; no generation needs another."""
         said = {name: self.described(name, text) for name, text in self.listed().items()}
         damaged = self.damaged()
         return {name: Generation(said[name].get("series"), None if name in damaged else set())
@@ -84,16 +84,16 @@ class Rsync(Tool):
 
     def save(self, mount, files, name, number):
         damaged = self.damaged()
-        # Nothing is linked to what fleecefs-restore --check has found damaged.
+        # Never link to a generation that fleecefs-restore --check has found damaged.
         before = [n for n in newest_first(self.generations()) if n not in damaged][:1]
         self.there("mkdir", "-p", "--", self.folder)
         self.discard_parts()
         part = f"{self.folder}/{name}{stored.PARTIAL}"
         remote = f"{self.host}:{part}/" if self.host else f"{part}/"
-        # -s: no shell there reads the names.
+        # -s: protects the names from the remote shell.
         rsync = ("rsync", "-s", "--relative", "--recursive", "--times", "--sparse",
                  "--chmod=D755,F444", "--no-implied-dirs")
-        # Links are to what has the same size and time: only of pieces does that mean the same content.
+        # rsync links files with the same size and time; only for pieces does that imply the same content.
         mount.run(*rsync, *(f"--link-dest=../{n}" for n in before), "--",
                   *(f for f in files if f.endswith("/split")), remote, cwd=mount.path)
         mount.run(*rsync, "--", *(f for f in files if not f.endswith("/split")),
@@ -107,7 +107,7 @@ class Rsync(Tool):
         return set(self.there("sh", "-c", DAMAGED, "sh", self.folder).splitlines())
 
     def verify(self, mount, files, name, percent):
-        """By checksums, which rsync makes at either end."""
+        """See Tool; compares checksums that rsync computes on both sides."""
         chosen = [n for n in verify.below(mount.path, files) if verify.chosen(percent)]
         remote = f"{self.folder}/{name}/"
         with tempfile.NamedTemporaryFile("w") as f:
@@ -123,9 +123,9 @@ class Rsync(Tool):
     def discard(self, *names):
         for name in names:
             self.there("sh", "-c", DISCARD, "sh", f"{self.folder}/{name}",
-                       f"{self.folder}/{name}{stored.PARTIAL}")
+                       f"{self.folder}/{name}{stored.PARTIAL}", stoppable=False)
 
     def discard_parts(self):
-        """Of this run, and of those that were killed."""
+        """Removes incomplete generations of this run, and of runs that were killed."""
         self.there("sh", "-c", 'for p in "$1"/*.partial; do [ ! -d "$p" ] || rm -rf -- "$p"; done', "sh",
                    self.folder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which VMs are to be backed up, as the command line names them."""
+"""The VMs to back up, from the command line."""
 import argparse
 import collections
 import fnmatch
@@ -12,7 +12,7 @@ from .text import file_name, printable
 
 
 class Source:
-    """A VM: what it is called, what fleecefs is to mount, and whether it is an image file."""
+    """A VM: its name, the source to mount, and whether it is an image file."""
 
     def __init__(self, name, source, given, is_image=False):
         self.name, self.file, self.source = name, file_name(name), source
@@ -20,29 +20,29 @@ class Source:
 
     @property
     def place(self):
-        """It without the way to it."""
+        """Returns the source without "?connect="."""
         return self.source.partition("?connect=")[0]
 
     @property
     def domain(self):
-        """Its name in libvirt; "" if it is no domain."""
+        """Returns its name in libvirt; "" if it is not a domain."""
         return self.place.removeprefix("libvirt:") if self.source.startswith("libvirt:") else ""
 
     @property
     def uri(self):
-        """Of the libvirt that it is a domain of; "" for libvirt's own choice."""
+        """Returns the URI of its libvirt; "" for libvirt's default."""
         return self.source.partition("?connect=")[2]
 
 
 def domains(connect):
-    """All domains that a libvirt knows."""
+    """Returns all domains of a libvirt."""
     names = ask("virsh", *(["--connect", connect] if connect else []), "list", "--all", "--name")
     return [connected(Source(n, f"libvirt:{n}", given=False), connect)
             for n in filter(None, names.split("\n"))]
 
 
 def named(text):
-    """NAME=SOURCE or SOURCE."""
+    """Parses NAME=SOURCE or SOURCE."""
     name, given, rest = re.fullmatch(r"(?s)(?:([^=/:?]+)(=))?(.*)", text).groups()
     is_image = False
     if rest.startswith("libvirt:"):
@@ -57,19 +57,19 @@ def named(text):
         raise argparse.ArgumentTypeError(
             f"{printable(text)} is neither qmp:SOCKET nor libvirt:DOMAIN nor an image file")
     if not (name or own) or name in (".", ".."):
-        raise argparse.ArgumentTypeError(f"{printable(text)}: '{name or ''}' is no name of a VM")
+        raise argparse.ArgumentTypeError(f"{printable(text)}: '{name or ''}' is not a valid VM name")
     return Source(name if given else own, rest, bool(given), is_image)
 
 
 def connected(vm, connect):
-    """VM by the libvirt at CONNECT, if it names none itself."""
+    """Returns VM with the libvirt URI CONNECT, unless it has its own."""
     if vm.source.startswith("libvirt:") and connect and "?connect=" not in vm.source:
         vm.source += f"?connect={connect}"
     return vm
 
 
 def is_left_out(vm, args):
-    """Of --all: by --exclude, or by a mark in the domain's metadata."""
+    """Whether --all leaves out VM, by --exclude or by the domain's metadata."""
     if any(fnmatch.fnmatchcase(vm.name, pattern) for pattern in args.exclude):
         return True
     said = machine.known(vm)
@@ -77,15 +77,15 @@ def is_left_out(vm, args):
 
 
 def sources(args, parser):
-    """All VMs that are to be backed up, each once."""
+    """Returns all VMs to back up, each once."""
     if len(args.connect) > 1 and any(vm.domain and not vm.uri for vm in args.source):
-        parser.error("with several -c a SOURCE has to name its libvirt: libvirt:DOMAIN?connect=URI")
+        parser.error("with several -c, each SOURCE must name its libvirt: libvirt:DOMAIN?connect=URI")
     listed, away = [], []
     for connect in (args.connect or [None]) if args.all else []:
         try:
             listed += domains(connect)
         except Failed as why:
-            # The VMs of other hosts are backed up all the same.
+            # VMs of other hosts are still backed up.
             if len(args.connect) < 2:
                 raise
             log(f"{connect}: FAILED: its domains cannot be listed: {why}")
@@ -99,6 +99,6 @@ def sources(args, parser):
             for vm in args.source + listed if vm not in strange]}
     for name, count in collections.Counter(name for name, _ in vms).items():
         if count > 1:
-            parser.error(f"{count} VMs would be called '{printable(name)}': tell them apart by "
+            parser.error(f"{count} VMs would be called '{printable(name)}': distinguish them with "
                          "NAME=SOURCE")
     return list(vms.values()), bool(strange or away)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is stored below a folder: which VMs, disks and generations, and what is based on what.
+"""Backups stored below a folder: VMs, disks, generations, and the bases of increments.
 
-Identity and order come from what was recorded, never from clocks: an increment belongs on the image
-whose restore point is its base and whose disk_id is its own, wherever that lies and whatever it is
-called. A generation has a number, higher than that of any before it at the same destination. Where
-these were not recorded, by older versions or by hand, folder names and bases have to do.
+Identity and order come from recorded data, never from clocks: the base of an increment is the image
+whose restore point is the increment's base and which has the same disk_id, regardless of place and
+name. Each generation has a higher number than all earlier ones at the same destination. Backups
+without these data (older versions, manual ones) are matched by folder names and bases.
 
-Nothing that is read here is trusted: whoever can write to a repository would otherwise read the files
-of the host that restores.
+All input is untrusted: otherwise, anyone who can write to a repository could read files of the host
+that restores.
 """
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ import stat
 
 PREFIX = "user.fleecefs."
 VM_FILE = "vm.json"  # beside the disks' folders
-DAMAGED_FILE = "DAMAGED"  # in a disk's folder: fleecefs-restore --check has found it to be, and why
+DAMAGED_FILE = "DAMAGED"  # in a disk's folder: why fleecefs-restore --check found it damaged
 PARTIAL = ".partial"  # ends the names of generations that are being made
 JSON_MAX = 64 << 20
 SIZE_MAX = (1 << 63) - 1
@@ -25,15 +25,15 @@ NO_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 class Refused(Exception):
-    """Nothing was restored."""
+    """The restore was refused; nothing was restored."""
 
 
 class Damaged(Exception):
-    """A file is not what it should be."""
+    """A file is damaged."""
 
 
 def open_regular(path):
-    """A descriptor of a regular file, which is no symbolic link."""
+    """Opens a regular file, without following a symbolic link; returns its descriptor."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -41,18 +41,18 @@ def open_regular(path):
                       f"cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Damaged("it is no regular file")
+        raise Damaged("it is not a regular file")
     return fd
 
 
 def parse_json(data):
-    """The object that DATA, bytes, is."""
+    """Parses DATA (bytes), which must be a JSON object."""
     try:
         said = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"it is no JSON: {str(error)[:80]}") from None
+        raise Damaged(f"it is not JSON: {str(error)[:80]}") from None
     if not isinstance(said, dict):
-        raise Damaged("it is no JSON object")
+        raise Damaged("it is not a JSON object")
     return said
 
 
@@ -61,12 +61,12 @@ def read_json(path):
         size = os.fstat(f.fileno()).st_size
         if size > JSON_MAX:
             raise Damaged("it is too large")
-        # No more than that: Python takes the memory for all that it is asked for, file by file.
+        # Not JSON_MAX: Python allocates the requested size for each file.
         return parse_json(f.read(size))
 
 
 def member(said, name, kind, default):
-    """said[name], which must be of type KIND if it is there."""
+    """Returns said[name], or DEFAULT; raises Damaged unless it has type KIND."""
     value = said.get(name, default)
     if not isinstance(value, (kind, type(default))) or isinstance(value, bool):
         raise Damaged(f"its '{name}' is odd")
@@ -75,7 +75,7 @@ def member(said, name, kind, default):
 
 @dataclasses.dataclass(frozen=True)
 class Vm:
-    """Whose disk it is, as far as that was recorded."""
+    """The VM of a disk, as far as recorded."""
     uuid: str = ""
     source: str = ""
     name: str = ""
@@ -84,7 +84,7 @@ class Vm:
         return bool(self.uuid or self.source)
 
     def is_same(self, other):
-        """By UUID where both have one: sockets move, and two VMs can have one name."""
+        """Compares by UUID if both have one: sockets move, and VMs may share a name."""
         if self.uuid and other.uuid:
             return self.uuid == other.uuid
         return self.source == other.source
@@ -94,7 +94,7 @@ class Vm:
 
 
 def vm_of(said):
-    """The Vm that vm.json or info.json tells of."""
+    """Returns the Vm recorded in vm.json or info.json."""
     vm = member(said, "vm", dict, {})
     uuid = member(vm, "uuid", str, "").lower()
     return Vm("" if uuid == NO_UUID else uuid, member(vm, "source", str, ""),
@@ -102,20 +102,20 @@ def vm_of(said):
 
 
 def number_of(said):
-    """The number of the generation that vm.json tells of; -1 if there is none."""
+    """Returns the generation's number in vm.json; -1 if there is none."""
     number = said.get("number")
     return number if type(number) is int and number >= 0 else -1
 
 
 def disks_of(said):
-    """The disks that vm.json tells of: name to (restore point, disk_id, generations needed)."""
+    """Returns the disks in vm.json: name to (restore point, disk_id, generations needed)."""
     disks = said.get("disks")
     found = {}
     for name, disk in disks.items() if isinstance(disks, dict) else ():
         if isinstance(disk, dict):
             needs = disk.get("needs")
             found[name] = (disk.get("restore_point"), disk.get("disk_id"),
-                           needs if isinstance(needs, list) else [])
+                           [str(n) for n in needs] if isinstance(needs, list) else [])
     return found
 
 
@@ -123,7 +123,7 @@ def disks_of(said):
 class Image:
     """A full backup or an increment of one disk."""
     path: str
-    home: str  # what is there in several forms has one home
+    home: str  # several forms of one disk share a home
     disk: str  # the name of its folder
     size: int
     time: str
@@ -138,7 +138,7 @@ class Image:
 
     @property
     def form(self):
-        """qcow2, raw, or split: a folder of pieces."""
+        """qcow2, raw, or split (a folder of pieces)."""
         return os.path.basename(self.path).rpartition(".")[2]
 
     @property
@@ -154,20 +154,20 @@ def attributes(path):
 class Stored:
     """All images below a folder.
 
-    `images` are in order, the oldest first. `damaged` are (path, why) of files that should be parts
-    of it and cannot be read; `unknown` of those that look like disks and belong to nothing.
+    `images` are sorted, oldest first. `damaged`: (path, why) of unreadable parts of backups;
+    `unknown`: (path, why) of files that look like disks but belong to no backup.
     """
 
     def __init__(self, top):
         if not os.path.isdir(top):
-            raise Refused(f"{top} is not there" if not os.path.lexists(top) else
+            raise Refused(f"{top} does not exist" if not os.path.lexists(top) else
                           f"{top} is not a folder")
         self.top = os.path.abspath(top)
         self.images, self.damaged, self.unknown = [], [], []
         self.generations = []  # folders with a vm.json
         self._files = {}  # JSON files by path
         for folder, folders, names in os.walk(self.top, onerror=self._unreadable):
-            # What is being made is hidden, or has a name that says so.
+            # Unfinished backups are hidden, or marked by their name.
             self.unknown += [(os.path.join(folder, f), "a symbolic link") for f in folders
                              if os.path.islink(os.path.join(folder, f))]
             if "split" in folders and "info.json" in names:
@@ -198,7 +198,7 @@ class Stored:
             self.damaged.append((path, str(why)))
 
     def json(self, path):
-        """What a JSON file says; {} if there is none. It is read once, and complained of each time."""
+        """Returns the contents of a JSON file, cached; {} if there is none. Reports faults each time."""
         if path not in self._files:
             try:
                 self._files[path] = read_json(path) if os.path.lexists(path) else {}
@@ -209,8 +209,8 @@ class Stored:
         return self._files[path]
 
     def _read_image(self, path):
-        """What the file at PATH says it is; a word if it is no backup, or an increment since a bitmap
-        of somebody else's, which belongs to no chain."""
+        """Reads the image at PATH; returns a word if it is not a backup, or an increment since a foreign
+        bitmap, which belongs to no chain."""
         folder, file = os.path.split(path)
         if file == "split":
             if os.path.islink(path):
@@ -228,19 +228,19 @@ class Stored:
             contexts = [c for c in member(said, "contexts", list, []) if isinstance(c, dict)]
             if dirty and not any("base" in c and c.get("bitmap") == os.path.splitext(file)[0]
                                  for c in contexts):
-                return "since a bitmap of somebody else's"
+                return "relative to a foreign bitmap"
         else:
             said = attributes(path)
             if "disk_size" not in said:
-                return "not known: neither info.json nor extended attributes tell of it"
+                return "unknown: neither info.json nor extended attributes describe it"
             size, disk = int(said["disk_size"]), os.path.basename(folder)
             dirty = said.get("context", "").startswith("qemu:dirty-bitmap:")
             home = os.path.splitext(path)[0]
         if not 0 <= size <= SIZE_MAX:
-            raise Damaged("the size of its disk is odd")
+            raise Damaged("the size of its disk is invalid")
         base = member(said, "base", str, "") if dirty else ""
         if dirty and not base:
-            return "an increment whose base is not known"
+            return "an increment with unknown base"
         return Image(
             path, home, disk, size, member(said, "point_in_time", str, ""),
             member(said, "restore_point", str, ""), base, member(said, "disk_id", str, ""),
@@ -250,8 +250,8 @@ class Stored:
             number_of(vm_said), damage_of(home) if said else "")
 
     def _find_vms(self):
-        """Gives each image one object for its VM, which may have been recorded in part or not at all:
-        then it is that of what lies beside it, or of that folder."""
+        """Assigns a common Vm object to images of the same VM. If the VM is not or only partly recorded,
+        uses that of neighbouring images, or else the folder."""
         known = []
         for vm in sorted({i.vm for i in self.images if i.vm}, key=lambda v: (not v.uuid, str(v))):
             if not any(vm.is_same(k) for k in known):
@@ -281,19 +281,19 @@ class Stored:
         for image in self.images:
             if image.base:
                 found = image.disk_id and by_id.get((image.base, image.disk_id))
-                # By name where no identity was recorded of one of them.
+                # By name if one of them has no recorded identity.
                 found = found or [b for b in by_name.get((image.base, image.vm, image.disk), ())
                                   if not (b.disk_id and image.disk_id)]
-                # Of one home a full backup comes first, and a qcow2, which needs no map.
+                # Within a folder, prefers a full backup, then a qcow2, which needs no map.
                 image.bases = tuple(sorted(found, key=lambda b: (b.base, b.form)))
 
     def find(self, point, disk_id, disk):
-        """The images that are the restore point POINT of a disk."""
+        """Returns the images of a disk with restore point POINT."""
         return [i for i in self.images if i.point == point
                 and (i.disk_id == disk_id if i.disk_id and disk_id else i.disk == disk)]
 
     def _sort(self):
-        """By numbers; what has none comes after its base, and else goes by its time."""
+        """Sorts by number; images without one come after their base, otherwise by time."""
         keys = {}
         for image in self.images:
             line = [image]
@@ -312,7 +312,7 @@ class Stored:
         return sorted({i.vm for i in self.images}, key=str)
 
     def chain(self, image):
-        """The full backup that IMAGE is based on, then all increments up to it."""
+        """Returns the full backup below IMAGE, followed by all increments up to IMAGE."""
         chain, seen = [image], {image}
         check_damage(image)
         while chain[-1].base:
@@ -324,9 +324,9 @@ class Stored:
         return chain[::-1]
 
     def base_of(self, image):
-        """The image that an increment is relative to."""
+        """Returns the base of an increment."""
         if not image.bases:
-            raise Refused(f"{image.path} needs restore point {image.base}, which is not there")
+            raise Refused(f"{image.path} needs restore point {image.base}, which is missing")
         if len({b.home for b in image.bases}) > 1:
             raise Refused(f"several files are restore point {image.base} of {image.disk}: "
                           + ", ".join(b.path for b in image.bases))
@@ -336,7 +336,7 @@ class Stored:
         return image.bases[0]
 
     def faults(self):
-        """Of each image, why it cannot be restored, or None: in time linear in their number."""
+        """Returns why each image cannot be restored, or None, in linear time."""
         faults = {}
         for image in self.images:
             line = [image]
@@ -355,22 +355,22 @@ class Stored:
 
 
 def damage_of(home):
-    """What fleecefs-restore --check has noted in a disk's folder; "" if nothing."""
+    """Returns the damage recorded by fleecefs-restore --check in a disk's folder; "" if none."""
     path = os.path.join(home, DAMAGED_FILE)
     if not os.path.lexists(path):
         return ""
     with open(open_regular(path), encoding="utf-8", errors="replace") as f:
-        return f.read(1000).strip() or "it is marked"
+        return f.read(1000).strip() or "marked as damaged"
 
 
 def check_damage(image):
     if image.damage:
-        raise Refused(f"{image.path} is damaged: {image.damage}; to restore what is left of it remove "
+        raise Refused(f"{image.path} is damaged: {image.damage}; to restore what is left, remove "
                       f"{os.path.join(image.home, DAMAGED_FILE)}")
 
 
 def pieces_of(image):
-    """The files that make a disk, in order, as (path, start, length)."""
+    """Returns the pieces of a disk, in order: (path, start, length)."""
     names = sorted(os.listdir(image.path))
     width = max(6, len(str(len(names) - 1)))
     found, end, step = [], 0, None
@@ -378,12 +378,12 @@ def pieces_of(image):
         path = os.path.join(image.path, name)
         if name != f"{number:0{width}}":
             raise Damaged(f"piece {number:0{width}} is missing" if name.isdecimal() else
-                          f"{name} is no piece")
+                          f"{name} is not a piece")
         held = open_regular(path)
         length = os.fstat(held).st_size
         os.close(held)
         step = length if step is None else step
-        # Only the last may be shorter.
+        # Only the last piece may be shorter.
         if length == 0 or length > step or end % step:
             raise Damaged(f"piece {name} is not {step} bytes long")
         found.append((path, end, length))
@@ -394,5 +394,5 @@ def pieces_of(image):
 
 
 def _folder_of_vm(image):
-    """The folder that the generation's folder lies in."""
+    """Returns the parent of the generation's folder."""
     return os.path.dirname(os.path.dirname(image.home))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""SHA256SUMS, the checksums beside a generation's files: `sha256sum -c SHA256SUMS` checks them too.
+"""SHA256SUMS, the checksums of a generation's files, in the format of `sha256sum -c SHA256SUMS`.
 
-Raw images, which are mostly holes, have theirs in SHA256SUMS.sparse, in the same form: SHA-256 of the
-length of the file, and of each MiB that is not all zeros: where it begins, and the MiB. Numbers are of
-8 bytes, big-endian. That takes as long as the data, not as long as the disk.
+Raw images are mostly holes, so their checksums are in SHA256SUMS.sparse, in the same format: SHA-256
+over the file's length followed by, for each MiB that is not all zeros, its offset and contents. Numbers
+are 8 bytes, big-endian. The time depends on the amount of data, not on the disk's size.
 
-While a generation is changed a file may have two lines, of what it was and of what it will be.
-vm.json has none: it is rewritten when others go.
+While a generation is being changed, a file may have two lines, with old and new checksums. vm.json has
+none, because it is rewritten when other generations are removed.
 """
 import hashlib
 import os
@@ -24,7 +24,7 @@ _zeros = {}  # checksums of files that are one hole, by length
 
 
 def _escape(name):
-    """As coreutils does: a name with odd characters has a backslash in front of its line."""
+    """Escapes like coreutils: lines of names with special characters begin with a backslash."""
     odd = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return ("\\" if odd != name else "", odd)
 
@@ -34,7 +34,7 @@ def _unescape(name):
 
 
 def is_sparse(name):
-    """Whether the file NAME, or what will be it, has the other kind of checksum."""
+    """Whether the file NAME (or its temporary name) has a sparse checksum."""
     return name.endswith((".raw", ".raw.part"))
 
 
@@ -61,33 +61,37 @@ def of_sparse(fd, size):
 
 
 def of_file(path):
-    """The checksum of what the file PATH holds, in hex."""
+    """Returns the checksum of the file PATH, in hex."""
     fd = open_regular(path)
     try:
         status = os.fstat(fd)
         digest = of_sparse(fd, status.st_size) if is_sparse(path) else of_whole(fd, status)
-        # From now on it is read from the disk, not from memory.
+        # Drop the page cache: read from the disk.
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return digest
     finally:
         os.close(fd)
 
 
-def read_list(path):
-    """Of each file in one of the lists its checksums; a file may have two."""
+def parse(lines, what):
+    """Returns the checksums of each file in the list WHAT; a file may have two."""
     found = {}
-    with open(open_regular(path), encoding="utf-8", errors="surrogateescape") as f:
-        for line in f:
-            said = re.fullmatch(r"(\\?)([0-9a-f]{64}) [ *](.+)\n", line)
-            if not said:
-                raise Damaged(f"{os.path.basename(path)} is damaged: '{line[:80].strip()}'")
-            name = os.path.normpath(_unescape(said[3]) if said[1] else said[3])
-            found.setdefault(name, []).append(said[2])
+    for line in lines:
+        said = re.fullmatch(r"(\\?)([0-9a-f]{64}) [ *](.+)\n", line)
+        if not said:
+            raise Damaged(f"{what} is damaged: '{line[:80].strip()}'")
+        name = os.path.normpath(_unescape(said[3]) if said[1] else said[3])
+        found.setdefault(name, []).append(said[2])
     return found
 
 
+def read_list(path):
+    with open(open_regular(path), encoding="utf-8", errors="surrogateescape") as f:
+        return parse(f, os.path.basename(path))
+
+
 def read(folder):
-    """Of each file of a generation the checksums that it may have; None if none were recorded."""
+    """Returns the valid checksums of each file of a generation; None if none were recorded."""
     paths = [os.path.join(folder, file) for file in (FILE, SPARSE)]
     paths = [path for path in paths if os.path.lexists(path)]
     found = {}
@@ -96,21 +100,26 @@ def read(folder):
     return found if paths else None
 
 
+def text(sums):
+    """Returns SUMS as text."""
+    lines = []
+    for name, digests in sorted(sums.items()):
+        mark, odd = _escape(name)
+        lines += [f"{mark}{digest}  {odd}\n" for digest in dict.fromkeys(digests)]
+    return "".join(lines)
+
+
 def write(folder, sums):
     for file, sparse in ((FILE, False), (SPARSE, True)):
-        lines = []
-        for name, digests in sorted(sums.items()):
-            if is_sparse(name) == sparse:
-                mark, odd = _escape(name)
-                lines += [f"{mark}{digest}  {odd}\n" for digest in dict.fromkeys(digests)]
+        lines = text({name: d for name, d in sums.items() if is_sparse(name) == sparse})
         if lines or not sparse:
-            durable.write(os.path.join(folder, file), "".join(lines))
+            durable.write(os.path.join(folder, file), lines)
         else:
             durable.remove(os.path.join(folder, file))
 
 
 def files(folder):
-    """The files of a generation that have a checksum, relative to it."""
+    """Returns the files of a generation that have checksums, relative to its folder."""
     for top, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(names):
@@ -121,12 +130,12 @@ def files(folder):
 
 
 def record(folder):
-    """Writes the checksums of all files of a new generation."""
+    """Records the checksums of all files of a new generation."""
     write(folder, {name: [of_file(os.path.join(folder, name))] for name in files(folder)})
 
 
 def settle(folder, changed):
-    """The files of the names CHANGED are as they will be: their lines say so, and only that."""
+    """Reduces the lines of the files CHANGED, now final, to their current checksums."""
     sums = read(folder)
     if sums is None:
         return
@@ -139,7 +148,7 @@ def settle(folder, changed):
 
 
 def expect(folder, coming):
-    """Files of a generation will soon be others: COMING has their checksums by name."""
+    """Adds future checksums, COMING by name, of files that are about to be replaced."""
     sums = read(folder)
     if sums is not None:
         for name, digest in coming.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Words for people, names for files, and times as people write them."""
+"""Printable text, file names, and times as users write them."""
 import datetime
 import hashlib
 import re
@@ -8,7 +8,7 @@ NAME_MAX = 200  # bytes; file systems allow 255, and a name gets prefixes and su
 
 
 def printable(text):
-    """TEXT without anything that a terminal obeys: control characters and the like as \\xNN."""
+    """Returns TEXT with control characters and the like, which affect terminals, as \\xNN."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
                    for c in str(text))
 
@@ -24,10 +24,10 @@ def human(size):
 
 
 def file_name(name):
-    """What the VM called NAME is called in file systems and repositories.
+    """Returns the name of the VM NAME in file systems and repositories.
 
-    No two names share one. Percent-encoded is what file systems, borg ("repository::archive",
-    "{now}"), "host:path" or a command line could take for syntax.
+    The mapping is injective. Percent-encodes what file systems, borg ("repository::archive", "{now}"),
+    "host:path" or command lines could interpret.
     """
     def encode(match):
         return "".join(f"%{b:02X}" for b in match[0].encode("utf-8", "surrogateescape"))
@@ -37,7 +37,7 @@ def file_name(name):
     if len(raw) > NAME_MAX:
         digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         head = raw[:NAME_MAX - len(digest) - 2].decode("utf-8", "ignore")
-        # Never "%%" otherwise: an encoded name has hex digits after each "%".
+        # Unique: in encoded names, hex digits follow each "%".
         encoded = f"{re.sub('%.?$', '', head)}%%{digest}"
     return encoded
 
@@ -47,7 +47,7 @@ DAY = datetime.timedelta(days=1)
 
 
 def day_of(word, today):
-    """The midnight that the day begins with for which WORD stands; None if it stands for none."""
+    """Returns the start of the day that WORD means; None if it means none."""
     if word in ("today", "yesterday"):
         return today - (word == "yesterday") * DAY
     if word in WEEKDAYS:
@@ -56,13 +56,13 @@ def day_of(word, today):
 
 
 def end_of_date(text):
-    """The end of a date, or of a time of it, by ISO 8601; None if TEXT is none."""
+    """Returns the end of an ISO 8601 date or time; None if TEXT is neither."""
     form = re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)? ?(Z|[+-]\d\d:?\d\d)?)?", text,
                         re.IGNORECASE)
     if not form:
         return None
     try:
-        # Python 3.10 and older know no "Z".
+        # Python 3.10 and older do not parse "Z".
         end = datetime.datetime.fromisoformat(
             re.sub("Z$", "+00:00", re.sub(" (?=[Z+-])", "", text.upper())))
         if form[3]:
@@ -74,9 +74,8 @@ def end_of_date(text):
 
 
 def end_of(when, now=None):
-    """The moment in UTC until which something counts as WHEN: the end of the day, minute or second
-    that it names, in local time unless it says a zone. None if WHEN is no time. The daemon knows the
-    same (fl_when_end)."""
+    """Returns the end, in UTC, of the day, minute or second named by WHEN, which is local time unless it
+    has a zone; None if WHEN is not a time. Same as the daemon's fl_when_end()."""
     now = now or datetime.datetime.now().astimezone()
     today = now.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     text = when.strip()
@@ -97,9 +96,9 @@ def end_of(when, now=None):
 
 
 def moment(iso):
-    """A point_in_time of info.json; None if it is none."""
+    """Parses a point_in_time of info.json; None if it is invalid."""
     try:
-        # Python 3.10 and older know neither "Z" nor a fraction of one digit.
+        # Python 3.10 and older parse neither "Z" nor fractions of one digit.
         when = datetime.datetime.fromisoformat(
             re.sub(r"(\.\d{1,6})\d*", lambda m: m[1].ljust(7, "0"), iso).replace("Z", "+00:00"))
     except ValueError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What all tools have in common that save VMs.
+"""Common code of all tools that save VMs.
 
-A generation holds vm.json, which says whose it is and, of each disk, what its restore is made of:
+vm.json of a generation records its VM and, for each disk, what is needed to restore it:
 
     {"version": 1, "called": NAME, "vm": {"uuid", "name", "source"}, "generation": NAME,
      "number": N, "series": NAME, "disks": {DISK: {"mode", "restore_point", "base", "disk_id",
@@ -14,11 +14,11 @@ from . import stored
 from .keep import Generation
 
 GENERATION = re.compile(r"\d{8}T\d{6}Z(-[0-9a-f]{16})?")
-LOOK_BACK = 20  # generations of a repository that are looked into for a base
+LOOK_BACK = 20  # generations of a repository that are searched for a base
 
 
 class Broken(Exception):
-    """An increment cannot be put on what is stored."""
+    """An increment does not fit onto what is stored."""
 
 
 def number_in(text):
@@ -31,16 +31,16 @@ def newest_first(generations):
 
 
 class Tool:
-    """What all have in common.
+    """Base class of all tools.
 
-    generations() is what there is, as name to number (-1: from an older version);
-    describe(name) its vm.json, {} if it has none; save() adds one, verify() compares it with the
-    snapshot, discard() takes any number away again, in this order.
+    generations() returns name to number (-1: made by an older version); describe(name) vm.json, {} if
+    there is none. save() adds a generation, verify() compares it with the snapshot, discard() removes
+    any number of generations, in the given order.
     """
 
     def needs(self, disk, info):
-        """The generations that an increment on the base of DISK needs, the oldest first; Broken if
-        they are not all there."""
+        """Returns the generations that an increment of DISK needs, oldest first; raises Broken if any
+        is missing."""
         base, known = info["base"], self.generations()
         for name in newest_first(known)[:LOOK_BACK]:
             for other, (point, disk_id, needs) in stored.disks_of(self.described(name)).items():
@@ -52,49 +52,49 @@ class Tool:
         raise Broken(self.missing(base))
 
     def missing(self, base):
-        return (f"{base} is not in {self.place}; if that is one of several destinations in turn, give "
-                "each a --series of its own, or store pieces")
+        return (f"{base} is not in {self.place}; for several destinations in turn, give each a "
+                "separate --series, or store pieces")
 
     def inventory(self):
-        """All generations, the newest first, as keep.split() takes them."""
+        """Returns all generations, newest first, for keep.split()."""
         known = self.generations()
         said = {name: self.described(name) for name in newest_first(known)}
         return {name: Generation(text.get("series"), self.needs_of(name, text, known))
                 for name, text in said.items()}
 
     def needs_of(self, name, said, known):
-        """What generation NAME, of which vm.json says SAID, needs; None: not known, or not there."""
+        """Returns what generation NAME, with vm.json SAID, needs; None: unknown or missing."""
         if stored.number_of(said) < 0:
             return None
         needs = {n for _, _, needs in stored.disks_of(said).values() for n in needs}
         return needs if needs <= set(known) else None
 
     def described(self, name):
-        """Its vm.json, {} also if that is damaged."""
+        """Returns vm.json of a generation; {} also if it is damaged."""
         try:
             return self.describe(name)
         except (stored.Damaged, OSError):
             return {}
 
     def locked(self):
-        """While this lasts nobody else changes what is stored, where that could do harm."""
+        """Excludes other writers if concurrent changes would be harmful."""
         return contextlib.nullcontext()
 
     def finish(self):
-        """Does to the end what an earlier run was killed in."""
+        """Completes operations of an earlier run that was killed."""
 
     def folding(self, going):
-        """Those generations that would be rewritten so that they need none of those GOING."""
+        """Returns the generations that would be rewritten to need none of GOING."""
         return []
 
     def fold(self, going):
-        """Rewrites them."""
+        """Rewrites the generations that folding() returns."""
 
     def reclaim(self):
-        """Frees the room of what was discarded, where that is a step of its own."""
+        """Frees the space of discarded generations, if the tool does that separately."""
 
     def owner(self):
-        """Whose the newest generation is, as far as that was recorded."""
+        """Returns the VM of the newest generation, as far as recorded."""
         for name in newest_first(self.generations())[:1]:
             try:
                 return stored.vm_of(self.described(name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The tools that save, each with the generations of one VM at one destination."""
+"""The tools that save; each instance manages the generations of one VM at one destination."""
 from .folders import Files, Raw, Tar
 from .repositories import Borg, Restic
 from .rsync import Rsync

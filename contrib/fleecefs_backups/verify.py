@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compares what a tool has stored with the snapshot, which is still there."""
+"""Compares what a tool has stored with the snapshot, which is still mounted."""
 import os
 import random
 import tarfile
@@ -17,7 +17,7 @@ def chosen(percent):
 
 
 def chunks(fds, size):
-    """The parts of a file, (start, end), that are data in any of FDS, in pieces of one chunk."""
+    """Yields the ranges (start, end) that are data in any of FDS, at most one chunk each."""
     end = 0
     ranges = sorted(r for fd in fds for r in making.data_of(fd, size))
     for start, stop in ranges:
@@ -33,13 +33,13 @@ def is_chosen_chunk(start, size, percent):
 
 
 def compare_files(snapshot, copy, percent):
-    """Failed if the file COPY differs from the one in the SNAPSHOT, of which PERCENT is read."""
+    """Raises Failed if the file COPY differs from SNAPSHOT; compares PERCENT of the data."""
     ours, theirs = open_regular(snapshot), open_regular(copy)
     try:
         size = os.fstat(ours).st_size
         if os.fstat(theirs).st_size != size:
-            raise Failed(f"{copy} is not as long as the snapshot's")
-        # From the disk, not from memory.
+            raise Failed(f"{copy} differs from the snapshot in length")
+        # Read from the disk, not from the page cache.
         os.posix_fadvise(theirs, 0, 0, os.POSIX_FADV_DONTNEED)
         for start, end in chunks((ours, theirs), size):
             if is_chosen_chunk(start, size, percent) and \
@@ -51,7 +51,7 @@ def compare_files(snapshot, copy, percent):
 
 
 def below(root, files):
-    """The regular files that FILES, names below ROOT, are or hold."""
+    """Returns the regular files among or below FILES, names below ROOT."""
     for file in files:
         path = os.path.normpath(os.path.join(root, file))
         if os.path.isdir(path):
@@ -67,7 +67,7 @@ def compare_folders(mount, files, folder, percent):
 
 
 def compare_archive(mount, files, stream, percent, what):
-    """The same with an archive of tar's, which is read in order."""
+    """Like compare_files(), for a tar archive, which is read sequentially."""
     wanted = set(below(mount.path, files))
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -88,7 +88,7 @@ def compare_member(snapshot, copy, length, percent, what):
     try:
         size = os.fstat(ours).st_size
         if length != size:
-            raise Failed(f"{what} is not as long as the snapshot's")
+            raise Failed(f"{what} differs from the snapshot in length")
         for start in range(0, size, CHUNK):
             step = min(CHUNK, size - start)
             data = copy.read(step)
