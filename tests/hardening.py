@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tests/hardening.py PROGRAM: whether it is built as programs are that read what others send: at random
-addresses, with read-only relocations, and with checks of the stack and of buffers."""
+"""tests/hardening.py PROGRAM: checks that it is hardened: PIE, read-only relocations, non-executable
+stack, stack protector and FORTIFY_SOURCE."""
 import shutil
 import subprocess
 import sys

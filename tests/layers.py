@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that a file includes only its own layer and lower ones, that no files or folders call each other
-in a circle, that libnbd is used in one folder, that no file grows too long, and that seconds become
-microseconds in one place, in 64 bits."""
+"""Checks that files include only their own and lower layers, that neither files nor folders depend on
+each other in a circle, that only one folder uses libnbd, the length of files, and that seconds are
+converted to microseconds in one place, in 64 bits."""
 import pathlib
 import re
 import sys
@@ -13,7 +13,7 @@ root = pathlib.Path(sys.argv[1])
 # src/meson.build lists the layers, lowest first.
 layers = re.findall(r"'(\w+)'",
                     re.search(r"foreach layer : (\[.*?\])", (root / "src/meson.build").read_text())[1])
-# A program of its own, above them.
+# A separate program, above them.
 layers.append("changed")
 faults = []
 for path in sorted([*root.glob("src/*/**/*.[ch]"), *root.glob("include/*/**/*.h")]):
@@ -34,7 +34,7 @@ for path in sorted([*root.glob("src/*/**/*.[ch]"), *root.glob("include/*/**/*.h"
 
 
 def circles(edges):
-    """The sets of nodes of EDGES (node: those it leads to) that reach each other."""
+    """Returns the sets of nodes in EDGES (node: its successors) that reach each other."""
     reach = {node: set(to) for node, to in edges.items()}
     for middle in edges:
         for node in edges:
@@ -53,9 +53,9 @@ folders = {path.parent: set() for path in sources}
 for path, to in calls.items():
     folders[path.parent] |= {other.parent for other in to} - {path.parent}
 for what, edges in (("files", calls), ("folders", folders)):
-    faults.extend(f"{what} that call each other in a circle: {', '.join(sorted(map(str, circle)))}"
+    faults.extend(f"{what} that depend on each other in a circle: {', '.join(sorted(map(str, circle)))}"
                   for circle in circles(edges))
-faults.extend(f"src/{path}: includes libnbd.h, which is for source/nbd/ alone"
+faults.extend(f"src/{path}: includes libnbd.h, which only source/nbd/ may use"
               for path, text in sources.items()
               if "<libnbd.h>" in text and path.parent.parts != ("source", "nbd"))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks manual pages against --help, both ways, and for faults of their own."""
+"""Compares manual pages with --help, and checks how they render."""
 import os
 import pathlib
 import re
@@ -12,7 +12,7 @@ pages = sorted([*root.glob("src/*.[15]"), *root.glob("contrib/*.[15]")])
 faults = []
 
 def compare(page, *programs):
-    """The options that PROGRAMS tell of in --help with those that PAGE describes, both ways."""
+    """Compares the options in --help of PROGRAMS with those in PAGE, both ways."""
     helped = set()
     for command in programs:
         said = subprocess.run([command, "--help"], stdout=subprocess.PIPE, text=True, check=True,
@@ -37,7 +37,7 @@ if changed:
 compare("contrib/fleecefs-backup.1",
         *(root / f"contrib/fleecefs-{n}" for n in ("backup", "restore", "map")))
 
-# Texts for readers of the source: the files that they name are there.
+# Documents in the source tree may name only existing files.
 for text in ("README.md", "src/README.md", "contrib/HACKING.md", "contrib/SECURITY.md",
              "tests/bench/README.md"):
     said, folder = (root / text).read_text(), (root / text).parent
@@ -49,7 +49,7 @@ for text in ("README.md", "src/README.md", "contrib/HACKING.md", "contrib/SECURI
     faults.extend(f"{text}:{i + 1}: longer than 110 columns"
                   for i, line in enumerate(said.splitlines()) if len(line) > 110 and "|" not in line)
 
-# As readers see them: groff, and man-db by way of it, and mandoc, on a terminal of 80 columns.
+# Renders on a terminal of 80 columns with groff (as man-db does) and mandoc.
 RENDERERS = (["groff", "-mandoc", "-Tutf8", "-ww", "-rLL=78n", "-P-c"],
              ["mandoc", "-T", "utf8", "-O", "width=78"])
 for path in pages:
@@ -59,10 +59,13 @@ for path in pages:
         done = subprocess.run([*command, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True)
         faults += [f"{command[0]}: {line}" for line in done.stderr.splitlines()]
-        # Bold and underlined are what is printed twice on one place.
+        # Removes overstriking, which marks bold and underlined text.
         lines = re.sub("\x1b\\[[0-9;]*m|.\b", "", done.stdout).splitlines()
         faults += [f"{path.name} by {command[0]}: more than 80 columns: {line.strip()}"
                    for line in lines if len(line) > 80]
+        # The In of a heading "In pieces" is a macro: it makes "<pieces>".
+        faults += [f"{path.name} by {command[0]}: a macro in a heading: {line.strip()}"
+                   for line in lines if re.match(" {0,3}<", line)]
 
 for path in pages:
     if shutil.which("mandoc"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs CLANG-TIDY, with the checks of .clang-tidy, over what is compiled of src/ in the folder BUILD."""
+"""Runs CLANG-TIDY, with the checks in .clang-tidy, on all files of src/ compiled in folder BUILD."""
 import concurrent.futures
 import json
 import os
@@ -15,7 +15,7 @@ files = sorted(path for path in files if path.is_relative_to(src))
 
 
 def check(path):
-    """What is wrong with the file at PATH; flags of other compilers are none of it."""
+    """Returns the findings in the file at PATH; unknown flags of other compilers do not count."""
     run = subprocess.run([tidy, "--quiet", "-p", build, "--extra-arg=-Wno-unknown-warning-option",
                           "--extra-arg=-Wno-error", path], capture_output=True, text=True)
     return f"{run.stdout}{run.stderr}" if run.returncode else ""

@@ -1,4 +1,4 @@
-"""The ways to read an NBD disk as a file that are compared, and what a measurement is made of."""
+"""The compared ways to read an NBD disk as a file, and helpers for measurements."""
 import json
 import mmap
 import os
@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import lib  # noqa: E402
 from lib import GIB, KIB, MIB  # noqa: E402, F401
 
-# Servers read from memory, so that no disk is measured.
+# Servers read from memory, so that the speed of disks does not matter.
 if os.path.isdir("/dev/shm"):
     tempfile.tempdir = "/dev/shm"
 
@@ -20,7 +20,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Bench(lib.TestCase):
-    """A folder, servers and mounts that all end with the `with` block."""
+    """Context manager: a folder, servers and mounts, which end with the block."""
 
     def __enter__(self):
         self.setUp()
@@ -30,7 +30,7 @@ class Bench(lib.TestCase):
         self.doCleanups()
 
     def dense(self, size):
-        """A raw image without a zero in it: random enough that nothing can be saved."""
+        """Creates a raw image without zeros or repetition, so that nothing can be skipped."""
         path = self.path("dense.raw")
         piece = os.urandom(64 * MIB)
         with open(path, "wb") as f:
@@ -40,13 +40,13 @@ class Bench(lib.TestCase):
 
 
 class Way:
-    """A disk readable at PATH; PIDS are the processes that serve it, the NBD server included."""
+    """A disk readable at PATH; PIDS are the processes that serve it, including the NBD server."""
 
     def __init__(self, path, pids):
         self.path, self.pids = path, pids
 
     def cpu(self):
-        """CPU seconds that those took so far."""
+        """Returns the CPU seconds that these used so far."""
         total = 0
         for pid in self.pids:
             with open(f"/proc/{pid}/stat") as f:
@@ -65,7 +65,7 @@ def nbdfuse(bench, server):
     process = subprocess.Popen(["nbdfuse", "--pidfile", pidfile, point + "/disk", server.uri],
                                preexec_fn=lib.die_with_us)
     bench.defer(process.wait)
-    # Once in a while it goes on after it was unmounted.
+    # Sometimes it keeps running after the unmount.
     bench.defer(process.kill)
     bench.defer(subprocess.run, ["fusermount3", "-u", point])
     lib.wait_for_file(pidfile, process)
@@ -94,7 +94,7 @@ def qemu_fuse_nbd(bench, server):
 
 
 class Nbdcopy(Way):
-    """Not a file: nbdcopy to null, the limit of what the server gives."""
+    """Not a file: nbdcopy to null, the maximum speed of the server."""
 
     def __init__(self, server):
         super().__init__(None, [server.process.pid])
@@ -102,16 +102,16 @@ class Nbdcopy(Way):
 
 
 def forget(path):
-    """Drops what the kernel has cached of the file."""
+    """Drops the file's pages from the page cache."""
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
 
 
 def touch(size):
-    """Takes SIZE bytes of memory, less if no more is free, and gives them back: the host of a virtual
-    machine has to find memory that was never used, which takes longer than what is measured. Returns
-    what it took."""
+    """Allocates and frees SIZE bytes of memory, or what is free: the host of this virtual machine may have
+    to allocate memory on first use, which takes longer than what is measured. Returns the number of
+    bytes."""
     with open("/proc/meminfo") as f:
         free = next(int(line.split()[1]) * KIB for line in f if line.startswith("MemFree:"))
     size = min(size, free - free // 8) // MIB * MIB
@@ -123,7 +123,7 @@ def touch(size):
 
 
 def timed(argv):
-    """Wall and CPU seconds of a command."""
+    """Runs a command; returns wall and CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     subprocess.run([str(a) for a in argv], check=True, stdin=subprocess.DEVNULL,
@@ -134,7 +134,7 @@ def timed(argv):
 
 
 def read_all(way, direct=False):
-    """Wall and CPU seconds, all processes together, for reading the whole disk."""
+    """Reads the whole disk; returns wall and CPU seconds of all processes."""
     if way.path is None:
         argv = ["nbdcopy", way.uri, "null:"]
     else:
@@ -147,7 +147,7 @@ def read_all(way, direct=False):
 
 
 def fio(path, threads, seconds, **options):
-    """Random 4 KiB O_DIRECT reads: reads a second, median and 99th percentile in seconds."""
+    """Random 4 KiB O_DIRECT reads; returns reads per second, median and 99th percentile in seconds."""
     argv = ["fio", "--name=r", "--filename=" + path, "--rw=randread", "--bs=4k", "--direct=1",
             "--ioengine=psync", "--thread", f"--numjobs={threads}", "--group_reporting",
             "--time_based", f"--runtime={seconds}", "--readonly", "--randrepeat=0",
@@ -158,13 +158,46 @@ def fio(path, threads, seconds, **options):
 
 
 def sleeps(count=20000):
-    """How long a process sleeps that wants to sleep 60 us: median and 99th percentile, in seconds."""
+    """Returns median and 99th percentile, in seconds, of sleeps of 60 us."""
     program = ("import time\ntook = []\n"
                f"for _ in range({count}):\n"
                "    began = time.perf_counter()\n    time.sleep(60e-6)\n"
                "    took.append(time.perf_counter() - began)\n"
                "took.sort()\nprint(took[len(took) // 2], took[len(took) * 99 // 100])")
     return tuple(map(float, lib.run(sys.executable, "-c", program).split()))
+
+
+def cached(path):
+    """Returns the number of the file's bytes in the page cache."""
+    return int(lib.run("fincore", "--bytes", "--noheadings", "--output", "RES", path))
+
+
+class Cgroup:
+    """Processes limited to LIMIT bytes of memory in total, including page cache. Raises OSError if
+    cgroups are unavailable."""
+
+    def __init__(self, bench, limit):
+        version1 = os.path.isdir("/sys/fs/cgroup/memory")
+        if version1:
+            with open("/proc/self/cgroup") as f:
+                ours = next(line for line in f if ":memory:" in line).split(":")[2].strip("/\n")
+            parent = os.path.join("/sys/fs/cgroup/memory", ours)
+        else:
+            parent = "/sys/fs/cgroup"
+            self.write(parent + "/cgroup.subtree_control", "+memory")
+        self.path = os.path.join(parent, f"fleecefs-bench-{os.getpid()}")
+        os.mkdir(self.path)
+        bench.defer(os.rmdir, self.path)
+        self.write(self.path + ("/memory.limit_in_bytes" if version1 else "/memory.max"), limit)
+
+    @staticmethod
+    def write(path, what):
+        with open(path, "w") as f:
+            f.write(str(what))
+
+    def run(self, argv):
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       preexec_fn=lambda: self.write(self.path + "/cgroup.procs", os.getpid()))
 
 
 def memory(pid, key="VmRSS"):

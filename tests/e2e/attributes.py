@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sizes, blocks, times, inodes, modes and extended attributes, and lseek: what backup tools go by."""
+"""Metadata that backup tools rely on: sizes, blocks, times, inodes, modes, xattrs, and lseek."""
 import errno
 import os
 import stat
@@ -16,7 +16,7 @@ class Attributes(lib.TestCase):
         disks.add_bitmap(self.image, "clean")
 
     def expected_ranges(self):
-        """The data ranges of the raw files, as nbdinfo tells them."""
+        """The data ranges of the raw files according to nbdinfo."""
         uri = self.qemu_nbd(self.image, "-r", "-f", "qcow2", "-B", "b", "-B", "fine",
                             "-B", "clean").uri
         ranges = {"disk.raw": disks.data_ranges(disks.nbd_map(uri), lambda kind: not kind & 2)}
@@ -27,7 +27,7 @@ class Attributes(lib.TestCase):
 
     @staticmethod
     def everything(mount):
-        """All paths of the tree but for .fleecefs, the root included."""
+        """All paths of the tree, including the root, except .fleecefs."""
         folders = {os.path.dirname(f) for f in mount.files()}
         folders |= {os.path.dirname(f) for f in folders}
         return sorted({*mount.files(), *folders, ""})
@@ -110,7 +110,7 @@ class Attributes(lib.TestCase):
             self.assertEqual(self.snapshot_attributes(mount), first)
 
     def test_every_mount_of_a_server_has_a_time_of_its_own(self):
-        """Tools must not take what is another disk now for the one that they know."""
+        """Tools must not mistake a replaced disk for the one that they know."""
         server = self.qemu_nbd(self.image, "-r", "-f", "qcow2")
         times = []
         for _ in range(3):
@@ -121,7 +121,7 @@ class Attributes(lib.TestCase):
         self.assertEqual(times, sorted(set(times)))
 
     def test_every_mount_of_a_block_device_has_a_time_of_its_own(self):
-        """The times of its node say nothing of what a VM, with a node of its own, has written."""
+        """The device node's times do not reflect writes by a VM through another node."""
         if os.geteuid() != 0:
             self.skipTest("loop devices are root's")
         raw = self.path("raw")

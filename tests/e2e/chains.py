@@ -1,5 +1,5 @@
-"""Backups as a tool keeps them that knows nothing of disks but what fleecefs says of each: an
-increment goes onto the backup with its base and its identity, whatever the disk is called."""
+"""Backups by a tool that relies only on fleecefs's metadata: an increment is applied to the backup with
+its base and identity, whatever the disk's name."""
 
 
 class Chains:
@@ -9,8 +9,8 @@ class Chains:
         self.snapshots = set()
 
     def back_up(self, vm, *options, series="last", commit=True):
-        """Takes a backup of VM, each of whose disks has to be as its model says; a full one where
-        the base was saved elsewhere. Returns what was said of each."""
+        """Takes a backup of VM, whose disks must match their models; a full one if
+        the base was saved elsewhere. Returns the description of each disk."""
         snapshot = vm.begin("--series", series, *options)
         self.test.assertNotIn(snapshot.info["snapshot"], self.snapshots)
         self.snapshots.add(snapshot.info["snapshot"])

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A clock for tests that goes CLOCK_SHIFT seconds before the system's: loaded with LD_PRELOAD into
- * a program and what it runs. (libfaketime needs /dev/shm, which jailed programs do not have.) */
+/* LD_PRELOAD module: shifts the clock of a program and its children CLOCK_SHIFT seconds ahead.
+ * (libfaketime needs /dev/shm, which jailed programs do not have.) */
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/time.h>

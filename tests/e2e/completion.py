@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Completion as bash and zsh do it: options as --help tells them, mounts, domains, files."""
+"""Completion in bash and zsh: the options in --help, mounts, domains, files."""
 import os
 import pty
 import re
@@ -26,7 +26,7 @@ class Completion(lib.TestCase):
             open(f"{self.dir}/work/{name}", "w").close()
 
     def helped(self, program):
-        """All options of PROGRAM's --help, without '='."""
+        """Returns all options in PROGRAM's --help, without '='."""
         said = lib.run(program, "--help", env=self.env)
         return set(re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)",
                               re.split("(?mi)^options:$", said)[-1]))
@@ -38,7 +38,7 @@ class Completion(lib.TestCase):
 
 class Bash(Completion):
     def complete(self, line):
-        """What bash would complete LINE to: the words that take the place of its last one."""
+        """Returns bash's completions of the last word of LINE."""
         script = """
             source "$1"
             line=$2
@@ -61,7 +61,7 @@ class Bash(Completion):
         self.assertEqual(self.complete("fleecefs --conn"), {"--connections="})
         names = {w.rstrip("=") for w in self.complete("fleecefs -o ")}
         self.assertLessEqual({"allow_other", "series", "agent_optional"}, names)
-        self.assertEqual(self.complete("fleecefs -o ro,sc"), {"ro,scratch="})
+        self.assertEqual(self.complete("fleecefs -o ro,sc"), {"ro,scratch=", "ro,scratch_encrypt"})
 
     def test_arguments(self):
         self.assertEqual(self.complete("fleecefs libvirt:"), {"web", "db one"})
@@ -77,7 +77,7 @@ class Bash(Completion):
             self.assertIn(mount.point, self.complete("fleecefs --commit "))
 
     def test_interactive(self):
-        """By the key, in a real shell."""
+        """With the Tab key, in a real shell."""
         shell = Terminal(self, ["bash", "--norc", "-i"])
         shell.type(f"cd {self.dir}/work; source {FOLDER}fleecefs; PS1='ready> '\n", "\nready> ")
         shell.type("echo; fleecefs --cluster\t", "--cluster_size=")
@@ -106,7 +106,7 @@ class Zsh(Completion):
             said = self.complete(program + " --", sorted(long)[-1] + r"\b(?s:.*)ready> ")
             self.assertEqual(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", said)), long, program)
         self.complete("fleecefs --cluster", "--cluster_size=")
-        self.complete("fleecefs -o ro,scra", "ro,scratch=")
+        self.complete("fleecefs -o ro,seri", "ro,series=")
 
     def test_arguments(self):
         self.complete("fleecefs vm.", r"vm\.qcow2 ")
@@ -117,7 +117,7 @@ class Zsh(Completion):
 
 
 class Terminal:
-    """A shell on a terminal of its own."""
+    """A shell on a pseudo-terminal."""
 
     def __init__(self, test, argv):
         self.fd, theirs = pty.openpty()
@@ -134,7 +134,7 @@ class Terminal:
         os.close(self.fd)
 
     def type(self, keys, expected):
-        """Types KEYS and waits until what the shell shows matches EXPECTED; returns that."""
+        """Types KEYS, waits until the shell's output matches EXPECTED, and returns it."""
         said = ""
         os.write(self.fd, keys.encode())
         while not re.search(expected, said):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every byte of the raw files, read in every way, against what stock tools say is there."""
+"""Every byte of the raw files, read in every way, against stock tools."""
 import mmap
 import os
 
@@ -30,7 +30,7 @@ class Content(lib.TestCase):
             self.fail(f"{name}: differs at {offset + first}, read from {offset} on")
 
     def read_at_random(self, folder, count):
-        """COUNT reads of all files, in turns through the page cache, past it, and mapped."""
+        """Does COUNT reads of all files, alternating between page cache, O_DIRECT, and mmap."""
         for name, expected in self.expected.items():
             path = os.path.join(folder, name)
             cached, direct = os.open(path, os.O_RDONLY), os.open(path, os.O_RDONLY | os.O_DIRECT)

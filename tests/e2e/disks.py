@@ -1,16 +1,16 @@
-"""Random disks whose dirty bitmaps QEMU keeps, and what stock tools say about them."""
+"""Random disks with dirty bitmaps maintained by QEMU, and what stock tools report about them."""
 import json
 import os
 
 from lib import KIB, run
 
-# A disk ends in the middle of a cluster and of a granule, as real ones do.
+# Like real disks, ends in the middle of a cluster and of a granule.
 ODD_SIZE = 64 * 1024 * KIB + 5 * 512
 
 
 def create(path, size=ODD_SIZE, bitmaps=(), options=(), backing=None):
-    """A qcow2 image with BITMAPS: names, or (name, granularity) pairs. On BACKING, another qcow2
-    image, it has that one's size."""
+    """Creates a qcow2 image with BITMAPS: names, or (name, granularity) pairs. With BACKING, another
+    qcow2 image, it has the size of that one."""
     last = ["-b", backing, "-F", "qcow2", path] if backing else [path, size]
     run("qemu-img", "create", "-q", "-f", "qcow2", *options, *last)
     for bitmap in bitmaps:
@@ -23,7 +23,7 @@ def add_bitmap(path, name, granularity=64 * KIB):
 
 
 def scribble(path, rng, count, size=ODD_SIZE, image_format="qcow2"):
-    """COUNT writes of data and of zeros, and discards, at random; the bitmaps record them all."""
+    """Does COUNT random writes of data or zeros, and discards; the bitmaps record them all."""
     commands = []
     for _ in range(count):
         length = min(rng.choice([512, 4 * KIB, 64 * KIB, 200 * KIB, 1024 * KIB]) *
@@ -45,14 +45,14 @@ def qemu_io(path, commands, image_format="qcow2"):
 
 
 def raw_bytes(image, path):
-    """Every byte of IMAGE (a file or an NBD URI), by way of PATH."""
+    """Returns every byte of IMAGE (a file or an NBD URI), converted to PATH."""
     run("qemu-img", "convert", "-O", "raw", image, path)
     with open(path, "rb") as f:
         return f.read()
 
 
 def nbd_map(uri, context="base:allocation"):
-    """What nbdinfo says of a meta context: [(start, end, type)], neighbours of one type merged."""
+    """Returns nbdinfo's map of a meta context: [(start, end, type)], merged."""
     text = run("nbdinfo", "--json", "--map=" + context, uri)
     merged = []
     for extent in json.loads(text):
@@ -69,7 +69,7 @@ def dirty_map(uri, bitmap):
 
 
 def masked(disk, dirty):
-    """The bytes of DISK where DIRTY says so, zeros elsewhere: what a dirty-only file reads as."""
+    """Returns the expected dirty-only file: the bytes of DISK where DIRTY, zeros elsewhere."""
     out = bytearray(len(disk))
     for start, end, kind in dirty:
         if kind & 1:
@@ -78,7 +78,7 @@ def masked(disk, dirty):
 
 
 def seek_walk(fd):
-    """The data ranges of an open file by SEEK_DATA and SEEK_HOLE."""
+    """Returns the data ranges of an open file by SEEK_DATA and SEEK_HOLE."""
     ranges, at = [], 0
     while True:
         try:
@@ -90,7 +90,7 @@ def seek_walk(fd):
 
 
 def data_ranges(extents, is_data):
-    """The ranges of EXTENTS for whose type is_data() is true, neighbours merged."""
+    """Returns the ranges of EXTENTS whose type satisfies is_data(), merged."""
     ranges = []
     for start, end, kind in extents:
         if not is_data(kind):

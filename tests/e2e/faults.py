@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Servers that lie, stall, fail and die: errors that are told, never wrong bytes, never a hang."""
+"""Servers that lie, stall, fail and die: reported errors, never wrong bytes, never a hang."""
 import concurrent.futures
 import errno
 import itertools
@@ -23,12 +23,7 @@ class Faults(lib.TestCase):
         self.server = NbdServer(self, {"": self.export})
 
     def read(self, mount, length=4096, offset=0):
-        """Reads past the page cache."""
-        fd = os.open(mount / "default/disk.raw", os.O_RDONLY | os.O_DIRECT)
-        try:
-            return os.pread(fd, length, offset)
-        finally:
-            os.close(fd)
+        return lib.read_direct(mount / "default/disk.raw", length, offset)
 
     # Block status
 
@@ -49,14 +44,14 @@ class Faults(lib.TestCase):
         self.assert_no_map()
 
     def assert_no_map(self):
-        """Without its maps a disk cannot be had at all: nothing of it is a guess."""
+        """A disk without its maps is inaccessible: nothing is guessed."""
         with self.mount(self.server.uri()) as mount:
             for name in ("disk.raw", "disk.map", "dirty/b.raw", "dirty/b.map"):
                 self.assert_errno(errno.EIO, os.stat, mount / ("default/" + name))
                 self.assert_errno(errno.EIO, os.open, mount / ("default/" + name), os.O_RDONLY)
 
     def test_extents_past_the_end_are_cut(self):
-        """A reply may say more than was asked for, though not of what lies past the disk's end."""
+        """A reply may cover more than requested, but not beyond the disk's end."""
         self.export.on_status = lambda context, offset, length: [(4096, 0), (1 << 31, 3)]
         with self.mount(self.server.uri()) as mount:
             rows = [line.split() for line in mount.read("default/disk.map").splitlines()]
@@ -73,7 +68,7 @@ class Faults(lib.TestCase):
         with self.mount(self.server.uri()) as mount:
             self.assertEqual(self.read(mount), self.disk[:4096])
             self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
-            # It fails what it concerns, and nothing is kept of it.
+            # Only the reads concerned fail, and nothing is cached.
             self.assertEqual(self.read(mount, 4096, 3 * lib.MIB),
                              self.disk[3 * lib.MIB:3 * lib.MIB + 4096])
             self.export.on_read = lambda offset, length: None
@@ -91,7 +86,7 @@ class Faults(lib.TestCase):
             self.assertEqual(mount.read("default/disk.raw", "rb") == self.disk, True)
             self.assertTrue(dropped.is_set())
 
-    # The server's death
+    # Server death
 
     def test_a_server_that_comes_back(self):
         with self.mount(self.server.uri(), options=["-o", "reconnect=60"]) as mount:
@@ -108,7 +103,7 @@ class Faults(lib.TestCase):
             self.read(mount)
             self.server.stop()
             self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
-            # For good: also when it is there again, for the disk may have gone on without us.
+            # Permanent, even if the server returns: the disk may have changed meanwhile.
             self.server.start()
             self.assert_errno(errno.EIO, self.read, mount, 4096, lib.MIB)
             # The tree stays: an empty one would make rsync --delete delete the backup.
@@ -120,7 +115,7 @@ class Faults(lib.TestCase):
             self.assertIn("refused", told["failure"])
 
     def test_no_reconnect(self):
-        """Not even once: also where the server is back at once."""
+        """Never reconnects, even if the server is back immediately."""
         connected = []
         with self.mount(self.server.uri(), options=["-o", "reconnect=0"]) as mount:
             self.read(mount)
@@ -133,7 +128,7 @@ class Faults(lib.TestCase):
             self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["state"], "failed")
 
     def test_no_reconnect_while_a_connection_is_left(self):
-        """One of several that drops is not replaced; its requests go to the others."""
+        """A dropped connection is not replaced; its requests go to the others."""
         connections, both, asked = set(), threading.Event(), itertools.count()
 
         def drop_one(offset, length):
@@ -150,7 +145,7 @@ class Faults(lib.TestCase):
             def status():
                 return mount.json(".fleecefs/status.json")["exports"][0]
 
-            # Two at once make a second connection, which takes its part of the others: they are
+            # Two at once open a second connection, which takes its share of the others: they are
             # large enough that the first does not take them all.
             places, length = range(0, SIZE, SIZE // 8), 64 * lib.KIB
             reads = [pool.submit(self.read, mount, length, at) for at in places[:2]]
@@ -162,7 +157,7 @@ class Faults(lib.TestCase):
             self.assertEqual((status()["connections"], status()["reconnects"]), (1, 0))
 
     def test_a_server_that_drops_every_read(self):
-        """It can be reached each time, and yet there is an end to trying."""
+        """Retries are limited, even if each reconnect succeeds."""
         def drop(offset, length):
             raise HangUp
         self.export.on_read = drop

@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""fleecefs --forget: of all that backups leave in a VM or an image nothing stays, and nothing else
-goes."""
+"""fleecefs --forget: removes everything that backups leave in a VM or an image, and nothing else."""
 import json
 import os
 
@@ -67,7 +66,7 @@ class Forget(lib.TestCase):
         mount.read("vda/disk.raw", "rb")
 
     def test_image(self):
-        """Of a VM that is shut off, what it is based on included."""
+        """Of a VM that is shut off, including backing files."""
         self.back_up()
         image = self.vm.disks["vda"].image
         said, error = self.forget(image, status=1)
@@ -92,8 +91,8 @@ class Forget(lib.TestCase):
         self.assertEqual(self.forget(overlay), ([], ""))
 
     def test_wrong_words(self):
-        for args, status, says in ((["nbd://localhost"], 2, "nothing is left in servers"),
-                                   (["--series=a/b", self.source], 2, "a name has 1 to 100"),
+        for args, status, says in ((["nbd://localhost"], 2, "servers have no restore points"),
+                                   (["--series=a/b", self.source], 2, "a name consists of 1 to 100"),
                                    ([], 2, "give one source"), (["a", "b"], 2, "give one source"),
                                    (["/nowhere"], 1, "/nowhere: .*No such file")):
             said, error = self.forget(*args, status=status)

@@ -1,4 +1,4 @@
-"""Guests with Linux in them, for the tests of VMs of either kind: one at work, and its files."""
+"""Linux guests with a running workload, for the tests of QEMU's and libvirt's VMs."""
 import base64
 import os
 import re
@@ -13,7 +13,7 @@ CACHE = os.environ.get("GUEST_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "fleecefs", "guest")
 SIZE = 64 * lib.MIB
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 mitigations=off"
-# Always at work, on both disks in turn: what it writes is right if the first disk has as many
+# Writes to both disks in turn, forever: a snapshot is consistent if the first disk has as many
 # lines as the second, or one more.
 WORKER = """
 while :; do
@@ -25,7 +25,7 @@ done 2>/dev/null
 
 
 def make_guest():
-    """The guest's kernel and initrd, by path: made once, and kept."""
+    """Returns the paths of the guest's kernel and initrd, which are made once and cached."""
     lib.require("mkfs.ext4", "debugfs", "busybox", "cpio", "depmod", "apt-get")
     done = lib.attempt(os.path.join(os.path.dirname(__file__), "mkguest"), CACHE, timeout=300)
     if done.returncode == 77 and not lib.CI:
@@ -44,17 +44,17 @@ def make_filesystems(test, disks):
 
 
 class Guest:
-    """What can be done with a guest by agent(COMMAND, **arguments), which returns its answer."""
+    """Actions in a guest; subclasses have agent(COMMAND, **arguments), which returns the reply."""
 
     def begin_script(self, script):
         return self.agent("guest-exec", path="/bin/sh", arg=["-ec", script],
                           capture_output=True)["pid"]
 
     def run(self, script):
-        """Runs a shell script to its end and returns its stdout."""
+        """Runs a shell script and returns its stdout."""
         pid = self.begin_script(script)
         while not (status := self.agent("guest-exec-status", pid=pid))["exited"]:
-            # The agent has no event for this, and asking takes the guest's only CPU.
+            # The agent has no event for this, and polling takes time of the guest's only CPU.
             time.sleep(0.01)
         out, err = (base64.b64decode(status.get(k, "")).decode() for k in ("out-data", "err-data"))
         if status.get("exitcode") != 0:
@@ -62,7 +62,7 @@ class Guest:
         return out
 
     def change(self, round_):
-        """Changes files of both disks, and leaves it to the freeze to write them out."""
+        """Changes files on both disks without sync: the freeze must write them out."""
         self.run(f"""
             for disk in vda vdb; do
                 mkdir -p /mnt/$disk/keep; cd /mnt/$disk/keep
@@ -79,7 +79,7 @@ class Guest:
             """)
 
     def files(self):
-        """Of each disk, its files and the SHA-256 sums of them."""
+        """Returns the SHA-256 sums of the files on each disk."""
         listed = self.run("""
             for disk in vda vdb; do
                 cd /mnt/$disk/keep; find . -type f -exec sha256sum {} + | sed "s/^/$disk /"
@@ -91,14 +91,14 @@ class Guest:
 
 
 class GuestTest:
-    """A test of VM, a Guest with the disks vda and vdb, which is `self.vm`."""
+    """Tests of `self.vm`, a Guest with the disks vda and vdb."""
 
     def begin(self, *options):
         mount = self.mount(self.vm.source(), env=self.vm.environment(), options=[
             "-v", "-o", "freeze_timeout=60", *self.vm.mount_options(), *options])
         print("\n" + re.search("snapshot taken in .*", mount.output())[0], end=" ", flush=True)
         for disk in mount.json(".fleecefs/status.json")["exports"]:
-            # Taken while it was frozen, which is no longer than that.
+            # The snapshot was taken while the guest was frozen, and writes were held only then.
             self.assertTrue(0 < disk["held_ms"] <= disk["frozen_ms"] < disk["begin_ms"], disk)
         return mount
 
@@ -113,9 +113,9 @@ class GuestTest:
         self.assertEqual(self.vm.agent("guest-fsfreeze-status"), "thawed")
 
     def check(self, image, expected):
-        """IMAGE is a clean filesystem with the EXPECTED files; returns the lines of its counter."""
+        """Checks that IMAGE is a clean filesystem with the EXPECTED files; returns its line count."""
         lib.run("e2fsck", "-fn", image)
-        # Of a filesystem that was not frozen, part would be in the journal only.
+        # Without a freeze, some data would be only in the journal.
         self.assertNotIn("needs_recovery", lib.run("dumpe2fs", "-h", image))
         out = self.mkdir("files")
         lib.run("debugfs", "-R", f'rdump /keep /count "{out}"', image)
@@ -136,12 +136,12 @@ class GuestTest:
             lib.run("cmp", raw, plain)
             os.unlink(plain)
             counts.append(self.check(raw, expected[name]))
-        # One point in time for all disks.
+        # All disks have the same point in time.
         self.assertIn(counts[0] - counts[1], (0, 1))
         self.assertGreater(counts[0], 0)
 
     def back_up_at_work(self):
-        """Backups of the guest at work, one of them aborted: all are whole, and have no more."""
+        """Backups under load, one of them aborted: all are complete, and none has later data."""
         vm = self.vm
         chains = {name: Chain(self, name) for name in vm.disks}
         vm.begin_script(WORKER)
@@ -153,7 +153,7 @@ class GuestTest:
             self.check_thawed()
             self.assertEqual({mount.json(f"{n}/info.json")["mode"] for n in vm.disks},
                              {"incremental" if round_ > 1 else "full"})
-            # Files change under the backup: over old ones, and where there was nothing.
+            # Files change during the backup, in allocated and in unallocated blocks.
             vm.run(f"""
                 for disk in vda vdb; do
                     cd /mnt/$disk/keep; rm -r dir4; head -c 300000 /dev/urandom > dir1/round{round_}
@@ -167,5 +167,5 @@ class GuestTest:
             if how == "--commit":
                 for name, chain in chains.items():
                     chain.keep(backups[name])
-        # After the run that failed comes all that changed since the one before it.
+        # After the failed run, the next increment includes its changes.
         self.assertGreaterEqual(dirty[4], dirty[3])

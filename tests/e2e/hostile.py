@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Servers that send what no honest one would: an error or a correct tree, soon, in little memory."""
+"""Malicious servers: each causes either an error or a correct tree, quickly and in little memory."""
 import errno
 import itertools
 import os
@@ -14,8 +14,8 @@ from nbdserver import DIRTY, Export, HangUp, NbdServer
 
 SIZE = 4 * lib.MIB
 ALLOCATION = "base:allocation"
-# Seconds and bytes that any of these servers may cost, sanitizers aside. It takes a few seconds, which
-# are printed; the bound is what a busy machine does not reach, and a daemon that hangs does.
+# Limits of time and memory for each test, without sanitizers. Tests take a few seconds, which are
+# printed; a busy machine stays below the limit, a daemon that hangs exceeds it.
 SLOW = 60
 FAT = 200 * lib.MIB
 
@@ -34,10 +34,11 @@ class Hostile(lib.TestCase):
         self.began = time.monotonic()
 
     def mounted(self, *options):
-        return self.mount(self.server.uri(), options=["-o", "timeout=2,reconnect=2", *options])
+        """With the usual patience: what has to be correct may be slow on a busy machine."""
+        return self.mount(self.server.uri(), options=options)
 
     def check_cost(self, mount):
-        """Time and memory so far; that it still answers."""
+        """Checks that time and memory so far are within limits, and that the daemon still responds."""
         with open(f"/proc/{mount.pid}/status") as f:
             peak = int(re.search(r"VmHWM:\s+(\d+) kB", f.read())[1]) * lib.KIB
         took = time.monotonic() - self.began
@@ -48,63 +49,59 @@ class Hostile(lib.TestCase):
             self.assertLess(took, SLOW)
 
     def end(self, mount):
-        """Ends a mount after checking what it has cost."""
+        """Checks the cost of a mount, then unmounts it."""
         self.check_cost(mount)
         mount.unmount()
 
-    def refuses(self, name="default/disk.raw"):
-        """The file cannot be had, but all that is no matter of this export can."""
+    def check_stat_fails(self, name="default/disk.raw"):
+        """Mounts; stat of the file fails with EIO, while the root can still be listed."""
         mount = self.mount(self.server.uri(), options=["-o", "timeout=2,reconnect=2"])
         self.assert_errno(errno.EIO, os.stat, mount / name)
         self.assertEqual(mount.folders(), ["default"])
         self.end(mount)
 
     def read(self, mount, length, offset=0):
-        fd = os.open(mount / "default/disk.raw", os.O_RDONLY | os.O_DIRECT)
-        try:
-            return os.pread(fd, length, offset)
-        finally:
-            os.close(fd)
+        return lib.read_direct(mount / "default/disk.raw", length, offset)
 
     # Block status
 
-    def test_status_that_tells_nothing(self):
+    def test_empty_status(self):
         for what, said in {"empty": [], "no progress": [(0, 0)],
                            "a broken descriptor": b"\0" * 12}.items():
             with self.subTest(what):
                 self.began = time.monotonic()
                 self.export.on_status = lambda context, offset, length, said=said: said
-                self.refuses()
+                self.check_stat_fails()
 
-    def test_extents_of_nothing(self):
-        """Between others they change nothing."""
+    def test_extents_of_length_zero(self):
+        """They are ignored."""
         self.export.on_status = lambda context, offset, length: [(4096, 0), (0, 1), (4096, 0)]
         mount = self.mounted()
         self.assertEqual(len(mount.read("default/disk.map").splitlines()), 1)
         self.assertEqual(self.read(mount, SIZE) == self.disk, True)
         self.end(mount)
 
-    def test_status_that_hardly_makes_progress(self):
-        """A byte a reply, for all of a petabyte: without a limit that would never end."""
+    def test_status_with_minimal_progress(self):
+        """One byte per reply on a disk of a petabyte: without a limit, loading would never end."""
         self.export.size = 1 << 50
         self.export.on_status = lambda context, offset, length: [(1, 0)]
-        self.refuses()
+        self.check_stat_fails()
 
     def test_extents_without_end(self):
-        """Each reply is as long as it may be, and the disk as large."""
+        """Replies of maximum length for a disk of maximum size."""
         self.export.size = 1 << 50
         many = descriptors((1, 0), (1, 1)) * (1 << 19)
         self.export.on_status = lambda context, offset, length: many
-        self.refuses()
+        self.check_stat_fails()
 
     def test_replies_that_are_too_long(self):
         self.export.size = 1 << 50
         many = descriptors((1, 0), (1, 1)) * (1 << 23)
         self.export.on_status = lambda context, offset, length: many
-        self.refuses()
+        self.check_stat_fails()
 
     def test_millions_of_extents(self):
-        """As many as an honest disk may have, in two maps: a correct tree."""
+        """As many as a legitimate disk may have, in two maps: the tree is correct."""
         count = 10_000_000
         self.export.size = size = count * 512
         self.export.data = lambda offset, length: bytes(length)
@@ -116,14 +113,14 @@ class Hostile(lib.TestCase):
             return many[8 * first:8 * min(length // 512, 1 << 17)]
         self.export.on_status = status
         mount = self.mount(self.server.uri())
-        # A hole that need not read as zero is data; the bitmap has every other sector.
+        # A hole without the zero flag is data; in the bitmap every other sector is dirty.
         self.assertEqual(os.stat(mount / "default/disk.raw").st_blocks, size // 512)
         self.assertEqual(os.stat(mount / "default/dirty/b.raw").st_blocks, size // 1024)
         self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["extents"], 2 * count)
         self.end(mount)
 
     def test_extents_past_the_end(self):
-        """The last extent of a reply may be longer than was asked for."""
+        """The last extent of a reply may exceed the request."""
         self.export.on_status = lambda context, offset, length: [((1 << 32) - 1, 0)]
         mount = self.mounted()
         rows = [line.split()[:3] for line in mount.read("default/disk.map").splitlines()]
@@ -131,8 +128,8 @@ class Hostile(lib.TestCase):
         self.assertEqual(self.read(mount, SIZE) == self.disk, True)
         self.end(mount)
 
-    def test_contexts_that_do_not_agree(self):
-        """One context tells little, the other all: each is complete in the end."""
+    def test_contexts_of_different_detail(self):
+        """One context covers little per reply, the other everything: both maps are complete."""
         self.export.on_status = lambda context, offset, length: \
             [(512, offset // 512 % 2)] if context == ALLOCATION else None
         mount = self.mounted()
@@ -141,7 +138,7 @@ class Hostile(lib.TestCase):
         self.end(mount)
 
     def test_contexts_that_overlap(self):
-        """The same range of one context twice in a reply, with others between."""
+        """A reply has the same range of one context twice, with other contexts between."""
         self.export.contexts = {ALLOCATION: [(0, SIZE // 2, 0), (SIZE // 2, SIZE, 3)],
                                 DIRTY + "b": [(0, SIZE, 1)]}
         self.disk = self.export.data = self.disk[:SIZE // 2] + bytes(SIZE // 2)
@@ -158,20 +155,20 @@ class Hostile(lib.TestCase):
         self.end(mount)
 
     def test_contexts_left_out_of_a_reply(self):
-        """A gap is not taken for zeros, or for clean."""
+        """A gap is treated neither as zeros nor as clean."""
         for ids in ([1], [2], [9], [0], [1, 9], [2, (1 << 32) - 1]):
             with self.subTest(ids):
                 self.began = time.monotonic()
                 self.export.status_ids = ids
-                self.refuses()
+                self.check_stat_fails()
 
-    def test_status_of_a_context_that_was_not_asked_for(self):
+    def test_status_of_a_context_that_was_not_requested(self):
         self.export.listed = [ALLOCATION]
         mount = self.mounted()
         self.assertNotIn("default/dirty/b.raw", mount.files())
         self.end(mount)
 
-    def test_status_that_changes_between_two_asks(self):
+    def test_status_that_changes_between_requests(self):
         asked = itertools.count()
         self.export.on_status = lambda context, offset, length: \
             [(length, next(asked) // 2 % 2)]
@@ -182,8 +179,8 @@ class Hostile(lib.TestCase):
         self.assertIn("changed", status["exports"][0]["failure"])
         self.end(mount)
 
-    def test_clean_ranges_refused_in_a_million_pieces(self):
-        """base:allocation of each piece has to be asked for on its own."""
+    def test_clean_ranges_in_a_million_pieces(self):
+        """Each piece needs a separate request for base:allocation."""
         size = 8192 * 400_000
         self.export.size = size
         dirty = descriptors((4096, 0), (4096, 1)) * (1 << 16)
@@ -197,7 +194,7 @@ class Hostile(lib.TestCase):
             return dirty[8 * first:8 * (length // 4096)]
         self.export.contexts[ALLOCATION] = [(0, size, 0)]
         self.export.on_status = status
-        mount = self.mounted()
+        mount = self.mounted("-o", "timeout=2,reconnect=2")
         try:
             self.assertEqual(os.stat(mount / "default/dirty/b.raw").st_size, size)
         except OSError as error:
@@ -213,13 +210,13 @@ class Hostile(lib.TestCase):
         self.assertEqual(os.stat(mount / "e3999/disk.raw").st_size, SIZE)
         self.end(mount)
 
-    def test_more_exports_than_anybody_has(self):
+    def test_too_many_exports(self):
         self.server.exports = {f"e{i}": self.export for i in range(50_000)}
         self.assert_refused(self.server.uri(), self.mkdir("mnt"), says=["exports"])
         self.assertLess(time.monotonic() - self.began, SLOW)
 
     def test_thousands_of_contexts(self):
-        """All of them or none: to leave out some would look like a bitmap that has gone."""
+        """All or none: omitting some would make a bitmap look deleted."""
         self.export.contexts = {f"{DIRTY}b{i}": [(0, SIZE, i % 2)] for i in range(900)}
         mount = self.mounted()
         self.assertEqual(len([f for f in mount.files() if f.endswith(".pbm")]), 900)
@@ -229,8 +226,8 @@ class Hostile(lib.TestCase):
         self.assert_refused(self.server.uri(), self.mkdir("mnt"), says=["contexts"])
         self.assertLess(time.monotonic() - self.began, SLOW)
 
-    def test_names_that_are_too_much_together(self):
-        """Each limit is kept, their product is gigabytes."""
+    def test_total_length_of_names(self):
+        """Each name and count is within its limit, but all names together take gigabytes."""
         long = "x" * 4000
         self.server.exports = {f"e{i}": self.export for i in range(1000)}
         self.export.contexts = {f"{i}:{long}": [(0, SIZE, 0)] for i in range(900)}
@@ -238,8 +235,8 @@ class Hostile(lib.TestCase):
         self.assertEqual(said.count("\n"), 1)
         self.assertLess(time.monotonic() - self.began, SLOW)
 
-    def test_names_of_several_sources_that_are_too_much_together(self):
-        """What one source may take is what all of them may."""
+    def test_total_length_of_names_of_several_sources(self):
+        """All sources of a mount share one limit."""
         long = "x" * 4000
         self.export.contexts = {f"{i}:{long}": [(0, SIZE, 0)] for i in range(900)}
         self.server.exports = {f"e{i}": self.export for i in range(10)}
@@ -249,7 +246,7 @@ class Hostile(lib.TestCase):
                             says=["meta contexts take", "of the sources before it"])
         self.assertLess(time.monotonic() - self.began, 2 * SLOW)
 
-    def test_names_of_any_bytes(self):
+    def test_names_that_are_not_utf8(self):
         every = bytes(range(1, 256)).decode(errors="surrogateescape")
         names = [every, (every * 17)[:4096], "x" * 4096, ".", "..", "../..", "a/b", ".fleecefs",
                  "%2E", "\n", "\x1b]0;title\a", "ä" * 2048, "-", "--checkpoint-action=exec=touch x"]
@@ -274,14 +271,14 @@ class Hostile(lib.TestCase):
                 mount.json(f"{folder}/info.json")
                 self.end(mount)
 
-    def test_a_name_that_ends_early(self):
-        """A NUL cannot be in a name."""
+    def test_a_name_with_a_nul(self):
+        """A NUL is invalid in a name."""
         self.server.exports = {"a\0b": self.export}
         done = self.fleecefs(self.server.uri(), self.mkdir("mnt"))
         self.assertEqual(done.returncode, 1)
 
     def test_names_on_one_line(self):
-        """What is said of an export stays one line, without control characters."""
+        """Messages about an export are one line without control characters."""
         self.server.exports = {"a\n\x1b[31mb": self.export}
         self.export.size = 0
         said = self.assert_refused(self.server.uri(), self.mkdir("mnt"))
@@ -308,7 +305,7 @@ class Hostile(lib.TestCase):
 
     def test_a_context_that_is_listed_but_not_given(self):
         self.export.listed = [ALLOCATION, DIRTY + "phantom"]
-        self.refuses()
+        self.check_stat_fails()
 
     # Sizes
 
@@ -321,14 +318,14 @@ class Hostile(lib.TestCase):
                 mount = self.mounted()
                 for path in mount.files():
                     os.stat(mount / path)
-                # Block status would take for ever: larger than a petabyte, there are no maps.
+                # Block status would take forever: disks larger than a petabyte have no maps.
                 self.assertEqual("default/dirty/b.raw" in mount.files(), size < 1 << 50)
                 self.assertEqual("no_maps" in mount.json("default/info.json"), size > 1 << 50)
                 with open(mount / "default/disk.raw", "rb") as f:
                     self.assertEqual(os.pread(f.fileno(), 1, size - 1), b"\0")
                 self.end(mount)
 
-    def test_sizes_that_cannot_be(self):
+    def test_invalid_sizes(self):
         for size in (0, 1 << 63, (1 << 64) - 1):
             with self.subTest(size=size):
                 self.export.size = size
@@ -342,7 +339,7 @@ class Hostile(lib.TestCase):
                 self.began = time.monotonic()
                 self.export.blocks = blocks
                 point = self.mkdir("mnt")
-                done = self.fleecefs("-o", "timeout=2,reconnect=2", self.server.uri(), point)
+                done = self.fleecefs(self.server.uri(), point)
                 if done.returncode == 0:
                     with open(point + "/default/disk.raw", "rb") as f:
                         f.seek(100)
@@ -355,7 +352,7 @@ class Hostile(lib.TestCase):
     # Replies to reads
 
     def test_replies_with_wrong_lengths(self):
-        """Each is an error, not bytes: not even where the lengths would add up."""
+        """Each causes an error and no data, even if the lengths would add up."""
         def at(offset, data):
             return (1, struct.pack(">Q", offset) + data)
 
@@ -369,12 +366,12 @@ class Hostile(lib.TestCase):
             "before": lambda o, n: [at(o - n, self.disk[o:o + n])],
             "no offset": lambda o, n: [(1, b"abc")],
             "a hole too long": lambda o, n: [hole(o, n + 1)],
-            "a hole of nothing": lambda o, n: [hole(o, 0)],
+            "a hole of length zero": lambda o, n: [hole(o, 0)],
             "a hole of 4 GiB": lambda o, n: [hole(o, (1 << 32) - 1)],
             "status in place of data": lambda o, n: [(5, struct.pack(">III", 1, n, 0))],
             "an unknown chunk": lambda o, n: [(99, b"?" * 100)],
             "an error without a number": lambda o, n: [(32769, b"")],
-            "an error that is none": lambda o, n: [(32769, struct.pack(">IH", 0, 0))],
+            "error 0": lambda o, n: [(32769, struct.pack(">IH", 0, 0))],
             "an error with a long message": lambda o, n:
                 [(32769, struct.pack(">IH", 5, 65535) + b"x" * 10)],
             "the first half twice": lambda o, n: [at(o, self.disk[o:o + n // 2])] * 2,
@@ -398,7 +395,7 @@ class Hostile(lib.TestCase):
                 self.end(mount)
 
     def test_a_wrong_reply_once(self):
-        """The connection is dropped, and the next one asked."""
+        """The connection is dropped and the request repeated on another one."""
         asked = itertools.count()
         self.export.on_read = lambda offset, length: \
             [(1, struct.pack(">Q", offset) + bytes(length // 2))] * 2 if next(asked) == 0 else None
@@ -408,7 +405,7 @@ class Hostile(lib.TestCase):
         self.end(mount)
 
     def test_a_reply_in_pieces(self):
-        """What is in order, though no server sends it: holes in the middle, pieces backwards."""
+        """Valid replies that no real server sends: holes in the middle, pieces in reverse order."""
         def reply(offset, length):
             half, quarter = length // 2, length // 4
             return [(1, struct.pack(">Q", offset + half) + self.disk[offset + half:offset + length]),
@@ -423,10 +420,10 @@ class Hostile(lib.TestCase):
         self.assertEqual(found[16384:32768], bytes(16384))
         self.end(mount)
 
-    # Maps and bytes that change while nobody is connected
+    # Maps and data that change while the daemon is disconnected
 
-    def changed(self, allocation, disk):
-        """Mounts, reads the first page, and has the server come back with this map and disk."""
+    def mount_and_change(self, allocation, disk):
+        """Mounts, reads the first page, then restarts the server with this map and disk."""
         mount = self.mounted()
         os.stat(mount / "default/disk.raw")
         self.read(mount, 4096)
@@ -436,7 +433,7 @@ class Hostile(lib.TestCase):
         return mount
 
     def test_allocation_that_changes(self):
-        """A file that was preallocated is data or a hole by what its host has in memory."""
+        """Whether a preallocated range is reported as a hole may depend on the host's page cache."""
         half = SIZE // 2
         self.disk = self.export.data = self.disk[:half] + bytes(half)
         maps = {"a hole becomes data": ([(0, half, 0), (half, SIZE, 3)], [(0, SIZE, 0)]),
@@ -444,23 +441,23 @@ class Hostile(lib.TestCase):
         for what, (before, after) in maps.items():
             with self.subTest(what):
                 self.export.contexts[ALLOCATION] = before
-                mount = self.changed(after, self.disk)
+                mount = self.mount_and_change(after, self.disk)
                 self.assertEqual(self.read(mount, SIZE) == self.disk, True)
                 self.assertNotIn("failure", mount.json(".fleecefs/status.json")["exports"][0])
                 self.end(mount)
 
     def test_bytes_where_a_hole_was(self):
-        """Zeros of that range may have been handed out."""
+        """Zeros of that range may have been returned already."""
         half = SIZE // 2
         self.export.data = self.disk[:half] + bytes(half)
         self.export.contexts[ALLOCATION] = [(0, half, 0), (half, SIZE, 3)]
-        mount = self.changed([(0, SIZE, 0)], self.disk)
+        mount = self.mount_and_change([(0, SIZE, 0)], self.disk)
         self.assert_errno(errno.EIO, self.read, mount, 4096, 65536)
         self.assertIn("zero", mount.json(".fleecefs/status.json")["exports"][0]["failure"])
         self.end(mount)
 
-    def test_allocation_that_goes(self):
-        """Listed and not given: then all is data."""
+    def test_allocation_that_disappears(self):
+        """Listed but not negotiated: everything is data."""
         del self.export.contexts[ALLOCATION]
         self.export.listed = [ALLOCATION, DIRTY + "b"]
         mount = self.mounted()
@@ -471,7 +468,7 @@ class Hostile(lib.TestCase):
     # Servers that stop in the middle
 
     def test_a_server_that_does_not_hang_up(self):
-        """Nobody waits for it to close the connection, with or without what asks of exports."""
+        """The daemon does not wait for it to close the connection, with or without NBD_OPT_INFO."""
         stop = threading.Event()
         self.defer(stop.set)
         self.server.on_goodbye = stop.wait
@@ -483,8 +480,8 @@ class Hostile(lib.TestCase):
                 self.assertEqual(self.read(mount, SIZE) == self.disk, True)
                 self.end(mount)
 
-    def test_patience_of_an_hour_and_more(self):
-        """Seconds that are no number of microseconds in 32 bits: 4295 would be 33 ms, four times 1074 be
+    def test_timeout_of_more_than_an_hour(self):
+        """Timeouts whose microseconds exceed 32 bits: 4295 s would wrap to 33 ms, four times 1074 s to
         one second."""
         self.server.on_option = lambda option: threading.Event().wait(0.3)
         for timeout in (1074, 4295, 1_000_000_000):
@@ -512,8 +509,8 @@ class Hostile(lib.TestCase):
                         lib.run("fusermount3", "-u", point)
                     self.assertLess(time.monotonic() - began, SLOW)
 
-    def test_a_handshake_that_is_always_just_in_time(self):
-        """A thousand answers, none of them late."""
+    def test_a_handshake_of_a_thousand_replies(self):
+        """Each reply is in time, but all together are not."""
         self.server.exports = {f"e{i}": self.export for i in range(1000)}
         self.server.on_option = lambda option: threading.Event().wait(0.7)
         self.assert_refused("-o", "timeout=1", self.server.uri(), self.mkdir("mnt"),
@@ -525,25 +522,25 @@ class Hostile(lib.TestCase):
         raise HangUp
 
     def test_a_greeting_that_never_comes(self):
-        """A listener that accepts and says nothing, and the like in words."""
-        for words in ("sleep 60", "yes | head -c 1000000", "printf NBDMAGIC; sleep 60"):
-            with self.subTest(words):
+        """Listeners that accept and send nothing, garbage, or only part of the greeting."""
+        for script in ("sleep 60", "yes | head -c 1000000", "printf NBDMAGIC; sleep 60"):
+            with self.subTest(script):
                 began = time.monotonic()
                 self.assert_refused("-o", "timeout=1", "[", "python3", "-c", f"""
 import socket, subprocess
 listener = socket.socket(fileno=3)
 connection = listener.accept()[0]
-subprocess.run(['sh', '-c', {words!r}], stdout=connection.fileno())
+subprocess.run(['sh', '-c', {script!r}], stdout=connection.fileno())
 """, "]", self.mkdir("mnt"))
                 self.assertLess(time.monotonic() - began, SLOW)
 
     def test_a_reply_that_drips(self):
-        """A byte now and then is no answer."""
+        """An occasional byte does not count as a reply."""
         stop = threading.Event()
         self.defer(stop.set)
 
         def drip(offset, length):
-            # The loop of chunks is the drip: it is never done.
+            # Iterating over the chunks sends the bytes; it never ends.
             return Dripping(stop, offset, self.disk)
         self.export.on_read = drip
         mount = self.mount(self.server.uri(), options=["-o", "timeout=1,reconnect=1"])
@@ -553,7 +550,7 @@ subprocess.run(['sh', '-c', {words!r}], stdout=connection.fileno())
 
 
 class Dripping(list):
-    """Chunks of one byte each, ten a second, until STOP is set."""
+    """Endless chunks of one byte, ten per second, until STOP is set."""
 
     def __init__(self, stop, offset, disk):
         super().__init__()

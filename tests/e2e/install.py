@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What `meson install` installs, and the ways to mount and run it that a system has."""
+"""Files that `meson install` installs; mounts by mount(8), fstab and systemd."""
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 
@@ -46,7 +47,7 @@ class Install(lib.TestCase):
             self.assertTrue(os.stat(f"{prefix}/bin/{name}").st_mode & stat.S_IXOTH, name)
             self.assertIn("-h, --help", lib.run(f"{prefix}/bin/{name}", "--help"))
 
-        # Where the units look for the script there is none yet.
+        # The script is not installed yet at the path in the units.
         for unit in units:
             with open(f"{prefix}/{unit}") as f:
                 text = re.sub(r"(?m)^ExecStart=", f"ExecStart={root}", f.read())
@@ -71,11 +72,38 @@ class Install(lib.TestCase):
                            f"{self.dir}/fleecefs-backup-failed@web.service")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
+    def test_mail(self):
+        """The example of OnFailure= mails the service's output to root."""
+        with open(f"{lib.TOP}/contrib/systemd/fleecefs-backup-failed@.service") as f:
+            line = re.search("(?m)^ExecStart=(.*)$", f.read())[1]
+        programs = self.mkdir("programs")
+        for name, script in (("systemctl", 'echo "$@" > asked; echo "web: FAILED: gone"; exit 3'),
+                             ("mail", 'printf "%s\\n" "$@" > to; cat > body')):
+            with open(f"{programs}/{name}", "w") as f:
+                f.write(f"#!/bin/sh\ncd {self.dir}\n{script}\n")
+            os.chmod(f.name, 0o755)
+        # systemd quotes like a shell, splits words before it expands %i, and expands $ only before a
+        # name or a brace. The name of a domain is never run by a shell.
+        self.assertNotRegex(line, r"\$[A-Za-z_{]")
+        domain = "my web $(touch run)\"`touch run`"
+        argv = [w.replace("%I", domain).replace("%i", "my\\x20web") for w in shlex.split(line)]
+        lib.run(*argv, cwd=self.dir, env={"PATH": programs + ":/usr/bin:/bin"})
+        said = {}
+        for name in ("asked", "to", "body"):
+            with open(f"{self.dir}/{name}") as f:
+                said[name] = f.read()
+        self.assertEqual(said["to"], "-s\nBackup of " + domain + " has failed\nroot\n")
+        self.assertFalse(os.path.exists(self.dir + "/run"))
+        self.assertEqual(said["body"], "web: FAILED: gone\n")
+        self.assertRegex(said["asked"], r"^status .*fleecefs-backup@my.*web\.service$")
+
     def check_mount(self, *argv, **env):
-        """Mounts by a command that ends with the mount point; unmounts by umount."""
+        """Mounts with ARGV, whose last argument is the mount point; unmounts with umount."""
         env = {**self.environment(), **env}
-        # mount(8) goes by no PATH of ours: in a namespace of its own, the program is installed.
-        script = """set -e
+        # mount(8) ignores our PATH, so the program is installed in a private mount namespace. Copies of
+        # other tests' mounts there would prevent their unmount.
+        script = """umount --lazy --all --types fuse.fleecefs
+            set -e
             mount --bind "${PATH%%:*}" /usr/local/bin
             "$@"
             test "$(stat -c %s "${!#}/vm/disk.raw")" = 1048576

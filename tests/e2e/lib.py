@@ -1,8 +1,8 @@
-"""What the end-to-end tests share: temporary folders, servers, mounts.
+"""Shared by the end-to-end tests: temporary folders, servers, mounts.
 
-Everything a test starts is registered for cleanup as it goes and ends with the test, or with the
-test program however that ends. Servers are given a socket that listens already, so a client may
-connect at once and nothing here waits for time to pass.
+Everything a test starts is registered for cleanup, and ends with the test, or with the test program
+however that ends. Servers get a listening socket, so clients can connect at once, and nothing here
+waits for time to pass.
 """
 import atexit
 import contextlib
@@ -26,13 +26,13 @@ import unittest
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# A command: it may begin with a wrapper such as valgrind.
+# A command line, which may begin with a wrapper such as valgrind.
 FLEECEFS = shlex.split(os.environ.get("FLEECEFS") or TOP + "/build/src/fleecefs")
-# A build with sanitizers: its memory is no measure.
+# A build with sanitizers: memory use is meaningless.
 SANITIZED = any(word in FLEECEFS[0] for word in ("asan", "tsan"))
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
 CI = os.environ.get("CI") == "true"
-# No step of a test takes this long; what does, hangs.
+# Longer than any step of a test takes: beyond it, the step hangs.
 PATIENCE = 60
 
 _at_exit = contextlib.ExitStack()
@@ -40,14 +40,14 @@ atexit.register(_at_exit.close)
 
 
 def _on_sigterm(*_):
-    """The time is up: says where, and cleans up without waiting for threads, which may hang."""
+    """On timeout: reports where, and cleans up without waiting for threads, which may hang."""
     faulthandler.dump_traceback()
     _at_exit.close()
     os._exit(1)
 
 
 signal.signal(signal.SIGTERM, _on_sigterm)
-# Under nohup it is ignored, and so it would be by what the tests run.
+# nohup ignores it, and child processes would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
@@ -62,7 +62,7 @@ def require(*tools):
 
 
 def attempt(*argv, timeout=PATIENCE, **kwargs):
-    """Runs a command to its end, whatever its exit status; returns the subprocess result."""
+    """Runs a command, ignoring its exit status; returns the subprocess result."""
     if "input" not in kwargs:
         kwargs.setdefault("stdin", subprocess.DEVNULL)
     kwargs = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
@@ -70,7 +70,7 @@ def attempt(*argv, timeout=PATIENCE, **kwargs):
 
 
 def run(*argv, **kwargs):
-    """Runs a command to its end and returns its stdout; a failure shows what it said."""
+    """Runs a command and returns its stdout; a failure shows its output."""
     done = attempt(*argv, **kwargs)
     if done.returncode != 0:
         raise AssertionError(f"{shlex.join(map(str, argv))}: exit status {done.returncode}\n"
@@ -80,12 +80,13 @@ def run(*argv, **kwargs):
 
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-# Daemons become children of the test program, which so learns how they end.
+CLONE_NEWNS, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x4000, 0x40000, 2
+# Subreaper: daemons become children of the test program, which gets their exit status.
 libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_us():
-    """For a child, before exec: be killed when the test program is gone, however it went."""
+    """For a child, before exec: get killed when the test program ends, in whatever way."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -130,14 +131,44 @@ def children(pid):
 
 
 def is_mounted(path):
-    """Whether PATH is a mount point, also if what is mounted there no longer answers."""
+    """Whether PATH is a mount point, even if the mount no longer responds."""
     path = re.sub(r"[ \t\n\\]", lambda m: f"\\{ord(m[0]):03o}", os.path.abspath(path))
     with open("/proc/self/mounts") as f:
         return any(line.split(" ")[1] == path for line in f)
 
 
+def private_mounts():
+    """Gives this program a mount namespace without the fleecefs mounts of other tests.
+
+    There --list disturbs none of them: a mount whose status is being read is busy. Copies of them in
+    the namespace would keep their daemons from ending. Does nothing without root.
+    """
+    if os.geteuid() != 0:
+        return
+    for name, value in (("unshare", (CLONE_NEWNS,)),
+                        ("mount", (None, b"/", None, MS_REC | MS_PRIVATE, None))):
+        if getattr(libc, name)(*value) != 0:
+            raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+    with open("/proc/self/mounts", "rb") as f:
+        mounts = [line.split(b" ")[1:3] for line in f]
+    for point, kind in mounts:
+        if kind == b"fuse.fleecefs":
+            # Not umount(8), which asks the file system: its daemon may be stopped.
+            point = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), point)
+            libc.umount2(point, MNT_DETACH)
+
+
+def read_direct(path, length=4096, offset=0):
+    """Reads, bypassing the page cache."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        return os.pread(fd, length, offset)
+    finally:
+        os.close(fd)
+
+
 class Server:
-    """An NBD server on a listening socket that it is handed as systemd would (LISTEN_FDS).
+    """An NBD server on a listening socket passed as systemd does (LISTEN_FDS).
 
     `uri` reaches its default export, `export_uri(name)` a named one.
     """
@@ -157,9 +188,9 @@ class Server:
         self.log = test.path("server.log")
         with listener, open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                # $$ is what LISTEN_PID must say, and exec keeps it.
+                # LISTEN_PID must be $$, which exec keeps.
                 ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *self.argv],
-                # Python closes what is not to be inherited; 3 may be something else's here.
+                # Python sets O_CLOEXEC on its descriptors; 3 may be in use in this process.
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, close_fds=False,
                 env={**os.environ, "LISTEN_FDS": "1", "TMPDIR": test.dir},
                 preexec_fn=self._prepare(listener.fileno()))
@@ -176,7 +207,7 @@ class Server:
         return prepare
 
     def _check(self, family):
-        """Fails with the server's own words if it does not get as far as its greeting."""
+        """Fails with the server's output if it does not send its greeting."""
         with socket.socket(family) as client:
             client.settimeout(PATIENCE)
             try:
@@ -197,7 +228,7 @@ class Server:
             for b in name.encode()) + self._suffix
 
     def output(self):
-        """What the server has said so far."""
+        """Returns the server's output so far."""
         with open(self.log, errors="replace") as f:
             return f.read()
 
@@ -248,13 +279,13 @@ class Mount:
         return os.path.join(self.point, name)
 
     def output(self):
-        """What fleecefs has said so far on stdout and stderr."""
+        """Returns the output of fleecefs so far, stdout and stderr."""
         with open(self.log, errors="replace") as f:
             return f.read()
 
     def unmount(self):
-        """Unmounts as a user does, if it still is mounted, and checks that nothing is left."""
-        # Another test's --list reads the status of all mounts, and keeps them busy for a moment.
+        """Unmounts as a user does, if still mounted, and checks that nothing is left."""
+        # --list of another test reads the status of all mounts, which are busy meanwhile.
         for left in range(100, -1, -1):
             if not is_mounted(self.point):
                 break
@@ -285,14 +316,14 @@ class Mount:
             raise AssertionError(f"fleecefs ended with {how} {end.si_status}")
 
     def kill(self):
-        """Kills the daemon as nothing else can, and waits for all of its processes."""
+        """Kills the daemon with SIGKILL, and waits for all of its processes."""
         os.kill(self.pid, signal.SIGKILL)
         for pid, pidfd in self.processes.items():
             wait_gone(pidfd, f"process {pid} of {shlex.join(self.argv)}")
         os.waitpid(self.pid, 0)
 
     def _force(self):
-        """Ends what is left, and tells of a daemon that has crashed."""
+        """Ends what is left, and reports a crashed daemon."""
         try:
             if self.pid:
                 self.check_end()
@@ -340,7 +371,7 @@ class TestCase(unittest.TestCase):
         _at_exit.push(self._stack)
         self.addCleanup(self._stack.close)
         self._count = 0
-        self.servers = []  # process ids of those that the test began itself
+        self.servers = [] # process ids of servers that the test itself started
         self.dir = tempfile.mkdtemp(prefix="fleecefs-test.")
         self.defer(shutil.rmtree, self.dir)
         self.defer(self._check_sanitizers)
@@ -368,7 +399,7 @@ class TestCase(unittest.TestCase):
 
     @contextlib.contextmanager
     def part(self):
-        """A part of a test, with a folder and a cleanup of its own."""
+        """A part of a test, with a separate folder and cleanup."""
         whole, stack = self.dir, self._stack
         self.dir = self.mkdir("part")
         os.chmod(self.dir, 0o755)
@@ -381,11 +412,11 @@ class TestCase(unittest.TestCase):
             self.dir, self._stack = whole, stack
 
     def _check_sanitizers(self):
-        """Fails with what sanitizers or valgrind wrote, also of daemons in the background."""
+        """Fails with reports of sanitizers or valgrind, including those of background daemons."""
         for name in sorted(os.listdir(self.dir)):
             if name.startswith("sanitizer."):
                 with open(os.path.join(self.dir, name), errors="replace") as f:
-                    # "--1234-- " begins a note of valgrind's, on a system call that it does not know.
+                    # "--1234-- " begins valgrind's note about an unknown system call.
                     said = "".join(line for line in f if not re.match(r"--\d+-- ", line))
                 if said:
                     raise AssertionError(said)
@@ -393,7 +424,7 @@ class TestCase(unittest.TestCase):
     # Servers
 
     def qemu_nbd(self, image, *options, tcp=False):
-        """qemu-nbd, read-only unless OPTIONS say otherwise, for any number of clients."""
+        """qemu-nbd with OPTIONS, for any number of clients."""
         return Server(self, ["qemu-nbd", "--persistent", "--shared=0", *options, image], tcp)
 
     def nbdkit(self, *args, tcp=False):
@@ -421,7 +452,7 @@ class TestCase(unittest.TestCase):
         return Mount(self, *sources, options=options, point=point, env=env)
 
     def environment(self):
-        """One where the program has the name that manuals call it by, and scripts are found."""
+        """Returns an environment where the program has its usual name, and scripts are in PATH."""
         folder = self.mkdir("bin")
         with open(folder + "/fleecefs", "w") as f:
             f.write(f'#!/bin/sh\nexec {shlex.join([os.path.abspath(FLEECEFS[0]), *FLEECEFS[1:]])} "$@"\n')
@@ -431,7 +462,7 @@ class TestCase(unittest.TestCase):
                 "RUNTIME_DIRECTORY": self.mkdir("run")}
 
     def fleecefs(self, *args, timeout=PATIENCE):
-        """Runs fleecefs to its end, whatever its exit status."""
+        """Runs fleecefs, ignoring its exit status."""
         done = attempt(*FLEECEFS, *args, timeout=timeout)
         if args and is_mounted(str(args[-1])):
             self.defer(attempt, "umount", "-l", args[-1])

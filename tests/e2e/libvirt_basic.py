@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Snapshots of domains of a real libvirtd: what they hold, what increments hold, what is left."""
+"""Snapshots of domains of a real libvirtd: contents of snapshots and increments, and cleanup."""
 import os
 
 import lib
@@ -9,7 +9,7 @@ from vm import Disk, Refused
 
 class Basic(lib.TestCase):
     def check_backup(self, vm, backup, *options, changes=True):
-        """Begins, checks that what a backup makes of it is what the VM held; the snapshot."""
+        """Takes a snapshot and checks that a backup of it matches the VM; returns the snapshot."""
         expected = {n: bytes(d.model) for n, d in vm.disks.items()}
         snapshot = vm.begin(*options)
         if changes:
@@ -21,7 +21,7 @@ class Basic(lib.TestCase):
         return snapshot
 
     def test_increments(self):
-        """Full, increment, a failed run, and an increment that has all since the last good one."""
+        """Full, increment, a failed run, and an increment with everything since the last commit."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")])
         good = {}
         for run, end in enumerate(("commit", "commit", "abort", "commit", "kill", "commit")):
@@ -45,7 +45,7 @@ class Basic(lib.TestCase):
         print("begin %(begin_us)d us" % snapshot.info, end=" ")
 
     def test_iothread(self):
-        """Refused where QEMU does not survive a client that leaves; else a disk like any other."""
+        """Refused if QEMU would crash when a client disconnects; otherwise an ordinary disk."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB, iothread=1), Disk(self, "vdb", lib.MIB)])
         if vm.version() < (8, 2, 3):
             with self.assertRaisesRegex(Refused, "disk vda runs in an iothread"):
@@ -64,7 +64,7 @@ class Basic(lib.TestCase):
         self.check_backup(vm, backup).finish("commit")
 
     def test_first_run_that_was_killed(self):
-        """An uncommitted checkpoint alone must not pass for a base, with no state kept either."""
+        """A lone uncommitted checkpoint must not serve as a base, even without the state directory."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB)])
         vm.begin().kill()
         self.assertEqual(len(vm.checkpoints()), 1)
@@ -77,7 +77,7 @@ class Basic(lib.TestCase):
         snapshot.finish("commit")
 
     def test_beside_other_checkpoints(self):
-        """virtnbdbackup's, and changes since one of them."""
+        """Checkpoints of virtnbdbackup, and changes since one of them."""
         lib.require("virtnbdbackup")
         vm = Domain(self, [Disk(self, "vda", lib.MIB)])
         theirs = self.mkdir("theirs")
@@ -103,11 +103,11 @@ class Basic(lib.TestCase):
         self.assertEqual(since.disks["vda"]["base"], "virtnbdbackup.0")
         self.assertEqual(since.map("vda"), [(131072, 196608), (393216, 458752)])
         since.finish("abort")
-        with self.assertRaisesRegex(Refused, "no checkpoint 'x'; there are: .*virtnbdbackup.0"):
+        with self.assertRaisesRegex(Refused, "no checkpoint 'x'; the VM has: .*virtnbdbackup.0"):
             vm.begin("--since", "x")
         ours = [n for n in vm.checkpoints() if n not in their_points]
         self.assertEqual((len(ours), len(vm.checkpoints())), (1, 3))
-        # It refuses to go on beside any that is not its own.
+        # virtnbdbackup refuses to run beside foreign checkpoints.
         vm.virsh("checkpoint-delete", vm.name, ours[0])
         virtnbdbackup("inc")
 
@@ -124,7 +124,7 @@ class Basic(lib.TestCase):
         vm.virsh("domjobabort", vm.name)
 
     def test_vm_killed(self):
-        """QEMU did not get to store its bitmaps: a full backup that says why, and increments."""
+        """QEMU could not store its bitmaps: a full backup with that reason, then increments."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB)])
         backup = {}
         self.check_backup(vm, backup).finish("commit")
@@ -187,7 +187,7 @@ class Basic(lib.TestCase):
         self.assertIn("base", snapshot.disks["vdb"])
 
     def test_disks_that_cannot_take_part(self):
-        """They are named, left out, and refused where they are asked for."""
+        """They are reported and left out; requesting one is refused."""
         image, floppy = (Disk(self, name, lib.MIB, kind="raw").image for name in ("image", "floppy"))
         device = "<disk type='{}' device='{}'><driver name='qemu' type='raw'/><source {}/>" \
             "<target dev='{}' bus='{}'/>{}</disk>"
@@ -202,11 +202,11 @@ class Basic(lib.TestCase):
                          ["fda (floppy)", "sda (cdrom)", "sdb (cdrom)", "vdb (read-only)"])
         snapshot.finish("commit")
         for name, why in (("vdb", "read-only"), ("fda", "floppy")):
-            with self.assertRaisesRegex(Refused, f"disk {name} cannot be backed up: it is {why}"):
+            with self.assertRaisesRegex(Refused, f"cannot back up disk {name}: it is {why}"):
                 vm.begin("--disk", name)
 
-    def test_agent_that_is_not_there(self):
-        """The guest of a domain that has no agent is not frozen, unless that is asked for."""
+    def test_no_agent(self):
+        """A guest without an agent is not frozen; requesting a freeze is refused."""
         vm = Domain(self, [Disk(self, "vda", lib.MIB)])
         with self.assertRaisesRegex(Refused, "cannot be frozen: its agent is not connected"):
             vm.begin("--agent", "any")
@@ -215,20 +215,20 @@ class Basic(lib.TestCase):
         snapshot.finish("abort")
         self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
 
-    def test_no_room(self):
+    def test_scratch_too_small(self):
         vm = Domain(self, [Disk(self, "vda", 16 * lib.MIB)])
         small = vm.libvirtd.small
         with open(f"{small}/other", "wb") as f:
             self.defer(os.unlink, f.name)
             os.posix_fallocate(f.fileno(), 0, 21 * lib.MIB)
         with self.assertRaisesRegex(Refused, f"scratch directory {small}: 3 MiB free, at least 6 "
-                                             "MiB are needed; -o scratch=DIR names another"):
+                                             "MiB are needed; choose another with -o scratch=DIR"):
             vm.begin("--scratch", small)
         with self.assertRaisesRegex(Refused, "scratch directory /nowhere: No such file"):
             vm.begin("--scratch", "/nowhere")
         self.assertEqual((vm.leftovers(), vm.checkpoints()), ([], []))
 
-    def test_disks_that_are_chosen(self):
+    def test_chosen_disks(self):
         vm = Domain(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB)])
         snapshot = vm.begin("--disk", "vdb")
         self.assertEqual(set(snapshot.disks), {"vdb"})
@@ -237,9 +237,9 @@ class Basic(lib.TestCase):
         self.assertIn("not in checkpoint", snapshot.disks["vda"]["reason"])
         self.assertIn("base", snapshot.disks["vdb"])
         snapshot.finish("abort")
-        with self.assertRaisesRegex(Refused, "no disk 'vdx'; there are: vda, vdb"):
+        with self.assertRaisesRegex(Refused, "no disk 'vdx'; the VM has: vda, vdb"):
             vm.begin("--disk", "vdx")
-        with self.assertRaisesRegex(Refused, "disk sda cannot be backed up: it is cdrom"):
+        with self.assertRaisesRegex(Refused, "cannot back up disk sda: it is cdrom"):
             vm.begin("--disk", "sda")
 
 

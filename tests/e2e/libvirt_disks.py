@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Disks of domains that are not plain files of their own: what can be had of each, and what is said
-of the rest."""
+"""Disks of domains that are not ordinary image files: what can be backed up, and the messages
+about the rest."""
 import json
 import os
+import threading
 
 import disks
 import lib
 import qmp_mount
-from libvirtd import Domain
+from libvirtd import Domain, Proxy
 from vm import Disk
 
 MIB = lib.MIB
@@ -37,7 +38,7 @@ class LibvirtDisks(lib.TestCase):
                 f"<target dev='{target}' bus='virtio'/>{rest}</disk>")
 
     def test_shared(self):
-        """Refused, or by name in full; and no restore point is made of it."""
+        """Refused, or backed up in full if requested by name; never gets a restore point."""
         path = self.path("shared.raw")
         lib.run("qemu-img", "create", "-q", "-f", "raw", path, MIB)
         vm = Domain(self, [Disk(self, "vda", MIB)],
@@ -59,8 +60,44 @@ class LibvirtDisks(lib.TestCase):
         mount = self.begin(vm, "-o", "disk=vda")
         self.assertEqual(mount.json("vda/info.json")["mode"], "incremental")
 
+    def test_read_only(self):
+        """Read-only disks, on request: full each time, from their images, whether the VM runs or is shut
+        off. Empty drives are left out."""
+        seed, image = os.urandom(MIB), disks.create(self.path("vdb.qcow2"), MIB)
+        iso = self.path("seed.iso")
+        with open(iso, "wb") as f:
+            f.write(seed)
+        disks.qemu_io(image, ["write -q -P 7 0 64k"])
+        vm = Domain(self, [Disk(self, "vda", MIB)], devices=self.disk(
+            image, "vdb", driver="qcow2", rest="<readonly/>") + self.disk(
+                iso, "sdb").replace("device='disk'", "device='cdrom'").replace("virtio", "sata"))
+        self.refused(vm, "-o", "disk=sdb", says="cannot back up disk sdb: .*, or give -o read_only")
+        self.refused(vm, "-o", "disk=sdb,read_only", says="all of these disks are read-only")
+        for mode in ("full", "incremental", "off"):
+            if mode == "off":
+                vm.quit()
+            else:
+                vm.io("vda", "write -q -P 9 0 64k")
+            mount = self.begin(vm, "-o", "read_only")
+            self.assertEqual(mount.folders(), ["sdb", "vda", "vdb"])
+            self.assertIn("left out: sda (empty)", mount.output())
+            self.assertTrue(mount.read("sdb/disk.raw", "rb") == seed)
+            self.assertTrue(mount.read("vdb/disk.raw", "rb") == bytes([7]) * 65536 +
+                            bytes(MIB - 65536))
+            self.assertEqual(mount.read("vda/disk.raw", "rb")[:65536], bytes([9]) * 65536)
+            for name in ("sdb", "vdb"):
+                info = mount.json(name + "/info.json")
+                self.assertEqual((info["mode"], info["reason"]),
+                                 ("full", "it is read-only: it has no restore points"))
+                self.assertNotIn("restore_point", info)
+            if mode == "incremental":
+                self.assertEqual(mount.json("vda/info.json")["mode"], mode)
+                mount.read("vda/dirty/last.raw", "rb")
+            self.commit(mount)
+            self.assertEqual(vm.leftovers(), [])
+
     def test_old_qcow2(self):
-        """An image of the format's version 2 is backed up in full, beside one in increments."""
+        """An image of format version 2 is backed up in full, beside another in increments."""
         path = self.path("old.qcow2")
         disks.create(path, MIB, options=["-o", "compat=0.10"])
         disks.qemu_io(path, [f"write -q -P 7 0 {MIB // 2}"])
@@ -70,7 +107,7 @@ class LibvirtDisks(lib.TestCase):
             self.assertEqual(mount.json("vda/info.json")["mode"], run)
             info = mount.json("vdb/info.json")
             self.assertEqual(info["mode"], "full")
-            self.assertIn("compat=0.10) has no place for restore points; qemu-img amend",
+            self.assertIn("compat=0.10) cannot store restore points; while the VM is shut off, qemu-img amend",
                           info["reason"])
             self.assertEqual(mount.read("vdb/disk.raw", "rb"),
                              b"\x07" * (MIB // 2) + bytes(MIB // 2))
@@ -78,8 +115,70 @@ class LibvirtDisks(lib.TestCase):
             mount.read("vda/" + name, "rb")
             self.commit(mount)
 
+    @staticmethod
+    def secrets(vm):
+        return vm.virsh("secret-list").splitlines()[2:]
+
+    def test_encrypted_scratch(self):
+        """Overwritten blocks are stored in plain text unless encrypted; only QEMU has the key."""
+        vm = Domain(self, [Disk(self, "vda", MIB), Disk(self, "vdb", MIB, kind="raw")])
+        pattern = bytes([7]) * 4096
+        for options, clear in ((), True), (("-o", "scratch_encrypt"), False):
+            for name in vm.disks:
+                vm.write(name, 0, MIB, 7)
+            mount = self.begin(vm, *options)
+            for name in vm.disks:
+                vm.write(name, 65536, MIB // 2, 8)
+            (folder,) = os.listdir(vm.scratch)
+            for name in vm.disks:
+                with open(f"{vm.scratch}/{folder}/{name}", "rb") as f:
+                    self.assertEqual(pattern in f.read(), clear)
+            self.assertEqual((self.secrets(vm), "encryption" in vm.job()), ([], not clear))
+            for name in vm.disks:
+                self.assertTrue(mount.read(f"{name}/disk.raw", "rb") == bytes([7]) * MIB)
+            if not clear:
+                self.assertEqual(mount.json("vda/info.json")["mode"], "incremental")
+                self.assertTrue(mount.read("vda/dirty/last.raw", "rb") == bytes([7]) * MIB)
+            self.commit(mount)
+            self.assertEqual(vm.leftovers(), [])
+        mount = self.begin(vm, "--scratch_encrypt")
+        mount.kill()
+        lib.run("umount", "-l", mount.point)
+        self.assertIn("ended a backup job", vm.recover())
+        self.assertEqual((vm.recover(), vm.leftovers(), self.secrets(vm)), ("", [], []))
+
+    def test_encrypted_scratch_interrupted(self):
+        """The daemon is killed when libvirt has the key but QEMU does not."""
+        vm = Domain(self, [Disk(self, "vda", MIB)])
+        began, never = threading.Event(), threading.Event()
+
+        def on_call(procedure):
+            if procedure != Proxy.BEGIN_BACKUP:
+                return Proxy.PASS
+            began.set()
+            return never
+
+        proxy = Proxy(self, vm.libvirtd, on_call)
+        self.defer(never.set)  # else closing the proxy would wait for it
+        process = lib.subprocess.Popen(
+            [*lib.FLEECEFS, "-f", "-o", f"scratch={vm.scratch},scratch_encrypt",
+             vm.source(proxy.path), self.mkdir("mnt")], env=vm.environment(),
+            stdin=lib.subprocess.DEVNULL, preexec_fn=lib.die_with_us)
+        self.defer(process.wait)
+        self.defer(process.kill)
+        self.assertTrue(began.wait(lib.PATIENCE))
+        (secret,) = self.secrets(vm)
+        uuid = secret.split()[0]
+        self.assertIn(vm.scratch + "/fleecefs-", secret)
+        done = lib.attempt("virsh", "--connect", vm.libvirtd.uri(), "secret-get-value", uuid)
+        self.assertIn("secret is private", done.stderr)
+        process.kill()
+        process.wait()
+        vm.recover()
+        self.assertEqual((self.secrets(vm), vm.leftovers()), ([], []))
+
     def test_vhost_user(self):
-        """QEMU has no node of such a disk: it is left out, by name, and the others are not."""
+        """QEMU has no block node for such a disk: it is reported and left out."""
         lib.require("qemu-storage-daemon")
         path, sock = self.path("data"), self.path("vhost.sock")
         with open(path, "wb") as f:
@@ -106,29 +205,29 @@ class LibvirtDisks(lib.TestCase):
             mount.read("vda/disk.raw", "rb")
             self.fleecefs("--abort", mount.point)
             mount.check_gone()
-        self.refused(vm, "-o", "disk=vdb", says="vdb cannot be backed up: it is a vhost-user disk")
+        self.refused(vm, "-o", "disk=vdb", says="cannot back up disk vdb: it is a vhost-user disk")
 
     def test_transient(self):
-        """libvirt refuses the whole backup where it is to have one: what is in its image is to be had
-        when the VM is off."""
+        """libvirt refuses a backup that includes one; its image can be mounted while the VM is shut
+        off."""
         path = disks.create(self.path("transient.qcow2"), MIB)
         disks.qemu_io(path, [f"write -q -P 9 0 {MIB}"])
         vm = Domain(self, [Disk(self, "vda", MIB)],
                     devices=self.disk(path, "vdb", driver="qcow2", rest="<transient/>"))
         mount = self.begin(vm)
         self.assertEqual(mount.folders(), ["vda"])
-        self.assertIn("vdb (transient, of which libvirt makes no backup while the VM runs)",
+        self.assertIn("vdb (transient, which libvirt does not back up while the VM runs)",
                       mount.output())
         self.fleecefs("--abort", mount.point)
         mount.check_gone()
-        self.refused(vm, "-o", "disk=vdb", says="disk vdb cannot be backed up: it is transient, .*; "
+        self.refused(vm, "-o", "disk=vdb", says="cannot back up disk vdb: it is transient, .*; "
                                                 "copy its image instead")
         vm.quit()
         mount = self.begin(vm)
         self.assertEqual(mount.read("vdb/disk.raw", "rb"), bytes([9]) * MIB)
 
     def test_slice(self):
-        """The whole file is not the disk."""
+        """The disk is only a part of the file."""
         path = self.path("big.raw")
         with open(path, "wb") as f:
             f.write(b"\x11" * MIB + b"\x22" * MIB + b"\x33" * MIB)
@@ -145,7 +244,7 @@ class LibvirtDisks(lib.TestCase):
         self.assertIn("vdb (a slice of a file, and the VM is shut off)", mount.output())
 
     def test_volume(self):
-        """A volume of libvirt's storage, running and shut off."""
+        """A volume of a storage pool, with the VM running and shut off."""
         pool = self.mkdir("pool")
         os.chmod(pool, 0o755)
         image = f"{pool}/volume.qcow2"
@@ -174,7 +273,7 @@ class LibvirtDisks(lib.TestCase):
             self.commit(mount)
 
     def test_external_snapshot(self):
-        """libvirt's bitmap goes on in the overlay: what was written before is in the increment too,
+        """libvirt's bitmap continues in the overlay: the increment includes earlier writes as well,
         with the VM running or shut off."""
         for off in (False, True):
             vm = Domain(self, [Disk(self, "vda", MIB)])
@@ -202,7 +301,7 @@ class LibvirtDisks(lib.TestCase):
             mount.check_gone()
 
     def test_connections(self):
-        """The server of the VM has not as many as all disks might take."""
+        """All disks share the connections that the VM's NBD server accepts."""
         vm = Domain(self, [Disk(self, f"vd{x}", MIB) for x in "abc"])
         mount = self.begin(vm, "-v", "-C", "64")
         self.assertIn("3 disks: 30 connections for each", mount.output())
@@ -211,11 +310,11 @@ class LibvirtDisks(lib.TestCase):
         mount = self.begin(vm, "-v", "-C", "30")
         self.assertNotIn("connections for each", mount.output())
 
-    # What is left in images
+    # Leftovers in images
 
     @staticmethod
     def bitmaps(vm, name="vda"):
-        """The bitmaps of ours that the image of a VM that is shut off has."""
+        """Returns fleecefs's bitmaps in the image of a VM that is shut off."""
         info = json.loads(lib.run("qemu-img", "info", "--output=json", vm.disks[name].image))
         return [b["name"] for b in info["format-specific"]["data"].get("bitmaps", [])
                 if b["name"].startswith("fleecefs")]
@@ -232,7 +331,7 @@ class LibvirtDisks(lib.TestCase):
         return done.stdout.splitlines()
 
     def test_replaced_disk(self):
-        """A checkpoint one of whose disks was replaced goes from the others as well."""
+        """If a disk of a checkpoint was replaced, the checkpoint is removed from the other disks too."""
         vm = Domain(self, [Disk(self, "vda", MIB), Disk(self, "vdb", MIB)])
         for _ in range(3):
             self.back_up(vm)
@@ -263,7 +362,7 @@ class LibvirtDisks(lib.TestCase):
             vm.virsh("undefine", vm.name)
 
     def test_forget_strays(self):
-        """libvirt forgets the checkpoints of a transient domain; the bitmaps stay in its images."""
+        """libvirt loses the checkpoints of a transient domain; the bitmaps remain in its images."""
         vm = Domain(self, [Disk(self, "vda", MIB)], transient=True)
         for lives in (1, 2):
             self.back_up(vm)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Snapshots of domains when libvirtd, jobs or the daemon end at the wrong time."""
+"""Snapshots of domains when libvirtd, a job or the daemon ends at the wrong time."""
+import signal
 import subprocess
 import threading
 
@@ -11,7 +12,7 @@ from vm import Disk, StuckClient
 
 class Faults(lib.TestCase):
     def begin_committed(self):
-        """A domain with a backup that is committed: the domain, and the backup."""
+        """Returns a domain and a committed backup of it."""
         domain = Domain(self, [Disk(self, "vda", lib.MIB)])
         domain.scribble(self.rng, 2)
         backup = bytes(domain.disks["vda"].model)
@@ -19,7 +20,7 @@ class Faults(lib.TestCase):
         return domain, backup
 
     def check_increment(self, domain, backup):
-        """An increment on BACKUP has all that changed since; the new backup."""
+        """Checks that an increment on BACKUP has all changes since; returns the new backup."""
         expected = bytes(domain.disks["vda"].model)
         snapshot = domain.begin()
         self.assertIn("base", snapshot.disks["vda"])
@@ -29,7 +30,7 @@ class Faults(lib.TestCase):
         return expected
 
     def test_libvirtd_restarted(self):
-        """The snapshot stays, is read, and committed through the new one."""
+        """The snapshot remains; it is read and committed through the new libvirtd."""
         domain, backup = self.begin_committed()
         domain.scribble(self.rng, 1)
         expected = bytes(domain.disks["vda"].model)
@@ -44,7 +45,7 @@ class Faults(lib.TestCase):
         self.check_increment(domain, expected)
 
     def test_libvirtd_gone_while_begun(self):
-        """The daemon and libvirtd die together; a new libvirtd knows all that is needed."""
+        """The daemon and libvirtd are killed together; a new libvirtd has all that recovery needs."""
         domain, backup = self.begin_committed()
         domain.scribble(self.rng, 1)
         snapshot = domain.begin()
@@ -66,15 +67,15 @@ class Faults(lib.TestCase):
         self.check_increment(domain, backup)
 
     def test_client_that_reads_no_replies(self):
-        """QEMU would stand still if the job were ended, so it stays for as long as the client."""
+        """Ending the job would block QEMU, so it is kept as long as the client is connected."""
         domain, backup = self.begin_committed()
         domain.scribble(self.rng, 1)
         snapshot = domain.begin()
         client = StuckClient(self, snapshot)
-        said = "another client reads from the snapshot's NBD server.*job stays"
+        said = "another client is connected to the snapshot's NBD server.*job stays"
         self.assertRegex(snapshot.ask("commit"), f"^failed: .*{said}")
         self.assertRegex(snapshot.ask("abort"), f"^left: .*{said}")
-        # VM and libvirt go on, and another try comes to the same.
+        # The VM and libvirt continue, and another attempt has the same result.
         domain.scribble(self.rng, 1)
         with self.assertRaisesRegex(AssertionError, said):
             domain.recover()
@@ -84,7 +85,7 @@ class Faults(lib.TestCase):
         self.check_increment(domain, backup)
 
     def test_commit_without_an_answer(self):
-        """It was made, and cannot be told: it is said to have failed, and does not count."""
+        """The reply is lost although the checkpoint was made: the commit fails and is undone."""
         domain, backup = self.begin_committed()
         base = domain.checkpoints()
         domain.scribble(self.rng, 1)
@@ -110,9 +111,59 @@ class Faults(lib.TestCase):
         self.assertEqual((domain.recover(), domain.checkpoints()), ("", base))
         self.check_increment(domain, backup)
 
+    def interrupt(self, domain, when, answered):
+        """Signals a starting mount at its call number WHEN, which gets a reply only if ANSWERED. Returns
+        whether the mount made that many calls."""
+        process, started, never = None, threading.Event(), threading.Event()
+        signalled = threading.Event()
+
+        def on_call(procedure):
+            if proxy.calls != when:
+                return Proxy.PASS
+            started.wait(lib.PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            signalled.set()
+            return Proxy.PASS if answered else never
+
+        proxy = Proxy(self, domain.libvirtd, on_call)
+        point = self.mkdir("mnt")
+        self.defer(lib.attempt, "umount", "-l", point)
+        process = subprocess.Popen(
+            [*lib.FLEECEFS, "-f", "-o", f"scratch={domain.scratch},timeout=3", domain.source(proxy.path), point],
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=domain.environment(),
+            preexec_fn=lib.die_with_us)
+        self.defer(process.kill)
+        started.set()
+        while not signalled.wait(0.1) and not lib.is_mounted(point):
+            self.assertIsNone(process.poll())
+        process.terminate()
+        said = process.communicate(timeout=lib.PATIENCE)[1]
+        never.set()
+        proxy.close()
+        if process.returncode != 0:
+            # A call that changes the VM is not interrupted: the daemon waits for its reply.
+            self.assertRegex(said, r"(?m)^fleecefs: [^\n]*(interrupted by a signal|"
+                                   r"does not answer in time)" if not answered else
+                             r"(?m)^fleecefs: [^\n]*interrupted by a signal")
+        domain.recover()
+        self.assertEqual(domain.leftovers(), [], said)
+        return signalled.is_set()
+
+    def test_interrupted(self):
+        """A signal at any call of a starting mount, answered or not: everything is undone quickly."""
+        domain, backup = self.begin_committed()
+        base = domain.checkpoints()
+        domain.scribble(self.rng, 1)
+        for answered in (True, False):
+            when = self.rng.randint(1, 11)
+            while self.interrupt(domain, when, answered):
+                self.assertEqual(domain.checkpoints(), base, (when, answered))
+                when += 11
+        self.check_increment(domain, backup)
+
     def cut(self, domain, limit, command):
-        """Runs the tool, kills it before its call number LIMIT; the number of calls, the exit
-        status and what it said."""
+        """Runs the tool and kills it before its call number LIMIT; returns the number of calls, the
+        exit status and the output."""
         process = None
         ready = threading.Event()
 
@@ -134,11 +185,11 @@ class Faults(lib.TestCase):
         return proxy.calls, process.returncode, out.splitlines()
 
     def test_killed_at_every_call(self):
-        """What is committed is the old checkpoint or the new one, and its increment is complete."""
+        """Either the old or the new checkpoint is committed, and the next increment is complete."""
         for end in ("commit", "abort"):
             domain, backup = self.begin_committed()
             base = domain.checkpoints()
-            # The first calls only connect and look.
+            # The first calls only connect and query.
             limit, status, out = 8, -9, []
             while status != 0:
                 domain.scribble(self.rng, 1)

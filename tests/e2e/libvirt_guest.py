@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A guest of libvirt's: frozen through its agent for a moment, and thawed whatever happens."""
+"""A guest under libvirt: frozen briefly through its agent, and thawed whatever happens."""
 import contextlib
 import errno
 import json
@@ -15,7 +15,7 @@ from vm import Disk
 
 
 class GuestDomain(guest.Guest, Domain):
-    """A domain with Linux, and one filesystem on each of its DISKS."""
+    """A domain that runs Linux, with one filesystem on each of its DISKS."""
 
     mounted = "vda"  # one of the disks that the guest mounts
 
@@ -26,8 +26,8 @@ class GuestDomain(guest.Guest, Domain):
         self.boot()
 
     def prepare(self, test, disks):
-        """What the domain boots from, and what is on its disks."""
-        # QEMU's user need not get at where this is built.
+        """Creates the filesystems; returns the XML from which the domain boots."""
+        # QEMU's user may have no access to the build folder.
         kernel, initrd = (shutil.copy(file, test.dir) for file in guest.make_guest())
         guest.make_filesystems(test, disks)
         self.machine = f"""<memory unit='MiB'>256</memory><cpu mode='maximum'/>
@@ -35,14 +35,14 @@ class GuestDomain(guest.Guest, Domain):
             <initrd>{initrd}</initrd><cmdline>{guest.COMMAND_LINE}</cmdline></os>"""
 
     def boot(self):
-        """It runs, and is up."""
-        # It boots for longer than it takes to listen.
+        """Starts the domain and waits until its agent is connected."""
+        # Booting takes longer than subscribing to the event.
         self.virsh(f'resume "{self.name}"; event "{self.name}" --event agent-lifecycle '
                    f'--timeout {2 * lib.PATIENCE}', timeout=3 * lib.PATIENCE)
         self.run(f"test -d /mnt/{self.mounted}/lost+found")
 
     def agent(self, command, **args):
-        """Asks the agent, when the guest runs: for want of space it may stand still for a while."""
+        """Calls the agent; retries while the guest is paused because of ENOSPC."""
         args = {k.replace("_", "-"): v for k, v in args.items()}
         while True:
             try:
@@ -75,7 +75,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
 
     def start(self, on_call, *options):
-        """Begins to mount, by a Proxy with ON_CALL(process, procedure)."""
+        """Starts a mount through a Proxy with ON_CALL(process, procedure)."""
         ready = threading.Event()
 
         def wait_and_call(procedure):
@@ -93,7 +93,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         return process
 
     def check_failed(self, process):
-        """Waits for PROCESS to fail; what it says."""
+        """Waits for PROCESS to fail; returns its stderr."""
         said = process.communicate(timeout=2 * lib.PATIENCE)[1]
         self.assertEqual(process.returncode, 1, said)
         self.assertRegex(said, r"\Afleecefs: [^\n]+\n\Z")
@@ -114,7 +114,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
 
                 process = self.start(on_call)
                 process.communicate(timeout=lib.PATIENCE)
-                if procedure != Proxy.FREEZE: # which may not have come through
+                if procedure != Proxy.FREEZE: # which may not have reached the guest
                     self.assertEqual(self.status(), "frozen")
                 if recover:
                     self.assertIn("thawed the guest", self.recover())
@@ -123,7 +123,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
                 self.check_untouched()
 
     def test_connection_lost_while_frozen(self):
-        """The guest is thawed through a new one."""
+        """The guest is thawed through a new connection."""
         for procedure in (Proxy.FREEZE, Proxy.BEGIN_BACKUP, Proxy.THAW):
             for fate in (Proxy.CUT, Proxy.PASS_AND_CUT):
                 to_come = [procedure]
@@ -145,7 +145,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
                 self.check_untouched()
 
     def test_snapshot_fails(self):
-        """QEMU cannot reach the scratch directory, which turns out when the guest is frozen."""
+        """QEMU has no access to the scratch directory, which shows only when the guest is frozen."""
         private = self.mkdir("private")
         os.chmod(private, 0o700)
         os.mkdir(f"{private}/scratch")
@@ -163,7 +163,7 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         self.assertEqual(os.listdir(f"{private}/scratch"), [])
 
     def test_frozen_for_too_long(self):
-        """The guest is thawed when its time is over, whatever keeps the snapshot."""
+        """The guest is thawed on timeout, whatever delays the snapshot."""
         for optional in (False, True):
             go_on = threading.Event()
             thaws = threading.Event()
@@ -188,40 +188,40 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
             self.check_untouched()
 
     def test_paused(self):
-        """Nobody waits for the agent of a guest that stands still."""
+        """The daemon does not wait for the agent of a paused guest."""
         self.vm.virsh("suspend", self.vm.name)
         said = self.check_failed(self.start(lambda *_: Proxy.PASS))
         self.assertIn("the guest is paused and cannot be frozen", said)
         mount = self.mount(self.vm.source(), env=self.vm.environment(), options=[
             *self.vm.mount_options(), "-o", "agent_optional"])
-        self.assertIn("like after a power cut", mount.output())
+        self.assertIn("only crash-consistent", mount.output())
         self.assertEqual(self.fleecefs("--abort", mount.point).returncode, 0)
         mount.check_gone()
-        # It stays as it was found.
+        # The guest stays paused.
         self.assertEqual(self.vm.virsh("domstate", self.vm.name), "paused")
         self.vm.virsh("resume", self.vm.name)
         self.check_untouched()
 
     def test_agent_does_not_answer(self):
         options = ["-o", "freeze_timeout=1"]
-        with contextlib.suppress(AssertionError): # it may be too late for an answer
+        with contextlib.suppress(AssertionError): # the agent may be stopped before it replies
             self.vm.begin_script("kill -STOP $(pidof qemu-ga)")
         ping = ["qemu-agent-command", self.vm.name, "--timeout", "1", '{"execute": "guest-ping"}']
         with contextlib.suppress(AssertionError):
             while True:
                 self.vm.virsh(*ping)
         said = self.check_failed(self.start(lambda *_: Proxy.PASS, *options))
-        self.assertIn("the guest's agent does not answer", said)
+        self.assertIn("the guest agent does not answer", said)
         self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
         mount = self.mount(self.vm.source(), env=self.vm.environment(), options=[
             *self.vm.mount_options(), *options, "-o", "agent_optional"])
-        self.assertIn("like after a power cut", mount.output())
+        self.assertIn("only crash-consistent", mount.output())
         self.assertEqual(self.fleecefs("--abort", mount.point).returncode, 0)
         mount.check_gone()
         self.assertEqual((self.vm.leftovers(), self.vm.checkpoints()), ([], []))
 
     def test_scratch_full(self):
-        """The guest goes on, reads fail, the commit is refused, and the space is free again."""
+        """The guest continues, reads fail, the commit is refused, and the space is freed."""
         vm, small = self.vm, self.vm.libvirtd.small
         write = "dd if=/dev/urandom of=/mnt/vda/big bs=1M count=40 conv=notrunc,fsync 2>/dev/null"
         vm.run(write)
@@ -232,9 +232,9 @@ class LibvirtGuest(guest.GuestTest, lib.TestCase):
         for name in vm.disks:
             self.assert_errno(errno.EIO, os.stat, mount / f"{name}/disk.raw")
         self.assertRegex(self.fleecefs("--status", mount.point).stdout,
-                         "failure +(the scratch directory is|there was no space)")
+                         "failure +(the scratch directory is|no space for a write)")
         self.assert_refused("--commit", "--force", mount.point, says=["is lost"])
-        # Of the guest's own write too: it was stopped at most, and went on.
+        # The guest's own write succeeds, too: at most it was paused.
         vm.run(write)
         self.assertEqual(vm.virsh("domstate", vm.name), "running")
         self.end(mount, "--abort")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Whose an increment is, with libvirt, where one checkpoint stands for all disks: an image is
-followed to another target, and what is not certain is full. Every backup restores to what the disk
-held."""
+"""Identity of disks with libvirt, where one checkpoint covers all disks: an image is followed to
+another target; in doubt, the backup is full. Every backup restores the disk's contents at that
+time."""
 import os
 import shutil
 
@@ -33,23 +33,23 @@ class Identity(lib.TestCase):
         self.vm.change(*disks)
         self.vm.start()
 
-    def goes_on(self, before, after):
+    def check_increment(self, before, after):
         self.assertEqual((after.get("base"), after["disk_id"]),
                          (before["restore_point"], before["disk_id"]))
 
-    def is_full(self, after, reason):
+    def check_full(self, after, reason):
         self.assertNotIn("base", after)
         self.assertRegex(after["reason"], reason)
 
     def test_disks_trade_places(self):
-        """By their targets, and then by the names of their files."""
+        """First their targets are exchanged, then the names of their files."""
         self.write(2)
         self.a.name, self.b.name = "vdb", "vda"
         self.restart(self.a, self.b)
         self.write(3)
         second = self.chains.back_up(self.vm)
-        self.goes_on(self.first["vda"], second["vdb"])
-        self.goes_on(self.first["vdb"], second["vda"])
+        self.check_increment(self.first["vda"], second["vdb"])
+        self.check_increment(self.first["vdb"], second["vda"])
         self.write(4)
         self.vm.quit()
         os.rename(self.a.image, kept := self.path("kept"))
@@ -59,11 +59,11 @@ class Identity(lib.TestCase):
         self.vm.start()
         self.write(5)
         third = self.chains.back_up(self.vm)
-        self.goes_on(second["vdb"], third["vda"])
-        self.goes_on(second["vda"], third["vdb"])
+        self.check_increment(second["vdb"], third["vda"])
+        self.check_increment(second["vda"], third["vdb"])
 
     def test_an_image_is_replaced(self):
-        """By a fresh one, by a copy of the other, and by a copy of itself."""
+        """With a new image, with a copy of the other, and with a copy of itself."""
         self.write(2)
         self.vm.quit()
         os.unlink(self.b.image)
@@ -72,8 +72,8 @@ class Identity(lib.TestCase):
         self.vm.start()
         self.write(3)
         second = self.chains.back_up(self.vm)
-        self.goes_on(self.first["vda"], second["vda"])
-        self.is_full(second["vdb"], "replaced")
+        self.check_increment(self.first["vda"], second["vda"])
+        self.check_full(second["vdb"], "replaced")
         self.vm.quit()
         os.unlink(self.b.image)
         shutil.copy(self.a.image, self.b.image)
@@ -81,18 +81,18 @@ class Identity(lib.TestCase):
         self.vm.start()
         self.write(4)
         third = self.chains.back_up(self.vm)
-        self.goes_on(second["vda"], third["vda"])
-        self.is_full(third["vdb"], "replaced, or is a copy")
+        self.check_increment(second["vda"], third["vda"])
+        self.check_full(third["vdb"], "replaced, or is a copy")
         self.vm.quit()
         shutil.copy(self.a.image, kept := self.path("kept"))
         os.rename(kept, self.a.image)
         self.vm.start()
         fourth = self.chains.back_up(self.vm)
-        self.is_full(fourth["vda"], "replaced, or is a copy")
-        self.goes_on(third["vdb"], fourth["vdb"])
+        self.check_full(fourth["vda"], "replaced, or is a copy")
+        self.check_increment(third["vdb"], fourth["vdb"])
 
     def test_storage_is_rolled_back(self):
-        """To before the last backup: libvirt has no bitmap of it then."""
+        """To a state before the last backup, in which its bitmap does not exist."""
         self.write(2)
         self.vm.quit()
         shutil.copy(self.a.image, kept := self.path("kept"))
@@ -106,22 +106,22 @@ class Identity(lib.TestCase):
         self.vm.start()
         self.write(4)
         third = self.chains.back_up(self.vm)
-        self.is_full(third["vda"], "is lost")
+        self.check_full(third["vda"], "is lost")
         self.assertIn("base", third["vdb"])
         self.write(5)
-        self.goes_on(third["vda"], self.chains.back_up(self.vm)["vda"])
+        self.check_increment(third["vda"], self.chains.back_up(self.vm)["vda"])
 
     def check_changed(self):
-        """A is not what its bitmap says; what comes next goes on."""
+        """Disk A does not match its bitmap: the next backup is full, the one after it an increment."""
         self.write(3)
         second = self.chains.back_up(self.vm)
-        self.is_full(second["vda"], "its bytes at .* the bitmap does not say so")
-        self.goes_on(self.first["vdb"], second["vdb"])
+        self.check_full(second["vda"], "its bytes at .* the bitmap does not list them")
+        self.check_increment(self.first["vdb"], second["vdb"])
         self.write(4)
-        self.goes_on(second["vda"], self.chains.back_up(self.vm)["vda"])
+        self.check_increment(second["vda"], self.chains.back_up(self.vm)["vda"])
 
     def test_smaller_and_larger_again(self):
-        """By the size nothing has changed."""
+        """The size does not show a change."""
         self.vm.write("vda", SIZE - lib.MIB, lib.MIB, 19)
         self.first = self.chains.back_up(self.vm)
         for size in SIZE - lib.MIB, SIZE:
@@ -149,7 +149,7 @@ class Identity(lib.TestCase):
         self.a.model, self.b.model = self.b.model, self.a.model
         self.vm.start()
         for disk in self.chains.back_up(self.vm).values():
-            self.is_full(disk, "its bytes at .* the bitmap does not say so")
+            self.check_full(disk, "its bytes at .* the bitmap does not list them")
 
     def test_bitmap_cleared(self):
         self.write(2)
@@ -159,7 +159,7 @@ class Identity(lib.TestCase):
         self.check_changed()
 
     def test_large_disk_made_smaller_and_larger_again(self):
-        """Whose data is noted in part: what was cut off had little."""
+        """Fingerprints cover the disk only in part; little of the truncated range has data."""
         size = 64 * lib.GIB
         disk = Disk(self, "vda", lib.MIB)
         lib.run("qemu-img", "resize", "-q", disk.image, size)
@@ -179,15 +179,15 @@ class Identity(lib.TestCase):
         for cut in 62 * lib.GIB, size:
             vm.virsh("blockresize", vm.name, "vda", f"{cut}B")
         snapshot = vm.begin()
-        self.is_full(snapshot.disks["vda"], f"its bytes at {63 * lib.GIB} are others")
+        self.check_full(snapshot.disks["vda"], f"its bytes at {63 * lib.GIB} differ")
         snapshot.finish("abort")
 
     def test_external_snapshot(self):
-        """The chain goes on in the overlay, and in what is merged."""
+        """The chain continues in the overlay, and after a merge."""
         self.vm.virsh("snapshot-create-as", self.vm.name, "s", "--disk-only", "--no-metadata")
         self.write(2)
         second = self.chains.back_up(self.vm)
-        self.goes_on(self.first["vda"], second["vda"])
+        self.check_increment(self.first["vda"], second["vda"])
         self.write(3)
         for name in "vda", "vdb":
             self.vm.virsh("blockcommit", self.vm.name, name, "--active", "--pivot", "--wait")
@@ -204,7 +204,7 @@ class Identity(lib.TestCase):
         self.vm.name = new
         self.vm.start()
         second = self.chains.back_up(self.vm)
-        self.goes_on(self.first["vda"], second["vda"])
+        self.check_increment(self.first["vda"], second["vda"])
 
 
 if __name__ == "__main__":

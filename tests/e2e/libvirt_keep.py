@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Backups of domains that look after themselves: ten days of them, and a VM that comes back."""
+"""Unattended backups of domains: ten days of the timer's service, and restoring a deleted VM."""
 import datetime
 import os
 import re
@@ -25,7 +25,7 @@ LABEL linux
 
 
 class Bootable(GuestDomain):
-    """A domain that boots from vda; vdb has a file system that it changes."""
+    """A domain that boots from vda and writes to a filesystem on vdb."""
 
     mounted = "vdb"
 
@@ -55,7 +55,7 @@ class Scripts(lib.TestCase):
 
 
 class TenDays(Scripts):
-    """What fleecefs-backup@.service does, with the example of backup.conf."""
+    """Runs of fleecefs-backup@.service with the example backup.conf."""
 
     FIRST = datetime.datetime(2030, 1, 1, 6, 30, tzinfo=datetime.timezone.utc)  # a Tuesday
 
@@ -66,7 +66,7 @@ class TenDays(Scripts):
         self.vm = Bootable(self, [Disk(self, "vda", guest.SIZE), Disk(self, "vdb", guest.SIZE)])
 
     def service(self):
-        """The command of the unit, and what the example says, for this VM."""
+        """Returns the unit's command and the example's settings, for this VM."""
         with open(lib.TOP + "/contrib/systemd/fleecefs-backup@.service.in") as f:
             command = re.search(r"(?m)^ExecStart=@bindir@/(.*)$", f.read())[1]
         with open(lib.TOP + "/contrib/systemd/backup.conf") as f:
@@ -74,11 +74,11 @@ class TenDays(Scripts):
         self.assertEqual(conf["OPTIONS"], "--keep=daily=7,weekly=4,monthly=6")
         conf.update(DESTINATION=self.to, SOURCE=self.vm.source(), OPTIONS=conf["OPTIONS"] +
                     f" --metrics={self.metrics} --option=scratch={self.vm.scratch}")
-        # systemd makes one word of ${NAME}.
+        # systemd expands ${NAME} to one word.
         return re.sub(r"(\$\{\w+\})", r'"\1"', command), conf
 
     def run_service(self, day):
-        """The timer's run of a DAY; what it says."""
+        """Runs the service as the timer does on DAY; returns its output."""
         command, conf = self.service()
         then = self.FIRST + datetime.timedelta(days=day - 1)
         done = lib.attempt("sh", "-c", f"exec {lib.TOP}/contrib/{command}", env={
@@ -101,7 +101,7 @@ class TenDays(Scripts):
             said = self.run_service(day)
             self.assertIn("vdb full" if day == 1 else "vdb since", said)
             self.assertEqual(self.days(), list(range(max(1, day - 6), day + 1)), said)
-        # All that is kept is what it was on its day.
+        # Each generation that is kept restores to the state of its day.
         for name in sorted(os.listdir(self.folder)):
             image = self.path("vdb.raw")
             self.restore("-O", "raw", "-d", "vdb", "--at", name, self.folder, image)
@@ -109,7 +109,7 @@ class TenDays(Scripts):
             os.unlink(image)
         self.assertEqual(self.restore("--check", self.to).count("ok  "), 7)
 
-        # One is damaged: it is found, and what follows is full.
+        # Damage to one is found, and the next backup is full.
         name = sorted(os.listdir(self.folder))[3]
         flip(f"{self.folder}/{name}/vdb/dirty/last.qcow2")
         self.restore("--check", self.to, status=1,
@@ -118,7 +118,7 @@ class TenDays(Scripts):
         self.assertRegex(self.run_service(11), "a full backup, because vdb: .*damaged")
         self.check_metrics()
         self.delete()
-        self.bring_back()
+        self.restore_vm()
 
     def check_metrics(self):
         name, = os.listdir(self.metrics)
@@ -129,28 +129,28 @@ class TenDays(Scripts):
         self.assertTrue(0 <= ended - then.timestamp() < 600, said)
 
     def delete(self):
-        """The VM and its disks, and what libvirt knows of it."""
+        """Deletes the VM, its disks and its definition in libvirt."""
         vm = self.vm
         vm.virsh("destroy", vm.name)
         vm.virsh("undefine", vm.name, "--checkpoints-metadata")
         for disk in vm.disks.values():
             os.unlink(disk.image)
 
-    def bring_back(self):
+    def restore_vm(self):
         vm, target = self.vm, self.mkdir("images")
         self.restore("--define", "--connect", vm.libvirtd.uri(), self.folder, target,
                      says=f"{vm.name} is defined; start it with: virsh start {vm.name}")
         self.assertEqual(vm.virsh("domuuid", vm.name), vm.uuid)
-        # A second time there is one of that name.
+        # The second time, a domain of that name exists.
         self.restore("--define", "--connect", vm.libvirtd.uri(), self.folder, target, status=1,
-                     says=f"libvirt has a domain {vm.name}: .*--name NAME --uuid new")
+                     says=f"libvirt already has a domain {vm.name}: .*--name NAME --uuid new")
         vm.virsh("start", vm.name, "--paused")
         vm.boot()
         self.assertEqual(vm.run("cat /mnt/vdb/day"), "day 11\n")
 
 
 class Define(Scripts):
-    """Domains that are off, with all that a VM is; in libvirtd's own namespace, where its files are."""
+    """Complete domains that are shut off. Runs in libvirtd's mount namespace, where their files are."""
 
     def setUp(self):
         super().setUp()
@@ -170,7 +170,7 @@ class Define(Scripts):
                 <features><acpi/></features>"""
 
             def start(self):
-                """It stays off."""
+                """The domain stays shut off."""
         self.nvram = nvram
         vm = Firmware(self, [Disk(self, n, lib.MIB) for n in ("vda", "vdb")], devices=devices)
         for disk in vm.disks.values():
@@ -202,8 +202,8 @@ class Define(Scripts):
     def test_a_copy(self):
         vm = self.domain("<interface type='user'><mac address='52:54:00:11:22:33'/></interface>")
         self.backup(vm, source="libvirt:" + vm.name)
-        self.define(vm, status=1, says="libvirt has a domain")
-        self.define(vm, "--name", "a copy", status=1, says=f"libvirt has a domain {vm.uuid}")
+        self.define(vm, status=1, says="libvirt already has a domain")
+        self.define(vm, "--name", "a copy", status=1, says=f"libvirt already has a domain {vm.uuid}")
         self.assertFalse(os.path.exists(self.images))
         self.define(vm, "--name", "a copy", "--uuid", "new", "-O", "raw", says="a copy is defined")
         root = self.defined(vm, "a copy")
@@ -225,14 +225,14 @@ class Define(Scripts):
         self.backup(vm, source="libvirt:" + vm.name)
         vm.virsh("undefine", vm.name, "--nvram")
         lib.run(*self.inside, "rm", "-rf", state)
-        # What is in its archive and no file is refused, and so is the VM.
+        # An archive member that is not a regular file is refused, and so is the VM.
         folder = f"{self.to}/{vm.name}"
         archive = f"{folder}/{os.listdir(folder)[0]}/vm.tpm.tar"
         os.rename(archive, archive + ".good")
         odd = self.mkdir("odd")
         os.symlink("/etc", odd + "/tpm2")
         lib.run("tar", "-cf", archive, "-C", odd, ".")
-        self.check_refused(vm, "vm.tpm.tar has tpm2, which is no file")
+        self.check_refused(vm, "vm.tpm.tar contains tpm2, which is not a regular file")
         self.assertEqual(lib.attempt(*self.inside, "test", "-e", state).returncode, 1)
         os.rename(archive + ".good", archive)
         self.define(vm)
@@ -248,7 +248,7 @@ class Define(Scripts):
         with open(path) as f:
             good = f.read()
         for bad, says in ((good.replace("<memory unit='KiB'>", "<memory unit='x'>"), "virsh has failed"),
-                          (good[:-20], "vm.xml is damaged"), ("<a/>", "no definition of a domain"),
+                          (good[:-20], "vm.xml is damaged"), ("<a/>", "not a domain definition"),
                           (good.replace("'vdb'", "'vdx'"), "has no disk vdb")):
             os.chmod(path, 0o644)
             with open(path, "w") as f:
@@ -266,7 +266,7 @@ class Define(Scripts):
         self.assertEqual(os.listdir(self.images) if os.path.exists(self.images) else [], [])
 
     def test_marks(self):
-        """Disks, and domains under --all, that are not to be backed up."""
+        """Metadata that excludes disks, or domains from --all."""
         first, second = self.domain(), self.domain()
         mark = ["metadata", first.name, "urn:fleecefs:backup", "--key", "fleecefs", "--config", "--set"]
         first.virsh(*mark, '<backup><exclude disk="vdb"/></backup>')
@@ -276,10 +276,10 @@ class Define(Scripts):
             generation, = os.listdir(folder)
             self.assertEqual(sorted(d for d in os.listdir(f"{folder}/{generation}")
                                     if d.startswith("vd")), disks)
-        # It says so when the VM comes back.
+        # Restoring the VM reports the excluded disk.
         first.virsh("undefine", first.name, "--nvram")
         self.restore("--define", "-c", first.libvirtd.uri(), f"{self.to}/{first.name}", self.images,
-                     inside=self.inside, says="vdb was not backed up and stays what it was: /")
+                     inside=self.inside, says="vdb was not backed up and still refers to /")
         self.defined(first, first.name)
         first.virsh(*mark, "<backup><exclude/></backup>")
         self.assertNotIn(first.name + ":", self.backup(first, "--all"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Random sequences of what is done to domains of libvirt: see world.py."""
+"""Random sequences of actions on domains of libvirt: see world.py."""
 import os
 import re
 
@@ -30,7 +30,7 @@ class LibvirtWorld(world.World):
         return self.vm.virsh(*args)
 
     def rename(self):
-        """A disk, to another target."""
+        """Gives a disk another target."""
         self.stop()
         disk = self.rng.choice(self.disks)
         disk.name = self.new_name()
@@ -46,7 +46,7 @@ class LibvirtWorld(world.World):
         self.start()
 
     def undefine(self):
-        """And define anew: libvirt has forgotten its checkpoints, the images have not."""
+        """Undefines and defines the domain: libvirt loses its checkpoints, the images keep the bitmaps."""
         if self.vm.transient:
             return
         self.stop()
@@ -54,7 +54,7 @@ class LibvirtWorld(world.World):
         self.start()
 
     def move(self):
-        """To another domain."""
+        """Moves the disks to another domain."""
         self.stop()
         if not self.vm.transient:
             self.virsh("undefine", self.vm.name, "--checkpoints-metadata")
@@ -62,7 +62,7 @@ class LibvirtWorld(world.World):
         self.start()
 
     def transient(self):
-        """A domain that ends with its QEMU; or an ordinary one again."""
+        """Makes the domain transient, or persistent again."""
         self.stop()
         if not self.vm.transient:
             self.virsh("undefine", self.vm.name, "--checkpoints-metadata")
@@ -75,7 +75,7 @@ class LibvirtWorld(world.World):
         return self.vm.source(), disk.name, ["-o", f"disk={disk.name}", "-o",
                                              f"scratch={self.vm.scratch}"]
 
-    # With a domain that runs. A dead daemon's job would be in the way.
+    # Actions on a running domain. Each recovers first, because a job of a killed daemon would block it.
 
     def live_overlay(self):
         self.vm.recover()
@@ -85,7 +85,7 @@ class LibvirtWorld(world.World):
         self.log.append(f"on {disk.name}")
         self.virsh("snapshot-create-as", self.vm.name, "s", "--disk-only", "--no-metadata",
                    "--diskspec", f"{disk.name},file={path},driver=qcow2", *others)
-        self.lay(disk, path)
+        self.add_overlay(disk, path)
 
     def live_commit(self):
         self.vm.recover()
@@ -96,10 +96,10 @@ class LibvirtWorld(world.World):
         self.log.append(f"of {disk.name}")
         self.virsh("blockcommit", self.vm.name, disk.name, "--active", "--shallow", "--wait",
                    "--pivot")
-        self.fall(disk)
+        self.drop_overlay(disk)
 
     def live_pull(self):
-        """All that is under the active layer into it, or what is next."""
+        """Pulls all images below the active layer into it, or only the next one."""
         self.vm.recover()
         found = [d for d in self.disks if d.image in self.under]
         if not found:
@@ -119,7 +119,7 @@ class LibvirtWorld(world.World):
         self.virsh("blockresize", self.vm.name, disk.name, f"{size}B")
 
     def snapshot_revert(self):
-        """To an internal snapshot, which libvirt makes and goes back to as far as it does."""
+        """Creates an internal snapshot and reverts to it, unless libvirt refuses."""
         if self.vm.transient or len(self.images()) != len(self.disks):
             return
         self.stop()
@@ -155,7 +155,7 @@ class LibvirtWorld(world.World):
         self.start()
 
     def jump(self):
-        """As if the clock had been anywhere when checkpoints were made."""
+        """Changes the creation times of checkpoints, as if the clock had been wrong."""
         for name in self.vm.checkpoints():
             xml = re.sub("(?<=<creationTime>)[0-9]+",
                          str(self.rng.choice((0, 1577836800, 4102358400))),
@@ -176,7 +176,7 @@ class LibvirtProperty(world.Property):
 
     def setUp(self):
         super().setUp()
-        os.chmod(self.dir, 0o755)  # QEMU has another user
+        os.chmod(self.dir, 0o755)  # QEMU runs as another user
 
 
 if __name__ == "__main__":

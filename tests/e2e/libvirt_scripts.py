@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""contrib/fleecefs-backup with all domains of a libvirtd, those that are shut off too."""
+"""contrib/fleecefs-backup with all domains of a libvirtd, including those that are shut off."""
 import lib
 from libvirtd import Domain
 from vm import Disk
@@ -36,7 +36,7 @@ class LibvirtScripts(lib.TestCase):
                 self.check(domain)
                 self.assertEqual(domain.leftovers(), [])
 
-        # One that is shut off has no new restore point: what follows is based on the last one.
+        # A domain that is shut off gets no new restore point: the next increment has the same base.
         second.scribble(self.rng, 2)
         second.quit()
         self.backup(first, f"{second.name}: \\d+T\\d+Z-[0-9a-f]{{16}}: vda since")
@@ -47,7 +47,7 @@ class LibvirtScripts(lib.TestCase):
         self.check(second)
         self.assertEqual([len(d.checkpoints()) for d in (first, second)], [1, 1])
 
-        # What is not in the list of domains but is asked for.
+        # A domain that is named but does not exist.
         done = lib.attempt(BACKUP, "qcow2", self.to, f"libvirt:x?connect={first.libvirtd.uri()}",
                            env=self.env)
         self.assertRegex(done.stderr, "x: FAILED: no snapshot could be taken")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A user without rights backs up his own VM: qemu:///session, which is his default connection."""
+"""An unprivileged user backs up a VM of qemu:///session, the default connection."""
 import json
 import os
 import pwd
@@ -25,10 +25,10 @@ class Session(lib.TestCase):
         lib.require("setpriv", "unshare", "libvirtd", "virsh", vm.QEMU)
         super().setUp()
         if os.geteuid() != 0:
-            self.skipTest("needs root, to be somebody else")
+            self.skipTest("needs root, to run as another user")
         if not os.stat(shutil.which("fusermount3")).st_mode & stat.S_ISUID or \
                 not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
-            self.skipTest("fusermount3 or /dev/fuse are for root alone here")
+            self.skipTest("only root can use fusermount3 or /dev/fuse here")
         os.chmod(self.dir, 0o755)
         self.home = self.mkdir("home")
         self.nobody = pwd.getpwnam("nobody")
@@ -41,7 +41,7 @@ class Session(lib.TestCase):
             os.mkdir(f"{self.home}/{name}")
         with open(f"{self.home}/.config/libvirt/qemu.conf", "w") as f:
             f.write(QEMU_CONF)
-        # The program may be where only root gets to.
+        # The original may be in a folder of root.
         self.program = f"{self.home}/fleecefs"
         shutil.copy(lib.FLEECEFS[0], self.program)
 
@@ -53,7 +53,7 @@ class Session(lib.TestCase):
         return lib.run(*self.user, *argv, env=self.env)
 
     def start_libvirtd(self):
-        """In a namespace of its own, with which it and its VMs end; who connects, waits for it."""
+        """Starts it in a PID namespace, with which it and its VMs end; clients wait for it."""
         os.mkdir(f"{self.home}/run/libvirt")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"{self.home}/run/libvirt/libvirt-sock")
@@ -61,8 +61,8 @@ class Session(lib.TestCase):
             for folder, folders, files in os.walk(self.home):
                 self.give(folder, *(f"{folder}/{n}" for n in folders + files))
             process = subprocess.Popen(
-                # Copies of other tests' mounts would keep them from ending. And the first process
-                # has to wait for those whose parents have ended.
+                # Copies of other tests' mounts would prevent their unmount. And PID 1 has
+                # to reap orphans.
                 ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", """
                      umount --lazy --all --types fuse.fleecefs
                      "$@" sh -c 'LISTEN_PID=$$ exec libvirtd'

@@ -1,10 +1,11 @@
-"""A real libvirtd of the test program's own, without systemd, and domains in it.
+"""A private, real libvirtd without systemd, and its domains.
 
-It runs in namespaces of its own, in which libvirt's directories are the test's: it neither sees nor
-disturbs the system's, and ends with all its VMs. One serves all tests of a program: starting it
-takes seconds, for it asks QEMU what it can do.
+It runs in private namespaces in which libvirt's directories belong to the test: it neither sees nor
+disturbs the system's libvirtd, and all its VMs end with it. All tests of a program share one, because
+starting it takes seconds, in which it probes QEMU's capabilities.
 """
 import contextlib
+import fcntl
 import html
 import json
 import os
@@ -34,17 +35,19 @@ remember_owner = 0
 """
 DIRECTORIES = {"run": "/run/libvirt", "etc": "/etc/libvirt", "lib": "/var/lib/libvirt",
                "log": "/var/log/libvirt", "cache": "/var/cache/libvirt"}
+# Names of systemd's sockets.
+LISTENERS = ["libvirtd.socket", "libvirtd-tcp.socket", "libvirtd-tls.socket"]
 
 
-def init(folder, listener):
-    """The first process of the namespaces: starts and kills as it is told, and reaps."""
-    # Copies of other tests' mounts would keep them from ending.
+def init(folder, listeners):
+    """PID 1 of the namespaces: starts and signals processes on command, and reaps."""
+    # Copies of other tests' mounts would prevent their unmount.
     lib.attempt("umount", "--lazy", "--all", "--types", "fuse.fleecefs")
     for name, where in DIRECTORIES.items():
         os.makedirs(where, exist_ok=True)
         lib.run("mount", "--bind", f"{folder}/{name}", where)
     if os.path.exists("/dev/kvm"):
-        # Where QEMU can make nothing of it libvirt asks QEMU anew before everything it does.
+        # If QEMU cannot use /dev/kvm, libvirt probes QEMU again before each action.
         lib.run("mount", "--bind", f"{folder}/nothing", "/dev/kvm")
     wake, wake_write = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
@@ -72,10 +75,11 @@ def init(folder, listener):
         if words[0] == "start":
             pid = os.fork()
             if pid == 0:
-                os.dup2(listener, 3)
-                os.set_inheritable(3, True)
-                os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="libvirtd.socket",
-                                  LISTEN_PID=str(os.getpid()))
+                # Duplicates them above the target range first.
+                for i, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in listeners]):
+                    os.dup2(fd, 3 + i)
+                os.environ.update(LISTEN_FDS=str(len(listeners)), LISTEN_PID=str(os.getpid()),
+                                  LISTEN_FDNAMES=":".join(LISTENERS[:len(listeners)]))
                 os.execlp("libvirtd", "libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p",
                           f"{folder}/pid")
             print(pid, flush=True)
@@ -88,10 +92,13 @@ def init(folder, listener):
 
 
 class Libvirtd:
-    def __init__(self):
+    """PKI: a folder with certificates. If given, it also listens for TLS and TCP, at `tls` and `tcp`, and
+    QEMU's NBD servers use TLS."""
+
+    def __init__(self, pki=None):
         lib.require("libvirtd", "virsh", "unshare", vm.QEMU)
         if os.geteuid() != 0:
-            raise lib.unittest.SkipTest("a libvirtd of one's own needs root")
+            raise lib.unittest.SkipTest("a private libvirtd needs root")
         self.dir = tempfile.mkdtemp(prefix="fleecefs-libvirtd.", dir="/tmp")
         os.chmod(self.dir, 0o755)
         lib._at_exit.callback(shutil.rmtree, self.dir)
@@ -99,25 +106,36 @@ class Libvirtd:
             os.makedirs(f"{self.dir}/{name}")
         with open(f"{self.dir}/etc/qemu.conf", "w") as f:
             f.write(QEMU_CONF)
+            if pki:
+                f.write(f'backup_tls_x509_cert_dir = "{pki}"\n')
         with open(f"{self.dir}/etc/libvirtd.conf", "w") as f:
-            f.write('auth_unix_rw = "none"\n')
+            f.write('auth_unix_rw = "none"\nauth_tcp = "none"\n')
+            if pki:
+                f.write("".join(f'{name}_file = "{pki}/{file}.pem"\n' for name, file in (
+                    ("ca", "ca-cert"), ("cert", "server-cert"), ("key", "server-key"))))
         os.close(os.open(f"{self.dir}/nothing", os.O_CREAT, 0o600))
-        # A file system for scratch files that will not do.
+        # A filesystem that is too small for scratch files.
         self.small = f"{self.dir}/small"
         os.mkdir(self.small)
         lib.run("mount", "-t", "tmpfs", "-o", "size=24m,mode=1777", "tmpfs", self.small)
         lib._at_exit.callback(lib.run, "umount", "-l", self.small)
         self.socket = f"{self.dir}/socket"
         os.symlink(self.socket, f"{self.dir}/run/libvirt-sock")
-        # It stays while libvirtd ends and starts again, as systemd's does.
-        with socket.socket(socket.AF_UNIX) as listener, open(f"{self.dir}/out", "ab") as log:
-            listener.bind(self.socket)
-            listener.listen(64)
+        # Stays open across restarts of libvirtd, like systemd's.
+        listeners = [socket.socket(socket.AF_UNIX)]
+        listeners[0].bind(self.socket)
+        listeners[0].listen(64)
+        if pki:
+            listeners += [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+            self.tcp, self.tls = (s.getsockname()[1] for s in listeners[1:])
+        with open(f"{self.dir}/out", "ab") as log:
             self.init = subprocess.Popen(
                 ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child",
-                 sys.executable, __file__, self.dir, str(listener.fileno())], text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                pass_fds=[listener.fileno()], preexec_fn=lib.die_with_us)
+                 sys.executable, __file__, self.dir, *(str(s.fileno()) for s in listeners)],
+                text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                pass_fds=[s.fileno() for s in listeners], preexec_fn=lib.die_with_us)
+        for s in listeners:
+            s.close()
         lib._at_exit.callback(self.end)
         self.start()
 
@@ -129,49 +147,50 @@ class Libvirtd:
     def uri(self, path=None):
         return f"qemu+unix:///system?socket={path or self.socket}"
 
-    def tell(self, command):
+    def command(self, command):
         self.init.stdin.write(command + "\n")
         self.init.stdin.flush()
         return self.init.stdout.readline().strip()
 
     def start(self):
-        self.pid = self.tell("start")
+        self.pid = self.command("start")
 
     def kill(self):
-        """kill -9: the VMs go on."""
-        self.tell(f"SIGKILL {self.pid}")
+        """SIGKILL: the VMs continue."""
+        self.command(f"SIGKILL {self.pid}")
 
     def hang(self, test, pid=None):
-        """libvirtd, or another process PID of its, does nothing until go_on()."""
-        self.tell(f"SIGSTOP {pid or self.pid}")
-        test.defer(self.go_on, pid)
+        """Stops libvirtd, or process PID in its namespace, until resume()."""
+        self.command(f"SIGSTOP {pid or self.pid}")
+        test.defer(self.resume, pid)
 
-    def go_on(self, pid=None):
-        self.tell(f"SIGCONT {pid or self.pid}")
+    def resume(self, pid=None):
+        self.command(f"SIGCONT {pid or self.pid}")
 
     def virsh(self, *args, **kwargs):
         return lib.run("virsh", "--connect", self.uri(), *args, **kwargs).strip()
 
     def run_inside(self, *argv):
-        """Runs a command for which this libvirtd is the system's, qemu:///system."""
+        """Runs a command in its mount namespace, where it is qemu:///system."""
         return lib.run("nsenter", "--mount", "--target", lib.children(self.init.pid)[0], *argv)
 
 
-def shared():
+def shared(pki=None):
     global _shared
     if _shared is None:
-        _shared = Libvirtd()
+        _shared = Libvirtd(pki)
     return _shared
 
 
 class Proxy:
-    """A libvirtd in front of the real one. ON_CALL(procedure) says what becomes of each call, by
-    libvirt's number of it: PASS, CUT for the end of the connection, PASS_AND_CUT, or an Event to
-    wait for, while others go on. See remote_protocol.x and virnetprotocol.x of libvirt: a call is
-    its length, itself included, the program, its version, and the procedure, each of 4 bytes."""
+    """A proxy in front of libvirtd. ON_CALL(procedure) decides the fate of each call, given its
+    procedure number: PASS, CUT to close the connection, PASS_AND_CUT, or an Event to wait for
+    while others proceed. See remote_protocol.x and virnetprotocol.x of libvirt: a call consists of
+    its total length, the program, its version, and the procedure, each of 4 bytes."""
 
     PASS, CUT, PASS_AND_CUT = "pass", "cut", "pass and cut"
-    FREEZE, THAW, CREATE_CHECKPOINT, BEGIN_BACKUP = 335, 336, 411, 421
+    FREEZE, THAW, CREATE_CHECKPOINT, BEGIN_BACKUP, GET_BACKUP = 335, 336, 411, 421, 422
+    GET_JOB_STATS = 298
     REMOTE = 0x20008086
 
     def __init__(self, test, libvirtd, on_call):
@@ -201,7 +220,7 @@ class Proxy:
         self.listener.close()
 
     def refuse(self):
-        """Nobody can connect any more."""
+        """Refuses new connections."""
         self.listener.shutdown(socket.SHUT_RDWR)
 
     def _accept(self):
@@ -249,7 +268,7 @@ class Proxy:
 
 
 class Domain(vm.Vm):
-    """A domain of DISKS, and a CD drive; DEVICES is XML for more of them, ARGUMENTS are QEMU's."""
+    """A domain with DISKS and a CD drive; DEVICES is XML of more devices, ARGUMENTS are for QEMU."""
 
     count = 0
     machine = """<memory unit='MiB'>32</memory>
@@ -303,7 +322,7 @@ class Domain(vm.Vm):
         self.test.defer(self._destroy)
 
     def change(self, *disks):
-        """The VM, which is off, has DISKS from now on."""
+        """Replaces the disks of the VM, which is shut off."""
         self.disks = {d.name: d for d in disks}
         with open(self.xml, "w") as f:
             f.write(self._xml("", ()))
@@ -318,17 +337,17 @@ class Domain(vm.Vm):
                     "--checkpoints-metadata", "--nvram")
 
     def quit(self):
-        """The VM ends, having stored its bitmaps."""
+        """Ends QEMU gracefully, so that it stores its bitmaps."""
         self.virsh("destroy", self.name, "--graceful")
 
     def pid(self):
-        """QEMU's, for the libvirtd."""
+        """QEMU's process id in libvirtd's PID namespace."""
         with open(f"{self.libvirtd.dir}/run/qemu/{self.name}.pid") as f:
             return int(f.read())
 
     def kill(self):
-        """kill -9 of QEMU, and the end of it."""
-        self.libvirtd.tell(f"SIGKILL {self.pid()}")
+        """Kills QEMU and waits for its end."""
+        self.libvirtd.command(f"SIGKILL {self.pid()}")
         while self.virsh("domstate", self.name) != "shut off":
             pass
 
@@ -353,17 +372,17 @@ class Domain(vm.Vm):
         return sorted(self.virsh("checkpoint-list", self.name, "--name").split())
 
     def job(self):
-        """The XML of the backup in progress; None if there is none."""
+        """Returns the XML of the backup in progress, or None."""
         done = lib.attempt("virsh", "--connect", self.libvirtd.uri(), "backup-dumpxml", self.name)
         return done.stdout if done.returncode == 0 else None
 
     def leftovers(self):
-        """What a finished backup does not leave."""
+        """Returns everything that a backup creates and must remove at its end."""
         found = [x for x in (self.job(),) if x]
         found += os.listdir(self.scratch)
         found += [n for n in self.checkpoints() if "pending" in self.virsh(
             "checkpoint-dumpxml", self.name, n, "--no-domain")]
-        # Locks and the times of pieces outlast a backup.
+        # Lock files and the clocks of pieces are kept.
         return found + [f for f in os.listdir(self.state)
                         if not f.endswith(".lock") and not f.startswith("pieces-")]
 
@@ -379,4 +398,4 @@ class Domain(vm.Vm):
 
 
 if __name__ == "__main__":
-    init(sys.argv[1], int(sys.argv[2]))
+    init(sys.argv[1], [int(fd) for fd in sys.argv[2:]])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How a mount comes and goes: background, foreground, signals, and what is left after each."""
+"""Life of a mount: background, foreground, signals, and leftovers after each."""
 import glob
 import os
 import re
@@ -49,7 +49,7 @@ class Life(lib.TestCase):
         with open("pid") as f:
             pidfd = os.pidfd_open(int(f.read()))
         self.assertEqual(os.listdir("point/vm/dirty/"), os.listdir(self.dir + "/point/vm/dirty"))
-        # The storage daemon stays: QEMU looks there for a data file with a relative name.
+        # Only qemu-storage-daemon keeps its working directory, for data files with relative names.
         stay = [process for process in glob.glob("/proc/[0-9]*") if self.is_here(process)]
         self.assertEqual(stay, [f"/proc/{os.getpid()}"])
         lib.run("fusermount3", "-u", self.dir + "/point")
@@ -58,7 +58,7 @@ class Life(lib.TestCase):
         os.close(pidfd)
 
     def is_here(self, process):
-        """Whether a process other than QEMU's is in our folder; processes end."""
+        """Whether PROCESS, unless it is QEMU's, is running in our folder."""
         try:
             with open(process + "/comm") as f:
                 return os.readlink(process + "/cwd") == self.dir and not f.read().startswith("qemu")
@@ -92,7 +92,7 @@ class Life(lib.TestCase):
     def test_kill_ends_the_embedded_server(self):
         mount = self.mount(self.image)
         self.assertGreater(len(mount.processes), 1, "no embedded server")
-        os.stat(mount.point)  # the kernel keeps what this says
+        os.stat(mount.point)  # the kernel caches these attributes
         mount.kill()
         for args in ([self.image], ["--status"], ["--abort"], ["--commit"]):
             self.assert_refused(*args, mount.point,
@@ -101,8 +101,8 @@ class Life(lib.TestCase):
         lib.run("fusermount3", "-u", mount.point)
         self.assertEqual(os.listdir(mount.scratch), [])
 
-    def test_no_process_stays(self):
-        """Neither the one that unmounts, which is no child of the daemon."""
+    def test_no_process_is_left(self):
+        """Not even the one that unmounts, which is not a child of the daemon."""
         for killed in (False, True):
             with self.subTest(killed=killed):
                 mount = self.mount(self.image)
@@ -117,7 +117,7 @@ class Life(lib.TestCase):
                 for pidfd in pidfds:
                     lib.wait_gone(pidfd, "a process of the mount")
                     os.close(pidfd)
-                # What is killed cannot unmount: an empty folder would be a lie.
+                # A killed daemon stays mounted: an empty folder would look like an empty backup.
                 self.assertEqual(lib.is_mounted(mount.point), killed)
                 lib.attempt("umount", mount.point)
 
@@ -132,7 +132,7 @@ class Life(lib.TestCase):
         return victim, os.path.join(parent + ".moved", os.path.basename(mount.point))
 
     def test_only_its_own_mount_is_unmounted(self):
-        """The mount, not what its path leads to by now: who owns a parent can move it away."""
+        """The daemon unmounts its mount, not its path: the owner of a parent folder can rename that."""
         if os.geteuid() != 0:
             self.skipTest("needs root, to mount something else")
         parent = self.mkdir("parent")
@@ -146,7 +146,7 @@ class Life(lib.TestCase):
         self.assertTrue(lib.is_mounted(victim), "unmounted something else")
         self.assertFalse(lib.is_mounted(moved), "its own mount is left")
 
-    def test_what_was_mounted_over_it_stays(self):
+    def test_a_mount_on_top_stays(self):
         if os.geteuid() != 0:
             self.skipTest("needs root, to mount something else")
         mount = self.mount(self.image)
@@ -158,7 +158,7 @@ class Life(lib.TestCase):
         lib.run("umount", mount.point)
         lib.attempt("umount", "-l", mount.point)
 
-    def test_a_pid_file_of_somebody_else_stays(self):
+    def test_a_pid_file_of_another_process_stays(self):
         mount = self.mount(self.image)
         with open(mount.pidfile, "w") as f:
             f.write("1\n")
@@ -170,7 +170,7 @@ class Life(lib.TestCase):
 
     @staticmethod
     def names(pid, path):
-        """Whether the command line of process PID has PATH."""
+        """Whether PATH is in the command line of process PID."""
         try:
             with open(f"/proc/{pid}/cmdline") as f:
                 return path in f.read().split("\0")
@@ -204,7 +204,7 @@ class Life(lib.TestCase):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertRegex(done.stdout, r"^fleecefs \d+\.\d+\.\d+\n")
 
-    def test_output_that_nobody_gets(self):
+    def test_output_that_cannot_be_written(self):
         with self.mount(self.image) as mount, open("/dev/full", "w") as full:
             for args in (["--help"], ["--version"], ["--status", mount.point],
                          ["--status=json", mount.point]):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""--list: every mount, whatever state it is in; --status --watch."""
+"""--list of mounts in any state; --status --watch."""
 import errno
 import json
 import os
@@ -12,9 +12,27 @@ import lib
 from nbdserver import Export, NbdServer
 
 
+def zombies(pid):
+    """Returns children of PID that have ended but have not been reaped."""
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        children = f.read().split()
+    found = []
+    for child in children:
+        try:
+            with open(f"/proc/{child}/stat") as f:
+                found += [child] if f.read().rpartition(")")[2].split()[0] == "Z" else []
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def setUpModule():
+    lib.private_mounts()  # for --list
+
+
 class List(lib.TestCase):
     def list(self, mounts, status=0):
-        """The rows of MOUNTS, of those that others have made beside them."""
+        """Returns the rows of MOUNTS; ignores mounts of others."""
         done = lib.attempt(*lib.FLEECEFS, "--list=json")
         points = [m.point for m in mounts]
         rows = {row["mountpoint"]: row for row in json.loads(done.stdout)
@@ -56,11 +74,11 @@ class List(lib.TestCase):
     def test_usage(self):
         self.assert_refused("--list", "x", status=2, says=["--list takes no argument"])
         self.assert_refused("--list=yaml", status=2, says=["=json"])
-        self.assert_refused("--watch", "a", "b", status=2, says=["--watch is for --status"])
-        self.assert_refused("--status=json", "--watch", "b", status=2, says=["--watch is for"])
+        self.assert_refused("--watch", "a", "b", status=2, says=["--watch requires --status"])
+        self.assert_refused("--status=json", "--watch", "b", status=2, says=["--watch requires"])
 
     def watch(self, mount, env):
-        """The master's side of a terminal on which --watch runs, and the process."""
+        """Runs --watch on a pseudo-terminal; returns its master side and the process."""
         ours, theirs = pty.openpty()
         process = subprocess.Popen([*lib.FLEECEFS, "--status", "--watch", mount.point],
                                    stdin=subprocess.DEVNULL, stdout=theirs,
@@ -85,12 +103,16 @@ class List(lib.TestCase):
             said = self.read_until(ours, b"\033[32mok\033[0m", b"not known yet")
             self.assertTrue(said.startswith(b"\033[H"))
             self.assertNotIn(b"\033[3", self.read_until(plain, b"not known yet"))
-            # What changes is shown.
+            # Changes are shown.
             mount.read(vm + "/disk.raw", "rb")
             self.read_until(ours, b"100%", b"1.0 MiB of 1.0 MiB read")
-            # Not by fusermount3: while --watch reads the status, the mount is busy.
+            # The processes that read the status for each page are reaped.
+            for _ in range(2):
+                self.read_until(ours, b"\033[H")
+            self.assertLess(len(zombies(process.pid)), 2)
+            # Not with fusermount3: while --watch reads the status, the mount is busy.
             self.fleecefs("--abort", mount.point)
-        # It ends with the mount.
+        # --watch ends with the mount.
         for fd, watcher in ((ours, process), (plain, other)):
             try:
                 while os.read(fd, 65536):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Logical volumes as files, of physical volumes that lvm2's own tools have made. Where the kernel has
-no device mapper these make all of it but the devices."""
+"""Logical volumes as files, on physical volumes made by lvm2's tools, which do not need the kernel's
+device mapper for that."""
 import os
 import re
 import struct
@@ -20,7 +20,7 @@ class Lvm(lib.TestCase):
             self.skipTest("losetup needs root")
 
     def loop(self, path, offset=0, length=None):
-        """A device of a part of the file at PATH."""
+        """Returns a loop device for a part of the file at PATH."""
         limit = [] if length is None else ["--sizelimit", length]
         done = lib.attempt("losetup", "--find", "--show", "--offset", offset, *limit, path)
         if done.returncode != 0:
@@ -31,7 +31,7 @@ class Lvm(lib.TestCase):
         return device
 
     def lvm(self, command, *args):
-        """Runs a command of lvm2 that knows our devices only, and never the device mapper."""
+        """Runs an lvm2 command that sees only our devices and does not use the device mapper."""
         accepted = ",".join(f'"a|^{d}$|"' for d in self.devices)
         config = (f'devices {{ dir="/dev" scan="/dev" use_devicesfile=0 filter=[{accepted},"r|.*|"] }} '
                   "global { activation=0 } backup { backup=0 archive=0 }")
@@ -43,8 +43,8 @@ class Lvm(lib.TestCase):
         self.lvm("lvcreate", "-an", "-Zn", "-Wn", "-y", "-n", name, "-L", size, *options, group)
 
     def segments(self, group, starts):
-        """Where each byte of each volume is by lvm2's word: [(disk offset, length)...] of each.
-        STARTS are where the devices begin on the disk."""
+        """Returns the layout of each volume according to lvm2: {name: [(disk offset, length)...]}.
+        STARTS: offset of each device on the disk."""
         pe_start = {}
         for line in self.lvm("pvs", "--noheadings", "--units", "b", "-o", "pv_name,pe_start").splitlines():
             device, offset = line.split()
@@ -64,7 +64,7 @@ class Lvm(lib.TestCase):
         return found
 
     def fill(self, path, segments):
-        """Writes an ext4 or bytes that tell where they belong to each volume; what is in it then."""
+        """Writes an ext4 or random data to each volume; returns the contents by name."""
         contents = {}
         with open(path, "r+b") as f:
             for name, parts in segments.items():
@@ -88,7 +88,7 @@ class Lvm(lib.TestCase):
         return contents
 
     def by_parts(self, disk, parts):
-        """The bytes of a volume, by what info.json says of it."""
+        """Reads a volume from the disk by its PARTS in info.json."""
         for part in parts:
             for at in range(0, part["length"], part["stripe"]):
                 row, column = divmod(at // part["stripe"], len(part["areas"]))
@@ -141,7 +141,7 @@ class Lvm(lib.TestCase):
             self.assertEqual([p.get("content", {}).get("type") for p in info["partitions"]],
                              [None, "LVM2_member", "LVM2_member"])
             self.assertNotIn("logical_volumes_left_out", info)
-        # Without its second half the group still has what lies in the first.
+        # Without the second physical volume, volumes on the first remain.
         with open(disk, "r+b") as f:
             f.seek(51 * lib.MIB)
             f.write(bytes(lib.MIB))
@@ -152,7 +152,7 @@ class Lvm(lib.TestCase):
                              [f"vg0/{n}: a part of it is on another disk" for n in ("data-1", "more")])
 
     def test_whole_disk(self):
-        """Metadata in a small area, which has gone round its end."""
+        """Metadata that wraps around the end of a small circular area."""
         disk = self.path("disk.raw")
         self.devices = []
         lib.run("truncate", "-s", SIZE, disk)
@@ -166,7 +166,7 @@ class Lvm(lib.TestCase):
         contents = self.fill(disk, self.segments("vg0", starts))
         for i in range(30):
             self.lvm("vgchange", "--addtag", f"tag{i}", "vg0")
-            # Header of the area: its length at 32, and of the text, where it begins and its length.
+            # The area's header has its length at 32, then the offset and length of the text.
             with open(disk, "rb") as f:
                 f.seek(4096 + 32)
                 area, offset, length = struct.unpack("<QQQ", f.read(24))
@@ -176,7 +176,7 @@ class Lvm(lib.TestCase):
         with self.mount(disk, options=["--format=raw"]) as mount:
             info = self.check(mount, contents)
         self.assertEqual(info["content"]["type"], "LVM2_member")
-        # What is damaged says so, and nothing else suffers.
+        # Damaged metadata is reported, and only its volumes are missing.
         with open(disk, "r+b") as f:
             f.seek(4096 + offset + 10)
             f.write(b"#")
@@ -184,7 +184,7 @@ class Lvm(lib.TestCase):
             (export,) = mount.folders()
             self.assertFalse(os.path.exists(mount / f"{export}/lv"))
             self.assertEqual(mount.json(f"{export}/info.json")["logical_volumes_left_out"],
-                             ["the physical volume at byte 0: the checksum of its metadata is wrong"])
+                             ["the physical volume at byte 0: the checksum of its metadata does not match"])
 
     def test_contents_of_partitions(self):
         disk = self.path("disk.raw")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""-o map=: what others say has changed on a disk, shown as a bitmap of it, against QEMU's own."""
+"""-o map=: changes reported by other tools, shown as a bitmap, compared to QEMU's own bitmap."""
 import filecmp
 import json
 import os
@@ -24,17 +24,17 @@ class Maps(lib.TestCase):
         return path
 
     def from_bitmap(self, *options):
-        """What nbdinfo says of the image's bitmap."""
+        """Returns nbdinfo's map of the image's bitmap."""
         server = self.qemu_nbd(self.image, "-r", "-B", "b")
         return lib.run("nbdinfo", *options, "--map=qemu:dirty-bitmap:b", server.uri)
 
     def extents(self):
-        """The dirty ones of the image's bitmap: [(offset, length)]."""
+        """Returns the dirty extents of the image's bitmap: [(offset, length)]."""
         return [(e["offset"], e["length"]) for e in json.loads(self.from_bitmap("--json"))
                 if e["type"] == 1]
 
     def check(self, file, *sources):
-        """FILE laid over SOURCES (the image as raw) is as the image's own bitmap."""
+        """Asserts that FILE as a map over SOURCES (the image as raw) equals the image's own bitmap."""
         with self.mount(self.image) as mount:
             folder = mount / "vm/dirty"
             own = {name.partition(".")[2]: self.path("own") for name in os.listdir(folder)}
@@ -79,7 +79,7 @@ class Maps(lib.TestCase):
             self.check(own[kind], "[", "nbdkit", "file", self.raw, "]")
 
     def test_ddrescue(self):
-        """What ddrescue has copied by our domain is what has changed, by its own mapfile."""
+        """ddrescue copies our domain; its own mapfile shows the same changes."""
         lib.require("ddrescue")
         with self.mount(self.image) as mount:
             domain, done = self.path("domain"), self.path("done")
@@ -89,7 +89,7 @@ class Maps(lib.TestCase):
         self.check(done)
 
     def test_thin_delta(self):
-        """Two thin volumes, of which the second is the first with the bitmap's blocks written."""
+        """Two thin volumes; the second is the first with the bitmap's blocks written."""
         lib.require("thin_delta", "thin_restore")
         block = 64 * lib.KIB
         changed = {b for offset, length in self.extents()
@@ -114,7 +114,7 @@ class Maps(lib.TestCase):
             self.check(self.text("delta", said))
 
     def test_over_an_image_with_bitmaps(self):
-        """Beside the image's own bitmaps, several, and what they lack of the disk."""
+        """Several maps beside the image's own bitmaps."""
         lines = self.text("lines", self.from_bitmap())
         with self.mount(self.image, options=["-o", f"map=x:{lines},map=y:{lines}"]) as mount:
             self.assertEqual({name.partition(".")[0] for name in os.listdir(mount / "vm/dirty")},
@@ -123,7 +123,7 @@ class Maps(lib.TestCase):
                                         shallow=False))
 
     def test_connection_that_drops(self):
-        """The server knows nothing of the map: it is not asked to confirm it."""
+        """The server does not know the map, so it is not requested on reconnect."""
         size = lib.MIB
         data = self.rng.randbytes(size)
         export = Export(size, data, {"base:allocation": [(0, size, 0)]})
@@ -150,8 +150,8 @@ class Maps(lib.TestCase):
         for value, sources, says in (
                 ("x", [self.raw], ["NAME:FILE"]),
                 (f"x:{self.path('absent')}", [self.raw], ["absent", "No such file"]),
-                (f"x:{cut}", [self.raw], ["cut, line", "was cut off, or is of another disk"]),
-                (f"b:{whole}", [self.image], ["a bitmap called b already"]),
+                (f"x:{cut}", [self.raw], ["cut, line", "is truncated, or of another disk"]),
+                (f"b:{whole}", [self.image], ["already has a bitmap b"]),
                 (f"x:{whole}", [self.raw, self.image], ["give one source"]),
                 (f"x:{self.raw}", [self.raw], ["disk.raw, line 1"])):
             status = 2 if "NAME:FILE" in says or "give one source" in says else 1

@@ -11,30 +11,22 @@ import subprocess
 import lib
 from nbdserver import Export, NbdServer
 
-CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 JOURNALD = "/lib/systemd/systemd-journald"
 ERROR, WARNING, INFO = 3, 4, 6
-# It would end the line, clear the screen, and write from right to left.
+# Ends the line, clears the screen, writes from right to left.
 NAME = "vm\n<0>forged\033[2J\u202e"
 SHOWN = "vm <0>forged?[2J?"
 
 
-def private_mounts():
-    """The journal's sockets have fixed places: here they are those of this program alone."""
+def private_journal():
+    """Gives this program private copies of the journal's sockets, which have fixed paths."""
     def mount(source, target, kind, flags):
         if lib.libc.mount(source, target, kind, flags, None) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
 
-    if lib.libc.unshare(CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    mount(None, b"/", None, MS_REC | MS_PRIVATE)
-    # What others have mounted would stay busy because of us.
-    with open("/proc/self/mounts") as f:
-        for line in f:
-            if line.split()[2] == "fuse.fleecefs":
-                lib.attempt("umount", "-l", line.split()[1])
+    lib.private_mounts()
     mount(b"journal", b"/run", b"tmpfs", 0)
-    # /dev/log is missing where no systemd runs: all of /dev that is needed, and the link.
+    # /dev/log is missing without systemd: creates a /dev with the needed devices and this link.
     devices = "/run/dev"
     os.mkdir(devices)
     for name in ("null", "zero", "full", "random", "urandom", "fuse", "kmsg"):
@@ -54,12 +46,12 @@ class Messages(lib.TestCase):
         if os.geteuid() != 0:
             self.skipTest("needs root")
         if not os.path.isdir("/run/dev"):
-            private_mounts()
+            private_journal()
         self.start_journal()
         self.server = NbdServer(self, {NAME: Export(4096, bytes(4096))})
 
     def start_journal(self):
-        """An empty journal, and who writes it."""
+        """Starts journald with an empty journal."""
         for folder in ("/run/log", "/run/systemd"):
             shutil.rmtree(folder, ignore_errors=True)
             os.mkdir(folder)
@@ -76,7 +68,7 @@ class Messages(lib.TestCase):
                 pass
 
     def messages(self):
-        """What fleecefs has said, as (priority, text)."""
+        """Returns the messages of fleecefs, as (priority, text)."""
         lib.run("journalctl", "--sync")
         said = lib.run("journalctl", "--no-pager", "-o", "json", "-D", "/run/log/journal",
                        "SYSLOG_IDENTIFIER=fleecefs")
@@ -84,14 +76,14 @@ class Messages(lib.TestCase):
         return [(int(entry["PRIORITY"]), entry["MESSAGE"]) for entry in entries]
 
     def lose(self, point):
-        """The server goes, and the export with it."""
+        """Ends the server, and the export with it."""
         self.server.stop()
         export = next(name for name in os.listdir(point) if name != ".fleecefs")
         with self.assertRaises(OSError), open(f"{point}/{export}/disk.raw", "rb") as f:
             f.read()
 
     def test_background(self):
-        """Until it is ready errors go to stderr, then to the journal."""
+        """Errors go to stderr until the daemon is ready, then to the journal."""
         refused = self.fleecefs(self.server.uri("none"), self.mkdir("mnt"))
         self.assertRegex(refused.stderr, r"\Afleecefs: [^\n]+\n\Z")
         with self.mount(self.server.uri(), options=["-o", "reconnect=0"]) as mount:
@@ -107,7 +99,7 @@ class Messages(lib.TestCase):
         self.assertEqual({priority for priority, _ in self.messages()}, {WARNING, INFO})
 
     def run_service(self, *wrapper):
-        """Runs in the foreground until its server is lost; returns what its stderr says."""
+        """Runs in the foreground until its server is lost; returns its stderr."""
         point, pidfile = self.mkdir("mnt"), self.path("pid")
         process = subprocess.Popen([*wrapper, *lib.FLEECEFS, "-f", "-P", pidfile, "-o",
                                     "reconnect=0", self.server.uri(), point],
@@ -129,7 +121,7 @@ class Messages(lib.TestCase):
         self.assertEqual(self.messages(), [])
 
     def test_service(self):
-        """stderr is a stream to the journal, as systemd makes it for a service."""
+        """stderr is a journal stream, as systemd sets up for a service."""
         self.assertEqual(self.run_service("systemd-cat", "--identifier=fleecefs"), "")
         ((priority, text),) = self.messages()
         self.assertEqual(priority, WARNING)

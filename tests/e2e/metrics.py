@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The metrics, as Prometheus and an OpenMetrics parser read them."""
+"""The metrics, parsed by Prometheus and an OpenMetrics parser."""
 import json
 import os
 import re
@@ -28,7 +28,7 @@ def raw_name(raw):
 
 class Metrics(lib.TestCase):
     def parse(self, mount):
-        """The families by name, as (type, unit, samples); samples by the disk, or the one there is."""
+        """Returns families by name, as (type, unit, samples); samples by disk, or the only one."""
         text = mount.read(".fleecefs/metrics", "rb")
         self.assertTrue(text.endswith(b"\n# EOF\n"))
         said = lib.run("/usr/bin/python3", "-c", PARSE, input=text, text=False)
@@ -63,7 +63,7 @@ class Metrics(lib.TestCase):
             self.assertEqual(after[f"disk_{name}_covered_bytes"], ("gauge", {vm: lib.MIB}))
         self.assertGreaterEqual(after["disk_read_bytes"][1][vm], lib.MIB)
         self.assertEqual(after["disk_errors"], ("counter", {vm: 0}))
-        # The same figures as status.json has.
+        # The same values as in status.json.
         (disk,) = status["exports"]
         for metric, member in (("read_bytes", "bytes_read"), ("requests", "requests"),
                                ("dirty_covered_bytes", "dirty_covered_bytes")):
@@ -95,11 +95,11 @@ class Metrics(lib.TestCase):
         self.assertEqual(sizes, {**dict.fromkeys(HOSTILE, 4096), "\ufffd\ufffd": 512})
 
     def test_prometheus(self):
-        """Its own parser of OpenMetrics, which wants times for what it stores; and what it reads."""
+        """Prometheus imports the metrics as OpenMetrics, with added timestamps, and stores the values."""
         lib.require("promtool")
         with self.mount(self.hostile_server().uri()) as mount:
             text = mount.read(".fleecefs/metrics", "rb")
-        # Without times promtool's text parser, that of node exporter too, takes it as it is.
+        # promtool's text parser, which node exporter also uses, accepts it without timestamps.
         checked = lib.attempt("promtool", "check", "metrics", input=text, text=False)
         self.assertNotEqual(checked.returncode, 1, checked.stderr)
         file, now = self.path("metrics"), int(time.time())
@@ -108,7 +108,7 @@ class Metrics(lib.TestCase):
         blocks = self.mkdir("blocks")
         lib.run("promtool", "tsdb", "create-blocks-from", "openmetrics", file, blocks)
         os.mkdir(blocks + "/wal")
-        # What it makes meanwhile goes into data/.
+        # Its temporary files go into data/.
         os.mkdir(self.dir + "/data")
         stored = lib.run("promtool", "tsdb", "dump", blocks, cwd=self.dir,
                          stderr=subprocess.DEVNULL).splitlines()

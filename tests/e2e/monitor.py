@@ -1,4 +1,4 @@
-"""Monitors in front of a VM's: they count, cut and change what goes through."""
+"""Proxies for a VM's monitor that count, cut off and change messages."""
 import json
 import os
 import socket
@@ -6,9 +6,8 @@ import threading
 
 
 class Proxy:
-    """A monitor in front of the VM's that counts commands; at command LIMIT, a number or a name, it
-    calls ON_LIMIT and lets nothing through any more. It takes so many CONNECTIONS, one after the
-    other."""
+    """A proxy for the VM's monitor that counts commands; at command LIMIT (a number or a name) it calls
+    ON_LIMIT and stops forwarding. It accepts CONNECTIONS connections, one after the other."""
 
     def __init__(self, vm, limit=float("inf"), on_limit=None, connections=1):
         self.vm, self.limit, self.on_limit = vm, limit, on_limit
@@ -45,7 +44,7 @@ class Proxy:
 
     def _forth(self):
         while True:
-            # The client sends a command at a time and waits for the reply, unless it is interrupted.
+            # The client waits for each reply before the next command, unless interrupted.
             try:
                 data, fds, _, _ = socket.recv_fds(self.client, 1 << 20, 4)
             except ConnectionError:
@@ -77,8 +76,8 @@ class Proxy:
 
 
 class Filter(Proxy):
-    """Hands each message to the client to `edit`, and passes on what that returns, if anything. The
-    command that a reply is to is `commands[-1]`."""
+    """Passes each message for the client to `edit` and forwards its result, if any. The command that a
+    reply belongs to is `commands[-1]`."""
 
     def __init__(self, vm, edit=None, **kwargs):
         self.edit = edit or (lambda message: message)

@@ -1,6 +1,6 @@
-"""A small NBD server inside the test program, for what no real server does on request.
+"""A small NBD server inside the test program, for behaviour that real servers cannot be made to show.
 
-It writes down every request, and a test can make it refuse, lie, stall or hang up. The protocol is
+It records every request; a test can make it refuse, lie, stall or disconnect. Protocol:
 https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md; structured replies, extended headers
 on request, no TLS.
 """
@@ -18,11 +18,11 @@ DIRTY = "qemu:dirty-bitmap:"
 
 _OPT_EXPORT_NAME, _OPT_ABORT, _OPT_LIST, _OPT_INFO, _OPT_GO = 1, 2, 3, 6, 7
 _OPT_STRUCTURED_REPLY, _OPT_LIST_META, _OPT_SET_META, _OPT_EXTENDED_HEADERS = 8, 9, 10, 11
-# How replies look like.
+# Kinds of replies.
 _SIMPLE, _STRUCTURED, _EXTENDED = range(3)
 _REP_ACK, _REP_SERVER, _REP_INFO, _REP_META = 1, 2, 3, 4
 _REP_ERR_UNSUP, _REP_ERR_INVALID, _REP_ERR_UNKNOWN = 0x80000001, 0x80000003, 0x80000006
-# has flags, read only, many connections see the same
+# NBD_FLAG_HAS_FLAGS, READ_ONLY, CAN_MULTI_CONN
 _EXPORT_FLAGS = 1 | 2 | 256
 
 
@@ -35,15 +35,15 @@ class Export:
     """A disk. `data` is its bytes, or a function (offset, length) -> bytes. `contexts` maps the
     name of a meta context to extents [(start, end, type)] that cover the disk.
 
-    `blocks` is the minimum, preferred and maximum block size to tell of; `listed` the contexts to
-    list, which may be others, or the same more than once; `status_ids` the numbers of the contexts
-    (from 1 on, as negotiated) that a reply of block status has, in its order.
+    `blocks`: the minimum, preferred and maximum block size to advertise. `listed`: the contexts to
+    list, if they differ from `contexts`, with or without duplicates. `status_ids`: numbers of the
+    contexts (from 1, as negotiated) that a block status reply contains, in this order.
 
-    Hooks, called by the connection's thread before a request is answered:
-    `on_read(offset, length)` may raise OSError, which the client gets as an error, or HangUp, and
-    may return the chunks [(type, payload)] of a structured reply to send in place of the true one;
-    `on_status(context, offset, length)` likewise, and may return the descriptors
-    [(length, type)] to send in place of the true ones, or their bytes.
+    Hooks, called in the connection's thread before a request is answered:
+    `on_read(offset, length)` may raise OSError, which the client gets as an error, or HangUp, or
+    return the chunks [(type, payload)] of a structured reply to send instead of the correct one;
+    `on_status(context, offset, length)` likewise, or return the descriptors
+    [(length, type)] to send instead of the correct ones, or their bytes.
     """
     size: int
     data: typing.Any
@@ -66,12 +66,12 @@ class Export:
 
 
 class NbdServer:
-    """Serves EXPORTS, a dict of name to Export; `requests` is what was asked, as tuples
-    (export name, command, offset, length). Changing the dict or its exports is seen at once.
-    `on_option(option)` is called before each answer in the handshake, and may raise HangUp; options in
-    `refused` it does not know. `on_goodbye()` is called before a connection is closed that the client
-    has ended. `extended` offers extended headers, and is "used" once a client has taken them. A name
-    of any bytes is a str with surrogate escapes."""
+    """Serves EXPORTS, a dict of name to Export; `requests` are the requests so far, as tuples
+    (export name, command, offset, length). Changes of the dict or its exports take effect at once.
+    `on_option(option)` is called before each reply of the handshake and may raise HangUp; options in
+    `refused` are unsupported. `on_goodbye()` is called before the server closes a connection that the
+    client has ended. `extended` offers extended headers; it becomes "used" when a client negotiates
+    them. Names that are not UTF-8 are str with surrogate escapes."""
 
     def __init__(self, test, exports, list_exports=True):
         self.exports, self.list_exports = exports, list_exports
@@ -87,7 +87,7 @@ class NbdServer:
         test.defer(self.stop)
 
     def start(self):
-        """Listens, again after stop() if need be."""
+        """Starts listening; also after stop()."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -96,7 +96,7 @@ class NbdServer:
         threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
 
     def stop(self):
-        """Ends all connections and accepts no more: what a client sees of a server's death."""
+        """Closes all connections and the listener: clients see a dead server."""
         for connection in [self._listener, *self._connections]:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -127,7 +127,7 @@ class NbdServer:
         self._connections.discard(connection)
 
     def _negotiate(self, stream):
-        """The option haggling; returns (name, export, structured, contexts), None if none chosen."""
+        """Negotiates options; returns (name, export, structured, contexts), or None without an export."""
         stream.send(b"NBDMAGIC", b"IHAVEOPT", ">H", 1 | 2)
         no_zeroes = stream.unpack(">I")[0] & 2
         structured, contexts = _SIMPLE, []
@@ -192,7 +192,7 @@ class NbdServer:
                 reply(_REP_ERR_UNSUP, b"not here")
 
     def _answer(self, stream, name, export, structured, contexts):
-        """Answers one request; False when the client says good-bye."""
+        """Answers one request; False when the client disconnects."""
         extended = structured == _EXTENDED
         _, flags, command, handle, offset, length = stream.unpack(
             ">IHHQQQ" if extended else ">IHHQQI")
@@ -247,7 +247,7 @@ class NbdServer:
 
 
 def _string(data):
-    """A length-prefixed string, and what follows it."""
+    """Splits DATA into a length-prefixed string and the rest."""
     length = struct.unpack_from(">I", data)[0]
     return _decode(data[4:4 + length]), data[4 + length:]
 
@@ -261,7 +261,7 @@ def _decode(name):
 
 
 def _matches(contexts, data, listing):
-    """The CONTEXTS that the queries in DATA ask for; when LISTING, a namespace asks for all in it."""
+    """Returns the CONTEXTS that match the queries in DATA; if LISTING, a query may be a namespace."""
     count, data = struct.unpack_from(">I", data)[0], data[4:]
     if listing and count == 0:
         yield from contexts
@@ -274,13 +274,13 @@ def _matches(contexts, data, listing):
 
 
 class _Stream:
-    """Packed numbers and bytes over a socket."""
+    """Sends and receives packed numbers and bytes over a socket."""
 
     def __init__(self, connection):
         self._connection = connection
 
     def send(self, *parts):
-        """Sends PARTS: bytes as they are, a struct format followed by its values."""
+        """Sends PARTS: bytes verbatim, or a struct format followed by its values."""
         out, parts = b"", list(parts)
         while parts:
             part = parts.pop(0)

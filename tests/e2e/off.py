@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images of VMs that are shut off: their restore points go on with the chain of the backups."""
+"""Images of VMs that are shut off: their restore points continue the chain of backups."""
 import json
 import os
 
@@ -13,7 +13,7 @@ KIB = lib.KIB
 
 class Off(lib.TestCase):
     def back_up(self, vm, chain, *options):
-        """A committed backup of the running VM, checked and kept."""
+        """Backs up the running VM, checks, commits, and adds the result to CHAIN."""
         mount = self.mount("qmp:" + vm.monitor, env=vm.environment(),
                            options=["-o", f"scratch={self.dir}", *options])
         backup = chain.copy(mount)
@@ -25,7 +25,7 @@ class Off(lib.TestCase):
         return info
 
     def test_increment_of_an_image(self):
-        """What was written since the last backup of the running VM is an increment on it."""
+        """Writes since the last backup of the running VM are an increment on it."""
         vm = Vm(self, [Disk(self, "vda", lib.MIB)])
         chain = Chain(self, "vda")
         vm.write("vda", 0, 512 * KIB, 1)
@@ -54,7 +54,7 @@ class Off(lib.TestCase):
             self.assertNotIn("base", info)
             self.assertIn("a full backup, because there is no restore point", mount.output())
         self.assert_refused("--series=week", "nbd://localhost", self.mkdir("mnt"), status=2,
-                            says=["option series is for VMs and their images"])
+                            says=["option series applies to VMs and their images"])
 
     def test_point_that_was_not_committed(self):
         vm = Vm(self, [Disk(self, "vda", lib.MIB)])
@@ -68,7 +68,7 @@ class Off(lib.TestCase):
             self.assertNotIn("base", mount.json(mount.folders()[0] + "/info.json"))
 
     def layers(self, size=lib.MIB, top_size=lib.MIB):
-        """An image with bitmaps, and another on top that goes on with one of them."""
+        """Returns an overlay that continues one of its base image's bitmaps."""
         base, top = self.path("base.qcow2"), self.path("top.qcow2")
         disks.create(base, size, ["both", "below"])
         disks.qemu_io(base, [f"write -q -P 1 0 {64 * KIB}"])
@@ -80,7 +80,7 @@ class Off(lib.TestCase):
         return top
 
     def bitmaps(self, image):
-        """The bitmaps that a mount of IMAGE shows, with their dirty ranges, and what it said."""
+        """Returns the dirty ranges of the bitmaps that a mount of IMAGE shows, and its output."""
         with self.mount(image) as mount:
             folder = mount / (mount.folders()[0] + "/dirty")
             found = {}
@@ -92,18 +92,18 @@ class Off(lib.TestCase):
             return found, mount.output()
 
     def test_bitmaps_of_a_chain(self):
-        """Parts in images that follow on one another are one bitmap."""
+        """The parts of a bitmap in consecutive images of a chain are merged."""
         top = self.layers()
         first, second = (0, 64 * KIB), (512 * KIB, 64 * KIB)
         self.assertEqual(self.bitmaps(top), ({"both": [first, second], "above": [second]}, ""))
-        # An image between that has no part ends the chain.
+        # An image without a part ends the chain.
         between = disks.create(self.path("between.qcow2"), backing=top)
         last = disks.create(self.path("last.qcow2"), backing=between, bitmaps=["both"])
         disks.qemu_io(last, [f"write -q -P 3 {256 * KIB} {64 * KIB}"])
         self.assertEqual(self.bitmaps(last), ({"both": [(256 * KIB, 64 * KIB)]}, ""))
 
     def test_chain_of_different_sizes(self):
-        """A bitmap whose parts do not fit one another is not served."""
+        """A bitmap with inconsistent parts is not served."""
         found, said = self.bitmaps(self.layers(top_size=2 * lib.MIB))
         self.assertEqual(found, {"above": [(512 * KIB, 64 * KIB)]})
         self.assertRegex(said, 'bitmap "both" of .* the disk was resized after an external snapshot')

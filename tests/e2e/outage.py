@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Real servers that die, stall and come back as another; and what waits for them meanwhile."""
+"""Real servers that die, stall or return with another disk, and requests that wait meanwhile."""
 import concurrent.futures
 import errno
 import os
@@ -15,18 +15,9 @@ from nbdserver import DIRTY, Export, NbdServer
 from soak import KilledServer
 
 SIZE = 4 * lib.MIB
-# What must not wait for a server is done in less; the time-out and reconnect= are longer.
+# Limit for what must not wait for a server; the timeout and reconnect= are longer.
 AT_ONCE = 10
 PATIENT = ["-o", "timeout=300,reconnect=300"]
-
-
-def read(path, length=4096, offset=0):
-    """Past the page cache."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    try:
-        return os.pread(fd, length, offset)
-    finally:
-        os.close(fd)
 
 
 class Stalled(Export):
@@ -48,17 +39,17 @@ class Stalled(Export):
 
 class Outage(lib.TestCase):
     def image(self, seed, name="vm.qcow2"):
-        """A full disk: all have the same map, whatever is on them."""
+        """Creates a fully allocated disk: all have the same map, but contents differ by SEED."""
         path = os.path.join(self.dir, name)
         disks.create(path, SIZE, ["b"])
         disks.qemu_io(path, [f"write -q -P {seed} 0 {SIZE}"])
         return path
 
-    # Another disk in the place of ours
+    # A different disk at the same address
 
     def assert_failed(self, mount, offset=0):
         for _ in range(2):
-            self.assert_errno(errno.EIO, read, mount / "default/disk.raw", 4096, offset)
+            self.assert_errno(errno.EIO, lib.read_direct, mount / "default/disk.raw", 4096, offset)
         export = mount.json(".fleecefs/status.json")["exports"][0]
         self.assertEqual(export["state"], "failed")
         self.assertIn("not the same", export["failure"])
@@ -66,17 +57,17 @@ class Outage(lib.TestCase):
     def test_another_image_with_the_same_map(self):
         server = KilledServer(self, self.image(1))
         with self.mount(server.uri) as mount:
-            self.assertEqual(read(mount / "default/disk.raw"), b"\1" * 4096)
+            self.assertEqual(lib.read_direct(mount / "default/disk.raw"), b"\1" * 4096)
             server.argv[-1] = self.image(2, "other.qcow2")
             server.restart()
             self.assert_failed(mount, lib.MIB)
-            # Also when the right one is back: the disk may have gone on without us.
+            # Even after the original is back: the disk may have changed meanwhile.
             server.argv[-1] = os.path.join(self.dir, "vm.qcow2")
             server.restart()
             self.assert_failed(mount)
 
     def test_another_image_before_the_first_read(self):
-        """No connection was lost, for none was open."""
+        """No connection was open when the image was exchanged."""
         server = KilledServer(self, self.image(1))
         with self.mount(server.uri) as mount:
             self.assertEqual(os.stat(mount / "default/disk.raw").st_blocks, SIZE // 512)
@@ -93,7 +84,7 @@ class Outage(lib.TestCase):
             self.assertIn("size", mount.json(".fleecefs/status.json")["exports"][0]["failure"])
 
     def test_maps_wait_for_the_server(self):
-        """A lookup does what a read does."""
+        """A lookup waits as a read does."""
         server = KilledServer(self, self.image(1))
         with self.mount(server.uri) as mount, concurrent.futures.ThreadPoolExecutor(1) as pool:
             server.kill()
@@ -101,16 +92,16 @@ class Outage(lib.TestCase):
             server.restart()
             self.assertEqual(waiting.result(lib.PATIENCE).st_size, SIZE)
 
-    # A server that is stopped
+    # A stopped server
 
     def test_a_stopped_server(self):
         server = KilledServer(self, self.image(1))
         with self.mount(server.uri, options=["-o", "timeout=1,reconnect=60"]) as mount, \
                 concurrent.futures.ThreadPoolExecutor(1) as pool:
-            self.assertEqual(read(mount / "default/disk.raw"), b"\1" * 4096)
+            self.assertEqual(lib.read_direct(mount / "default/disk.raw"), b"\1" * 4096)
             server.process.send_signal(signal.SIGSTOP)
-            waiting = pool.submit(read, mount / "default/disk.raw", 4096, lib.MIB)
-            # Past the time-out: also the attempts to connect again find it silent.
+            waiting = pool.submit(lib.read_direct, mount / "default/disk.raw", 4096, lib.MIB)
+            # Longer than the timeout: attempts to reconnect also get no reply.
             with self.assertRaises(concurrent.futures.TimeoutError):
                 waiting.result(3)
             server.process.send_signal(signal.SIGCONT)
@@ -119,33 +110,33 @@ class Outage(lib.TestCase):
     def test_a_server_that_stays_stopped(self):
         server = KilledServer(self, self.image(1))
         with self.mount(server.uri, options=["-o", "timeout=1,reconnect=1"]) as mount:
-            self.assertEqual(read(mount / "default/disk.raw"), b"\1" * 4096)
+            self.assertEqual(lib.read_direct(mount / "default/disk.raw"), b"\1" * 4096)
             server.process.send_signal(signal.SIGSTOP)
             began = time.monotonic()
-            self.assert_errno(errno.EIO, read, mount / "default/disk.raw", 4096, lib.MIB)
+            self.assert_errno(errno.EIO, lib.read_direct, mount / "default/disk.raw", 4096, lib.MIB)
             self.assertLess(time.monotonic() - began, AT_ONCE)
 
-    # A name that is looked up without end
+    # A name lookup that never ends
 
     def stalled(self, *options):
-        """A mount of a server that is killed, whose name cannot be looked up again."""
+        """Returns a mount whose server was killed and whose name lookup blocks."""
         module = os.environ.get("STALL_MODULE")
         if module is None or lib.SANITIZED:
-            self.skipTest("no module to preload, or a sanitizer that has to be the first")
+            self.skipTest("no module to preload, or a sanitizer must be loaded first")
         stall = self.path("stall")
         server = self.nbdkit("pattern", "1M", tcp=True)
         mount = self.mount(server.uri.replace("127.0.0.1", "localhost"), options=options,
                            env={"LD_PRELOAD": module, "STALL": stall})
-        self.assertEqual(len(read(mount / "default/disk.raw")), 4096)
+        self.assertEqual(len(lib.read_direct(mount / "default/disk.raw")), 4096)
         with open(stall, "w"):
             pass
         server.kill()
         return mount
 
-    def test_a_name_that_is_looked_up_without_end(self):
+    def test_a_name_lookup_that_never_ends(self):
         mount = self.stalled("-o", "timeout=1,reconnect=1")
         began = time.monotonic()
-        self.assert_errno(errno.EIO, read, mount / "default/disk.raw", 4096, 65536)
+        self.assert_errno(errno.EIO, lib.read_direct, mount / "default/disk.raw", 4096, 65536)
         self.assertLess(time.monotonic() - began, AT_ONCE)
         self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["state"], "failed")
         mount.unmount()
@@ -153,7 +144,7 @@ class Outage(lib.TestCase):
     def test_unmount_during_a_look_up(self):
         mount = self.stalled(*PATIENT)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(read, mount / "default/disk.raw", 4096, 65536)
+            waiting = pool.submit(lib.read_direct, mount / "default/disk.raw", 4096, 65536)
             while not mount.json(".fleecefs/status.json")["exports"][0]["connecting"]:
                 pass
             began = time.monotonic()
@@ -166,7 +157,7 @@ class Outage(lib.TestCase):
     # nbdkit's filters
 
     def test_errors_now_and_then(self):
-        """What fails is told, what does not is right."""
+        """Errors are reported; successful reads are correct."""
         lib.require("nbdkit")
         image = os.path.join(self.dir, "disk.raw")
         with open(image, "wb") as f:
@@ -179,7 +170,7 @@ class Outage(lib.TestCase):
         with self.mount(server.uri, options=["-o", "readahead=0"]) as mount:
             for at in range(0, SIZE, 65536):
                 try:
-                    self.assertEqual(read(mount / "default/disk.raw", 65536, at) ==
+                    self.assertEqual(lib.read_direct(mount / "default/disk.raw", 65536, at) ==
                                      disk[at:at + 65536], True)
                 except OSError as error:
                     self.assertEqual(error.errno, errno.EIO)
@@ -198,7 +189,7 @@ class Outage(lib.TestCase):
         with open(image, "rb") as f, self.mount(server.uri) as mount:
             disk = f.read()
             self.assertEqual(mount.read("default/disk.raw", "rb") == disk, True)
-            self.assertEqual(read(mount / "default/disk.raw", 1024, 512), disk[512:1536])
+            self.assertEqual(lib.read_direct(mount / "default/disk.raw", 1024, 512), disk[512:1536])
 
     def test_a_slow_server(self):
         lib.require("nbdkit")
@@ -212,15 +203,15 @@ class Outage(lib.TestCase):
         server = self.nbdkit("--filter=exitwhen", "pattern", "1M",
                              f"exit-when-file-created={trigger}", "exit-when-poll=1")
         with self.mount(server.uri, options=["-o", "reconnect=1"]) as mount:
-            self.assertEqual(len(read(mount / "default/disk.raw")), 4096)
+            self.assertEqual(len(lib.read_direct(mount / "default/disk.raw")), 4096)
             with open(trigger, "w"):
                 pass
-            # nbdkit ends when its last client has gone.
+            # nbdkit exits after its last client.
             server.process.terminate()
             server.process.wait(lib.PATIENCE)
-            self.assert_errno(errno.EIO, read, mount / "default/disk.raw", 4096, 65536)
+            self.assert_errno(errno.EIO, lib.read_direct, mount / "default/disk.raw", 4096, 65536)
 
-    # Who waits
+    # Waiting requests
 
     def test_readers_that_are_interrupted(self):
         for reads in (True, False):
@@ -250,14 +241,14 @@ class Outage(lib.TestCase):
                     export = Stalled(self, reads)
                     server = NbdServer(self, {"": export})
                     mount = self.mount(server.uri(), options=PATIENT)
-                    waiting = pool.submit(read, mount / "default/disk.raw")
+                    waiting = pool.submit(lib.read_direct, mount / "default/disk.raw")
                     self.assertTrue(export.asked.wait(lib.PATIENCE))
                     began = time.monotonic()
                     end(mount)
                     self.assertFalse(lib.is_mounted(mount.point) and name != "SIGTERM" and
                                      name != "SIGINT")
                     if name == "fusermount3 -uz":
-                        # The reader holds it until he is told.
+                        # The reader keeps it busy until it is released.
                         os.kill(mount.pid, signal.SIGTERM)
                     with self.assertRaises(OSError):
                         waiting.result(lib.PATIENCE)
@@ -265,7 +256,7 @@ class Outage(lib.TestCase):
                     self.assertLess(time.monotonic() - began, AT_ONCE)
 
     def test_an_end_before_the_mount_is_ready(self):
-        """Also of the first process alone: what is in the background must not mount after all."""
+        """Also if only the first process is signalled: the background process must not mount then."""
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
             with self.subTest(signal=signum):
                 server = NbdServer(self, {"": Stalled(self)})
@@ -290,14 +281,14 @@ class Outage(lib.TestCase):
                 self.assertFalse(lib.is_mounted(point))
 
     def test_one_sick_export_among_others(self):
-        """Ten that stall, in reads and in maps, do not slow down one that is well."""
+        """Ten stalled exports, in reads and in maps, do not slow down a working one."""
         exports = {f"sick{i}": Stalled(self, i % 2 == 0) for i in range(10)}
         exports["well"] = Export(SIZE, bytes(SIZE), {"base:allocation": [(0, SIZE, 0)],
                                                      DIRTY + "b": [(0, SIZE, 1)]})
         server = NbdServer(self, exports)
         mount = self.mount(server.uri(), options=PATIENT)
         with concurrent.futures.ThreadPoolExecutor(10) as pool:
-            waiting = [pool.submit(read, mount / f"sick{i}/disk.raw") for i in range(10)]
+            waiting = [pool.submit(lib.read_direct, mount / f"sick{i}/disk.raw") for i in range(10)]
             for i in range(10):
                 self.assertTrue(exports[f"sick{i}"].asked.wait(lib.PATIENCE))
             began = time.monotonic()
@@ -311,21 +302,21 @@ class Outage(lib.TestCase):
 
     # Resources
 
-    @unittest.skipIf(lib.SANITIZED, "a sanitizer's own memory knows no limit")
-    def test_an_answer_that_finds_no_memory(self):
-        """One request fails; the daemon and the others go on."""
+    @unittest.skipIf(lib.SANITIZED, "sanitizers use unlimited memory")
+    def test_a_reply_without_memory_for_it(self):
+        """One request fails; the daemon and other requests continue."""
         server = KilledServer(self, self.image(1))
         with self.mount(server.uri, options=["-o", "readahead=0"]) as mount:
-            self.assertEqual(read(mount / "default/disk.raw"), b"\1" * 4096)
+            self.assertEqual(lib.read_direct(mount / "default/disk.raw"), b"\1" * 4096)
             with open(f"/proc/{mount.pid}/statm") as f:
                 used = int(f.read().split()[0]) * os.sysconf("SC_PAGESIZE")
             lib.run("prlimit", "--pid", mount.pid, f"--as={used + 65536}:")
-            self.assert_errno(errno.ENOMEM, read, mount / "default/disk.raw", lib.MIB, 0)
-            self.assertEqual(read(mount / "default/disk.raw", 4096, 65536), b"\1" * 4096)
+            self.assert_errno(errno.ENOMEM, lib.read_direct, mount / "default/disk.raw", lib.MIB, 0)
+            self.assertEqual(lib.read_direct(mount / "default/disk.raw", 4096, 65536), b"\1" * 4096)
             lib.run("prlimit", "--pid", mount.pid, "--as=unlimited:")
-            self.assertEqual(read(mount / "default/disk.raw", lib.MIB, 0), b"\1" * lib.MIB)
+            self.assertEqual(lib.read_direct(mount / "default/disk.raw", lib.MIB, 0), b"\1" * lib.MIB)
 
-    def test_what_is_counted(self):
+    def test_resources_in_status(self):
         server = KilledServer(self, self.image(1))
         with self.mount(server.uri, options=["-C", "2"]) as mount:
             mount.read("default/disk.raw", "rb")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Partitions as files: tables made by sgdisk, sfdisk and fdisk, and tables made to do harm."""
+"""Partitions as files: tables made by sgdisk, sfdisk and fdisk, and malicious tables."""
 import concurrent.futures
 import errno
 import json
@@ -18,18 +18,18 @@ from vm import Disk, Vm
 
 SIZE = 96 * lib.MIB
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
-# What is read to find a table.
+# Bytes read to find a table.
 HEAD = 64 * lib.KIB
-# Seconds: a server that does not answer delays a listing by five, and nothing else.
+# Seconds: an unresponsive server delays a listing by five, and nothing else.
 SOON = 30
 
 
 def gpt(size, entries, count=128, sector=512, entry_size=128):
-    """The head of a disk whose GPT says what ENTRIES say: (first, last, name), checksums right."""
+    """Returns the head of a disk with a GPT of ENTRIES (first, last, name), with valid checksums."""
     table = b"".join(struct.pack("<16s16sQQQ72s", uuid.UUID(LINUX).bytes_le, uuid.uuid4().bytes_le,
                                  first, last, 0, name.encode("utf-16-le"))
                      for first, last, name in entries)
-    # What is not there are zeros, as long as the header says.
+    # Missing entries are zeros, up to the number in the header.
     check = zlib.crc32(table)
     for _ in range(max(0, count * entry_size - len(table)) >> 20):
         check = zlib.crc32(bytes(lib.MIB), check)
@@ -54,7 +54,7 @@ class Partitions(lib.TestCase):
         self.file = self.rng.randbytes(300_000)
 
     def file_system(self):
-        """An ext4 with a file in it."""
+        """Creates an ext4 that contains a file."""
         folder, image = self.mkdir("root"), self.path("ext4")
         with open(folder + "/file", "wb") as f:
             f.write(self.file)
@@ -63,7 +63,7 @@ class Partitions(lib.TestCase):
             return f.read()
 
     def gpt_disk(self, path):
-        """A raw disk with file systems in partitions 1 and 5; returns what is in which."""
+        """Creates a raw disk with file systems in partitions 1 and 5; returns their contents."""
         lib.run("truncate", "-s", SIZE, path)
         lib.run("sgdisk", "-n", "1:2048:+20M", "-c", "1:root \u00e4 \u202efs", "-n", "3:0:+8M",
                 "-n", "5:0:+20M", "-t", "3:8200", path)
@@ -77,7 +77,7 @@ class Partitions(lib.TestCase):
         return parts
 
     def check(self, mount, export, parts):
-        """The partition files are PARTS (number to bytes), and views of disk.raw in every way."""
+        """Checks that the partition files match PARTS (number to bytes) and disk.raw in every way."""
         self.assertEqual(sorted(n for n in os.listdir(mount / export) if n.startswith("part")),
                          sorted(f"part{n}.raw" for n in parts))
         disk, whole = mount.read(export + "/disk.raw", "rb"), os.stat(mount / export + "/disk.raw")
@@ -113,7 +113,7 @@ class Partitions(lib.TestCase):
         image = os.path.join(self.dir, "vm.qcow2")
         lib.run("qemu-img", "convert", "-O", "qcow2", raw, image)
         with self.mount(image) as mount:
-            # Also before somebody has listed the folder.
+            # Even before the folder was listed.
             self.check_file(mount, "vm/part5.raw")
             self.check(mount, "vm", parts)
             name = mount / "vm/part1.raw"
@@ -152,7 +152,7 @@ class Partitions(lib.TestCase):
         vm = Vm(self, [disk])
         mount = self.mount("qmp:" + vm.monitor, env=vm.environment(),
                            options=["-o", "scratch=" + self.dir])
-        vm.write("vda", lib.MIB, lib.MIB, 7)  # of no concern to the snapshot
+        vm.write("vda", lib.MIB, lib.MIB, 7)  # not part of the snapshot
         self.check(mount, "vda", parts)
         self.check_file(mount, "vda/part1.raw")
         self.end(mount, "--commit", "--force")
@@ -179,7 +179,7 @@ class Partitions(lib.TestCase):
                       for p in json.loads(told)["partitiontable"]["partitions"]}
 
     def test_logical_partitions(self):
-        """Their chain goes over all of the disk."""
+        """Their chain spans the whole disk."""
         logical = "".join("size=900M, type=83\n" for _ in range(20))
         raw, told = self.mbr_disk("size=10M, type=83, bootable\nsize=1M, type=c\ntype=5\n" +
                                   logical, size=20 * lib.GIB)
@@ -192,7 +192,7 @@ class Partitions(lib.TestCase):
                     f.write(b"%5d" % number)
         with self.mount(raw) as mount:
             (export,) = mount.folders()
-            del told[3]  # the extended one is only what holds the others
+            del told[3]  # the extended one only contains the others
             info = mount.json(export + "/info.json")
             self.assertEqual({p["number"]: (p["start"], p["length"], p["type"][2:])
                               for p in info["partitions"]},
@@ -287,9 +287,9 @@ class Partitions(lib.TestCase):
             self.assertEqual(mount.json("default/disk.json")[0]["length"], SIZE)
             self.assertIn("disk.raw", listing.result(SOON))
             self.assertFalse(looking.result(SOON))
-            self.assertIn("in time", mount.json("default/info.json")["partitions_unknown"])
+            self.assertIn("timed out", mount.json("default/info.json")["partitions_unknown"])
             self.assertLess(time.monotonic() - began, SOON)
-            # Too late, once and for all.
+            # A late reply does not help.
             release.set()
             with open(mount / "default/disk.raw", "rb") as f:
                 f.read(HEAD)
@@ -297,8 +297,8 @@ class Partitions(lib.TestCase):
 
     def test_tables_made_to_do_harm(self):
         sectors = SIZE // 512
-        # As many entries as libblkid takes: they would be 2 GiB of memory, and all are empty. So
-        # nobody touches them, unless malloc is told to.
+        # The maximum of libblkid: 2 GiB of empty entries, whose memory is not
+        # touched, unless malloc is configured to fill it.
         os.environ.pop("MALLOC_PERTURB_", None)
         many = (1 << 24) - 1
         cases = {
@@ -306,7 +306,7 @@ class Partitions(lib.TestCase):
                             [1, 3], 1),
             "no partitions": (gpt(SIZE, []), [], 0),
             "many entries": (gpt(SIZE, [(2048, 4095, "a")], count=many), None, 0),
-            "past the end": (gpt(SIZE, [(2048, sectors * 2, "a"), (4096, 4096, "c")]), [2], None),
+            "beyond the end": (gpt(SIZE, [(2048, sectors * 2, "a"), (4096, 4096, "c")]), [2], None),
             "short": (gpt(SIZE, [(2048, 4095, "a")])[:700], None, 0),
         }
         for what, (head, expected, left_out) in cases.items():
@@ -339,7 +339,7 @@ class Partitions(lib.TestCase):
                              "a ?[2J??'\"\\")
 
     def test_random_heads(self):
-        """Bytes of a real table with some of them changed: what there is lies on the disk."""
+        """A real table with some bytes changed: all partitions found lie on the disk."""
         raw, _ = self.mbr_disk("size=10M, type=83\nsize=40M, type=5\nsize=5M\nsize=5M\n")
         with open(raw, "rb") as f:
             mbr = f.read(HEAD)

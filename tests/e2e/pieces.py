@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A folder of pieces as a source: what backup tools have stored, or show."""
+"""A folder of pieces as a source, as stored or presented by backup tools."""
 import concurrent.futures
 import json
 import os
@@ -23,7 +23,7 @@ class Pieces(lib.TestCase):
         self.folder = self.top + "/web/vda/split"
         os.makedirs(self.folder)
         disk = bytearray(self.rng.randbytes(SIZE))
-        # Piece 2 is a hole, 3 has one, one crosses from 4 into 5.
+        # Piece 2 is a hole, piece 3 contains one, and one spans pieces 4 and 5.
         self.holes = [(2 * PIECE, 3 * PIECE), (3 * PIECE + PIECE // 4, 3 * PIECE + PIECE // 2),
                       (5 * PIECE - PIECE // 4, 5 * PIECE + PIECE // 8)]
         for start, end in self.holes:
@@ -79,7 +79,7 @@ class Pieces(lib.TestCase):
             self.check(mount, "x")
 
     def test_pieces_of_a_mount(self):
-        """One of ours, with its holes; and what another one then says of that one."""
+        """Pieces of another mount, with their holes; a mount of those has the same maps."""
         raw = self.path("sda.raw")
         with open(raw, "wb") as f:
             f.write(self.disk)
@@ -87,7 +87,7 @@ class Pieces(lib.TestCase):
             lib.run("fallocate", "--punch-hole", f"--offset={start}", f"--length={end - start}", raw)
         with self.mount(raw, options=["-o", "format=raw,split=1M"]) as lower:
             below = lower.folders()[0]
-            # QEMU counts in sectors, and so do the blocks of a file.
+            # QEMU and st_blocks count in sectors.
             self.disk += bytes(-SIZE % 512)
             with self.mount(lower / f"{below}/split", options=["-o", "split=2M"]) as upper:
                 with open(upper / f"{below}/disk.raw", "rb") as f:
@@ -194,7 +194,7 @@ class Pieces(lib.TestCase):
             self.check(mount)
 
     def test_a_piece_that_changes(self):
-        """What is not the disk any more is an error, and named: no zeros, no other bytes."""
+        """Data that is no longer the disk's is an error that names the piece, never zeros or other bytes."""
         def rewrite(path):
             with open(path, "r+b") as f:
                 f.write(b"changed")
@@ -211,13 +211,13 @@ class Pieces(lib.TestCase):
                     change(self.piece(8))
                     self.assert_errno(lib.errno.EIO, os.pread, f.fileno(), 4096, 8 * PIECE)
                     self.assert_errno(lib.errno.EIO, os.pread, f.fileno(), 4096, 9 * PIECE)
-                self.assertIn("piece 000008 is not what it was", mount.read(".fleecefs/status.json"))
+                self.assertIn("piece 000008 changed since", mount.read(".fleecefs/status.json"))
             with open(self.piece(8), "wb"):
                 pass
             self.store(8)
 
     def test_a_file_system_that_hangs(self):
-        """Reads end in time, and unmounting works, whatever becomes of what lies below."""
+        """Reads time out, and unmounting works, whatever happens to the file system below."""
         raw = disks.create(self.path("sda.qcow2"), 8 * lib.MIB)
         disks.qemu_io(raw, ["write -q -P 7 0 8M"])
         with self.mount(raw, options=["-o", "split=1M"]) as lower:
@@ -235,7 +235,7 @@ class Pieces(lib.TestCase):
             upper.check_gone()
 
     def test_files_of_others(self):
-        """root reads them without the rights of others, as images."""
+        """As with images, root reads them without privileges over other users' files."""
         if os.geteuid() != 0:
             self.skipTest("only root sees files of others")
         for index in range(COUNT):

@@ -23,7 +23,7 @@ def qemu_json(*args):
 
 
 def write_view(map_path, disk, out, *options, may_refuse=False):
-    """What the view tells about itself; None if it MAY_REFUSE to be and did."""
+    """Returns the view's description; None if it MAY_REFUSE and did."""
     done = lib.attempt(WRITE, *options, map_path, disk, out)
     if may_refuse and done.returncode == 1:
         return None
@@ -33,14 +33,14 @@ def write_view(map_path, disk, out, *options, may_refuse=False):
 
 
 def read_padded(path):
-    """The bytes of a raw disk as QEMU sees them: up to a whole sector."""
+    """Returns a raw disk as QEMU sees it, padded to whole sectors."""
     with open(path, "rb") as f:
         data = f.read()
     return data + bytes(-len(data) % SECTOR)
 
 
 class Guest:
-    """A disk, what the dirty bitmap recorded and what the server knows to be zeros."""
+    """A disk, its dirty bitmap, and the ranges that the server reports as zeros."""
 
     def __init__(self, rng, size, granularity, zero_block):
         self.rng, self.granularity, self.zero_block = rng, granularity, zero_block
@@ -56,7 +56,7 @@ class Guest:
         self.dirty.update(range(offset // self.granularity, (end - 1) // self.granularity + 1))
 
     def act(self):
-        """One request of a guest: new data, the same data again, zeros, or a discard."""
+        """Applies a guest's request: new data, the same data again, zeros, or a discard."""
         unit = self.rng.choice([1, SECTOR, SECTOR, 4 * KIB, 64 * KIB])
         units = max(1, len(self.data) // unit)
         offset = min(self.rng.randrange(units) * unit, len(self.data) - 1)
@@ -70,13 +70,13 @@ class Guest:
             self.write(offset, bytes(length))
 
     def sectors(self):
-        """(dirty, zero) of each sector; the last one may be short."""
+        """Returns (dirty, zero) of each sector; the last one may be short."""
         count = -(-len(self.data) // SECTOR)
         dirty = [i * SECTOR // self.granularity in self.dirty for i in range(count)]
         zero = [False] * count
         per_block = self.zero_block // SECTOR
         for block in range(0, count, per_block):
-            # A server need not know all zeros.
+            # A server may not report all zeros.
             if self.rng.random() < 0.9:
                 end = (block + per_block) * SECTOR
                 is_zero = not self.data[block * SECTOR:end].strip(b"\0")
@@ -91,7 +91,7 @@ class Guest:
 
 
 def expected_kinds(sectors, cluster_size, whole):
-    """What each cluster of the image has to be."""
+    """Returns the expected kind of each cluster of the image."""
     per_cluster = cluster_size // SECTOR
     kinds = []
     for i in range(0, len(sectors), per_cluster):
@@ -103,7 +103,7 @@ def expected_kinds(sectors, cluster_size, whole):
 
 
 def mapped_kinds(image, cluster_size):
-    """The same from qemu-img map, for an image without a backing file; and the data's offsets."""
+    """Returns the same from qemu-img map, without a backing file; and the data's offsets."""
     kinds, offsets = [], []
     for e in qemu_json("map", "-f", "qcow2", image):
         assert e["start"] % cluster_size == 0, e
@@ -123,7 +123,7 @@ class Qcow2(lib.TestCase):
         self.root = self.mkdir("root")
 
     def at(self, *names):
-        """The path of a file, in folders that are there."""
+        """Returns the path of a file; creates its folders."""
         path = os.path.join(self.root, *names)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
@@ -198,7 +198,7 @@ class Qcow2(lib.TestCase):
         return done
 
     def check_exact(self, guest, name, options):
-        """Where the server refuses clean ranges: none is read, or the view says it cannot be."""
+        """If the server refuses clean ranges, the view reads none, or is refused."""
         disk, map_path = self.at(name, "disk.raw"), self.at(name, "map")
         out = self.at(name, "exact.qcow2")
         given = "--cluster-size" in options
@@ -209,7 +209,7 @@ class Qcow2(lib.TestCase):
             self.assertGreater(int(options[1]), guest.granularity)
 
     def restore_chain(self, names):
-        """Copies of the increments, put on each other: each must give its generation."""
+        """Stacks copies of the increments: each must restore its generation."""
         previous = self.at("chain", names[0] + ".qcow2")
         shutil.copy(self.at(names[0], "disk.qcow2"), previous)
         for name in names[1:]:
@@ -329,7 +329,7 @@ class Qcow2(lib.TestCase):
             self.check(out)
 
     def test_ext4(self):
-        """A file system that changes between backups is whole after the restore."""
+        """A file system that changes between backups is consistent after the restore."""
         lib.require("mkfs.ext4", "debugfs", "e2fsck")
         live, source = self.at("live.raw"), self.at("source", "etc", "fstab")
         with open(source, "w") as f:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The guest is frozen as briefly as can be, and thawed whatever happens."""
+"""The guest is frozen as briefly as possible, and thawed whatever happens."""
 import json
 import os
 import signal
@@ -14,7 +14,7 @@ from vm import Disk, Refused, Vm
 
 
 class Agent:
-    """A guest agent: `said` is what it was asked to do, `frozen` what came of it."""
+    """A guest agent: `said` are the commands received, `frozen` is the resulting state."""
 
     def __init__(self, test, on=None):
         self.path = test.path("ga")
@@ -99,11 +99,11 @@ class Freeze(lib.TestCase):
 
     def test_no_answer(self):
         agent = Agent(self, {"sync": None})
-        with self.assertRaisesRegex(Refused, "no answer; is qemu-guest-agent running"):
+        with self.assertRaisesRegex(Refused, "no answer; check that qemu-guest-agent runs"):
             self.begin(agent)
         self.check_clean(agent)
 
-    def test_no_answer_is_no_matter(self):
+    def test_no_answer_with_agent_optional(self):
         agent = Agent(self, {"freeze": fail})
         snapshot = self.begin(agent, "--agent-optional")
         self.assertIn("the guest was not frozen", " ".join(snapshot.info["notes"]))
@@ -135,7 +135,7 @@ class Freeze(lib.TestCase):
         self.assertIn("did not stay frozen", " ".join(snapshot.info["notes"]))
 
     def test_thaw_fails(self):
-        """The guest may be frozen: that is said, and tried again by the next that comes."""
+        """The guest may still be frozen: this is reported, and the next session tries again."""
         agent = Agent(self, {"thaw": fail})
         with self.assertRaisesRegex(Refused, "may still be frozen"):
             self.begin(agent)
@@ -160,7 +160,7 @@ class Freeze(lib.TestCase):
         self.check_clean(agent)
 
     def test_qemu_hangs_while_frozen(self):
-        """The guest is thawed when the time is up, whatever becomes of the rest."""
+        """The guest is thawed on timeout."""
         agent = Agent(self)
         monitor = Filter(self.vm, lambda message: None if "return" in message and
                          "transaction" in monitor.commands else message)
@@ -177,7 +177,7 @@ class Freeze(lib.TestCase):
         self.check_clean(agent)
 
     def test_signal_while_frozen(self):
-        """What is begun is ended: a signal does not leave a frozen guest behind."""
+        """A signal never leaves the guest frozen."""
         for number, front in ((signal.SIGTERM, ["-f"]), (signal.SIGINT, ["-f"]),
                               (signal.SIGHUP, ["-f"]), (signal.SIGINT, [])):
             with self.subTest(number=number, front=front):
@@ -192,7 +192,7 @@ class Freeze(lib.TestCase):
                 pid.append(process.pid)
                 self.assertEqual(process.wait(lib.PATIENCE), 1 if front else -number)
                 for child in set(lib.children(os.getpid())) - {self.vm.process.pid}:
-                    os.waitpid(child, 0) # who went to the background is ours now
+                    os.waitpid(child, 0) # the background process was reparented to us
                 self.assertEqual([s for s in agent.said if s != "status"], ["freeze", "thaw"])
                 self.assertFalse(lib.is_mounted(point))
                 self.check_clean(agent)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Snapshots of a real QEMU: what they hold, what increments hold, what is left."""
+"""Snapshots of a real QEMU: contents of snapshots and increments, and cleanup."""
 import os
 
 import lib
@@ -27,7 +27,7 @@ class Basic(lib.TestCase):
         self.check_clean(vm)
 
     def test_increments(self):
-        """Full, increment, a failed run, and an increment that has all since the last good one."""
+        """Full, increment, a failed run, and an increment with everything since the last good one."""
         vm = Vm(self, [Disk(self, "vda"), Disk(self, "vdb", kind="raw"),
                        Disk(self, "vdc", kind="data-file"), Disk(self, "vdd", style="drive")])
         backup = {}
@@ -62,7 +62,7 @@ class Basic(lib.TestCase):
         vm.write("vda", 0, lib.MIB, 3)
         self.assertEqual(snapshot.map("vda"), [(5 * 65536, 6 * 65536)])
 
-    def test_series_are_apart(self):
+    def test_series_are_independent(self):
         vm = Vm(self, [Disk(self, "vda")])
         vm.begin("--series", "day").finish("commit")
         vm.write("vda", 0, 65536, 1)
@@ -92,12 +92,12 @@ class Basic(lib.TestCase):
         self.assertEqual(set(before), set(after))
         self.assertEqual(after["vda", "mine"]["count"], 8192)
 
-    def test_disks_that_are_chosen(self):
+    def test_chosen_disks(self):
         vm = Vm(self, [Disk(self, "vda"), Disk(self, "vdb", style="drive"), Disk(self, "vdc")])
         snapshot = vm.begin("--disk", "vda", "--disk", "vdb")
         self.assertEqual(set(snapshot.disks), {"vda", "vdb"})
         snapshot.finish("commit")
-        with self.assertRaisesRegex(Refused, "no disk 'sda'; there are: vdb, vda, vdc"):
+        with self.assertRaisesRegex(Refused, "no disk 'sda'; the VM has: vdb, vda, vdc"):
             vm.begin("--disk", "sda")
 
     def test_media_are_left_out(self):
@@ -122,7 +122,7 @@ class Basic(lib.TestCase):
         vm = Vm(self, [Disk(self, "vda")])
         vm.begin().finish("commit")
         snapshot = vm.begin("--full")
-        self.assertIn("asked for", snapshot.disks["vda"]["reason"])
+        self.assertIn("requested", snapshot.disks["vda"]["reason"])
         snapshot.finish("commit")
         self.check_clean(vm, {"vda": 1})
 
@@ -146,11 +146,11 @@ class Basic(lib.TestCase):
         self.assertEqual(len(set(seconds)), 3)
 
     def test_begin_is_quick(self):
-        """What a snapshot takes are its commands: one transaction, and a few for each disk."""
+        """A snapshot takes one transaction, and a few commands for each disk."""
         vm = Vm(self, [Disk(self, f"vd{c}", size=1 * lib.MIB) for c in "abcdefgh"])
         monitor = Proxy(vm)
         snapshot = vm.begin(monitor=monitor.path)
-        # QEMU is asked about jobs for as long as it needs to make the scratch images.
+        # QEMU is polled for jobs while it creates the scratch images.
         commands = [c for c in monitor.commands if c != "query-jobs"]
         snapshot.finish("abort")
         monitor.thread.join(lib.PATIENCE)
@@ -162,7 +162,7 @@ class Basic(lib.TestCase):
         vm = Vm(self, [Disk(self, "vda")])
         path = self.path("user.sock")
         vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
-        with self.assertRaisesRegex(Refused, "NBD server runs in this VM already"):
+        with self.assertRaisesRegex(Refused, "NBD server already runs in this VM"):
             vm.begin()
         with self.assertRaises(QmpError):
             vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
@@ -174,9 +174,9 @@ class Basic(lib.TestCase):
         self.check_clean(vm, {"vda": 1})
 
     def test_qemu_without_rights(self):
-        """QEMU may open neither the scratch directory nor the one that the socket is in."""
+        """QEMU has no access to the scratch directory or to the socket's directory."""
         if os.geteuid() != 0:
-            self.skipTest("needs root, to start a QEMU that then is not")
+            self.skipTest("needs root, to start QEMU as another user")
         newer = "user=" in lib.run("qemu-system-x86_64", "-help").partition("\n-run-with ")[2][:200]
         vm = Vm(self, [Disk(self, "vda")],
                 ["-run-with", "user=nobody"] if newer else ["-runas", "nobody"])

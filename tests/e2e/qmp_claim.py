@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One VM, several monitors, several who want a snapshot of it at once."""
+"""One VM with several monitors, and several daemons that want a snapshot of it at once."""
 import os
 import subprocess
 import threading
@@ -13,7 +13,7 @@ UUID = ["-uuid", "1f0c3f3a-1111-4222-8333-944455556666"]
 
 class Claim(lib.TestCase):
     def vm(self, *arguments):
-        """A VM and the path of a second monitor that may be used."""
+        """Returns a VM and the path of a second monitor."""
         other = self.path("other")
         vm = Vm(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw")],
                 ["-qmp", f"unix:{other},server=on,wait=off", *arguments])
@@ -21,7 +21,7 @@ class Claim(lib.TestCase):
         return vm, other
 
     def check_held(self, vm, snapshot, before):
-        """The snapshot is as good as it was, whatever was tried by others."""
+        """The snapshot is intact after others' attempts."""
         self.assertEqual({n: snapshot.read(n) for n in before}, before)
         vm.scribble(self.rng, 2)
         self.assertEqual({n: snapshot.read(n) for n in before}, before)
@@ -32,23 +32,23 @@ class Claim(lib.TestCase):
                 vm, other = self.vm(*arguments)
                 before = {n: bytes(d.model) for n, d in vm.disks.items()}
                 snapshot = vm.begin()
-                with self.assertRaisesRegex(Refused, "lock: another fleecefs has this VM; commit, "
+                with self.assertRaisesRegex(Refused, "lock: another fleecefs uses this VM; commit, "
                                             "abort or unmount it first"):
                     vm.begin(monitor=other)
-                with self.assertRaisesRegex(AssertionError, "another fleecefs has this VM"):
+                with self.assertRaisesRegex(AssertionError, "another fleecefs uses this VM"):
                     vm.recover(monitor=other)
                 self.check_held(vm, snapshot, before)
                 snapshot.finish("commit")
                 self.assertEqual(vm.leftovers(), [])
                 snapshot = vm.begin(monitor=other)
                 self.assertIn("base", snapshot.disks["vda"])
-                with self.assertRaisesRegex(Refused, "another fleecefs has this VM"):
+                with self.assertRaisesRegex(Refused, "another fleecefs uses this VM"):
                     vm.begin()
                 snapshot.finish("abort")
                 self.assertEqual(vm.leftovers(), [])
 
-    def test_dead_by_one_monitor_and_put_back_by_the_other(self):
-        """Also the guest is thawed, and the server stopped, of which the journal tells."""
+    def test_recovery_through_another_monitor(self):
+        """This includes what only the journal records: the frozen guest and the NBD server."""
         for recover in (True, False):
             with self.subTest(recover=recover):
                 vm, other = self.vm()
@@ -72,7 +72,7 @@ class Claim(lib.TestCase):
                 self.assertEqual(vm.recover(), "")
 
     def test_another_state_directory(self):
-        """Nobody can tell from there whether the other one lives: both must be of one mind."""
+        """It does not show whether the other daemon is running, so the mount is refused."""
         vm, other = self.vm(*UUID)
         before = {n: bytes(d.model) for n, d in vm.disks.items()}
         snapshot = vm.begin()
@@ -88,7 +88,7 @@ class Claim(lib.TestCase):
         self.assertEqual(vm.leftovers(), [])
 
     def test_all_at_once(self):
-        """Whoever gets it has it to the end."""
+        """One of them gets the VM and keeps it to its end."""
         vm, other = self.vm()
         got = 0
         for _ in range(8):
@@ -103,7 +103,7 @@ class Claim(lib.TestCase):
                 except Refused as error:
                     refused.append(str(error))
                 both.wait()
-                both.wait() # what a thread has started ends with it
+                both.wait() # children of a thread are killed when it ends
 
             threads = [threading.Thread(target=begin, args=(m,)) for m in (vm.monitor, other)]
             for thread in threads:
@@ -111,7 +111,7 @@ class Claim(lib.TestCase):
             both.wait()
             both.wait()
             self.assertEqual(len(begun), 1, refused)
-            self.assertRegex(refused[0], "another fleecefs has this VM")
+            self.assertRegex(refused[0], "another fleecefs uses this VM")
             self.check_held(vm, begun[0], before)
             begun[0].finish("commit")
             self.assertEqual(vm.leftovers(), [])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The daemon killed after each command that it sends to QEMU, and what the next one makes of it."""
+"""The daemon is killed after each command that it sends to QEMU; the next one cleans up."""
 import os
 import socket
 import subprocess
@@ -19,8 +19,8 @@ class Crash(lib.TestCase):
         self.backup, self.base = {}, {}
 
     def cut(self, limit, commands=(), options=()):
-        """Runs the tool with OPTIONS, tells it COMMANDS, and kills it when it sends one more than LIMIT to QEMU.
-        Returns what it sent, its exit status and what it said."""
+        """Runs the tool with OPTIONS, sends it COMMANDS, and kills it at its command number LIMIT to QEMU.
+        Returns the commands that QEMU got, the exit status and the output."""
         process = None
         ready = threading.Event()
 
@@ -39,7 +39,7 @@ class Crash(lib.TestCase):
         return proxy.commands, process.returncode, out.decode().splitlines()
 
     def run_backup(self):
-        """A good run; its result is what the VM held."""
+        """A successful run, whose result matches the VM's disks."""
         expected = {n: bytes(d.model) for n, d in self.vm.disks.items()}
         snapshot = self.vm.begin()
         for name in expected:
@@ -50,7 +50,7 @@ class Crash(lib.TestCase):
         snapshot.finish("commit")
 
     def bases(self):
-        """The restore point of each disk, which has one."""
+        """Returns the only restore point of each disk."""
         points = self.vm.points()
         self.assertEqual([len(p) for p in points.values()], [1] * len(points))
         return {name: p[0].removeprefix("fleecefs.last.") for name, p in points.items()}
@@ -80,7 +80,7 @@ class Crash(lib.TestCase):
         print(f"{limit} cuts", end=" ")
 
     def test_killed_while_frozen(self):
-        """With the guest frozen, and QEMU not asked for the snapshot yet, or asked already."""
+        """Killed while the guest is frozen, before and after the transaction was sent to QEMU."""
         agent = Agent(self)
         self.run_backup()
         for limit in ("transaction", "block-export-add"):
@@ -92,8 +92,8 @@ class Crash(lib.TestCase):
             self.assertEqual(self.bases(), self.base)
 
     def test_without_the_journal(self):
-        """QEMU itself tells what is left, and that a first restore point, alone on its disk, was
-        never committed. Only of a server nobody can tell whose it is."""
+        """QEMU's own state shows leftovers, and that a first restore point, alone on its disk, was
+        never committed. Only the owner of an NBD server remains unknown."""
         limit, status = 10, None
         while status != 0:
             commands, status, _ = self.cut(limit)
@@ -121,10 +121,10 @@ class Crash(lib.TestCase):
                 self.vm.recover()
                 self.check_recovered(what)
                 if (bases := self.bases()) != self.base:
-                    # It is committed as soon as QEMU knows, though nobody was told.
+                    # The command takes effect in QEMU even if its reply is lost.
                     self.assertEqual(end, "commit", what)
                     self.assertIn("transaction", commands[begun:], what)
-                    # On all disks or on none.
+                    # All disks have a new restore point, or none.
                     self.assertFalse(set(bases.values()) & set(self.base.values()), what)
                     self.assertEqual(bases.keys(), self.base.keys(), what)
                     self.backup, self.base = held, bases
@@ -141,7 +141,7 @@ class Crash(lib.TestCase):
         self.assertEqual(snapshot.read("vda"), self.vm.disks["vda"].model)
 
     def test_monitor_that_closes(self):
-        """QEMU goes on, so the snapshot does; it is watched through the next connection."""
+        """QEMU continues, and so does the snapshot, which is monitored through a new connection."""
         proxy = Proxy(self.vm, connections=2)
         snapshot = self.vm.begin(monitor=proxy.path)
         proxy.client.shutdown(socket.SHUT_RDWR)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What may happen to a snapshot while it is there, and VMs that cannot be backed up."""
+"""Faults during a snapshot, and VMs that cannot be backed up."""
 import os
 import subprocess
 
@@ -29,7 +29,7 @@ class Faults(lib.TestCase):
         number = list(snapshot.disks).index("vdb")
         vm.qmp("job-cancel", id=f"fleecefs-{number}-job")
         self.assertRegex(snapshot.line(), "^lost: vdb: its backup job in QEMU has ended")
-        # The other disk's snapshot is as good as before.
+        # The other disk's snapshot is intact.
         before = bytes(vm.disks["vda"].model)
         vm.scribble(self.rng, 2)
         self.assertTrue(snapshot.read("vda") == before)
@@ -58,7 +58,7 @@ class Faults(lib.TestCase):
         self.check_clean(vm, points)
 
     def test_disk_unplugged(self):
-        # A SCSI disk goes without the guest's doing.
+        # A SCSI disk can be unplugged without the guest's cooperation.
         vm = Vm(self, [Disk(self, "vda", lib.MIB)], [
             "-device", "virtio-scsi-pci", "-blockdev", NULL.replace("true", "false") % "sda",
             "-device", "scsi-hd,id=dev-sda,drive=sda"])
@@ -82,14 +82,14 @@ class Faults(lib.TestCase):
         self.assertRegex(snapshot.ask("abort"), "^left: .*QEMU has ended")
         vm.start()
         snapshot = vm.begin()
-        self.assertRegex(snapshot.disks["vda"]["reason"], "QEMU did not end cleanly")
+        self.assertRegex(snapshot.disks["vda"]["reason"], "QEMU did not exit cleanly")
         snapshot.finish("commit")
         self.assertEqual([len(p) for p in vm.points().values()], [1])
         snapshot = vm.begin()
         self.assertIn("base", snapshot.disks["vda"])
 
     def test_qemu_quits(self):
-        """The old restore point has been saved and goes on; the new one was never committed."""
+        """The old restore point was saved and continues; the new one was never committed."""
         vm, points = self.begin()
         snapshot = vm.begin()
         before = bytes(vm.disks["vda"].model)
@@ -112,7 +112,7 @@ class Faults(lib.TestCase):
         snapshot.finish("commit")
 
     def test_restart_between_backups(self):
-        """Restore points of qcow2 outlive QEMU, those of raw disks do not, and that is said."""
+        """Restore points of qcow2 outlive QEMU; those of raw disks do not, which is reported."""
         vm = Vm(self, [Disk(self, "vda", lib.MIB), Disk(self, "vdb", lib.MIB, kind="raw"),
                        Disk(self, "vdc", lib.MIB, kind="data-file")])
         vm.begin().finish("commit")
@@ -121,7 +121,7 @@ class Faults(lib.TestCase):
         snapshot = vm.begin()
         self.assertIn("base", snapshot.disks["vda"])
         self.assertIn("base", snapshot.disks["vdc"])
-        self.assertRegex(snapshot.disks["vdb"]["reason"], "in memory only and end with QEMU")
+        self.assertRegex(snapshot.disks["vdb"]["reason"], "only in memory and are lost when QEMU exits")
 
     def test_first_backup_cut_by_a_clean_quit(self):
         """A restore point that QEMU saved without a commit must not become a base."""
@@ -136,12 +136,12 @@ class Faults(lib.TestCase):
         self.assertNotIn("base", vm.begin().disks["vda"])
 
     def test_restore_point_removed_by_someone_else(self):
-        """The commit fails when the exports have ended already: nothing is lost by that."""
+        """The commit fails after the exports have ended; nothing is lost."""
         vm, points = self.begin(disks=2)
         snapshot = vm.begin()
         name = "fleecefs.last." + snapshot.disks["vdb"]["restore_point"]
         vm.qmp("block-dirty-bitmap-remove", node="vdb", name=name)
-        self.assertRegex(snapshot.ask("commit"), "^failed: .*vdb: somebody removed restore point")
+        self.assertRegex(snapshot.ask("commit"), "^failed: .*vdb: restore point .* was removed by another program")
         snapshot.finish("abort")
         self.check_clean(vm, points)
 
@@ -155,7 +155,7 @@ class Faults(lib.TestCase):
         self.defer(subprocess.run, ["umount", "-l", folder])
         return folder
 
-    def test_no_room(self):
+    def test_scratch_too_small(self):
         vm, points = self.begin()
         with self.assertRaisesRegex(Refused, "scratch directory .* MiB free, at least"):
             vm.begin("--scratch", self.small_scratch("1m"))
@@ -164,7 +164,7 @@ class Faults(lib.TestCase):
             vm.begin("--scratch", "/nowhere")
 
     def test_scratch_full(self):
-        """The guest goes on, the disk that took the most is lost, and the space is free again."""
+        """The guest continues, the disk that used the most space is lost, and the space is freed."""
         vm = Vm(self, [Disk(self, "vda", 160 * lib.MIB), Disk(self, "vdb", lib.MIB)])
         vm.write("vda", 0, 160 * lib.MIB, 1)
         vm.begin().finish("commit")
@@ -182,13 +182,13 @@ class Faults(lib.TestCase):
         snapshot.finish("abort")
         self.check_clean(vm, points)
 
-    def test_guest_that_is_told_of_errors(self):
-        """Which QEMU does not stop where there is no space: there has to be room for all of it."""
+    def test_werror_report(self):
+        """QEMU would not pause the guest on ENOSPC, so scratch space must suffice for the whole disk."""
         size = 64 * lib.MIB
         vm = Vm(self, [Disk(self, "vda", size, options="werror=report"), Disk(self, "vdb", size)])
         vm.write("vda", 0, size, 1)
         with self.assertRaisesRegex(Refused, "scratch directory .* MiB free, at least 9[0-9] MiB are "
-                                             r"needed, for all of disk vda has to fit: .*\(werror=report\)"):
+                                             r"needed, because all of disk vda must fit: .*\(werror=report\)"):
             vm.begin("--scratch", self.small_scratch("48m"))
         vm.begin("--scratch", self.small_scratch("48m"), "--disk", "vdb").finish("commit")
         snapshot = vm.begin("--scratch", self.small_scratch("160m"))
@@ -202,7 +202,7 @@ class Faults(lib.TestCase):
         snapshot.finish("commit")
 
     def test_write_threshold(self):
-        """QEMU tells when a scratch file has grown: it may grow on while there is room."""
+        """QEMU reports when a scratch file has grown; the file may grow while there is space."""
         vm = Vm(self, [Disk(self, "vda", 32 * lib.MIB)])
         vm.write("vda", 0, 32 * lib.MIB, 1)
         snapshot = vm.begin("--scratch", self.small_scratch("64m"))
@@ -215,42 +215,42 @@ class Faults(lib.TestCase):
         self.assertTrue(14 * lib.MIB < first < 18 * lib.MIB, first)
         vm.write("vda", 0, 18 * lib.MIB, 2)
         vm.qmp.wait("BLOCK_WRITE_THRESHOLD")
-        # It is gone with the event, until the daemon has set the next one.
+        # The event clears the threshold until the daemon sets the next one.
         while threshold() == 0:
             pass
         self.assertGreater(threshold(), first)
         self.assertTrue(snapshot.read("vda") == bytes([1]) * 32 * lib.MIB)
         snapshot.finish("commit")
 
-    def test_scratch_use_is_told(self):
+    def test_scratch_use_is_reported(self):
         vm = Vm(self, [Disk(self, "vda")])
         vm.write("vda", 0, lib.MIB, 1)
         snapshot = vm.begin()
         before = int(snapshot.ask("scratch").split()[0])
         vm.write("vda", 0, lib.MIB, 2)
-        # As of the session's last look.
+        # The daemon reports the value of its last check.
         used = before
         while used < before + lib.MIB:
             used, limit = map(int, snapshot.ask("scratch").split())
         self.assertGreater(limit, used)
 
-    # Clients that will not go
+    # Clients that do not disconnect
 
     def test_client_that_reads_no_replies(self):
-        """It holds its export up for as long as it stays; nothing else waits for that."""
+        """Its export cannot end while it is connected; nothing else waits for that."""
         vm, points = self.begin()
         snapshot = vm.begin()
         client = StuckClient(self, snapshot)
         answer = snapshot.ask("abort")
-        self.assertRegex(answer, "^left: .*export fleecefs-0-export does not end: a client")
-        # Where to cancel the job would stop all of QEMU, it stays.
+        self.assertRegex(answer, "^left: .*export fleecefs-0-export does not end: one of its clients")
+        # The job is kept, because cancelling it would block QEMU.
         jobs = [job["id"] for job in vm.qmp("query-jobs")]
         if vm.version() < (8, 0, 0):
             self.assertEqual(jobs, [])
         else:
             self.assertEqual(jobs, ["fleecefs-0-job"])
             self.assertIn("job stays", answer)
-        # The guest's writes are not held up, nor is another try, which comes to the same.
+        # Guest writes are not blocked, nor is another attempt, which has the same result.
         vm.scribble(self.rng, 2)
         with self.assertRaisesRegex(AssertionError, "export fleecefs-0-export does not end"):
             vm.recover()
@@ -276,7 +276,7 @@ class Faults(lib.TestCase):
         self.check_clean(vm, points)
 
     def test_iothread(self):
-        """Refused where QEMU does not survive a client that leaves; else a disk like any other."""
+        """Refused if QEMU would crash when a client disconnects; otherwise an ordinary disk."""
         scsi = Disk(self, "sda", lib.MIB)
         lib.run("qemu-io", "-c", "write -P 7 64k 64k", scsi.image)
         node = scsi.arguments()[:2]
@@ -305,7 +305,7 @@ class Faults(lib.TestCase):
             self.assertEqual(snapshot.read("sda")[64 * lib.KIB:128 * lib.KIB],
                              bytes([7]) * 64 * lib.KIB)
             snapshot.finish("commit")
-        # Clients that are killed while they read, and a daemon that is.
+        # Clients and a daemon are killed while they read.
         snapshot = vm.begin()
         clients = [StuckClient(self, snapshot) for _ in range(4)]
         for client in clients:
@@ -316,7 +316,7 @@ class Faults(lib.TestCase):
         self.assertEqual(vm.qmp("query-status")["status"], "running")
 
     def test_qemu_is_too_old(self):
-        """It is asked what it can do, not how old it is."""
+        """Its features are probed, not its version."""
         vm, points = self.begin()
 
         def forget(message):
@@ -328,7 +328,7 @@ class Faults(lib.TestCase):
 
         monitor = Filter(vm, forget)
         with self.assertRaisesRegex(Refused, r"this QEMU \([0-9.]+\) has no block-export-add, which "
-                                    "came with 5.2"):
+                                    "requires 5.2"):
             vm.begin(monitor=monitor.path)
         self.assertNotIn("blockdev-add", monitor.commands)
         self.check_clean(vm, points)
@@ -337,14 +337,14 @@ class Faults(lib.TestCase):
         vm, _ = self.begin()
         with self.assertRaisesRegex(Refused, "(?s)/nowhere"):
             vm.begin(monitor="/nowhere")
-        with self.assertRaisesRegex(Refused, "a name has 1 to 100 letters"):
+        with self.assertRaisesRegex(Refused, "a name consists of 1 to 100 letters"):
             vm.begin("--series", "a/b")
 
     def test_read_only_disk_that_is_asked_for(self):
         vm = Vm(self, [Disk(self, "vda", lib.MIB)], [
             "-blockdev", NULL % "ro",
             "-device", "virtio-blk-pci,drive=ro"])
-        with self.assertRaisesRegex(Refused, "disk ro cannot be backed up: it is read-only"):
+        with self.assertRaisesRegex(Refused, "cannot back up disk ro: it is read-only"):
             vm.begin("--disk", "ro")
         self.assertEqual(set(vm.begin().disks), {"vda"})
 

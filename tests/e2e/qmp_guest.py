@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A guest at work is backed up: frozen for a moment, and every restored disk is one it had."""
+"""Backups of a busy guest: it is frozen briefly, and each backup restores to a consistent state."""
 import json
 import os
 import socket
@@ -10,7 +10,7 @@ from vm import Disk, Vm
 
 
 class Agent:
-    """The guest agent, for as long as it is connected: its channel has one client at a time."""
+    """A connection to the guest agent, whose channel has one client at a time."""
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -21,7 +21,7 @@ class Agent:
     def __enter__(self):
         token = int.from_bytes(os.urandom(4), "big")
         self._send("guest-sync-delimited", id=token, before=b"\xff")
-        # Answers to those who were here before us come first.
+        # Skips replies to earlier clients.
         while self._answer() != {"return": token}:
             pass
         return self
@@ -50,7 +50,7 @@ class Agent:
 
 
 class GuestVm(guest.Guest, Vm):
-    """A VM with Linux, and one filesystem on each of its DISKS; none on MORE."""
+    """A VM that runs Linux, with one filesystem on each of its DISKS and none on MORE."""
 
     def __init__(self, test, disks, more=()):
         kernel, initrd = guest.make_guest()
@@ -91,8 +91,8 @@ class QmpGuest(guest.GuestTest, lib.TestCase):
 
 
 class FastWrites(lib.TestCase):
-    def test_into_little_scratch(self):
-        """They may stand still for a moment; none fails, and the snapshot goes."""
+    def test_small_scratch_space(self):
+        """Writes may be paused briefly; none fails, and the snapshot is lost."""
         size = 256 * lib.MIB
         vm = GuestVm(self, [Disk(self, "vda", guest.SIZE), Disk(self, "vdb", guest.SIZE, kind="raw")],
                      [Disk(self, "vdc", size)])
@@ -107,7 +107,7 @@ class FastWrites(lib.TestCase):
                     dd if=/dev/zero of=/dev/vdc bs=${{size}}M count=$(({size >> 20} / size)) oflag=direct
                 done
                 ! dmesg | grep -i error""")
-            self.assertRegex(snapshot.line(), "^lost: vdc: (the scratch directory|there was no space)")
+            self.assertRegex(snapshot.line(), "^lost: vdc: (the scratch directory|no space for a write)")
             self.assertEqual(vm.qmp("query-status")["status"], "running")
             self.assertEqual(snapshot.ask("abort"), "ok")
             snapshot.kill()

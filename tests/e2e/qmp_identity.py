@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Whose an increment is: disks that trade places, get other names, move to another VM, are copied,
-replaced or rolled back go on with their own chain or are full; every backup restores to what the
-disk held."""
+"""Identity of disks that trade places, are renamed, move to another VM, are copied, replaced or rolled
+back: each continues its own chain or gets a full backup, and every backup restores the disk's
+contents at that time."""
 import shutil
 
 import lib
@@ -19,23 +19,23 @@ class Identity(lib.TestCase):
 
     def start(self, *disks, **kwargs):
         vm = Vm(self, disks, **kwargs)
-        # Each has something of its own from the start.
+        # Each disk has different contents.
         for number, disk in enumerate(disks):
             if not any(disk.model):
                 vm.write(disk.name, 0, lib.MIB, 17 + number)
         return vm
 
-    def goes_on(self, before, after):
-        """AFTER, as a backup tells of it, is the same disk as BEFORE."""
+    def check_increment(self, before, after):
+        """The backup AFTER is an increment on the backup BEFORE, of the same disk."""
         self.assertEqual((after.get("base"), after["disk_id"]),
                          (before["restore_point"], before["disk_id"]))
 
-    def is_full(self, after, reason):
+    def check_full(self, after, reason):
         self.assertNotIn("base", after)
         self.assertRegex(after["reason"], reason)
 
     def write(self, vm, byte):
-        """Something new on every disk, each at its place."""
+        """Writes BYTE to every disk, each at a different offset."""
         for number, name in enumerate(vm.disks):
             vm.write(name, (number + 1) * 65536 * byte % SIZE, 65536, byte)
 
@@ -50,11 +50,11 @@ class Identity(lib.TestCase):
         vm = self.start(self.b, self.a)
         self.write(vm, 3)
         second = self.chains.back_up(vm)
-        self.goes_on(first["vda"], second["vdb"])
-        self.goes_on(first["vdb"], second["vda"])
+        self.check_increment(first["vda"], second["vdb"])
+        self.check_increment(first["vdb"], second["vda"])
         self.write(vm, 4)
         third = self.chains.back_up(vm)
-        self.goes_on(second["vda"], third["vda"])
+        self.check_increment(second["vda"], third["vda"])
 
     def test_a_disk_by_another_name(self):
         vm = self.start(self.a)
@@ -64,7 +64,7 @@ class Identity(lib.TestCase):
         self.a.name, self.a.style = "root", "drive"
         vm = self.start(self.a)
         second = self.chains.back_up(vm)
-        self.goes_on(first["vda"], second["root"])
+        self.check_increment(first["vda"], second["root"])
 
     def test_a_disk_of_another_vm(self):
         vm, other = self.start(self.a, arguments=["-name", "one"]), self.start(self.b)
@@ -76,8 +76,8 @@ class Identity(lib.TestCase):
         vm = self.start(self.b, self.a, arguments=["-name", "two"])
         self.write(vm, 3)
         second = self.chains.back_up(vm)
-        self.goes_on(first["vda"], second["vda"])
-        self.goes_on(theirs["vdb"], second["vdb"])
+        self.check_increment(first["vda"], second["vda"])
+        self.check_increment(theirs["vdb"], second["vdb"])
 
     def test_a_copy_beside_its_original(self):
         vm = self.start(self.a)
@@ -90,11 +90,11 @@ class Identity(lib.TestCase):
         vm.write("vdb", SIZE // 2, 65536, 3)
         second = self.chains.back_up(vm)
         for name in "vda", "vdb":
-            self.is_full(second[name], f"the same restore point {first['vda']['restore_point']}")
+            self.check_full(second[name], f"the same restore point {first['vda']['restore_point']}")
         self.write(vm, 4)
         third = self.chains.back_up(vm)
         for name in "vda", "vdb":
-            self.goes_on(second[name], third[name])
+            self.check_increment(second[name], third[name])
 
     def test_an_image_is_replaced(self):
         vm = self.start(self.a)
@@ -104,14 +104,14 @@ class Identity(lib.TestCase):
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", self.a.image, SIZE)
         old, self.a.model = self.a.model, bytearray(SIZE)
         vm = self.start(self.a)
-        self.is_full(self.chains.back_up(vm)["vda"], "no restore point")
+        self.check_full(self.chains.back_up(vm)["vda"], "no restore point")
         vm.quit()
-        # And back again.
+        # Puts the original back.
         shutil.copy(kept, self.a.image)
         self.a.model = old
         vm = self.start(self.a)
         self.write(vm, 5)
-        self.goes_on(first["vda"], self.chains.back_up(vm)["vda"])
+        self.check_increment(first["vda"], self.chains.back_up(vm)["vda"])
 
     def test_storage_is_rolled_back(self):
         vm = self.start(self.a)
@@ -132,32 +132,32 @@ class Identity(lib.TestCase):
         vm = self.start(self.a)
         self.write(vm, 5)
         fifth = self.chains.back_up(vm)
-        self.goes_on(second["vda"], fifth["vda"])
+        self.check_increment(second["vda"], fifth["vda"])
         self.write(vm, 6)
-        self.goes_on(fifth["vda"], self.chains.back_up(vm)["vda"])
+        self.check_increment(fifth["vda"], self.chains.back_up(vm)["vda"])
 
     def test_bitmaps_in_memory(self):
-        """Those of a raw disk are bound to its node, device and file."""
+        """Bitmaps of a raw disk are bound to its node, device and file."""
         raw, other = Disk(self, "vdr", SIZE, kind="raw"), Disk(self, "vdo", SIZE, kind="raw")
         vm = self.start(self.a, raw)
         first = self.chains.back_up(vm)
         self.write(vm, 2)
         second = self.chains.back_up(vm)
-        self.goes_on(first["vdr"], second["vdr"])
-        # The node stays, with another file under it.
+        self.check_increment(first["vdr"], second["vdr"])
+        # The node remains, with another file below.
         vm.qmp("blockdev-add", driver="file", filename=other.image, **{"node-name": "other"})
         vm.qmp("blockdev-reopen", options=[{"driver": "raw", "node-name": "vdr", "file": "other",
                                             "discard": "unmap"}])
         vm.disks["vdr"].model = other.model
         self.write(vm, 3)
         third = self.chains.back_up(vm)
-        self.is_full(third["vdr"], "made for another device, node or file")
-        self.goes_on(second["vda"], third["vda"])
+        self.check_full(third["vdr"], "made for another device, node or file")
+        self.check_increment(second["vda"], third["vda"])
         self.write(vm, 4)
-        self.goes_on(third["vdr"], self.chains.back_up(vm)["vdr"])
+        self.check_increment(third["vdr"], self.chains.back_up(vm)["vdr"])
 
     def rename_point(self, vm, node, old, new):
-        """As if the backup had been taken at another time."""
+        """Renames a restore point, as if the backup had been taken at another time."""
         name = f"fleecefs.last.{old}"
         vm.qmp("transaction", actions=[
             {"type": "block-dirty-bitmap-add",
@@ -179,12 +179,12 @@ class Identity(lib.TestCase):
         for byte in 3, 4:
             self.write(vm, byte)
             third = self.chains.back_up(vm)["vda"]
-            self.goes_on(second, third)
+            self.check_increment(second, third)
             second = third
         self.assertEqual(vm.points(), {"vda": ["fleecefs.last." + third["restore_point"]]})
 
     def old_point(self, vm, *nodes):
-        """What an earlier version has left."""
+        """Creates a restore point as an earlier version did."""
         old = f"20260101T000000Z-{SIZE:x}"
         for node in nodes:
             vm.qmp("block-dirty-bitmap-add", node=node, name=f"fleecefs.last.{old}",
@@ -200,10 +200,10 @@ class Identity(lib.TestCase):
         self.assertEqual(snapshot.disks["vda"]["base"], old)
         self.assertTrue(snapshot.backup("vda", held) == bytes(self.a.model))
         snapshot.finish("abort")
-        # Of two, nobody knows whose it was.
+        # If two disks have it, it is unknown which was backed up.
         self.old_point(vm, "vdb")
         for said in self.chains.back_up(vm).values():
-            self.is_full(said, "an earlier version")
+            self.check_full(said, "an earlier version")
         self.write(vm, 3)
         for said in self.chains.back_up(vm).values():
             self.assertIn("base", said)
@@ -216,23 +216,23 @@ class Identity(lib.TestCase):
         for byte in 2, 3:
             self.write(vm, byte)
             days.append(self.chains.back_up(vm, series="day"))
-            self.goes_on(days[-2]["vda"], days[-1]["vda"])
-        self.goes_on(week["vda"], self.chains.back_up(vm, series="week")["vda"])
+            self.check_increment(days[-2]["vda"], days[-1]["vda"])
+        self.check_increment(week["vda"], self.chains.back_up(vm, series="week")["vda"])
 
     def test_a_full_backup_that_is_aborted(self):
-        """leaves the chain as it was."""
+        """The chain remains as it was."""
         vm = self.start(self.a)
         first = self.chains.back_up(vm)
         self.chains.back_up(vm, "--full", commit=False)
         self.write(vm, 2)
-        self.goes_on(first["vda"], self.chains.back_up(vm)["vda"])
+        self.check_increment(first["vda"], self.chains.back_up(vm)["vda"])
         second = self.chains.back_up(vm, "--full")
         self.write(vm, 3)
-        self.goes_on(second["vda"], self.chains.back_up(vm)["vda"])
+        self.check_increment(second["vda"], self.chains.back_up(vm)["vda"])
 
 
     def test_an_overlay_on_what_was_not_committed(self):
-        """Nobody can remove that, and nothing goes by it until the overlay is gone again."""
+        """The uncommitted point cannot be removed; it is ignored until the overlay is gone."""
         guest = ["-uuid", "6b2c0f3e-59a4-4f0e-9a53-0e6a1f1c7b11"]
         vm = self.start(self.a, arguments=guest)
         first = self.chains.back_up(vm)
@@ -250,7 +250,7 @@ class Identity(lib.TestCase):
         self.a.image, self.a.model = image, bytearray(model)
         vm = self.start(self.a, arguments=guest)
         self.write(vm, 4)
-        self.goes_on(first["vda"], self.chains.back_up(vm)["vda"])
+        self.check_increment(first["vda"], self.chains.back_up(vm)["vda"])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Migrations: a QEMU that has given its images away, or does not have them yet, is left alone."""
+"""Migrations: fleecefs does not touch images that QEMU has handed over or does not own yet."""
 import hashlib
 import os
 import socket
@@ -8,7 +8,7 @@ import lib
 from vm import Disk, QmpError, Vm
 
 
-# Their guest is one, with so much memory that a migration takes its time where it is told to.
+# Source and target are one guest; its memory is large enough for a slow migration.
 GUEST = ["-uuid", "6b2c0f3e-59a4-4f0e-9a53-0e6a1f1c7b11", "-m", "512"]
 
 
@@ -36,7 +36,7 @@ class Migrate(lib.TestCase):
             return f.read()
 
     def back_up(self, vm):
-        """A committed backup of all disks, which are as their models say."""
+        """Takes and commits a backup of all disks, which must match their models."""
         mount = self.mounted(vm)
         for disk in self.disks:
             self.assertTrue(self.read(mount, disk.name) == bytes(disk.model), disk.name)
@@ -46,7 +46,7 @@ class Migrate(lib.TestCase):
         return info
 
     def refused(self, vm, says):
-        """Neither a mount nor --recover changes a byte of the images."""
+        """Checks that mount and --recover are refused and do not change the images."""
         before = [digest(i) for i in self.images]
         point = self.mkdir("point")
         for args in (["-o", f"scratch={self.dir}", "qmp:" + vm.monitor, point],
@@ -58,15 +58,15 @@ class Migrate(lib.TestCase):
         self.assertEqual([digest(i) for i in self.images], before)
 
     @staticmethod
-    def tells_active(vm):
-        """Whether QEMU tells of each image whether it is its own."""
+    def reports_active(vm):
+        """Whether QEMU reports which images are active."""
         return "active" in vm.qmp("query-block")[0]["inserted"]
 
     def target(self):
         return Vm(self, self.disks, [*GUEST, "-incoming", "defer"])
 
     def check_image(self):
-        """What the images hold when no VM has them."""
+        """Compares the images with their models, after all VMs have ended."""
         for disk in self.disks:
             plain = self.path("plain")
             if disk.kind == "qcow2":
@@ -76,14 +76,14 @@ class Migrate(lib.TestCase):
                 self.assertTrue(f.read() == bytes(disk.model), disk.name)
 
     def test_before_and_after(self):
-        """The chain goes on at the target; the source is refused in whatever state it is."""
+        """The chain continues at the target; the source is refused in any state."""
         self.source.write("vda", 0, lib.MIB, 1)
         first = self.back_up(self.source)
         target = self.target()
-        self.refused(target, "waits for a migration")
+        self.refused(target, "waits for an incoming migration")
         self.source.write("vda", 65536, 65536, 2)
         self.source.migrate(target)
-        self.refused(self.source, "was migrated away .run state postmigrate.*where it runs now")
+        self.refused(self.source, "was migrated away .run state postmigrate.*on the host where it runs")
         target.write("vda", lib.MIB * 2, 65536, 3)
         self.refused(self.source, "was migrated away")
         second = self.back_up(target)
@@ -97,7 +97,7 @@ class Migrate(lib.TestCase):
         self.check_image()
 
     def test_taken_back(self):
-        """A source that goes on after all has its images again."""
+        """A source that resumes after all owns its images again."""
         first = self.back_up(self.source)
         self.source.qmp("migrate-set-capabilities",
                         capabilities=[{"capability": "events", "state": True}])
@@ -111,7 +111,7 @@ class Migrate(lib.TestCase):
                          ("incremental", first["vda"]["restore_point"]))
 
     def test_resumed_late(self):
-        """A target that is told to take its images when it is resumed, and is not yet."""
+        """With late-block-activate, a target that was not resumed does not own its images yet."""
         self.source.qmp("stop")
         target = self.target()
         for vm in self.source, target:
@@ -123,19 +123,19 @@ class Migrate(lib.TestCase):
         target.qmp("migrate-incoming", uri=f"unix:{path}")
         self.source.qmp("migrate", uri=f"unix:{path}")
         target.qmp.wait("MIGRATION", status="completed")
-        self.refused(target, "not been resumed since")
+        self.refused(target, "not resumed since")
         target.qmp("cont")
         self.back_up(target)
         self.refused(self.source, "was migrated away")
         target.qmp("stop")
-        if self.tells_active(target):
+        if self.reports_active(target):
             self.back_up(target)
         else:
-            self.refused(target, "not been resumed since")
+            self.refused(target, "not resumed since")
 
     def begin_slow(self, vm):
-        """A migration that lasts until it is cancelled: nobody reads what it sends. Returns where
-        it can be read."""
+        """Starts a migration that blocks because nobody reads it. Returns the listening socket that
+        receives it."""
         path = self.path("migration")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -147,8 +147,8 @@ class Migrate(lib.TestCase):
         vm.qmp.wait("MIGRATION", status="active")
         return listener
 
-    def carry(self, listener, target):
-        """Reads on, and takes the guest to TARGET."""
+    def forward(self, listener, target):
+        """Forwards the migration to TARGET."""
         path = self.path("target")
         target.qmp("migrate-incoming", uri=f"unix:{path}")
         with listener.accept()[0] as source, socket.socket(socket.AF_UNIX) as sink:
@@ -164,7 +164,7 @@ class Migrate(lib.TestCase):
         done = self.fleecefs(vm, "-o", f"scratch={self.dir}", "qmp:" + vm.monitor,
                              self.mkdir("point"))
         self.assertEqual(done.returncode, 1)
-        self.assertRegex(done.stderr, "is being migrated .active.: when that is over")
+        self.assertRegex(done.stderr, "is being migrated .active.: after that")
         self.assertEqual([digest(i) for i in self.images], before)
         vm.qmp("migrate_cancel")
         vm.qmp.wait("MIGRATION", status="cancelled")
@@ -172,13 +172,13 @@ class Migrate(lib.TestCase):
         self.assertEqual(self.back_up(vm)["vda"]["base"], first["vda"]["restore_point"])
 
     def test_during_a_session(self):
-        """It ends the session: reads fail, a commit is refused, and the next backup has it all."""
+        """It ends the session: reads fail, commit is refused, and the next backup includes everything."""
         vm = self.source
         first = self.back_up(vm)
         vm.write("vda", lib.MIB, 65536, 7)
         mount = self.mounted(vm)
         self.begin_slow(vm)
-        # Its jobs, which would keep the migration from its end, go by themselves.
+        # The session's jobs, which would prevent the migration's end, end by themselves.
         while vm.qmp("query-block-exports"):
             vm.qmp.wait("BLOCK_EXPORT_DELETED")
         with self.assertRaises(OSError):
@@ -186,7 +186,7 @@ class Migrate(lib.TestCase):
         for force in ([], ["--force"]):
             done = self.fleecefs(vm, "--commit", *force, mount.point)
             self.assertEqual(done.returncode, 1)
-            self.assertRegex(done.stderr, "is being migrated|has failed")
+            self.assertRegex(done.stderr, "is being migrated|it failed")
         vm.qmp("migrate_cancel")
         vm.qmp.wait("MIGRATION", status="cancelled")
         done = self.fleecefs(vm, "--abort", mount.point)
@@ -195,17 +195,17 @@ class Migrate(lib.TestCase):
         self.assertEqual(self.back_up(vm)["vda"]["base"], first["vda"]["restore_point"])
 
     def test_away_during_a_session(self):
-        """What the session made in the disks is put back where the VM runs then, not before."""
+        """Leftovers in the disks are cleaned up at the target, not by the source."""
         vm = self.source
         first = self.back_up(vm)
         vm.write("vda", lib.MIB, 65536, 8)
         target = self.target()
         mount = self.mounted(vm)
         listener = self.begin_slow(vm)
-        # Its end would fail while there are jobs.
+        # The migration's end would fail while there are jobs.
         while vm.qmp("query-jobs"):
             vm.qmp.wait("JOB_STATUS_CHANGE", status="null")
-        self.carry(listener, target)
+        self.forward(listener, target)
         vm.qmp.wait("MIGRATION", status="completed")
         target.qmp.wait("RESUME")
         target.write("vda", lib.MIB * 2, 65536, 9)
@@ -226,12 +226,12 @@ class Migrate(lib.TestCase):
         self.check_image()
 
     def test_inactive(self):
-        """An image that QEMU says is not its own is left alone, whatever the run state."""
+        """An image that QEMU reports as inactive is not touched, whatever the run state."""
         vm = self.source
-        if not self.tells_active(vm):
-            self.skipTest("this QEMU does not tell which images are its own")
+        if not self.reports_active(vm):
+            self.skipTest("this QEMU does not report which images are active")
         first = self.back_up(vm)
-        # A session that has died leaves a restore point in the image that is not committed.
+        # A killed session leaves an uncommitted restore point in the image.
         self.mounted(vm).kill()
         vm.write("vda", 0, 65536, 10)
         with self.assertRaisesRegex(QmpError, "active parent"):
@@ -248,7 +248,7 @@ class Migrate(lib.TestCase):
             done = self.fleecefs(vm, *args)
             self.assertEqual((done.returncode, done.stdout), (status, ""))
             self.assertRegex(done.stderr, "disk vda is inactive in this QEMU, so another one may")
-        # What is left there goes when the image is back.
+        # The leftover is removed once the image is active again.
         self.assertEqual(self.fleecefs(vm, "--recover", "qmp:" + vm.monitor).returncode, 0)
         self.assertEqual([digest(i) for i in self.images], before)
         vm.qmp("blockdev-set-active", node_name="vda", active=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`fleecefs qmp:PATH` as its users run it: mount, back up, commit or abort, restore."""
+"""`fleecefs qmp:PATH` as users run it: mount, back up, commit or abort, restore."""
 import concurrent.futures
 import contextlib
 import errno
@@ -18,14 +18,14 @@ from vm import Disk, Vm
 
 
 class Chain:
-    """Backups of one disk: brought up to date by ddrescue, and a chain of qcow2 files."""
+    """Backups of one disk: a raw file updated with ddrescue, and a chain of qcow2 files."""
 
     def __init__(self, test, name):
         self.test, self.name = test, name
         self.raw, self.images = None, []
 
     def copy(self, mount):
-        """Takes a backup from MOUNT: (raw file, qcow2 file), not part of the chain yet."""
+        """Takes a backup from MOUNT; returns (raw file, qcow2 file), not part of the chain yet."""
         folder = mount / self.name
         info = mount.json(f"{self.name}/info.json")
         raw, image = self.test.path("raw"), self.test.path("qcow2")
@@ -54,13 +54,23 @@ class Chain:
         os.unlink(plain)
 
 
+def back_up(mount, chains, expected, keep):
+    """Backs up the disks of CHAINS (name: Chain) from MOUNT and compares them with EXPECTED (name: bytes);
+    if KEEP, the chains continue from there."""
+    for name, chain in chains.items():
+        backup = chain.copy(mount)
+        chain.check(backup, expected[name])
+        if keep:
+            chain.keep(backup)
+
+
 class Relay:
-    """Connections at `path` that go on to a server at TARGET, until they are cut."""
+    """Forwards connections at `path` to a server at TARGET until they are cut."""
 
     def __init__(self, test, target):
         self.path, self.target, self.open = test.path("relay"), target, []
         self.threads = []
-        self.go = threading.Event()  # while it is not set, nothing goes through
+        self.go = threading.Event()  # nothing is forwarded while it is clear
         self.go.set()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.path)
@@ -102,7 +112,7 @@ class Relay:
                 (server if end is client else client).sendall(data)
 
     def in_use(self):
-        """How many connections the client has not closed."""
+        """Returns the number of connections that the client has not closed."""
         poll = select.poll()
         clients = [c for c in self.open if c.fileno() >= 0]
         for client in clients:
@@ -110,13 +120,13 @@ class Relay:
         return len(clients) - len(poll.poll(0))
 
     def wait(self):
-        """Waits for all connections to end, also as the server sees it."""
+        """Waits for all connections to end, on the server's side too."""
         for thread in self.threads:
             thread.join(lib.PATIENCE)
             assert not thread.is_alive()
 
     def cut(self):
-        """Cuts all connections off; returns how many there were."""
+        """Cuts all connections; returns their number."""
         cut, self.open = self.open, []
         for client in cut:
             with contextlib.suppress(OSError):
@@ -145,8 +155,8 @@ class QmpMount(lib.TestCase):
 
     @staticmethod
     def wait_failed(mount, count=1):
-        """Waits until COUNT disks have failed, which takes an event to get to the daemon; returns
-        why, by their names."""
+        """Waits until the daemon has seen COUNT disks fail; returns the reasons by disk
+        name."""
         while True:
             disks = mount.json(".fleecefs/status.json")["exports"]
             failed = {d["name"]: d["failure"] for d in disks if d["state"] == "failed"}
@@ -187,7 +197,7 @@ class QmpMount(lib.TestCase):
                 self.assertTrue(f.read() == data, name)
         self.end(vm, mount, "--abort")
 
-    def test_commit_wants_everything_read(self):
+    def test_commit_requires_everything_read(self):
         vm = self.vm()
         vm.scribble(self.rng)
         mount = self.begin(vm)
@@ -196,11 +206,11 @@ class QmpMount(lib.TestCase):
         self.assertRegex(done.stderr, r"\d+ of \d+ bytes of disk vd. were not read")
         mount.read("vda/disk.raw", "rb")
         self.assertEqual(self.fleecefs("--commit", mount.point).returncode, 1)
-        # The mount stays, and works.
+        # The mount remains usable.
         self.assertEqual(mount.read("vdb/disk.raw", "rb"), bytes(vm.disks["vdb"].model))
         self.end(vm, mount, "--commit")
 
-        # An increment by its qcow2 on one disk, by its raw file on the other: both count.
+        # One increment is read as qcow2, the other as raw with its map: both count.
         vm.write("vda", 0, 65536, 5)
         vm.zero("vda", 1 << 20, 65536)
         vm.write("vdb", 0, 512, 6)
@@ -213,14 +223,14 @@ class QmpMount(lib.TestCase):
                          [d["wanted_bytes"] for d in status["exports"]])
         self.end(vm, mount, "--commit")
 
-        # Nothing new: there is nothing to read.
+        # Without changes there is nothing to read.
         self.end(vm, self.begin(vm), "--commit")
         vm.scribble(self.rng)
         mount = self.begin(vm)
         self.end(vm, mount, "--commit", "--force")
 
     def test_another_bitmaps_file_does_not_count(self):
-        """Its holes are not what the disk has there."""
+        """Its holes do not show the disk's data."""
         vm = self.vm(Disk(self, "vda"))
         vm.write("vda", 0, 1 << 20, 1)
         mount = self.begin(vm)
@@ -236,7 +246,7 @@ class QmpMount(lib.TestCase):
         self.end(vm, mount, "--commit")
 
     def two_vms(self):
-        """Two VMs by monitors that can be filtered, and one mount of both, all of it read."""
+        """Returns two VMs, filters of their monitors, and one mount of both, read completely."""
         vms = [self.vm(Disk(self, name)) for name in ("vda", "vdb")]
         monitors = [Filter(vm) for vm in vms]
         for vm, name in zip(vms, ("vda", "vdb")):
@@ -249,7 +259,7 @@ class QmpMount(lib.TestCase):
         return vms, monitors, mount
 
     def test_one_vm_of_two_cannot_commit(self):
-        """Then none is."""
+        """Then neither is committed."""
         vms, _, mount = self.two_vms()
         vms[1].qmp("job-cancel", id="fleecefs-0-job")
         done = self.fleecefs("--commit", mount.point)
@@ -274,7 +284,7 @@ class QmpMount(lib.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("vdb", done.stderr)
         self.assertEqual(len(vms[0].points()), 1)
-        # Nobody who reads what has ended waits for ever.
+        # Readers of an ended snapshot do not wait.
         self.assert_errno(errno.EIO, self.read_direct, mount / "a/vda/disk.raw")
         failed = [e["name"] for e in mount.json(".fleecefs/status.json")["exports"]
                   if e["state"] == "failed"]
@@ -283,14 +293,14 @@ class QmpMount(lib.TestCase):
         self.end(vms[0], mount, "--abort")
         self.assertEqual([len(vm.points()) for vm in vms], [1, 0])
 
-    def test_what_a_mount_tells(self):
+    def test_facts_of_a_mount(self):
         vm = self.vm()
         mount = self.begin(vm)
         first = mount.json("vda/info.json")
         self.assertEqual(first["mode"], "full")
         self.assertIn("no restore point", first["reason"])
         self.assertFalse(os.path.exists(mount / "vda/dirty"))
-        self.assertIn("a full backup, because", mount.output())
+        self.assertIn("full backup, because", mount.output())
         time = os.stat(mount / "vda/disk.raw").st_mtime
         self.end(vm, mount, "--commit", "--force")
 
@@ -307,8 +317,8 @@ class QmpMount(lib.TestCase):
         self.end(vm, mount, "--abort")
 
     def test_maps_stay_when_connections_do_not(self):
-        """What the guest writes changes what the server says of its blocks: what the mount says
-        stays, and a new connection still leads to the same disk."""
+        """Guest writes change the block status that the server reports, but not the mount's maps;
+        a new connection is still recognized as the same disk."""
         vm = self.vm(Disk(self, "vda"), Disk(self, "vdb", kind="raw"),
                      Disk(self, "vdc", kind="data-file"))
         for name in vm.disks:
@@ -326,7 +336,7 @@ class QmpMount(lib.TestCase):
         for round_ in range(4):
             vm.scribble(self.rng, 10)
             for name in vm.disks:
-                # Over data, over holes, and what was written meanwhile.
+                # Discards data and holes, and then what was written meanwhile.
                 vm.zero(name, 0, 2 * lib.MIB, "discard")
                 vm.write(name, (4 + 2 * round_) * lib.MIB, 2 * lib.MIB, 9)
             cut += relay.cut()
@@ -345,17 +355,17 @@ class QmpMount(lib.TestCase):
         vm.qmp("nbd-server-stop")
         self.assertEqual(vm.leftovers(), [])
 
-    def test_times_are_told(self):
-        """From the command to the tree, and how long writes are held meanwhile: the best of three,
-        to be read, for the machine may have other things to do."""
+    def test_times_are_reported(self):
+        """Prints the best of three: time until the tree is ready, and how long guest writes are held.
+        Not asserted, because the machine may be busy."""
         vm, taken = self.vm(), []
         for _ in range(3):
             start = time.monotonic()
             mount = self.begin(vm, "-v")
             self.assertEqual(mount.folders(), sorted(vm.disks))
             seconds = time.monotonic() - start
-            self.assertRegex(mount.output(), "snapshot taken in [0-9.]+ ms; the guest's writes "
-                             "held for [0-9.]+ ms, the guest frozen for 0.0 ms")
+            self.assertRegex(mount.output(), "snapshot taken in [0-9.]+ ms; guest writes "
+                             "held for [0-9.]+ ms, guest frozen for 0.0 ms")
             disk = mount.json(".fleecefs/status.json")["exports"][0]
             self.assertEqual(disk["frozen_ms"], 0)
             self.assertLessEqual(disk["held_ms"], disk["begin_ms"])
@@ -365,7 +375,7 @@ class QmpMount(lib.TestCase):
               (min(t[2] for t in taken), min(t[1] for t in taken), min(t[0] for t in taken)),
               end=" ")
 
-    def test_status_says_what_is_to_be_done(self):
+    def test_status_shows_what_to_read(self):
         vm = self.vm(Disk(self, "vda"))
         self.end(vm, self.begin(vm), "--commit", "--force")
         vm.scribble(self.rng)
@@ -374,7 +384,7 @@ class QmpMount(lib.TestCase):
         page = self.fleecefs("--status", mount.point).stdout
         self.assertRegex(page, r"\n  mode +incremental, since restore point \S+\n")
         self.assertRegex(page, r"\n  scratch +\[#*-+\] +\d+%  \S+ \S+ of \S+ \S+ used\n")
-        self.assertIn(" are still to be read before --commit.\n", page)
+        self.assertIn(" must still be read before --commit.\n", page)
         mount.read("vda/dirty/last.raw", "rb")
         page = self.fleecefs("--status", mount.point).stdout
         self.assertRegex(page, r"\n  dirty +\[#+\] 100%  ")
@@ -395,6 +405,7 @@ class QmpMount(lib.TestCase):
                     done = lib.attempt(*lib.FLEECEFS, "--recover", "qmp:" + vm.monitor,
                                        env=vm.environment())
                     self.assertEqual(done.returncode, 0, done.stderr)
+                    self.assertRegex(done.stdout, r"\A([^\n]+\n)+\Z")
                 elif how == "fusermount3":
                     mount.unmount()
                 else:
@@ -404,7 +415,7 @@ class QmpMount(lib.TestCase):
                 self.assertEqual(vm.points(), points)
 
     def test_snapshots_that_are_lost(self):
-        """Reads fail, the daemon says why, commit refuses, and the other disk goes on."""
+        """Reads fail, the daemon reports why, commit is refused, and the other disk remains readable."""
         null = '{"driver": "null-co", "node-name": "sda", "size": 1048576, "read-zeroes": true}'
         for how, says in (("unplug", "unplugged|its backup job"), ("export", "export was removed"),
                           ("quit", "QEMU has ended|export was removed"), ("kill", "QEMU has ended")):
@@ -426,7 +437,7 @@ class QmpMount(lib.TestCase):
                 failed = self.wait_failed(mount, 2 if "QEMU" in says else 1)
                 for name, why in failed.items():
                     self.assertRegex(why, says)
-                    # Also where it is known that there are zeros.
+                    # Also in ranges that the map shows as zeros.
                     self.assert_errno(5, self.read_direct, mount / f"{name}/disk.raw")
                 done = self.fleecefs("--commit", "--force", mount.point)
                 self.assertEqual(done.returncode, 1)
@@ -440,13 +451,13 @@ class QmpMount(lib.TestCase):
                     continue
                 done = self.fleecefs("--abort", mount.point)
                 self.assertEqual(done.returncode, 3)
-                self.assertRegex(done.stderr, "QEMU has ended; .* when a backup of this VM is next")
+                self.assertRegex(done.stderr, "QEMU has ended; .* the next backup of this VM removes")
                 mount.check_gone()
                 vm.start()
                 self.end(vm, self.begin(vm), "--abort")
 
     def test_data_connections_that_stall(self):
-        """Commit and abort do not wait for them, and whoever reads is told."""
+        """Commit and abort do not wait for them, and readers get an error."""
         for command in ("--commit", "--abort"):
             with self.subTest(command=command):
                 vm = self.vm()
@@ -454,7 +465,7 @@ class QmpMount(lib.TestCase):
                 vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": server}})
                 relay = Relay(self, server)
                 vm.scribble(self.rng)
-                vm.write("vda", lib.MIB, 4096, 1)  # what is all zeros asks the server for nothing
+                vm.write("vda", lib.MIB, 4096, 1)  # zeros are read without the server
                 mount = self.begin(vm, "-o",
                                    f"nbd=nbd+unix:///?socket={relay.path},readahead=0")
                 for name in vm.disks:
@@ -469,7 +480,7 @@ class QmpMount(lib.TestCase):
                     start = time.monotonic()
                     done = self.fleecefs(command, mount.point)
                     self.assertEqual((done.returncode, done.stderr), (0, ""))
-                    # Less than the time-out for a server that is silent.
+                    # Less than the timeout of a silent server.
                     self.assertLess(time.monotonic() - start, 20)
                     self.assertIsInstance(reader.exception(lib.PATIENCE), OSError)
                 mount.check_gone()
@@ -479,7 +490,7 @@ class QmpMount(lib.TestCase):
                 self.assertEqual(vm.leftovers(), [])
 
     def test_connections_close_before_anything_ends(self):
-        """Also those that are being opened: QEMU 7.2 hangs when its server is stopped meanwhile."""
+        """Including those still in negotiation: QEMU 7.2 hangs if its server is stopped then."""
         vm = self.vm()
         server = self.path("server")
         vm.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": server}})
@@ -511,7 +522,7 @@ class QmpMount(lib.TestCase):
         vm.qmp("nbd-server-stop")
         self.assertEqual(vm.leftovers(), [])
 
-    def test_a_job_that_somebody_else_ends(self):
+    def test_a_job_that_another_program_ends(self):
         vm = self.vm()
         vm.scribble(self.rng)
         mount = self.begin(vm)
@@ -528,7 +539,7 @@ class QmpMount(lib.TestCase):
 
     @staticmethod
     def read_direct(path):
-        """Reads all of a file past the kernel's cache."""
+        """Reads a whole file, bypassing the page cache."""
         buf, data = mmap.mmap(-1, lib.MIB), bytearray()
         with open(os.open(path, os.O_RDONLY | os.O_DIRECT), "rb", buffering=0) as f:
             while n := f.readinto(buf):

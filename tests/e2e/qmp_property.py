@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Random sequences of what is done to VMs of QEMU: see world.py."""
+"""Random sequences of actions on VMs of QEMU: see world.py."""
 
 import lib
 import world
@@ -29,22 +29,22 @@ class QmpWorld(world.World):
         self.start()
 
     def move(self):
-        """To another VM."""
+        """Moves the disks to another VM."""
         self.stop()
         self.uuid = self.new_identity()
         self.start()
 
-    # The same with a VM that runs. A dead daemon's jobs would be in the way.
+    # Actions on a running VM. Each recovers first, because jobs of a killed daemon would block it.
 
     def root(self, disk):
-        """The names of the node that the device has and, where it has one, of its drive."""
+        """Returns the names of the device's node and of its drive, if any."""
         for block in self.vm.qmp("query-block"):
             if f"/{disk.device}/" in block.get("qdev", ""):
                 return block["inserted"]["node-name"], block["device"]
         raise AssertionError(f"{disk.device} has no node")
 
     def look(self, disk):
-        """Takes note of how a disk is called now, and takes away nodes that are not needed."""
+        """Updates the name of a disk, and deletes unused nodes."""
         del self.vm.disks[disk.name]
         node, device = self.root(disk)
         disk.name = node if node[0] != "#" else device or disk.device
@@ -57,7 +57,7 @@ class QmpWorld(world.World):
                     self.test.assertRegex(str(error), "in use|busy|not owned by the monitor")
 
     def node(self, image):
-        """The only one that has IMAGE; None where there are more."""
+        """Returns the node of IMAGE; None if there are several."""
         found = [n["node-name"] for n in self.vm.qmp("query-named-block-nodes", flat=True)
                  if n["file"] == image and n["drv"] in ("qcow2", "raw")]
         return found[0] if len(found) == 1 else None
@@ -80,11 +80,11 @@ class QmpWorld(world.World):
             of = {"node_name": node, "snapshot_node_name": name} if how == "named" else \
                 {"device": device}
             self.vm.qmp("blockdev-snapshot-sync", snapshot_file=path, format="qcow2", **of)
-        self.lay(disk, path)
+        self.add_overlay(disk, path)
         self.look(disk)
 
     def run_job(self, command, disk, **arguments):
-        """Block job COMMAND on DISK, to its end; the guest writes meanwhile."""
+        """Runs block job COMMAND on DISK to its end, while the guest writes."""
         self.vm.qmp(command, job_id="job", device=self.root(disk)[0], **arguments)
         self.write()
         if command == "block-commit" and "top_node" not in arguments:
@@ -94,7 +94,7 @@ class QmpWorld(world.World):
         self.test.assertNotIn("error", self.vm.qmp.wait("BLOCK_JOB_COMPLETED", device="job"))
 
     def live_commit(self):
-        """Of the active layer."""
+        """Commits the active layer into its backing image."""
         self.vm.recover()
         found = [(d, b) for d in self.overlays() if (b := self.node(self.under[d.image][0]))]
         if not found:
@@ -102,11 +102,11 @@ class QmpWorld(world.World):
         disk, base = self.rng.choice(found)
         self.log.append(f"of {disk.name}")
         self.run_job("block-commit", disk, base_node=base)
-        self.fall(disk)
+        self.drop_overlay(disk)
         self.look(disk)
 
     def live_commit_below(self):
-        """Of the layer below the active one, where that has one under it."""
+        """Commits the layer below the active one, if that has a backing image."""
         self.vm.recover()
         found = [d for d in self.overlays() if self.under[d.image][0] in self.under]
         if not found:
@@ -125,7 +125,7 @@ class QmpWorld(world.World):
         self.look(disk)
 
     def live_pull(self):
-        """All that is under the active layer into it, or what is next."""
+        """Pulls all images below the active layer into it, or only the next one."""
         self.vm.recover()
         found = [d for d in self.disks if d.image in self.under]
         if not found:
@@ -158,7 +158,7 @@ class QmpWorld(world.World):
         self.start()
 
     def jump(self):
-        """As if the clock had been anywhere at the last backup."""
+        """Renames restore points, as if the clock had been wrong at the last backup."""
         for node, names in self.vm.points().items():
             if node not in self.vm.disks:
                 continue

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Rounds of write, mount, back up and every end there is, at random: every backup that was committed
-restores to what the disks held, and in the VM all is as it was."""
+"""Random rounds of write, mount, back up and any kind of end: every committed backup restores the disks'
+contents, and nothing is left in the VM."""
 import collections
 import os
 import signal
@@ -12,7 +12,7 @@ from qmp_mount import Chain
 from vm import Disk, Vm
 
 ROUNDS = int(os.environ.get("ROUNDS", "15"))
-# What a round ends with, and how often.
+# How a round ends, with weights.
 ENDS = {"commit": 6, "abort": 2, "unmount": 2, "signal": 2, "killed": 3, "killed-beginning": 4,
         "killed-ending": 4, "qemu-quits": 1, "qemu-killed": 1}
 
@@ -29,7 +29,7 @@ class Rounds(lib.TestCase):
         self.options = ["-o", "scratch=" + self.scratch]
 
     def traces(self):
-        """What a backup could leave: in QEMU, of its files, and on the host."""
+        """Returns everything that a backup could leave in QEMU and on the host."""
         vm, fds = self.vm, f"/proc/{self.vm.process.pid}/fd"
         links = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
         return {
@@ -51,7 +51,7 @@ class Rounds(lib.TestCase):
                           options=self.options, point=self.point)
 
     def clear_mount(self):
-        """Takes away a mount whose daemon is dead."""
+        """Removes a mount whose daemon was killed."""
         if lib.is_mounted(self.point):
             lib.run("fusermount3", "-u", self.point)
 
@@ -62,12 +62,12 @@ class Rounds(lib.TestCase):
         with subprocess.Popen([*lib.FLEECEFS, "-f", *self.options, "qmp:" + self.vm.monitor,
                                self.point], env=self.vm.environment(), stderr=subprocess.DEVNULL,
                               preexec_fn=lib.die_with_us) as process:
-            time.sleep(self.rng.random() * 0.25)  # any moment will do
+            time.sleep(self.rng.random() * 0.25)  # at a random moment
             process.kill()
         self.clear_mount()
 
     def end(self, how, mount):
-        """Ends a mount in a way that is not a commit."""
+        """Ends a mount without a commit."""
         vm = self.vm
         if how == "abort":
             done = self.fleecefs("--abort", mount.point)
@@ -81,7 +81,7 @@ class Rounds(lib.TestCase):
             self.clear_mount()
         elif how.startswith("qemu"):
             for name in vm.disks:
-                vm.io(name, "flush")  # as a guest does; else QEMU loses what it has not written
+                vm.io(name, "flush")  # as a guest does; else QEMU's cached writes are lost
             if how == "qemu-quits":
                 vm.quit()
             else:
@@ -93,7 +93,7 @@ class Rounds(lib.TestCase):
             mount.check_gone()
 
     def commit(self, mount, killed):
-        """Whether it was committed."""
+        """Runs --commit, perhaps killing the daemon; returns whether it was committed."""
         points = {n: mount.json(f"{n}/info.json")["restore_point"] for n in self.vm.disks}
         argv = [*lib.FLEECEFS, "--commit", mount.point]
         if not killed:
@@ -112,7 +112,7 @@ class Rounds(lib.TestCase):
         self.assertEqual(len(found), 1, there)
         if found == {True}:
             self.committed = points
-        self.assertTrue(client.returncode != 0 or found == {True}, "said to be committed, and is not")
+        self.assertTrue(client.returncode != 0 or found == {True}, "reported as committed, but is not")
         return found == {True}
 
     def round(self, how):
@@ -152,7 +152,7 @@ class Rounds(lib.TestCase):
                 if self.rng.randrange(4) == 0:
                     self.recover()
                     self.assertEqual(self.traces(), before)
-        # What the last rounds have left is found by the next session.
+        # The next session cleans up after the last rounds.
         self.round("commit")
         self.assertEqual(self.traces(), before)
         self.assertEqual({len(points) for points in self.vm.points().values()}, {1})

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The commands of README.md, run as printed, but for paths and what they back up."""
+"""Runs the commands of README.md as printed, except for paths and names of VMs."""
 import os
 import re
 import shlex
@@ -11,10 +11,17 @@ import scripts
 
 
 def displays(title):
-    """The indented blocks of a section."""
+    """Returns the indented blocks of a section."""
     with open(lib.TOP + "/README.md") as f:
         section = f.read().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     return re.findall(r"(?m)(?:^    .*\n)+", section)
+
+
+def shell(commands, folder, mountpoint):
+    """Runs COMMANDS in FOLDER, with MOUNTPOINT in place of /mnt."""
+    program = " ".join(lib.FLEECEFS)
+    lib.run("bash", "-euc", f'fleecefs() {{ {program} "$@"; }}\n' +
+            commands.replace("/mnt", mountpoint), cwd=folder)
 
 
 class Readme(lib.TestCase):
@@ -24,16 +31,11 @@ class Readme(lib.TestCase):
         disks.scribble(image, self.rng, 20)
         os.mkdir(self.dir + "/mnt")
         self.defer(lib.attempt, "umount", "-l", self.dir + "/mnt")
-        self.shell(first)
+        shell(first, self.dir, self.dir + "/mnt")
         disks.scribble(image, self.rng, 20)
-        self.shell(second)
+        shell(second, self.dir, self.dir + "/mnt")
         for copy in ("monday.qcow2", "restored.qcow2"):
             lib.run("qemu-img", "compare", image, os.path.join(self.dir, copy))
-
-    def shell(self, commands):
-        program = " ".join(lib.FLEECEFS)
-        lib.run("bash", "-euc", f'fleecefs() {{ {program} "$@"; }}\n' +
-                commands.replace("/mnt", self.dir + "/mnt"), cwd=self.dir)
 
     def demo(self, *args):
         """Runs contrib/demo on the build that is tested."""
@@ -45,7 +47,7 @@ class Readme(lib.TestCase):
         lib.require("ddrescue")
         said = self.demo()
         self.assertEqual(said.count("Images are identical."), 2, said)
-        self.assertRegex(said, r"\ndemo: fine: [^\n]+\n\Z")
+        self.assertRegex(said, r"\ndemo: OK: [^\n]+\n\Z")
 
     def test_demo_of_an_image(self):
         image = disks.create(os.path.join(self.dir, "my disk.qcow2"), bitmaps=["b"])
@@ -55,6 +57,23 @@ class Readme(lib.TestCase):
 
 
 class Scripts(scripts.Base):
+    def test_a_running_vm(self):
+        vm = self.vm("vda")
+        mnt = self.mkdir("mnt")
+        self.defer(lib.attempt, "umount", "-l", mnt)
+        commands, = displays("A running VM")
+        for written, instead in (("-o agent=/run/vm.ga", "-o scratch=" + self.dir),
+                                 ("/run/vm.qmp", vm.monitor)):
+            self.assertIn(written, commands)
+            commands = commands.replace(written, instead)
+        shell(commands, self.dir, mnt)
+        with open(self.plain(self.dir + "/full.qcow2"), "rb") as f:
+            self.assertEqual(f.read(), bytes(vm.disks["vda"].model))
+        # The next time, as the comment says.
+        increment = re.search(r"next time (\S+)", commands)[1]
+        shell(commands.replace("/mnt/vda/disk.qcow2 full", increment + " monday"), self.dir, mnt)
+        self.assertTrue(os.path.exists(self.dir + "/monday.qcow2"))
+
     def test_every_night_and_back(self):
         lib.require("rsync", "restic")
         vm = self.vm("vda")
@@ -68,7 +87,7 @@ class Scripts(scripts.Base):
                     if line.startswith("    fleecefs") and "fleecefs-changed" not in line]
         mnt = self.mkdir("mnt")
         self.defer(lib.attempt, "umount", "-l", mnt)
-        # libvirtd is not there; the VM, its backups and the mount are elsewhere; all is of today.
+        # Without libvirtd; replaces the VM, its backups and the mount; all backups are of today.
         ran = [self.one(line, {"libvirt:web": "web=qmp:" + vm.monitor, "/srv": self.to,
                                "yesterday": "now", "tuesday": "now", "/mnt": mnt})
                for line in commands if "--all" not in line and "--define" not in line]

@@ -27,7 +27,7 @@ SIZE = 16 * lib.MIB
 
 
 def recipes():
-    """The commands of each recipe, as a shell reads them."""
+    """Returns the commands of each recipe, as a shell reads them."""
     with open(MANUAL) as f:
         found = re.findall(r'^\.\\" recipe: (.*)\n\.Bd -literal.*\n((?:.*\n)*?)\.Ed$', f.read(), re.M)
     return {name: text.replace("\\-", "-").replace("\\e", "\\") for name, text in found}
@@ -46,7 +46,7 @@ class ImageSource:
 
 
 class NbdSource(ImageSource):
-    """A server, here of an image with a bitmap."""
+    """A server of an image with a bitmap."""
     name = "nbd"
 
     def __init__(self, test):
@@ -89,8 +89,8 @@ class Recipes(lib.TestCase):
             lib.run("umount", "-l", self.mnt)
 
     def follow(self, name, day=0, **others):
-        """Does what the manual says for Monday on DAY: the days of a list are those until then, and
-        an increment is based on the day before. OTHERS: words that are different on that day."""
+        """Runs the manual's commands for Monday on DAY: lists contain the days until then, and
+        an increment is based on the day before. OTHERS: replacements of words on that day."""
         self.assertIn(name, self.recipes)
         base = DAYS[max(day - 1, 0)] if name.endswith("increment") else DAYS[0]
         said = {"full monday tuesday": " ".join(DAYS[:day + 1]), "full": base,
@@ -101,7 +101,7 @@ class Recipes(lib.TestCase):
             script = script.replace(word, other)
         argv = ["bash", "-euo", "pipefail", "-c", script]
         if os.geteuid() == 0:
-            # What others have to be able to do too: a read-only file is one.
+            # Without root's override of permissions, so that read-only files are noticed.
             argv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *argv]
         lib.run(*argv, cwd=self.dir, env=self.env)
 
@@ -124,7 +124,7 @@ class Recipes(lib.TestCase):
         self.done(source, kind)
 
     def restore(self, tool, day):
-        """The disk of DAY, by all recipes that it takes."""
+        """Restores the disk of DAY with all recipes that apply."""
         for recipe in RESTORES[tool]:
             self.follow(recipe, day)
         path = os.path.join(self.dir, "restored.raw")
@@ -134,7 +134,7 @@ class Recipes(lib.TestCase):
             return f.read()
 
     def check(self, source, tool):
-        """A full backup, increments, and then the disk of every day."""
+        """Takes a full backup and increments, then restores every day."""
         lib.require(TOOLS[tool], "qemu-img")
         contents, disk = [], bytearray(SIZE)
 
@@ -150,7 +150,7 @@ class Recipes(lib.TestCase):
             self.back_up(source, tool, day)
             if tool == "ddrescue":
                 self.assertTrue(self.restore(tool, day) == contents[day], DAYS[day])
-            # Data that is overwritten, that becomes zeros, and that is new.
+            # Overwritten, zeroed and new data.
             write(1024, 64, day + 51)
             write(day * 256 + 64, 128, 0)
             write((day + 10) * 1024, 64, day + 68)
@@ -178,37 +178,37 @@ class Recipes(lib.TestCase):
         lib.run("fusermount3", "-u", self.mnt)
 
     def wait_past(self, second):
-        """Until the clock has left SECOND."""
+        """Waits until the clock has left SECOND."""
         while int(time.time()) <= second:
             time.sleep(0.02)
 
     def back_up_pieces(self, tool, day, most):
-        """Backs up by TOOL on DAY, which reads no more than MOST bytes."""
+        """Backs up with TOOL on DAY; it must not read more than MOST bytes."""
         self.follow("qmp mount")
         if tool == "bup":
-            # It takes what is younger than a second for changed the next time.
+            # It treats files younger than a second as changed the next time.
             self.wait_past(int(os.stat(self.mnt + "/vda/split/000000").st_mtime) + 1)
         full = f"pieces {tool} full"
         self.follow(full if day == 0 and full in self.recipes else f"pieces {tool}", day)
         with open(self.mnt + "/.fleecefs/status.json") as f:
             read = json.load(f)["exports"][0]["bytes_read"]
-        # Readers in parallel have some of it read twice, and rclone, which has the kernel drop what it
-        # has read, and with it what was read ahead, all.
+        # Parallel readers cause some double reads. rclone drops pages, including read-ahead ones,
+        # so it may read everything twice.
         most = most * 2 if tool == "rclone" else most * 5 // 4
         self.assertLessEqual(read, most + 64 * lib.KIB, DAYS[day])
         self.follow("qmp done")
-        # borg keeps one archive of each second.
+        # borg allows one archive per second.
         self.wait_past(int(time.time()))
 
     def check_pieces(self, tool):
-        """Whole disks that read what has changed, and outlive one another."""
+        """Tools that store complete disks read only what has changed; generations are independent."""
         lib.require(tool)
         source, contents, disk = QmpSource(self), [], bytearray(SIZE)
         source.write(f"write -P 17 0 {SIZE}")
         disk[:] = bytes([17]) * SIZE
         if f"pieces {tool} init" in self.recipes:
             self.follow(f"pieces {tool} init")
-        # Listing the folder reads the partition table. The archives of tar go back to the full one.
+        # Listing the folder reads the partition table. Incremental archives of tar need the full one.
         most = (SIZE, 0, 4 * lib.MIB, 4 * lib.MIB if "tar" in tool else 0, 8 * lib.MIB)
         for day, limit in enumerate(most):
             if day == 2:
@@ -220,14 +220,14 @@ class Recipes(lib.TestCase):
             contents.append(bytes(disk))
             self.back_up_pieces(tool, day, limit)
         self.drop_first(tool, 2)
-        # rclone has a mirror.
+        # rclone stores a mirror.
         for day in range(4 if tool == "rclone" else 2, len(most)):
             self.follow(f"pieces {tool} restore", day, **{"daily.0": f"daily.{len(most) - 1 - day}"})
             with open(self.dir + "/restored.raw", "rb") as f:
                 self.assertTrue(f.read() == contents[day], DAYS[day])
 
     def drop_first(self, tool, count):
-        """Retention: the first COUNT backups go, by the tool's own means if it has some."""
+        """Retention: removes the first COUNT backups, with the tool's own command if it has one."""
         if tool in ("restic", "borg"):
             self.follow(f"pieces {tool} prune")
         elif tool == "bup":

@@ -2,6 +2,7 @@
 """Bad input: one clear line, exit status 1 or 2, and nothing left behind."""
 import contextlib
 import os
+import shutil
 
 import disks
 import lib
@@ -19,7 +20,7 @@ class Refuse(lib.TestCase):
             self.defer(os.environ.pop, name)
 
     def left(self):
-        """Processes that came from this test and are no server of its own."""
+        """Returns processes started by this test other than its own servers."""
         found = set()
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as f:
@@ -42,13 +43,16 @@ class Refuse(lib.TestCase):
         for args in ([], ["only-one"], ["--no-such-option", "a", "b"], ["-o", "cache=x", "a", "b"],
                      ["[", "nbdkit", "memory", "1M", "/mnt"], ["-C", "0", "a", "b"],
                      ["-o", "sync_read", "a", "b"], ["--status", "a", "b"],
-                     ["-C0", "a", "b"], ["-ocache=x", "a", "b"], ["--backing=", "a", "b"]):
+                     ["-C0", "a", "b"], ["-ocache=x", "a", "b"], ["--backing=", "a", "b"],
+                     ["a", ""], ["", "b"], ["x=", "b"], ["--status", ""], ["--abort", ""],
+                     ["--force", "a", "b"], ["--force", "--abort", "b"], ["--pidfile=", "a", "b"],
+                     ["--series=", "a", "b"], ["--series=a/b", "--recover", "qmp:a"]):
             done = self.fleecefs(*args)
             self.assertEqual(done.returncode, 2, f"{args}: {done.stderr}")
             self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
 
     def test_snapshot_options_of_other_sources(self):
-        """What would be ignored is refused."""
+        """Options that would be ignored are refused."""
         for option in ("--since=x", "--full", "--agent=/nosuch", "--agent_optional", "--disk=vda",
                        "--freeze_timeout=3", "--scratch=/nosuch"):
             self.refused(option, self.disk(), status=2,
@@ -57,14 +61,14 @@ class Refuse(lib.TestCase):
 
     def test_words_for_what_is_written_wrongly(self):
         image, folder = self.disk(), self.mkdir("other")
-        self.assert_refused(folder, image, says=[image, "the source comes first"])
+        self.assert_refused(folder, image, says=[image, "give the source first"])
         self.refused("web", says=["no such file", "libvirt:web"])
         self.refused("[nbdkit", "memory", "1G]", status=2, says=["a space after '['"])
-        self.refused("sh", "memory", says=["in brackets: [ sh ARGS"])
+        self.refused("sh", "memory", says=["use brackets: [ sh ARGS"])
         self.refused("http://host/disk", status=2, says=["[ nbdkit curl URL ]"])
 
     def test_no_fuse(self):
-        """As in a container that was not given the device."""
+        """As in a container without /dev/fuse."""
         done = lib.attempt("unshare", "--mount", "sh", "-c",
                            "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && "
                            "mknod -m 444 /dev/urandom c 1 9 && exec \"$@\"", "sh", *lib.FLEECEFS,
@@ -72,14 +76,32 @@ class Refuse(lib.TestCase):
         if "tmpfs" in done.stderr or "unshare" in done.stderr:
             self.skipTest(done.stderr)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("there is no /dev/fuse", done.stderr)
+        self.assertIn("/dev/fuse does not exist", done.stderr)
         self.assertIn("--device /dev/fuse", done.stderr)
+
+    def test_no_new_privileges(self):
+        """As in a service of an unprivileged user, where fusermount3 does not work."""
+        lib.require("setpriv")
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to be somebody else")
+        os.chmod(self.dir, 0o755)
+        program, point = self.path("fleecefs"), self.mkdir("nobody")
+        shutil.copy(lib.FLEECEFS[0], program)
+        shutil.chown(point, "nobody")
+        image = self.disk()
+        os.chmod(image, 0o644)
+        done = lib.attempt("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups",
+                           "--no-new-privs", "env", "TMPDIR=" + point, "XDG_RUNTIME_DIR=" + point,
+                           program, image, point)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("fusermount3 gets no privileges under NoNewPrivileges", done.stderr)
+        self.assertFalse(lib.is_mounted(point))
 
     # Sources
 
     def test_unreachable_server(self):
         path = os.path.join(self.dir, "nobody.sock")
-        self.refused("nbd+unix:///?socket=" + path, says=["nobody.sock", "no server listens there"])
+        self.refused("nbd+unix:///?socket=" + path, says=["nobody.sock", "its socket does not exist"])
         self.refused("nbd://127.0.0.1:1/", says=["127.0.0.1"])
 
     def test_wrong_export_name_lists_those_there_are(self):
@@ -103,13 +125,13 @@ class Refuse(lib.TestCase):
         self.refused(self.mkdir("folder"), says=["folder"])
 
     def test_raw_disk_that_looks_like_a_qcow2(self):
-        """What a guest writes must not choose files of the host, where the format is named."""
+        """With an explicit format, guest data must not select files of the host."""
         secret, disk = self.path("secret"), self.path("disk.raw")
         with open(secret, "wb") as f:
             f.write(b"secret" * 10000)
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, disk, "1M")
         os.truncate(disk, lib.MIB)
-        # After an option that is of no use here: what was given stays as it is.
+        # After an irrelevant option: the explicit format still applies.
         with self.mount(disk, options=["-o", "format=raw,series=y"]) as mount:
             with open(disk, "rb") as f:
                 self.assertEqual(mount.read(f"{mount.folders()[0]}/disk.raw", "rb"), f.read())
@@ -130,12 +152,23 @@ class Refuse(lib.TestCase):
         image = self.disk()
         os.truncate(image, 50)
         self.refused(image, says=["vm.qcow2"])
-        # So that what it says of its bitmaps lies behind its end.
+        # Cuts off its bitmap directory.
         image = disks.create(self.path("cut.qcow2"), 64 * lib.MIB, ["b"])
         disks.qemu_io(image, ["write -q 0 8M"])
         lib.run("qemu-img", "bitmap", "--add", image, "late")
         os.truncate(image, 300 * lib.KIB)
-        self.refused(image, says=["cut.qcow2", "cut off or damaged", "qemu-img check"])
+        self.refused(image, says=["cut.qcow2", "truncated or damaged", "qemu-img check"])
+
+    def test_vmdk_of_several_files(self):
+        """A descriptor that names files of the host is refused; the suggested command works."""
+        for subformat in ("monolithicFlat", "twoGbMaxExtentSparse"):
+            image = self.path("several.vmdk")
+            lib.run("qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={subformat}", image,
+                    "1M")
+            self.refused(image, says=["VMDK that refers to other files", "qemu-img convert",
+                                      "qemu-nbd"])
+        with self.mount("[", "qemu-nbd", "-t", "-r", "-f", "vmdk", image, "]") as mount:
+            self.assertEqual(os.stat(mount / "default/disk.raw").st_size, lib.MIB)
 
     def test_missing_backing_file(self):
         base = disks.create(os.path.join(self.dir, "base.qcow2"), size="4M")
@@ -177,7 +210,7 @@ class Refuse(lib.TestCase):
             self.assertEqual([f for f in mount.files() if "dirty" in f], [])
 
     def test_inconsistent_bitmap(self):
-        """A writer that was killed leaves the bitmap in use: no files for it, and a clear word."""
+        """A killed writer leaves the bitmap marked in use: it has no files, which is reported."""
         image = self.disk(bitmaps=["good", "bad"])
         server = self.qemu_nbd(image, "-f", "qcow2")
         lib.run("qemu-io", "-f", "raw", "-c", "write -q -P 1 0 64k", "-c", "flush", server.uri)

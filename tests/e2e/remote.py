@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""A VM on another host, which libvirt runs there and ssh leads to: mount, back up, commit or abort,
-with connections that break, and hosts and keys that are not what they should be."""
+"""A VM of libvirt on another host, through ssh: mount, back up, commit and abort; broken
+connections; wrong hosts and keys."""
 import contextlib
 import errno
 import glob
+import grp
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +16,6 @@ import threading
 import time
 
 import lib
-import outage
 import qmp_mount
 import sshd
 from libvirtd import Domain
@@ -25,7 +26,7 @@ KILLS = int(os.environ.get("KILLS") or 2)
 
 
 def ssh_of(folder):
-    """The ssh of the mount whose sockets are in FOLDER, and who starts it again."""
+    """Returns the process ids of the ssh whose sockets are in FOLDER and of its parent, which restarts it."""
     with os.scandir("/proc") as entries:
         for entry in entries:
             if entry.name.isdigit():
@@ -45,7 +46,7 @@ class Remote(lib.TestCase):
     def setUp(self):
         super().setUp()
         self.sshd = sshd.shared()
-        # Where the mount has its sockets: to be found, and to be looked for when it is gone.
+        # TMPDIR of the mount: shows its sockets, and whether any are left.
         self.tmp = tempfile.mkdtemp(prefix="fleecefs-", dir="/tmp")
         self.defer(os.rmdir, self.tmp)
         self.point = self.mkdir("mnt")
@@ -79,7 +80,7 @@ class Remote(lib.TestCase):
         self.assertEqual(ssh_of(self.tmp), None)
 
     def fails(self, source, *says, status=1):
-        """Every way to reach it is refused with the same words, at once, and without a question."""
+        """Checks that mount and --recover fail at once, with the same message and without a prompt."""
         env = {**os.environ, "TMPDIR": self.tmp}
         for words in ([source, self.point], ["--recover", source]):
             done = subprocess.run([*lib.FLEECEFS, *words], env=env, stdin=subprocess.DEVNULL,
@@ -102,18 +103,15 @@ class Remote(lib.TestCase):
             mount = self.begin(vm)
             self.assertEqual(mount.folders(), ["vda", "vdb"])
             vm.scribble(self.rng, 1)
-            for name, chain in chains.items():
+            for name in chains:
                 self.assertEqual(mount.json(f"{name}/info.json")["mode"],
                                  "incremental" if run > 0 else "full")
-                backup = chain.copy(mount)
-                chain.check(backup, expected[name])
-                if command == "--commit":
-                    chain.keep(backup)
+            qmp_mount.back_up(mount, chains, expected, command == "--commit")
             self.end(vm, mount, command)
             self.check_nothing_left(vm, 1)
 
     def test_increment_on_a_backup_from_there(self):
-        """It is the same disk, whether it was looked at from here or from there."""
+        """The disk has the same identity, locally and remotely."""
         vm = self.domain()
         vm.scribble(self.rng, 1)
         for source, mode in ((vm.source(), "full"), (self.source(vm), "incremental"),
@@ -127,7 +125,7 @@ class Remote(lib.TestCase):
         self.check_nothing_left(vm, 1)
 
     def test_slow_link(self):
-        """10 ms each way."""
+        """With a latency of 10 ms each way."""
         link = sshd.Link(self, self.sshd.port, 0.01)
         vm = self.domain()
         vm.scribble(self.rng, 2)
@@ -140,7 +138,7 @@ class Remote(lib.TestCase):
         self.check_nothing_left(vm, 1)
 
     def test_all_domains(self):
-        """Of two hosts, one of which cannot be reached."""
+        """--all with two hosts, one of which is unreachable."""
         vm = self.domain("vda", "vdb")
         uris = [f"qemu+ssh://root@127.0.0.1:{port}/system?command={self.sshd.command}&"
                 f"socket={vm.libvirtd.socket}&netcat={self.sshd.netcat}&no_tty=1" for port in (1, self.sshd.port)]
@@ -160,10 +158,38 @@ class Remote(lib.TestCase):
         with open(plain, "rb") as f:
             self.assertTrue(f.read() == vm.disks["vda"].model)
 
+    def test_ordinary_users(self):
+        """A member of group libvirt has no access to the sockets of QEMU's user; that user does."""
+        vm = self.domain()
+        vm.scribble(self.rng, 2)
+        expected = bytes(vm.disks["vda"].model)
+        owner = re.search(r"<label>\+(\d+):", vm.virsh("dumpxml", vm.name))
+        server = sshd.Sshd({"member": (65534, ["libvirt"]), "vms": (int(owner[1]), ["libvirt"])})
+        before = os.stat(vm.libvirtd.socket)
+        os.chown(vm.libvirtd.socket, 0, grp.getgrnam("libvirt").gr_gid)
+        os.chmod(vm.libvirtd.socket, 0o770)
+        self.defer(os.chmod, vm.libvirtd.socket, before.st_mode & 0o7777)
+        self.defer(os.chown, vm.libvirtd.socket, 0, before.st_gid)
+        member, vms = (f"libvirt:{vm.name}?connect={server.uri(vm.libvirtd.socket, user=user)}"
+                       for user in ("member@", "vms@"))
+        done = lib.attempt(*lib.FLEECEFS, "-o", "scratch=" + vm.scratch, member, self.point,
+                           env=self.environment_of(vm))
+        self.assertRegex(done.stderr, rf"\Afleecefs: [^\n]*user {owner[1]}, whose socket user member "
+                                      r"cannot reach: log in as root[^\n]*\n\Z")
+        self.assertEqual(done.returncode, 1)
+        self.check_nothing_left(vm, 0)
+        for mode in ("full", "incremental"):
+            mount = self.mount(vms, env=self.environment_of(vm),
+                               options=["-o", "scratch=" + vm.scratch])
+            self.assertEqual(mount.json("vda/info.json")["mode"], mode)
+            self.assertTrue(mount.read("vda/disk.raw", "rb") == expected)
+            self.end(vm, mount, "--commit")
+            self.check_nothing_left(vm, 1)
+
     # Connections that break
 
     def new_ssh(self, old):
-        """Waits for another ssh than OLD."""
+        """Waits for an ssh process other than OLD."""
         for _ in range(lib.PATIENCE * 100):
             if (found := ssh_of(self.tmp)) and found[0] != old:
                 return found
@@ -171,7 +197,7 @@ class Remote(lib.TestCase):
         raise AssertionError("no other ssh was started")
 
     def test_ssh_killed(self):
-        """What is read is right, or is not there; another ssh takes over, in every state."""
+        """Reads are correct or wait for another ssh, in every state of the mount."""
         vm = self.domain("vda", "vdb")
         vm.scribble(self.rng, 3)
         for round_ in range(KILLS):
@@ -179,16 +205,16 @@ class Remote(lib.TestCase):
             mount = self.begin(vm, "-o", "readahead=0")
             vm.scribble(self.rng, 2)
             ssh, keeper = ssh_of(self.tmp)
-            # The maps are there: without them, to open a file may fail, and later may not.
+            # Loads the maps first: open may fail while they are missing, but not later.
             for name in expected:
-                self.assertTrue(outage.read(mount / f"{name}/disk.raw") == expected[name][:4096])
+                self.assertTrue(lib.read_direct(mount / f"{name}/disk.raw") == expected[name][:4096])
             wrong, stop = [], threading.Event()
 
             def read_all(name):
                 rng = random.Random(f"{lib.SEED}{name}")
                 while not stop.is_set():
                     offset = rng.randrange(len(expected[name]) // 4096) * 4096
-                    if outage.read(mount / f"{name}/disk.raw", 4096, offset) != \
+                    if lib.read_direct(mount / f"{name}/disk.raw", 4096, offset) != \
                             expected[name][offset:offset + 4096]:
                         wrong.append((name, offset))
 
@@ -205,14 +231,14 @@ class Remote(lib.TestCase):
             for reader in readers:
                 reader.join(lib.PATIENCE)
             self.assertEqual(wrong, [])
-            # And when it ends, of which nobody knows yet.
+            # Again just before the end, which the daemon has not noticed yet.
             if round_ % 2:
                 os.kill(ssh, signal.SIGKILL)
             self.end(vm, mount, "--abort" if round_ % 4 == 2 else "--commit", says="(?s).*")
             self.check_nothing_left(vm, 1)
 
     def test_ssh_killed_at_once(self):
-        """Again and again while a snapshot begins: it fails or not, and nothing of it is left."""
+        """Killed repeatedly while a snapshot begins: it fails or succeeds, and nothing is left."""
         vm = self.domain()
         for _ in range(KILLS):
             process = subprocess.Popen(
@@ -223,7 +249,7 @@ class Remote(lib.TestCase):
             while found is None and process.poll() is None:
                 found = ssh_of(self.tmp)
             if found:
-                time.sleep(self.rng.random())  # any moment will do
+                time.sleep(self.rng.random())  # at a random moment
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(found[0], signal.SIGKILL)
             said = process.communicate(timeout=2 * lib.PATIENCE)[1]
@@ -236,7 +262,7 @@ class Remote(lib.TestCase):
             self.check_nothing_left(vm, 0)
 
     def await_end(self):
-        """Of all that belongs to a mount here."""
+        """Waits until all processes and files of the mount on this host are gone."""
         for _ in range(lib.PATIENCE * 100):
             if not os.listdir(self.tmp):
                 return
@@ -244,7 +270,7 @@ class Remote(lib.TestCase):
         raise AssertionError(f"left here: {os.listdir(self.tmp)}")
 
     def test_daemon_killed(self):
-        """ssh ends with it; what is left there goes with the next mount, or with --recover."""
+        """ssh ends with it; the next mount or --recover cleans up on the other host."""
         vm = self.domain()
         vm.scribble(self.rng, 2)
         for put_back in (lambda: self.assertIn("ended a backup job", self.recover(vm)),
@@ -261,7 +287,7 @@ class Remote(lib.TestCase):
             self.check_nothing_left(vm, 0)
 
     def test_lost_for_good(self):
-        """Reads end with an error, and so does an abort, which can be made up for."""
+        """Reads and abort fail; --recover completes the abort later."""
         link = sshd.Link(self, self.sshd.port)
         vm = self.domain()
         vm.scribble(self.rng, 2)
@@ -275,22 +301,23 @@ class Remote(lib.TestCase):
         self.check_nothing_left(vm, 0)
 
     def test_ssh_stopped(self):
-        """It neither ends nor answers. It goes on, or if not, ends with the mount."""
+        """It neither ends nor responds. It is resumed, or ends with the mount."""
         vm = self.domain()
         vm.scribble(self.rng, 2)
+        vm.write("vda", lib.MIB // 2, 65536, 7)  # zeros are read without the server
         mount = self.begin(vm, "-o", "readahead=0,timeout=3,reconnect=3")
         path, expected = mount / "vda/disk.raw", bytes(vm.disks["vda"].model)
         ssh = ssh_of(self.tmp)[0]
-        self.assertTrue(outage.read(path) == expected[:4096])
+        self.assertTrue(lib.read_direct(path) == expected[:4096])
         os.kill(ssh, signal.SIGSTOP)
         try:
-            found = outage.read(path, 4096, lib.MIB // 2)
+            found = lib.read_direct(path, 4096, lib.MIB // 2)
         except OSError as error:
             self.assertEqual(error.errno, errno.EIO)
             self.end(vm, mount, "--abort", 3, "fleecefs --recover")
             self.assertIn("ended a backup job", self.recover(vm))
         else:
-            # Its silence was noticed in time, and there is another.
+            # The daemon noticed its silence and started another one.
             self.assertTrue(found == expected[lib.MIB // 2:][:4096])
             self.assertNotEqual(ssh_of(self.tmp)[0], ssh)
             self.end(vm, mount, "--abort")
@@ -298,19 +325,19 @@ class Remote(lib.TestCase):
         self.check_nothing_left(vm, 0)
 
     def test_another_client(self):
-        """One there that reads nothing would halt the VM."""
+        """A client on the other host that reads no replies would block the VM."""
         vm = self.domain()
         mount = self.begin(vm)
         [nbd] = glob.glob(f"{vm.scratch}/fleecefs-*/nbd")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(nbd)
             self.assert_refused("--commit", "--force", mount.point,
-                                says=["another client reads", nbd])
+                                says=["another client is connected", nbd])
         self.assertEqual(self.fleecefs("--commit", "--force", mount.point).returncode, 0)
         mount.check_gone()
         self.check_nothing_left(vm, 1)
 
-    # What is said
+    # Messages
 
     def test_wrong_words(self):
         vm = self.domain()
@@ -324,7 +351,7 @@ class Remote(lib.TestCase):
         self.fails(self.source(vm, port=1), "Connection refused")
         self.fails(f"libvirt:x?connect={self.sshd.uri('/nowhere')}", "cannot connect to libvirt",
                    "open failed")
-        for scheme in ("qemu+tls", "qemu+tcp", "qemu+libssh2"):
+        for scheme in ("qemu+libssh", "qemu+libssh2"):
             self.fails(f"libvirt:x?connect={scheme}://127.0.0.1/system", scheme, "qemu+ssh://",
                        status=2)
         source = self.source(vm)
@@ -335,6 +362,8 @@ class Remote(lib.TestCase):
                             status=2, says=["scratch directory", "a b", "spaces"])
         self.assert_refused("-o", "scratch=/nowhere", source, self.point,
                             says=["scratch directory /nowhere", "on 127.0.0.1", "No such file"])
+        self.assert_refused("-o", "scratch_encrypt", source, self.point, status=2,
+                            says=["scratch_encrypt applies to VMs on this host", "-o scratch=DIR"])
         vm.quit()
         self.assert_refused(source, self.point,
                             says=["the VM is shut off", "another host"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What is asked of the server: nothing for holes and zeros, no clean byte for a dirty file."""
+"""Requests to the server: none for holes and zeros, no clean bytes for dirty-only files."""
 import errno
 import json
 import os
@@ -56,7 +56,7 @@ class Requests(lib.TestCase):
         self.server = NbdServer(self, {"": self.export})
 
     def reads_of(self, mount, name, expected):
-        """Reads a file whole and in places, and returns which ranges the server was asked for."""
+        """Reads a file completely and in parts; returns the ranges requested from the server."""
         self.server.requests.clear()
         for flags in (0, os.O_DIRECT):
             fd = os.open(mount / name, os.O_RDONLY | flags)
@@ -83,6 +83,24 @@ class Requests(lib.TestCase):
                                   disks.masked(self.disk, self.dirty))
             self.assertTrue(asked)
 
+    def test_page_cache(self):
+        """Data is read only once, except with direct_io, which bypasses the cache."""
+        for options, again in ((["-o", "readahead=0"], False),
+                               (["-o", "readahead=0,direct_io"], True)):
+            with self.mount(self.server.uri(), options=options) as mount, \
+                    open(mount / "default/disk.raw", "rb", buffering=0) as f:
+                for seen in (True, again):
+                    self.server.requests.clear()
+                    # With lseek, too: caching does not change data and holes.
+                    for start, end in ((0, 64 * lib.KIB), self.data[-1]):
+                        at = os.lseek(f.fileno(), start, os.SEEK_DATA)
+                        self.assertEqual(at, next(max(start, s) for s, e in self.data if e > start))
+                        end = max(end, at + 1)
+                        got = os.pread(f.fileno(), end - at, at)
+                        self.assertEqual(got, self.disk[at:at + len(got)])
+                        self.assertEqual(len(got), end - at)
+                    self.assertEqual(seen, bool(self.server.ranges(READ)))
+
     def test_no_status_of_clean_ranges(self):
         """QEMU's snapshot-access answers neither reads nor base:allocation of clean ranges."""
         allowed = disks.data_ranges(self.dirty, lambda kind: kind & 1)
@@ -96,7 +114,7 @@ class Requests(lib.TestCase):
                 refuse(offset, length)
         self.export.on_read, self.export.on_status = refuse, refuse_status
         with self.mount(self.server.uri()) as mount:
-            os.listdir(mount / "default")  # no look for partitions either
+            os.listdir(mount / "default")  # does not search for partitions
             self.reads_of(mount, "default/dirty/b.raw", disks.masked(self.disk, self.dirty))
             self.assertTrue(covered(self.server.ranges(READ), allowed))
             self.assertEqual(mount.json(".fleecefs/status.json")["exports"][0]["errors"], 0)
@@ -110,7 +128,7 @@ class Requests(lib.TestCase):
         with self.mount(self.server.uri()) as mount:
             names = mount.files()
             os.stat(mount / "default/disk.raw")  # which loads the maps
-            # Listing the folder has looked for a partition table.
+            # Listing the folder has read the partition table.
             self.assertTrue(covered(self.server.ranges(READ), [(0, 64 * lib.KIB)]))
             self.server.requests.clear()
             for name in names:
@@ -123,7 +141,7 @@ class Requests(lib.TestCase):
             for name in mount.files():
                 os.stat(mount / name)
             asked = self.server.ranges(BLOCK_STATUS)
-            # Each byte twice at most: in a request for all contexts, and in one of a retry.
+            # At most twice per byte: in a request for all contexts, and in a retry.
             self.assertLessEqual(sum(end - start for start, end in asked), 2 * SIZE + (1 << 32))
 
     def test_huge_holes_cost_nothing(self):
@@ -138,11 +156,11 @@ class Requests(lib.TestCase):
 
     @staticmethod
     def has_64_bits(uri):
-        """Whether libnbd, by a tool of its own, and the server at URI have extended headers."""
+        """Whether both libnbd, according to its tool, and the server at URI support extended headers."""
         return json.loads(lib.run("nbdinfo", "--json", uri)).get("extended", False)
 
     def test_extents_of_64_bits(self):
-        """Where libnbd and the server have them, a huge disk takes a few requests."""
+        """If libnbd and the server support them, a huge disk takes few requests."""
         size = 8 << 40
         contexts = {"base:allocation": [(0, size, 3)],
                     DIRTY + "b": [(0, 6 << 40, 0), (6 << 40, size, 1)]}
@@ -164,7 +182,7 @@ class Requests(lib.TestCase):
                     self.assertLess(asked, 64)
 
     def test_extents_of_64_bits_from_qemu(self):
-        """The same of a real server, which writes down what it is asked."""
+        """The same with a real server, which logs requests."""
         size, asked = 8 << 40, "type = 7 (block status)"
         image = disks.create(self.path("vm.qcow2"), size, [("b", 64 * lib.MIB)])
         disks.qemu_io(image, ["write -q 4T 64k"])

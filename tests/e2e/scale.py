@@ -15,7 +15,7 @@ class Scale(lib.TestCase):
             return next(int(line.split()[1]) * 1024 for line in f if line.startswith(key + ":"))
 
     def test_a_million_extents(self):
-        # Data and holes by turns, 4 KiB each.
+        # Alternating data and holes, 4 KiB each.
         size = 4 * lib.GIB
         count = size // 4096
         server = self.nbdkit("sparse-random", f"size={size}", "percent=50", "runlength=4096")
@@ -55,7 +55,7 @@ class Scale(lib.TestCase):
                                  -(-size // 512))
 
     def test_sizes(self):
-        # Block status replies of 32 bits make a map a matter of size / 4 GiB requests.
+        # With 32-bit block status, a map takes size / 4 GiB requests.
         for size in (1, 511, (1 << 32) - 1, 1 << 32, 16 * lib.TIB + 1):
             with self.subTest(size=size):
                 self.check_size(size, {"base:allocation": [(0, size, 3)],

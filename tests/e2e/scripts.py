@@ -16,7 +16,7 @@ TOOLS = ("qcow2", "raw", "tar", "restic", "borg")
 
 
 class Base(lib.TestCase):
-    """What tests of fleecefs-backup share: a VM called web, and where it is saved."""
+    """Base class for tests of fleecefs-backup: a VM called web, and its destination."""
 
     def setUp(self):
         super().setUp()
@@ -42,7 +42,7 @@ class Base(lib.TestCase):
                 "web=qmp:" + vm.monitor]
 
     def backup(self, vm, *options, status=0, says=".", **kwargs):
-        """Runs it; the names of the new generations."""
+        """Runs fleecefs-backup; returns the names of the new generations."""
         before = self.generations()
         done = lib.attempt(*self.arguments(vm, *options, **kwargs), env=self.env)
         self.assertEqual(done.returncode, status, done.stderr)
@@ -55,7 +55,7 @@ class Base(lib.TestCase):
         return os.listdir(self.to + "/web") if os.path.isdir(self.to + "/web") else []
 
     def restore(self, folder, *options, status=0, says="."):
-        """What it restores."""
+        """Runs fleecefs-restore; returns the restored disk."""
         out = self.path("restored")
         done = lib.attempt(RESTORE, *options, folder, out)
         self.assertEqual(done.returncode, status, done.stderr)
@@ -76,7 +76,7 @@ class Base(lib.TestCase):
         return {name: bytes(disk.model) for name, disk in vm.disks.items()}
 
     def extract(self, tool, to):
-        """A folder with the generations that a tool has stored."""
+        """Returns a folder with the generations that TOOL stored in TO."""
         if tool in ("rsync", "qcow2", "raw"):
             return self.to + "/web"
         out = self.mkdir("extracted")
@@ -96,7 +96,7 @@ class Base(lib.TestCase):
         return out
 
     def repository(self, tool):
-        """Where TOOL is to save."""
+        """Returns the destination for TOOL."""
         if tool not in ("restic", "borg"):
             return self.to
         lib.require(tool)
@@ -106,7 +106,7 @@ class Base(lib.TestCase):
         return to
 
     def fail_tool(self, tool):
-        """Has a tool end like one whose disk is full, where it is to save."""
+        """Makes a tool fail as if its destination were full."""
         path = self.env["PATH"].split(":")[0] + "/" + tool
         with open(path, "w") as f:
             f.write(f'#!/bin/sh\ncase "$*" in *backup*|*create*|*sync*) exit 1;; esac\n'
@@ -123,7 +123,7 @@ class Scripts(Base):
         vm, to, expected = self.vm(), self.repository(tool), []
         for generation in range(4):
             if generation == 2:
-                # One that fails leaves nothing, and the next has its changes too.
+                # A failed run leaves nothing, and the next one includes its changes.
                 self.fail_tool("sync" if tool in ("qcow2", "raw", "tar") else tool)
                 self.backup(vm, tool=tool, to=to, status=1, says="web: FAILED: ")
                 self.mend_tool()
@@ -149,7 +149,7 @@ class Scripts(Base):
         self.restore(folder, "-d", "vdx", says="no such backup", status=1)
         self.restore(folder, "-d", "vda", "--at", "1999", says="no such backup", status=1)
         self.restore(folder, "-d", "vda", "--at", "20", says="several", status=1)
-        # What is there already stays.
+        # Existing files are not overwritten.
         taken = self.path("taken")
         shutil.copy("/etc/hostname", taken)
         done = lib.attempt(RESTORE, "-d", "vda", folder, taken)
@@ -160,11 +160,11 @@ class Scripts(Base):
         with open(self.plain(taken), "rb") as f:
             self.assertTrue(f.read() == expected[-1]["vda"])
 
-        # A generation that is missing, cut off, of another disk, there twice, its own base.
+        # A generation that is missing, truncated, of another disk, duplicated, or its own base.
         second = f"{folder}/{names[1]}"
         os.rename(second, self.dir + "/hidden")
         for name in names[2:]:
-            self.restore(folder, "-d", "vda", "--at", name, status=1, says="which is not there")
+            self.restore(folder, "-d", "vda", "--at", name, status=1, says="which is missing")
         self.assertTrue(self.restore(folder, "-d", "vda", "--at", names[0]) == expected[0]["vda"])
         done = lib.attempt(RESTORE, "--list", folder)
         self.assertEqual((done.returncode, done.stdout.count("BROKEN")), (1, 4))
@@ -200,7 +200,7 @@ class Scripts(Base):
             os.chmod(path, 0o644)
             with open(path, "rb") as f:
                 content = f.read()
-            # In the middle of a number, and of a line, too.
+            # Also truncated in the middle of a number and of a line.
             for length in (len(content) // 2, len(content) - 2, len(content) - 8):
                 os.truncate(path, length)
                 self.restore(folder, "-d", "vda", status=1, says="is damaged")
@@ -218,8 +218,8 @@ class Scripts(Base):
     def test_borg(self):
         self.check_all_generations("borg")
 
-    def test_forms_may_change(self):
-        """qcow2 on raw on qcow2, all of one chain."""
+    def test_chain_of_mixed_forms(self):
+        """qcow2 on raw on qcow2, in one chain."""
         vm, expected = self.vm("vda"), []
         for tool in ("raw", "qcow2", "raw", "raw", "qcow2"):
             expected.append(bytes(vm.disks["vda"].model))
@@ -231,7 +231,7 @@ class Scripts(Base):
                 self.assertTrue(self.restore(self.to, "--at", name, "-O", form) == model, name)
 
     def test_files_that_stand_alone(self):
-        """Known by their attributes, whatever they are called."""
+        """Recognized by extended attributes, whatever their names."""
         vm, expected = self.vm("vda"), []
         for day in ("full", "monday", "tuesday"):
             with self.mount("qmp:" + vm.monitor, env=vm.environment(),
@@ -246,10 +246,10 @@ class Scripts(Base):
         for day, model in expected:
             self.assertTrue(self.restore(self.to, "--at", day + ".qcow2") == model, day)
         os.unlink(self.to + "/monday.qcow2")
-        self.restore(self.to, status=1, says="which is not there")
+        self.restore(self.to, status=1, says="which is missing")
 
     def test_bitmaps_of_others(self):
-        """They are in the tree too, and are no part of the chain."""
+        """They are in the tree, but not part of the chain."""
         vm = self.vm("vda")
         vm.qmp("block-dirty-bitmap-add", node="vda", name="aaa", persistent=True)
         for day in ("full", "monday"):
@@ -277,7 +277,8 @@ class Scripts(Base):
         self.backup(vm, says="vda full")
         self.to = self.mkdir("other")
         vm.scribble(self.rng)
-        self.backup(vm, says="a full backup, because vda: \\S+ is not in")
+        self.backup(vm, says="a full backup, because vda: \\S+ is not in .*several destinations in turn, give "
+                    "each a separate --series, or store pieces")
         self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
         vm.scribble(self.rng)
         self.backup(vm, says="vda since")
@@ -285,8 +286,8 @@ class Scripts(Base):
         self.backup(vm, "--full", says="vda full")
 
     def gate(self, tool, command=""):
-        """Has TOOL, with COMMAND among its arguments, stop when it has begun to write its last one;
-        returns what becomes readable then."""
+        """Makes TOOL, with COMMAND among its arguments, stop once it has begun to write its last argument;
+        returns a descriptor that becomes readable then."""
         fifo = self.path("gate")
         os.mkfifo(fifo)
         path = self.env["PATH"].split(":")[0] + "/" + tool
@@ -301,7 +302,7 @@ class Scripts(Base):
         return os.open(fifo, os.O_RDWR)
 
     def start_and_wait(self, argv, gate):
-        """A script whose tool is at GATE: its process, and the id of the tool's."""
+        """Starts a script and waits until its tool stops at GATE; returns its process, and the tool's pid."""
         process = subprocess.Popen(argv, env=self.env, text=True,
                                    stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                    preexec_fn=lib.die_with_us)
@@ -330,8 +331,42 @@ class Scripts(Base):
             self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
             vm.scribble(self.rng)
 
+    def test_signals_while_something_hangs(self):
+        """A command that ignores SIGTERM is killed by the second signal; a query ends by the first."""
+        vm, fifo = self.vm("vda"), self.path("ready")
+        os.mkfifo(fifo)
+        ready = os.open(fifo, os.O_RDWR)
+        self.defer(os.close, ready)
+        deaf = self.arguments(vm, "--before", f"trap 'echo >{fifo}' TERM; echo >{fifo}; while :; do sleep 0.1; done")
+        path = self.env["PATH"].split(":")[0] + "/virsh"
+        with open(path, "w") as f:
+            f.write(f"#!/bin/sh\necho >{fifo}\nexec sleep 1000\n")
+        os.chmod(path, 0o755)
+        for argv, signals in (([BACKUP, "--all", "qcow2", self.to], 1), (deaf, 2)):
+            process = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE, text=True, preexec_fn=lib.die_with_us)
+            self.defer(process.stderr.close)
+            for _ in range(signals):
+                # It has started; or it was asked to end.
+                self.assertTrue(select.select([ready], [], [], lib.PATIENCE)[0])
+                os.read(ready, 64)
+                process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(lib.PATIENCE), 128 + signal.SIGTERM)
+            self.assertRegex(process.stderr.read(), "stopped by SIGTERM")
+
+    def test_unmounted_before_the_commit(self):
+        """Then nothing was committed."""
+        vm = self.vm("vda")
+        path = self.env["PATH"].split(":")[0] + "/sync"
+        with open(path, "w") as f:
+            f.write(f"#!/bin/sh\numount -l {self.mnt} 2>/dev/null\n:\n")
+        os.chmod(path, 0o755)
+        self.assertEqual(self.backup(vm, status=1, says="could not be committed"), [])
+        os.unlink(path)
+        self.backup(vm, says="vda full")
+
     def test_killed(self):
-        """Nobody cleans up, and the tool goes on; the next run waits for neither."""
+        """Without cleanup, and with the tool still running; the next run waits for neither."""
         vm = self.vm("vda")
         self.backup(vm)
         vm.scribble(self.rng)
@@ -341,7 +376,7 @@ class Scripts(Base):
         process.kill()
         process.wait(lib.PATIENCE)
         done = lib.attempt(*self.arguments(vm), env=self.env)
-        self.assertRegex(done.stderr, "web: FAILED: a backup of it runs already")
+        self.assertRegex(done.stderr, "web: FAILED: a backup of it is already running")
         self.assertEqual(done.returncode, 1)
         os.kill(tool, signal.SIGKILL)
         lib.wait_gone(end, "the tool")
@@ -368,7 +403,7 @@ class Scripts(Base):
         self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
 
     def test_restore_that_is_stopped(self):
-        """There is no disk then, nor parts of one, nor a change to one that was there."""
+        """No disk, partial or complete, is left, and an existing one is unchanged."""
         vm = self.vm("vda")
         self.backup(vm)
         out = self.to + "/vda.qcow2"
@@ -388,8 +423,8 @@ class Scripts(Base):
         lib.run(RESTORE, "--force", self.to + "/web", out)
         self.assertEqual(sorted(os.listdir(self.to)), ["vda.qcow2", "web"])
 
-    def test_what_was_not_read_is_not_committed(self):
-        """A tool that says it is done and is not: as a bug in it would."""
+    def test_incomplete_read_is_not_committed(self):
+        """A buggy tool that succeeds without reading everything."""
         vm = self.vm("vda")
         path = self.env["PATH"].split(":")[0] + "/cp"
         with open(path, "w") as f:
@@ -399,8 +434,8 @@ class Scripts(Base):
         os.unlink(path)
         self.backup(vm, says="vda full")
 
-    def test_what_is_not_committed_is_discarded(self):
-        """And it is done again by the next run."""
+    def test_failed_commit_is_discarded(self):
+        """The next run repeats the backup."""
         vm = self.vm("vda")
         refusing = self.path("refusing")
         with open(refusing, "w") as f:
@@ -417,7 +452,7 @@ class Scripts(Base):
             self.to = self.mkdir("another")
 
     def test_several_vms(self):
-        """One that fails does not keep the others from their backup."""
+        """A VM that fails does not prevent backups of the others."""
         vm = self.vm("vda")
         done = lib.attempt(BACKUP, "-o", "scratch=" + self.dir, "qcow2", self.to,
                            "gone=qmp:/nonexistent", "web=qmp:" + vm.monitor, env=self.env)
@@ -433,19 +468,19 @@ class Scripts(Base):
             done = lib.attempt(BACKUP, *args)
             self.assertEqual(done.returncode, 2, args)
             self.assertIn("usage: fleecefs-backup", done.stderr)
-        # As a timer's service has it where nobody wrote backup.conf.
+        # As in the timer's service without backup.conf.
         done = lib.attempt(BACKUP, "", "", "libvirt:web")
         self.assertRegex(done.stderr, "no TOOL is set; .*/etc/fleecefs/backup.conf")
         self.assertEqual(done.returncode, 2)
         self.assertEqual(lib.attempt(RESTORE, self.to).returncode, 2)
 
     def test_progress(self):
-        """A bar on a terminal, while a tool runs."""
+        """Shows a bar on a terminal while a tool runs."""
         vm = self.vm("vda")
         path = self.env["PATH"].split(":")[0] + "/cp"
         real = shutil.which("cp")
         with open(path, "w") as f:
-            # Longer than the second after which the bar is drawn.
+            # Long enough for the bar, which is drawn after a second.
             f.write(f'#!/bin/sh\n{real} "$@" || exit\nsleep 1.5\n')
         os.chmod(path, 0o755)
         ours, theirs = pty.openpty()
@@ -457,7 +492,7 @@ class Scripts(Base):
         while process.poll() is None or select.select([ours], [], [], 0)[0]:
             try:
                 said += os.read(ours, 4096)
-            except OSError:  # EIO: nobody has the other end open any more
+            except OSError:  # EIO: the other end is closed
                 break
         self.assertEqual(process.wait(lib.PATIENCE), 0, said)
         self.assertRegex(said.decode(), r"web \[#{40}\] \S+ [KM]iB of ")

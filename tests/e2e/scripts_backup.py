@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""contrib/fleecefs-backup: whose backups are whose, and chains that lack a part, on real VMs."""
+"""contrib/fleecefs-backup: identity of VMs, and incomplete chains, on real VMs."""
 import json
 import os
 import shutil
@@ -16,7 +16,7 @@ from fleecefs_backups import keep, text, tools  # noqa: E402
 
 class Backup(scripts.Base):
     def test_names(self):
-        """No two VMs share a name in file systems and repositories, and none is syntax there."""
+        """Names of VMs are unique and safe in filesystems and repositories."""
         names = ["web", "Web", "web?1", "web&1", "web%3F1", "web/1", "web%2F1", "we b", "-web", ".web",
                  "%2Dweb", "web\\", "web\n", "web\x1b[2J", "web:1", "web{now}", "w" * 200, "w" * 201,
                  "w" * 201 + "x", "é" * 150, "\udcff", "web-", "web::x", "..", "."]
@@ -28,17 +28,17 @@ class Backup(scripts.Base):
         self.assertEqual(encoded[:2] + encoded[7:8], ["web", "Web", "we b"])
 
     def test_another_vm_of_the_same_name(self):
-        """Which has no UUID: then it is the socket that tells."""
+        """Without a UUID, the socket identifies the VM."""
         web = self.vm("vda")
         self.backup(web)
         other = self.vm("vda")
-        self.assertEqual(self.backup(other, status=1, says="web: FAILED: what .* has under this name "
-                                     "is another VM's: .*NAME=SOURCE"), [])
+        self.assertEqual(self.backup(other, status=1, says="web: FAILED: .* has backups of another VM "
+                                     "under this name: .*NAME=SOURCE"), [])
         self.assertEqual(len(self.generations()), 1)
         self.assertTrue(self.restore(self.to) == web.disks["vda"].model)
 
     def test_vm_is_recorded(self):
-        """In what each tool stores, with numbers that tell their order."""
+        """Each tool stores the VM's identity, and numbers that define the order."""
         for tool in scripts.TOOLS:
             vm, to = self.vm("vda"), self.repository(tool)
             for _ in range(2):
@@ -61,7 +61,7 @@ class Backup(scripts.Base):
             self.to = self.mkdir("another")
 
     def remove(self, tool, to, name):
-        """As retention does that knows nothing of chains."""
+        """Removes a generation as a retention tool that ignores chains would."""
         if tool in ("rsync", "qcow2", "raw"):
             shutil.rmtree(f"{to}/web/{name}")
         elif tool == "tar":
@@ -78,9 +78,9 @@ class Backup(scripts.Base):
         return "split" in lib.run(*lib.FLEECEFS, "--help")
 
     def check_pieces(self, tool):
-        """Each generation is a whole disk: any of them can go, and the next is no other for it."""
+        """Each generation is a complete disk: removing any does not affect later ones."""
         if not self.shows_pieces():
-            self.skipTest("this fleecefs does not show disks in pieces")
+            self.skipTest("this fleecefs has no disks in pieces")
         lib.require("rsync")
         vm, to, expected = self.vm(), self.repository(tool), []
         for generation in range(4):
@@ -110,9 +110,9 @@ class Backup(scripts.Base):
         self.check_pieces("borg")
 
     def check_broken_chain(self, tool, which):
-        """Generation WHICH of three is gone: what follows is full, and can be restored."""
+        """Generation WHICH of three is removed: the next backup is full and can be restored."""
         if tool in ("restic", "borg") and self.shows_pieces():
-            self.skipTest("there are no chains")
+            self.skipTest("this tool stores no chains")
         vm, to = self.vm("vda"), self.repository(tool)
         for _ in range(3):
             self.backup(vm, tool=tool, to=to)
@@ -123,7 +123,7 @@ class Backup(scripts.Base):
             shutil.rmtree(folder)
         self.remove(tool, to, names[which])
         self.backup(vm, tool=tool, to=to, says="a full backup, because vda: its chain is broken: .*"
-                                               "not .*\n(.*\n)*.*vda full")
+                                               "(is missing|is not in .*)\n(.*\n)*.*vda full")
         expected = bytes(vm.disks["vda"].model)
         vm.scribble(self.rng)
         self.backup(vm, tool=tool, to=to, says="vda since")
@@ -148,7 +148,7 @@ class Backup(scripts.Base):
         self.check_broken_chain("borg", 0)
 
     def test_parts_of_a_generation_are_gone(self):
-        """Also where its folder is still there."""
+        """Even if its folder still exists."""
         for path, tool in (("vda/disk.qcow2", "qcow2"), ("vda/info.json", "qcow2"),
                            ("vda/disk.raw", "raw")):
             vm = self.vm("vda")
@@ -164,7 +164,7 @@ class Backup(scripts.Base):
             self.to = self.mkdir("another")
 
     def check_rsync(self, destination):
-        """Generations of a folder that is as a mount is, in DESTINATION, which is self.to."""
+        """Stores generations of a folder like a mount in DESTINATION, another name of self.to."""
         class Mounted:
             path, folder, vm_files = self.mkdir("mnt"), self.mkdir("run"), ["vm.json"]
 
@@ -188,7 +188,7 @@ class Backup(scripts.Base):
                 json.dump({"size": 4 * lib.MIB, "restore_point": name, "contexts": []}, f)
             with open(Mounted.folder + "/vm.json", "w") as f:
                 json.dump({"number": number, "generation": name, "series": "last"}, f)
-            # What a run that was killed has left.
+            # Left by a killed run.
             os.makedirs(f"{self.to}/web/20261121T000009Z.partial/vda")
             tool.save(Mounted, ["./vda/info.json", "./vda/split"], name, number)
             expected.append((name, lib.run("sh", "-c", f"cat {split}/*", text=False)))
@@ -209,7 +209,7 @@ class Backup(scripts.Base):
         self.check_rsync(self.to)
 
     def test_rsync_to_another_host(self):
-        """As ssh does it: the shell there takes the command apart."""
+        """Through a fake ssh: a shell on the other host splits the command."""
         lib.require("rsync")
         away = self.path("away $x")
         os.mkdir(away)
@@ -236,7 +236,7 @@ class Backup(scripts.Base):
         for rule in ("", "daily", "daily=x", "daily=-1", "daily=0", "dayly=3", "last=1,last=2"):
             with self.assertRaises(ValueError):
                 keep.parse(rule)
-        # What others need stays, what cannot be restored counts for nothing and is left alone.
+        # Bases of kept generations stay; broken ones do not count and are not removed.
         for foldable, removals in ((False, (["g3", "g2", "g1", "f"], ["f"], ["f"], [])),
                                    (True, (["g3", "g2", "g1", "f"], ["g2", "g1", "f"], ["f"], []))):
             chain = {n: keep.Generation(series, needs, foldable) for n, series, needs in (
@@ -248,7 +248,7 @@ class Backup(scripts.Base):
 
     def check_keep(self, tool):
         if tool in ("restic", "borg") and self.shows_pieces():
-            self.skipTest("there are no chains")
+            self.skipTest("this tool stores no chains")
         vm, to, expected = self.vm("vda"), self.repository(tool), []
         for options in ([], [], ["--full"], []):
             self.backup(vm, *options, tool=tool, to=to)
@@ -257,7 +257,7 @@ class Backup(scripts.Base):
         arguments = self.arguments(vm, "--keep", "last=1", "--dry-run", tool=tool, to=to)
         before = self.names(tool, to)
         for rule, removed in (("=1", 2), ("=3", 0)):
-            # Three is the last of the first chain, which needs all of it.
+            # The third newest is the end of the first chain and needs all of it.
             done = lib.attempt(*(w.replace("=1", rule) for w in arguments), env=self.env)
             self.assertEqual((done.returncode, done.stderr.count("would be removed")), (0, removed),
                              done.stderr)
@@ -287,7 +287,7 @@ class Backup(scripts.Base):
         self.check_keep("borg")
 
     def test_odd_names_of_vms(self):
-        """Also those that /proc/self/mounts writes in another way, after a daemon that has died."""
+        """Including names that /proc/self/mounts escapes, after a daemon was killed."""
         for name in ("a\\b", "we b", "x&y;z", "line\nbreak", "-dash", "...", "\x1b[2J"):
             vm = self.vm("vda")
             done = lib.attempt(scripts.BACKUP, "-o", "scratch=" + self.dir, "qcow2", self.to,
@@ -306,7 +306,7 @@ class Backup(scripts.Base):
             self.assertFalse(lib.is_mounted(mnt))
 
     def test_image_of_a_vm_that_is_off(self):
-        """It goes on with the chain of the VM, whose image is not changed."""
+        """It continues the VM's chain and does not change the image."""
         vm = self.vm("vda")
         self.backup(vm, says="vda full")
         vm.scribble(self.rng)
@@ -326,18 +326,18 @@ class Backup(scripts.Base):
             self.assertEqual(len(set(self.generations()) - names), 1)
         with open(image, "rb") as f:
             self.assertTrue(f.read() == before)
-        # Full where the chain is another's, or where it is asked for.
+        # Full if the destination has another chain, or on request.
         self.to = self.mkdir("elsewhere")
         done = lib.attempt(scripts.BACKUP, "raw", self.to, image, env=self.env)
         self.assertRegex(done.stderr, "a full backup, because vda: .*\n.*vda full")
         self.assertTrue(self.restore(self.to + "/vda") == vm.disks["vda"].model)
 
     def test_connect(self):
-        """It counts for domains that are named, too: a test:/// libvirt runs no VMs of QEMU."""
+        """--connect applies to named domains, too: test:/// has no VMs of QEMU."""
         for source, options in (("libvirt:test", ["-c", "test:///default"]),
                                 ("libvirt:test?connect=test:///default", ["-c", "qemu:///none"])):
             done = lib.attempt(scripts.BACKUP, *options, "qcow2", self.to, source, env=self.env)
-            self.assertRegex(done.stderr, "this libvirt runs VMs by .*not QEMU|test:///default")
+            self.assertRegex(done.stderr, "this libvirt connection is for .*not QEMU|test:///default")
             self.assertEqual(done.returncode, 1)
 
 

@@ -1,24 +1,29 @@
 #!/usr/bin/env python3
-"""What is stored is compared with the snapshot, and checked later: damage is found, and is no base."""
+"""--verify compares backups with the snapshot, --check finds damage later; damaged ones are never a base."""
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import socket
 import struct
 import sys
+import tarfile
+import threading
+from unittest import mock
 
 import lib
 import scripts
 
 sys.path.append(lib.TOP + "/contrib")
 sys.dont_write_bytecode = True
-from fleecefs_backups import sums  # noqa: E402
+from fleecefs_backups import commands, machine, sums  # noqa: E402
 
 RESTORE = scripts.RESTORE
 
 
 def flip(path, at=None):
-    """Another byte in the middle of a file, or AT a place."""
+    """Changes a byte in the middle of a file, or AT an offset."""
     os.chmod(path, 0o644)
     with open(path, "r+b") as f:
         f.seek(os.path.getsize(path) // 2 if at is None else at)
@@ -28,22 +33,22 @@ def flip(path, at=None):
 
 
 class Verify(scripts.Base):
-    def spoil(self, program, script):
-        """Has PROGRAM, in place of whom SCRIPT is run, change what is stored."""
+    def corrupt(self, program, script):
+        """Replaces PROGRAM by SCRIPT, which changes what is stored."""
         path = self.env["PATH"].split(":")[0] + "/" + program
         with open(path, "w") as f:
             f.write(f"#!/bin/sh\nreal={shutil.which(program)}\n{script}\n")
         os.chmod(path, 0o755)
         return path
 
-    # One byte of data in what is being made, when its file system is synced.
+    # Changes one byte of the new generation when its file system is synced.
     ON_SYNC = r"""
 f=$(find "$2" \( -path '*.part/*' -o -path '*.partial/*' -o -name '.*.part' \) -type f -size +64k -links 1 |
     sort | head -n 1)
 [ -z "$f" ] || { chmod u+w "$f"; at=$(($(stat -c %s "$f") / 2))
     printf '\125' | dd of="$f" bs=1 seek=$at conv=notrunc 2>/dev/null; }
 exec $real "$@" """
-    # One byte of what comes out, for tools whose repository checks itself.
+    # Changes one byte of the output, for tools whose repositories verify their data.
     ON_READ = r"""
 case "$*" in *dump*/*|*export-tar*) $real "$@" | python3 -c '
 import sys
@@ -57,7 +62,7 @@ sys.stdout.buffer.write(data)';; *) exec $real "$@";; esac"""
         self.backup(vm, "--verify", tool=tool, to=to, says="vda full")
         vm.write("vda", 0, 2 * lib.MIB, 8)
         count = len(self.stored(tool, to))
-        path = self.spoil(program, script)
+        path = self.corrupt(program, script)
         self.backup(vm, "--verify", tool=tool, to=to, status=1, says=says)
         os.unlink(path)
         self.assertEqual(len(self.stored(tool, to)), count)
@@ -126,20 +131,97 @@ class Check(scripts.Base):
             self.assertEqual((done.returncode, done.stdout.count("BROKEN")), (1, 2), done.stdout)
             for name in names[1:]:
                 self.restore(self.to, "--at", name, status=1, says="is damaged: .*remove .*DAMAGED")
-            # What follows is full, and goes on from there.
+            # The next backup is full and starts a new chain.
             self.backup(vm, tool=tool, says="(?s)a full backup, because vda: .*is damaged.*vda full")
             self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
             vm.write("vda", 0, 4096, 99)
             self.backup(vm, tool=tool, says="vda since")
-            # A good copy is put back: the note goes.
+            # With an intact copy, the mark is removed.
             flip(path, at)
             self.check(0)
             self.assertFalse(os.path.exists(mark))
             self.assertEqual(lib.attempt(RESTORE, "--list", self.to).returncode, 0)
             self.to = self.mkdir("another")
 
+    def list(self, status):
+        done = lib.attempt(RESTORE, "--list", "--json", self.to)
+        self.assertEqual((done.returncode, done.stderr), (status, ""))
+        return json.loads(done.stdout)["images"]
+
+    def test_archives(self):
+        """Checked without unpacking; a damaged one does not become a base."""
+        vm, names = self.three("tar")
+        names = [n.removesuffix(".tar") for n in names]
+        self.check(0, *(f"ok  web/{n}.tar\n" for n in names))
+        rows = self.list(0)
+        points = [r["restore_point"] for r in rows]
+        self.assertEqual([(r["generation"], r["disk"], r["base"], r["fault"]) for r in rows],
+                         [(n, "vda", b, None) for n, b in zip(names, ["", *points])])
+        self.assertRegex(lib.run(RESTORE, "--list", self.to),
+                         rf"vda  {points[1]}  /\S+/{names[1]}.tar  increment on {points[0]}\n")
+        self.restore(self.to, status=1, says="contains archives: unpack those .*tar -xf")
+        # Stock tools can unpack them.
+        out = self.mkdir("out")
+        lib.run("tar", "-C", out, "-xf", f"{self.to}/web/{names[1]}.tar")
+        lib.run("sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS", cwd=out)
+        path = f"{self.to}/web/{names[1]}.tar"
+        with open(path, "rb") as f:
+            good = f.read()
+        for harm, says in ((lambda: flip(path, good.index(bytes([20]) * 512)), "checksum differs"),
+                           (lambda: os.truncate(path, len(good) // 2), "cannot be read to its end"),
+                           (lambda: os.truncate(path, 100), "cannot be read")):
+            harm()
+            self.check(1, rf"DAMAGED  web/{names[1]}.tar  .*{says}", f"ok  web/{names[0]}.tar",
+                       rf"BROKEN  web/{names[2]}.tar  it needs {names[1]}, which is damaged")
+            self.assertTrue(os.path.exists(path + ".DAMAGED"))
+            done = lib.attempt(RESTORE, "--list", self.to)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stdout, "BROKEN: it needs|DAMAGED")
+            with open(path, "wb") as f:
+                f.write(good)
+        done = self.backup(vm, tool="tar", says="(?s)a full backup, because vda: .*is damaged.*vda full")
+        self.assertEqual(len([n for n in done if n.endswith(".tar")]), 1)
+        self.check(0)  # with an intact copy
+        self.assertFalse(os.path.exists(path + ".DAMAGED"))
+        os.unlink(path)
+        self.check(1, rf"BROKEN  web/{names[2]}.tar  it needs {names[1]}, which is missing")
+
+    def test_archives_made_to_harm(self):
+        """Damaged archives: others are still listed, within bounded time and memory."""
+        os.mkdir(self.to + "/web")
+        bad = self.to + "/web/20260101T000000Z.tar"
+
+        def header(kind, size, **fields):
+            member = tarfile.TarInfo("vm.json")
+            member.type, member.size = kind, size
+            return bytearray(member.tobuf(tarfile.GNU_FORMAT))
+
+        many = bytes(header(tarfile.XHDTYPE, 0)) * 5000
+        sparse = header(tarfile.GNUTYPE_SPARSE, 0)
+        sparse[386:482] = bytes(96)
+        sparse[483:495] = b"\x80" + (1 << 60).to_bytes(11, "big")
+        sparse[148:156] = b" " * 8
+        sparse[148:156] = b"%06o\0 " % sum(sparse)
+        for data, length in ((many, None), (bytes(header(tarfile.XHDTYPE, 1 << 40)), 2 << 40),
+                             (bytes(sparse), 10240)):
+            with open(bad, "wb") as f:
+                f.write(data)
+                f.truncate(length)
+            done = lib.attempt(RESTORE, "--list", self.to)
+            self.assertNotIn("Traceback", done.stderr)
+            done = lib.attempt(RESTORE, "--check", self.to)
+            self.assertNotIn("Traceback", done.stderr)
+        os.unlink(bad + ".DAMAGED")
+        said = {"version": 1, "vm": {"uuid": "u"}, "disks": {"vda": {"needs": [{}, 5]}}}
+        text = json.dumps(said).encode()
+        with open(bad, "wb") as f:
+            f.write(header(tarfile.REGTYPE, len(text)) + text.ljust(512, b"\0") + bytes(1024))
+        done = lib.attempt(RESTORE, "--list", self.to)
+        self.assertRegex(done.stdout, "BROKEN: it needs")
+        self.assertEqual((done.returncode, done.stderr), (1, ""))
+
     def test_pieces(self):
-        """Nothing is linked to a piece that is damaged."""
+        """Never links to a damaged piece."""
         lib.require("rsync")
         vm, names = self.three("rsync")
         self.check(0, *(f"ok  web/{n}\n" for n in names))
@@ -151,17 +233,17 @@ class Check(scripts.Base):
         linked = [n for n in names if os.path.samefile(f"{self.to}/web/{n}/vda/split/000000", piece)]
         said = self.check(1)
         self.assertEqual(said.count("DAMAGED"), len(linked), said)
-        done = self.backup(vm, "--keep", "last=1", tool="rsync", says="left alone")
+        done = self.backup(vm, "--keep", "last=1", tool="rsync", says="is ignored and kept")
         self.assertFalse(os.path.samefile(f"{self.to}/web/{done[0]}/vda/split/000000", piece))
         self.assertTrue(self.restore(self.to) == vm.disks["vda"].model)
 
     def test_what_is_missing(self):
         _, names = self.three("qcow2")
         os.unlink(f"{self.to}/web/{names[0]}/vda/disk.qcow2")
-        self.check(1, f"DAMAGED  web/{names[0]}/vda  there is no image of it")
+        self.check(1, f"DAMAGED  web/{names[0]}/vda  it has no image")
 
     def test_odd_checksums(self):
-        """Of files elsewhere, and what is no list of checksums."""
+        """Lists that name files outside, and invalid lists."""
         _, names = self.three("qcow2")
         path = f"{self.to}/web/{names[0]}/SHA256SUMS"
         with open(path) as f:
@@ -177,12 +259,12 @@ class Check(scripts.Base):
     def test_nothing_there(self):
         done = lib.attempt(RESTORE, "--check", self.to)
         self.assertEqual((done.returncode, done.stderr),
-                         (1, f"fleecefs-restore: {self.to} holds no backup\n"))
+                         (1, f"fleecefs-restore: {self.to} contains no backup\n"))
 
 
 class Sums(lib.TestCase):
     def test_sparse(self):
-        """By what it holds, wherever there are holes, and as fast as that."""
+        """The checksum depends on the contents, not on holes, and its time on the amount of data."""
         path, other = self.path("disk.raw"), self.path("other.raw")
         with open(path, "wb") as f:
             f.truncate(lib.TIB + 7)
@@ -205,8 +287,33 @@ class Sums(lib.TestCase):
 
 
 class Machine(scripts.Base):
+    def test_monitors_made_to_harm(self):
+        """That send events without end, or a line without end, or nothing."""
+        path = self.path("monitor")
+        for flood in (b'{"event": "RTC_CHANGE"}\n', b"[", b""):
+            with socket.socket(socket.AF_UNIX) as listener, mock.patch.object(machine, "PATIENCE", 0.5):
+                listener.bind(path)
+                listener.listen()
+
+                def serve():
+                    client = listener.accept()[0]
+                    with client, contextlib.suppress(OSError):
+                        client.sendall(b"{}\n")
+                        while flood:
+                            client.sendall(flood * 1000)
+                        client.recv(65536)
+                        client.recv(1)
+
+                thread = threading.Thread(target=serve, daemon=True)
+                thread.start()
+                with self.assertRaises((OSError, commands.Failed)):
+                    machine.Monitor(path)
+                thread.join(lib.PATIENCE)
+                self.assertFalse(thread.is_alive())
+            os.unlink(path)
+
     def test_qemu_without_libvirt(self):
-        """What it tells of itself is in each backup, in whatever form."""
+        """QEMU's answers are stored in each backup, whatever the tool."""
         for tool in ("qcow2", "tar", "rsync", "restic", "borg"):
             vm, to = self.vm("vda"), self.repository(tool)
             self.backup(vm, tool=tool, to=to)

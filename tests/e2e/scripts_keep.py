@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Retention of fleecefs-backup: what is kept can always be restored, wherever a run is cut off."""
+"""Retention of fleecefs-backup: kept generations can be restored even if a run is killed at any step."""
 import json
 import os
 import shutil
@@ -16,7 +16,7 @@ sys.path.append(lib.TOP + "/contrib")
 sys.dont_write_bytecode = True
 from fleecefs_backups import commands, fold, making, qcow2, stored, sums, tools  # noqa: E402
 
-CUT = 9  # the exit status of a process that was cut off
+CUT = 9  # exit status of a process that ended early
 
 
 class Fold(lib.TestCase):
@@ -27,10 +27,10 @@ class Fold(lib.TestCase):
         self.to = self.mkdir("backups")
 
     def chain(self, form, length=4):
-        """A chain of VM web, each generation with what it holds."""
+        """Stores a chain of VM web; returns the contents of each generation."""
         expected, clusters = {}, {}
         for n in range(length):
-            # Each overwrites a part of what others have; zeros over data, too.
+            # Each overwrites parts of earlier ones, also with zeros.
             writes = {"c1": n + 1, f"c{n + 2}": n + 1} if n % 2 else {f"c{n + 4}": n + 1, "c1": 0}
             clusters.update(writes)
             self.increment(form, n, writes)
@@ -56,7 +56,7 @@ class Fold(lib.TestCase):
         sums.record(f"{self.to}/web/{name}")
 
     def add(self, form, name, at, byte, base):
-        """One more cluster to what is stored."""
+        """Adds a cluster to a stored image."""
         path = f"{self.to}/web/{name}/vda/{'dirty/last' if base else 'disk'}.{form}"
         start, end = at * 65536, (at + 1) * 65536
         qemu_io(path, [f"write -{f'P {byte}' if byte else 'z'} {start} 64k"], form)
@@ -66,7 +66,7 @@ class Fold(lib.TestCase):
 
     @staticmethod
     def content(chain):
-        """What a chain holds, by our own reader: much faster than qemu-img."""
+        """Reads a chain with our own reader, which is much faster than qemu-img."""
         data = bytearray(SIZE)
         for image in chain:
             with making.opened(image.path) as fd:
@@ -81,7 +81,7 @@ class Fold(lib.TestCase):
         return data
 
     def restored(self, folder, name, by_qemu):
-        """What a generation restores to."""
+        """Returns the restored contents of a generation."""
         there = stored.Stored(folder)
         images = [i for i in there.images if i.generation == name]
         self.assertTrue(images, f"{name} is not there")
@@ -121,7 +121,7 @@ class Fold(lib.TestCase):
                 tool.discard(name)
 
     def prune_and_cut(self, folder, going, at):
-        """Removes the generations GOING in a process that ends before its step AT; whether it did."""
+        """Removes the generations GOING in a process that ends before its step AT; returns whether it did."""
         pid = os.fork()
         if pid == 0:
             steps = 0
@@ -140,7 +140,7 @@ class Fold(lib.TestCase):
                 for module, name in ((os, "rename"), (os, "unlink"), (os, "rmdir"), (os, "fsync"),
                                      (os, "chmod"), (os, "pwrite"), (making, "run"), (shutil, "rmtree")):
                     unittest.mock.patch.object(module, name, step(getattr(module, name))).start()
-                # Takes time, and changes nothing.
+                # Slow, and changes nothing.
                 unittest.mock.patch.object(making, "check_file").start()
                 self.prune(folder, going)
                 status = 0
@@ -150,7 +150,7 @@ class Fold(lib.TestCase):
         self.assertIn(status, (0, CUT))
         return status == CUT
 
-    # That a process ends loses nothing that was written, and to sync at each of hundreds of cuts takes
+    # The end of a process loses no written data, and syncing at each of hundreds of cuts takes
     # minutes.
     @unittest.mock.patch.object(os, "fsync", lambda fd: None)
     def check_cuts(self, form, *going):
@@ -164,7 +164,7 @@ class Fold(lib.TestCase):
             self.check_kept(folder, expected, going, not was_cut, not was_cut)
             if not was_cut:
                 break
-            # The next run does the rest.
+            # The next run completes the merge.
             self.prune(folder, going & set(os.listdir(folder + "/web")))
             self.check_kept(folder, expected, going, True)
             shutil.rmtree(folder)
@@ -187,7 +187,7 @@ class Fold(lib.TestCase):
         self.check_cuts("raw", 1, 2)
 
     def test_what_cannot_be_folded_is_kept(self):
-        """An increment in raw on a full backup in qcow2."""
+        """A raw increment on a full backup in qcow2."""
         self.increment("qcow2", 0, {"c1": 1})
         self.increment("raw", 1, {"c2": 2})
         self.increment("raw", 2, {"c3": 3})
@@ -206,13 +206,13 @@ class Fold(lib.TestCase):
         self.chain("qcow2", 3)
         tool = tools.TOOLS["qcow2"](self.to, "web")
         with tool.locked():
-            with self.assertRaisesRegex(commands.Failed, "another run is at work"):
+            with self.assertRaisesRegex(commands.Failed, "another run is using"):
                 self.prune(self.to, {point(0)})
 
 
 class Keep(scripts.Base):
     def check(self, tool):
-        """Ten days of increments, of which four and then two are kept."""
+        """Ten days of increments, keeping four and then two."""
         vm, expected, mode = self.vm("vda"), {}, "full"
         for _ in range(6):
             names = self.backup(vm, "--keep", "last=3", tool=tool, says=f"vda {mode}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""contrib/fleecefs-map, of what a mount shows and of what fleecefs-backup has stored."""
+"""contrib/fleecefs-map with files of a mount and with backups stored by fleecefs-backup."""
 import json
 import re
 import shutil
@@ -7,7 +7,7 @@ import shutil
 import lib
 import scripts
 
-# What maps, increments and mapfiles of the second and third of three generations tell.
+# Changes of the second and third of three generations, by maps, increments and mapfiles alike.
 CHANGED = [("#ff0000", "0 B", "2"), ("#ff7f7f", "2 MiB", "1"), ("#ff7f7f", "3 MiB", "1")]
 MAP = f"{lib.TOP}/contrib/fleecefs-map"
 
@@ -29,8 +29,8 @@ class Map(scripts.Base):
         with open(maps[1]) as f:
             text = f.read()
         short = text[:text.rstrip().rindex("\n") + 1]
-        for broken, says in ((short, "cut off"), (text[:-30], "cut off"),
-                             (text * 2, "does not go on"), ("", "cut off")):
+        for broken, says in ((short, "truncated"), (text[:-30], "truncated"),
+                             (text * 2, "does not start where"), ("", "truncated")):
             with open(maps[1], "w") as f:
                 f.write(broken)
             done = lib.attempt(MAP, *maps)
@@ -49,7 +49,7 @@ class Map(scripts.Base):
         self.assertLess(int(kib), 64 * 1024)
 
     def cells(self, *arguments, count=2):
-        """Those of the picture, of 64 KiB, that changed: (colour, place, times)."""
+        """Returns the changed cells of the picture, of 64 KiB each: (colour, offset, times)."""
         picture = self.path("svg")
         lib.run(MAP, "-o", picture, "-c", "8", "-r", "8", *arguments)
         lib.run("xmllint", "--noout", picture)
@@ -59,7 +59,7 @@ class Map(scripts.Base):
         return [c for c in found if c[2] != "0"]
 
     def test_files(self):
-        """Hot spots by the files that are there, as fleecefs-changed tells them."""
+        """Hot spots by file, from the output of fleecefs-changed."""
         changes, found = self.path("map"), self.path("json")
         with open(changes, "w") as f:
             f.write(f"0 {lib.MIB} 1 dirty\n{lib.MIB} {lib.MIB} 0 clean\n")
@@ -83,11 +83,11 @@ class Map(scripts.Base):
             with open(found, "w") as f:
                 f.write(broken)
             done = lib.attempt(MAP, changes, "--files", found)
-            self.assertIn(f"fleecefs-map: {found}:1 is not of this disk", done.stderr)
+            self.assertIn(f"fleecefs-map: {found}:1 is of another disk", done.stderr)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
 
     def test_what_is_stored(self):
-        """By its folder, and by the files in it, in each form."""
+        """Stored backups of each form, given by their folder and by the files in it."""
         for tool in ("qcow2", "raw"):
             vm = self.vm("vda")
             for i in range(3):
@@ -105,7 +105,7 @@ class Map(scripts.Base):
             self.to = self.mkdir("another")
 
     def test_pieces(self):
-        """A piece has changed where it is not older than its generation."""
+        """A piece has changed if it is not older than its generation."""
         lib.require("rsync")
         vm = self.vm("vda")
         vm.write("vda", 0, 65536, 1)
@@ -121,7 +121,7 @@ class Map(scripts.Base):
             self.assertEqual((counts["0 B"], counts["2 MiB"]), ("1", "3"), counts)
 
     def test_partitions(self):
-        """By info.json; what is odd in it is left out, and nothing in it is markup."""
+        """From info.json; invalid members are left out, and markup is escaped."""
         vm = self.vm("vda")
         self.backup(vm)
         path = f"{self.to}/web/{self.generations()[0]}/vda"
@@ -138,7 +138,7 @@ class Map(scripts.Base):
         self.backup(vm)
         empty = self.mkdir("empty")
         for arguments, says in (([self.to], "several disks, choose one with --disk: vda, vdb"),
-                                ([self.to, "-d", "x"], "holds no disk x"), ([empty], "holds no disk")):
+                                ([self.to, "-d", "x"], "contains no disk x"), ([empty], "contains no disk")):
             done = lib.attempt(MAP, *arguments)
             self.assertRegex(done.stderr, f"\\Afleecefs-map: .*{says}\n\\Z")
             self.assertEqual((done.returncode, done.stdout), (1, ""))

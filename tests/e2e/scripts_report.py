@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a run of fleecefs-backup tells other programs, and how it runs for several VMs."""
+"""Reports of fleecefs-backup for other programs, and runs with several VMs."""
 import json
 import os
 import re
@@ -22,7 +22,7 @@ class Report(scripts.Base):
         return done
 
     def metrics(self, folder):
-        """The one file in FOLDER: its metrics by name."""
+        """Returns the metrics in FOLDER's only file, by name."""
         name, = os.listdir(folder)
         self.assertRegex(name, r"^fleecefs-backup-web@last-[0-9a-f]{8}\.prom$")
         with open(f"{folder}/{name}") as f:
@@ -37,7 +37,7 @@ class Report(scripts.Base):
         vm = self.vm("vda", "vdb")
         for mode in ("full", "incremental"):
             done = self.run_backup(vm, "--json", "--quiet", "--verify", "--keep", "last=1")
-            # The daemon tells of each disk that begins anew.
+            # The daemon reports each disk with a full backup.
             self.assertEqual(done.stderr.count("there is no restore point"), 2 * (mode == "full"))
             self.assertEqual((done.stderr.count("\n"), done.stdout.count("\n")),
                              (2 * (mode == "full"), 1))
@@ -65,7 +65,7 @@ class Report(scripts.Base):
         self.assertIn("web: FAILED", done.stderr)
 
     def test_members_are_documented(self):
-        """All that a line has, and all metrics, are in fleecefs-formats(5)."""
+        """fleecefs-formats(5) documents all members and metrics."""
         vm, folder = self.vm("vda"), self.mkdir("metrics")
         done = self.run_backup(vm, "--json", "--verify", "--metrics", folder)
         with open(lib.TOP + "/src/fleecefs-formats.5") as f:
@@ -74,6 +74,14 @@ class Report(scripts.Base):
         said = json.loads(done.stdout)
         self.assertEqual((set(said) | set(said["disks"][0])) - documented, set())
         self.assertEqual(set(self.metrics(folder)) - documented, set())
+
+    def test_no_folder_for_metrics(self):
+        """The backup itself succeeds, and its line is printed."""
+        vm = self.vm("vda")
+        done = self.run_backup(vm, "--json", "--quiet", "--metrics", self.dir + "/none", status=1)
+        self.assertEqual(json.loads(done.stdout)["status"], 0)
+        self.assertIn(f"web: cannot write its metrics into {self.dir}/none: No such file",
+                      done.stderr)
 
     def test_metrics(self):
         vm, folder = self.vm("vda"), self.mkdir("metrics")
@@ -96,7 +104,7 @@ class Report(scripts.Base):
         self.assertGreaterEqual(third["newest_timestamp_seconds"], third["oldest_timestamp_seconds"])
 
     def alerts(self, *tests):
-        """Has promtool try the rules: (metrics, hours, names of the alerts then)."""
+        """Tests the rules with promtool; each of TESTS: (metrics, hours, names of the alerts then)."""
         said = {"rule_files": [RULES], "evaluation_interval": "1h", "tests": []}
         with open(RULES) as f:
             alerts = re.findall(r"alert: (\w+)", f.read())
@@ -107,7 +115,7 @@ class Report(scripts.Base):
                 "interval": "1h",
                 "input_series": [{"series": PREFIX + name + of, "values": f"{value}x{hours}"}
                                  for name, value in metrics.items()],
-                # What is said of it is tried by a template that is used.
+                # Firing alerts also expand their templates.
                 "promql_expr_test": [{
                     "expr": f'count(ALERTS{{alertname="{a}",alertstate="firing"}}) or vector(0)',
                     "eval_time": f"{hours}h",
@@ -119,7 +127,7 @@ class Report(scripts.Base):
         lib.run("promtool", "test", "rules", path)
 
     def test_an_alert_fires_when_a_backup_is_missed(self):
-        """By the metrics of real runs; promtool's time begins with the first of them."""
+        """With the metrics of real runs; promtool's clock starts at the first."""
         lib.require("promtool")
         vm, folder = self.vm("vda"), self.mkdir("metrics")
         self.run_backup(vm, "--metrics", folder)
@@ -149,14 +157,25 @@ class Report(scripts.Base):
         for line, status in zip(lines[1::2], (0, 1)):
             self.assertTrue(line.startswith(f"after {status} "), line)
             self.assertEqual(json.loads(line[len("after 0 "):])["status"], status)
-        # One that fails: no backup, or one that is told to be no good.
+        # If --before fails there is no backup; if --after fails, the backup counts as failed.
         self.backup(vm, "--before", "exit 3", status=1, says="FAILED: the command 'exit 3' has failed")
         self.assertEqual(len(self.generations()), 1)
         self.backup(vm, "--after", "exit 3", status=1, says="the command 'exit 3' has failed")
         self.assertEqual(len(self.generations()), 2)
 
+    def test_rate(self):
+        """The mount has the limit while the tool reads; an invalid one leaves no snapshot."""
+        vm, seen = self.vm("vda"), self.path("seen")
+        with open(self.env["PATH"].split(":")[0] + "/sync", "w") as f:
+            f.write(f'#!/bin/sh\ncat {self.mnt}/.fleecefs/status.json > {seen}\nexec /bin/sync "$@"\n')
+            os.fchmod(f.fileno(), 0o755)
+        self.backup(vm, "--rate", "64M/s")
+        with open(seen) as f:
+            self.assertEqual(json.load(f)["rate_limit"], 64 * lib.MIB)
+        self.backup(vm, "--rate=fast", status=1, says="option rate: 'fast' is not a size")
+
     def test_several_at_a_time(self):
-        """Both are mounted at once: each waits, before it ends, for the other."""
+        """Two are mounted at once: each waits for the other before it ends."""
         vms = [Vm(self, [Disk(self, "vda", size=lib.MIB)]) for _ in range(3)]
         mounts = [f"{self.env['RUNTIME_DIRECTORY']}/vm{i}/mnt" for i in range(3)]
         for mnt in mounts:

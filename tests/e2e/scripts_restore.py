@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""contrib/fleecefs-restore on stored backups that are made up here: whose disk it takes, in which
-order, how far it trusts what it reads, and how long chains may be."""
+"""contrib/fleecefs-restore on synthetic backups: identity of disks, order, untrusted input, and long
+chains."""
 import datetime
 import json
 import os
@@ -21,14 +21,14 @@ def point(number):
 
 
 class Stored(lib.TestCase):
-    """Stored backups that are made up, in self.to."""
+    """Synthetic backups in self.to."""
 
     def setUp(self):
         super().setUp()
         self.to = self.mkdir("backups")
 
     def store(self, folder, byte, at, form="qcow2", base=None, number=None, **said):
-        """A disk in FOLDER/DISK, full or an increment, whose cluster AT holds BYTE."""
+        """Stores a disk, full or an increment, in FOLDER, whose cluster AT contains BYTE."""
         home = f"{self.to}/{folder}"
         os.makedirs(home + ("/dirty" if base else ""))
         path = f"{home}/{'dirty/last' if base else 'disk'}.{form}"
@@ -55,14 +55,14 @@ class Stored(lib.TestCase):
 
     @staticmethod
     def disk(**bytes_at):
-        """A disk by its clusters: c3=7 is 64 KiB of 7 in the third one."""
+        """Returns a disk given by its clusters: c3=7 is 64 KiB of 7 at cluster 3."""
         data = bytearray(SIZE)
         for name, byte in bytes_at.items():
             data[int(name[1:]) * 65536:(int(name[1:]) + 1) * 65536] = bytes([byte]) * 65536
         return bytes(data)
 
     def pieces(self, folder, *disk, step=2 * 65536, **said):
-        """A disk in pieces, as rsync and others store it."""
+        """Stores a disk in pieces, as rsync and others do."""
         home = f"{self.to}/{folder}"
         os.makedirs(home + "/split")
         disk = disk[0] if disk else self.disk(c3=7, c15=9)
@@ -81,7 +81,7 @@ class Stored(lib.TestCase):
 
 class Restore(Stored):
     def restore(self, *options, folder=None, status=0, says="."):
-        """What it restores."""
+        """Runs fleecefs-restore; returns the restored disk."""
         out = self.path("restored")
         done = lib.attempt(RESTORE, "-O", "raw", *options, folder or self.to, out, timeout=600)
         self.assertEqual(done.returncode, status, done.stderr)
@@ -104,25 +104,25 @@ class Restore(Stored):
             self.store(f"{vm['name']}/{point(number)}/vda", number + 1, 0, vm=vm,
                        restore_point=point(number), disk_id=f"d{number}")
         self.restore("-d", "vda", status=1, says="several VMs.*--vm: db.*web")
-        self.restore("--vm", "mail", status=1, says="no VM mail, but: db, .*; web, ")
+        self.restore("--vm", "mail", status=1, says="no VM mail; stored VMs: db, .*; web, ")
         self.assertTrue(self.restore("--vm", "web") == self.disk(c0=1))
         self.assertTrue(self.restore("--vm", DB["uuid"]) == self.disk(c0=2))
         self.assertTrue(self.restore(folder=self.to + "/web") == self.disk(c0=1))
-        # Recorded by no older version: each folder is another's.
+        # Older versions recorded no VM: each folder belongs to another one.
         for number, name in enumerate(("old", "older")):
             self.store(f"{name}/{point(number)}/vda", number + 3, 0, restore_point="p")
         self.restore(status=1, says="several VMs.*; old, .*; older, .*; web")
         self.assertTrue(self.restore("--vm", "older") == self.disk(c0=4))
 
     def test_vm_that_was_partly_recorded(self):
-        """An older version recorded nothing, and QEMU had no UUID at first: it is one VM."""
+        """An older version recorded nothing, and QEMU had no UUID at first: both belong to one VM."""
         self.store("web/a/vda", 1, 0, restore_point="a")
         self.store("web/b/vda", 2, 1, base="a", restore_point="b", vm={"source": WEB["source"]})
         self.store("web/c/vda", 3, 2, base="b", restore_point="c", vm=WEB)
         self.assertTrue(self.restore() == self.disk(c0=1, c1=2, c2=3))
 
     def test_disks_trade_places(self):
-        """An increment follows its disk, whatever its folder is called."""
+        """An increment belongs to its disk, whatever its folder is called."""
         for disk, byte in (("vda", 1), ("vdb", 2)):
             self.store(f"a/{disk}", byte, 0, restore_point="a", disk_id=f"id{byte}", number=0, vm=WEB)
         for disk, byte, old in (("vda", 4, 2), ("vdb", 3, 1)):
@@ -139,7 +139,7 @@ class Restore(Stored):
         self.assertTrue(self.restore("-d", "root") == self.disk(c0=1, c1=2))
         self.assertTrue(self.restore() == self.disk(c0=1, c1=2))
         self.restore("-d", "vda", status=1, says="vda is not in the newest generation, b, which has "
-                                                 "root; --at a has its last")
+                                                 "root; use --at a")
         self.assertTrue(self.restore("-d", "vda", "--at", "a") == self.disk(c0=1))
         self.store("c/vda", 3, 2, restore_point="c", disk_id="e", number=2, vm=WEB)
         self.assertTrue(self.restore() == self.disk(c2=3))
@@ -147,13 +147,13 @@ class Restore(Stored):
         self.restore(status=1, says="several disks, choose one with --disk: root, vda, vdb")
 
     def test_another_disk_of_the_same_name(self):
-        """Of the same second and size, too: what is not its base is not taken for it."""
+        """Even with the same time and size, another disk is not used as the base."""
         self.store("a/vda", 1, 0, restore_point="a", disk_id="one")
         self.store("b/vda", 2, 1, base="a", restore_point="b", disk_id="two")
-        self.restore(status=1, says="needs restore point a, which is not there")
+        self.restore(status=1, says="needs restore point a, which is missing")
 
     def test_order(self):
-        """By numbers and bases: clocks go wrong."""
+        """Sorted by numbers and bases, because clocks may be wrong."""
         self.store("a/vda", 1, 0, restore_point="a", number=0, vm=WEB,
                    point_in_time="2027-11-21T06:30:00Z")
         self.store("b/vda", 2, 1, base="a", restore_point="b", number=1, vm=WEB,
@@ -190,19 +190,19 @@ class Restore(Stored):
         self.restore("--at", "sometime", status=1, says="no such backup")
 
     def test_nothing_there(self):
-        for folder, says in ((self.to, "holds no backup"), (self.to + "/nosuch", "is not there"),
+        for folder, says in ((self.to, "contains no backup"), (self.to + "/nosuch", "does not exist"),
                              (RESTORE, "is not a folder")):
             done = lib.attempt(RESTORE, "--list", folder)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertRegex(done.stderr, f"\\Afleecefs-restore: \\S+ {says}\n\\Z")
             self.restore(folder=folder, status=1, says=says)
 
-    def test_what_is_unknown_is_listed(self):
+    def test_unknown_files_are_listed(self):
         full = self.store("a/vda", 1, 0, restore_point="a")
         shutil.copy(full, self.to + "/a/moved.qcow2")
         os.symlink("/etc", self.to + "/link")
         said = self.list()
-        self.assertRegex(said, "unknown  .*/a/moved.qcow2  not known: neither")
+        self.assertRegex(said, "unknown  .*/a/moved.qcow2  unknown: neither")
         self.assertRegex(said, "unknown  .*/link  a symbolic link")
         listed = json.loads(self.list("--json"))
         self.assertEqual([len(listed[k]) for k in ("images", "damaged", "unknown")], [1, 0, 2])
@@ -218,10 +218,10 @@ class Restore(Stored):
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-o",
                 f"data_file={outside},data_file_raw=on", path, SIZE)
         shutil.copy(secret, outside)
-        self.restore(status=1, says="takes its data from another file")
+        self.restore(status=1, says="its data is in another file")
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, path, SIZE)
         self.restore(status=1, says="has a backing file")
-        # An increment may name one: it is not what is read.
+        # An increment may name one, which is ignored.
         self.store("b/vda", 2, 1, base="a", restore_point="b")
         lib.run("qemu-img", "rebase", "-u", "-F", "raw", "-b", secret,
                 self.to + "/b/vda/dirty/last.qcow2")
@@ -235,9 +235,9 @@ class Restore(Stored):
             self.restore("--at", "a", status=1, says="no such backup")
             os.unlink(f"{self.to}/a/vda/{name}")
         os.mkfifo(self.to + "/a/vda/disk.raw")
-        self.restore(status=1, says="no regular file")
+        self.restore(status=1, says="not a regular file")
         os.unlink(self.to + "/a/vda/disk.raw")
-        # A raw disk that looks like a qcow2 is the raw disk.
+        # A raw disk that looks like a qcow2 is restored as raw.
         shutil.copy(secret, self.to + "/a/vda/disk.raw")
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret,
                 self.to + "/a/vda/disk.raw", SIZE)
@@ -268,7 +268,8 @@ class Restore(Stored):
         self.assertTrue(self.restore() == self.disk(c0=1, c1=2))
         path = self.to + "/b/vda/dirty/last.ddrescue"
         for text in ("", "0x0 + 1\n", "0x0 + 1\n0x0 0x100000\n", "0x0 + 1\n0x0 0x200000 +\n",
-                     "0x0 + 1\n0x0 -0x10 +\n0x0 0x100000 +\n", "0x0 + 1\n0x10 0x100000 +\n",
+                     "0x0 + 1\n0x0 -0x10 +\n0x0 0x100000 +\n",
+                     "0x0 + 1\n0x0 0x300000 +\n0x300000 -0x200000 ?\n", "0x0 + 1\n0x10 0x100000 +\n",
                      "0x0 + 1\n0x0 0xfffffffffffffffffffffffffff +\n", "\xff" * 100):
             with open(path, "w", encoding="latin-1") as f:
                 f.write(text)
@@ -290,11 +291,11 @@ class Restore(Stored):
         lib.run(RESTORE, "--force", self.to, image)
         lib.run("qemu-img", "compare", image, self.to + "/a/vda/disk.qcow2")
         done = lib.attempt(RESTORE, "--force", self.to, self.to + "/a/vda/disk.qcow2")
-        self.assertRegex(done.stderr, "is a part of the backup")
+        self.assertRegex(done.stderr, "is part of the backup")
         self.assertEqual(done.returncode, 1)
 
     def test_long_chain(self):
-        """Longer than Python and QEMU can nest; a compressed increment and raw ones among them."""
+        """Longer than the nesting limits of Python and QEMU, with compressed and raw increments."""
         length, expected = 1100, {"c0": 1}
         self.store("0/vda", 1, 0, restore_point="0")
         model = self.store("model/vda", 2, 1, base="x", restore_point="y")
@@ -325,7 +326,7 @@ class Restore(Stored):
         self.assertTrue(self.restore("--at", "300") == self.disk(c0=1, c1=0, c2=5))
         shutil.rmtree(self.to + "/0")
         self.assertEqual(self.list(status=1).count("BROKEN"), length - 1)
-        self.restore(status=1, says="which is not there")
+        self.restore(status=1, says="which is missing")
 
     def test_pieces(self):
         expected = self.disk(c3=7, c15=9)
@@ -338,11 +339,11 @@ class Restore(Stored):
         lib.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", out, out + ".raw")
         with open(out + ".raw", "rb") as f:
             self.assertTrue(f.read() == expected)
-        # An increment may lie on them.
+        # Pieces can be the base of an increment.
         self.store("b/vda", 5, 1, base="a", restore_point="b")
         self.assertTrue(self.restore() == self.disk(c1=5, c3=7, c15=9))
         shutil.rmtree(self.to + "/b")
-        # An odd end, and no end at all.
+        # An unaligned size, and invalid pieces.
         shutil.rmtree(self.to + "/a")
         self.pieces("a/vda", expected[:-1000], restore_point="a")
         self.assertTrue(self.restore() == expected[:-1000])
@@ -363,7 +364,7 @@ class Restore(Stored):
                 (lambda: os.unlink(split + "/000007"), "pieces are 917504 bytes, not 1048576"),
                 (cut, "piece 000002 is not 131072 bytes long"),
                 (fill_up, "piece 000007 is not 131072 bytes long"),
-                (lambda: os.mkdir(split + "/x"), "x is no piece"),
+                (lambda: os.mkdir(split + "/x"), "x is not a piece"),
                 (lambda: os.rename(split + "/000001", split + "/1"), "piece 000001 is missing"),
                 (lambda: os.symlink("/etc/passwd", split + "/000008"), "symbolic link")):
             shutil.rmtree(self.to + "/a")

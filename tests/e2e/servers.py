@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Servers as they are found, with habits of their own."""
+"""Real NBD servers with unusual behaviour."""
 import errno
 import os
 import signal
@@ -18,14 +18,14 @@ class Servers(lib.TestCase):
             f.write(self.disk)
 
     def run_server(self, *argv):
-        """A program that makes its socket itself, and listens when this returns."""
+        """Starts a program that creates its own socket; returns when it listens."""
         process = subprocess.Popen([str(a) for a in argv], preexec_fn=lib.die_with_us,
                                    stdin=subprocess.DEVNULL)
         self.defer(self.end, process)
         return process
 
     def wait_for_listener(self, path, process):
-        """Without a connection, which may be the only one that the server takes."""
+        """Waits without connecting, because the server may accept only one connection."""
         while True:
             with open("/proc/net/unix") as f:
                 # proc(5): the flag of a socket that accepts connections.
@@ -48,7 +48,7 @@ class Servers(lib.TestCase):
     def check(self, mount, folder="default"):
         self.assertEqual(mount.read(folder + "/disk.raw", "rb") == self.disk, True)
 
-    # One client, and the server ends with it
+    # Servers that end with their only client
 
     def test_qemu_nbd_that_ends_with_its_client(self):
         lib.require("qemu-nbd")
@@ -72,7 +72,7 @@ class Servers(lib.TestCase):
             self.check(mount)
 
     def test_a_server_that_came_back_since_the_mount(self):
-        """The connection that was kept is of no use any more."""
+        """The connection from before is unusable."""
         path = self.path("nbd.sock")
         argv = ["nbdkit", "--foreground", "-r", "-U", path, "file", self.image]
         lib.require("nbdkit")
@@ -84,10 +84,10 @@ class Servers(lib.TestCase):
             self.wait_for_listener(path, self.run_server(*argv))
             self.check(mount)
 
-    # What they tell
+    # What servers report
 
     def test_nbd_server(self):
-        """Its sizes are 0 until an export is entered."""
+        """It reports sizes of 0 until a client selects the export."""
         lib.require("nbd-server")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -99,7 +99,7 @@ class Servers(lib.TestCase):
             for name in ("one", "two"):
                 f.write(f"[{name}]\nexportname = {self.image}\nreadonly = true\n")
         pid = self.path("nbd.pid")
-        # In the background it listens, and writes down who it is.
+        # It daemonizes once it listens, and writes a pid file.
         lib.run("nbd-server", "-C", conf, "-p", pid)
         lib.wait_for_file(pid)
         with open(pid) as f:
@@ -111,7 +111,7 @@ class Servers(lib.TestCase):
             self.check(mount, "two")
 
     def test_exports_without_a_size(self):
-        """Not an empty tree, which a backup would take for its source."""
+        """An error, not an empty tree, which a backup would copy."""
         for names in (["a"], ["a", "b"]):
             with self.subTest(names):
                 argv = ["qemu-storage-daemon", "--nbd-server", "addr.type=fd,addr.str=3"]
@@ -122,7 +122,7 @@ class Servers(lib.TestCase):
                 self.assert_refused(server.uri, self.mkdir("mnt"), says=["size of 0", "nothing to mount"])
 
     def test_without_structured_replies(self):
-        """It may list contexts all the same."""
+        """The server may list meta contexts nevertheless."""
         lib.require("nbdkit")
         server = self.nbdkit("--no-sr", "file", self.image)
         with self.mount(server.uri) as mount:
@@ -135,20 +135,20 @@ class Servers(lib.TestCase):
         lib.run("psktool", "-u", "user", "-p", keys)
         server = self.nbdkit("--tls=require", f"--tls-psk={keys}", "file", self.image)
         for uri in (server.uri, server.export_uri("name")):
-            self.assert_refused(uri, self.mkdir("mnt"), says=["wants TLS", "nbds:"])
+            self.assert_refused(uri, self.mkdir("mnt"), says=["requires TLS", "nbds:"])
 
     def test_a_socket_that_nobody_listens_on(self):
         path = self.path("dead.sock")
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(path)
         said = self.assert_refused(f"nbd+unix:///?socket={path}", self.mkdir("mnt"),
-                                   says=[path, "refused", "nobody listens"])
+                                   says=[path, "refused", "check that the server runs"])
         self.assertEqual(said.count("\n"), 1)
 
-    # Block status that takes its time
+    # Slow block status
 
     def test_block_status_that_comes_too_late(self):
-        """What is under way then is given up, and the mount lives on."""
+        """The request times out, and the mount remains."""
         lib.require("nbdkit")
         server = self.nbdkit("--filter=delay", "memory", "1G", "delay-extents=5")
         with self.mount(server.uri, options=["-o", "timeout=1,reconnect=0"]) as mount:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Many readers at once of random disks, with random options, while connections drop and servers die.
+"""Many concurrent readers of random disks, with random options, while connections drop and servers die.
 
-In the environment ROUNDS says how many disks there are, KILLS how often a server is killed (by
+Environment: ROUNDS is the number of disks, KILLS the number of times that a server is killed (by
 default five times for each disk).
 """
 import concurrent.futures
@@ -25,7 +25,7 @@ READERS, READS = 6, 150
 
 class Soak(lib.TestCase):
     def random_export(self, size):
-        """A disk of random extents, and what its two raw files read as."""
+        """Returns a disk of random extents, and the contents of its two raw files."""
         cuts = sorted({0, size, *(self.rng.randrange(0, size, 512)
                                   for _ in range(self.rng.choice([3, 50, 2000])))})
         alloc = [(s, e, self.rng.choice([0, 0, 2, 3])) for s, e in zip(cuts, cuts[1:])]
@@ -44,7 +44,7 @@ class Soak(lib.TestCase):
         return export, {"disk.raw": bytes(disk), "dirty/b.raw": disks.masked(disk, dirty)}
 
     def read_at_random(self, mount, contents, seed, reads=range(READS), flags=(0, os.O_DIRECT)):
-        """What went wrong; None if nothing did."""
+        """Returns a description of a wrong read, or None."""
         rng = random.Random(seed)
         name, expected = rng.choice(sorted(contents.items()))
         fd = os.open(mount / ("default/" + name), os.O_RDONLY | rng.choice(flags))
@@ -60,13 +60,13 @@ class Soak(lib.TestCase):
         at = 0
         for _ in reads:
             length = rng.choice([512, 4096, 131072, rng.randint(1, 1 << 20)])
-            # Most readers go on where they were, as most do.
+            # Most reads are sequential.
             at = (at + length) % len(expected) if rng.random() < 0.7 else \
                 rng.randrange(len(expected))
             found = os.pread(fd, length, at)
             wanted = expected[at:at + length]
             if found != wanted:
-                # A read of several requests tells of those that went well before one that did not.
+                # A read of several requests returns the data before the first failed one.
                 how = "too few" if found and wanted.startswith(found) else "wrong"
                 return f"{name}: {how} bytes at {at}, {length} long"
         return None
@@ -88,7 +88,7 @@ class Soak(lib.TestCase):
             server.stop()
 
     def killed_server(self):
-        """A server to be killed, and what the raw files of its disk read as."""
+        """Returns a server to kill, and the contents of its disk's raw files."""
         image = disks.create(os.path.join(self.dir, "vm.qcow2"), bitmaps=["b"])
         disks.scribble(image, self.rng, 60)
         server = KilledServer(self, image)
@@ -97,7 +97,7 @@ class Soak(lib.TestCase):
         return server, {"disk.raw": disk, "dirty/b.raw": disks.masked(disk, dirty)}
 
     def test_kills(self):
-        """qemu-nbd is killed and started again under readers, who notice nothing but the time."""
+        """qemu-nbd is killed and restarted under readers, which only see a delay."""
         server, contents = self.killed_server()
         progress, stop = threading.Semaphore(0), threading.Event()
 
@@ -119,7 +119,7 @@ class Soak(lib.TestCase):
                 readers = [pool.submit(self.read_at_random, mount, contents, self.rng.random(),
                                        reads(), [os.O_DIRECT]) for _ in range(READERS)]
                 for kill in range(KILLS):
-                    # Some reads go well before each death, and some are under way.
+                    # Some reads complete before each kill, others are in flight.
                     for _ in range(self.rng.randint(1, 40)):
                         self.assertTrue(progress.acquire(timeout=lib.PATIENCE), "a reader hangs")
                     if kill == min(4, KILLS - 1):
@@ -136,14 +136,14 @@ class Soak(lib.TestCase):
                   f"bytes: {before}, then {after}", flush=True)
             self.assertEqual(disk_status["state"], "ok")
             self.assertGreater(disk_status["reconnects"], 0)
-            # What is open varies by the connections that there happen to be.
+            # The number varies with that of open connections.
             self.assertLessEqual(after[0], before[0] + 10)
             self.assertLessEqual(after[1], before[1] + 10)
             if not lib.SANITIZED:
                 self.assertLess(after[2], before[2] + 32 * lib.MIB)
 
     def test_unmounts(self):
-        """Mounts end in every way under readers, also while the server is dead, and begin anew."""
+        """Mounts end in every way under readers, also while the server is dead, and are mounted again."""
         ends = [lambda mount: lib.run("fusermount3", "-u", "-z", mount.point),
                 lambda mount: os.kill(mount.pid, signal.SIGTERM),
                 lambda mount: os.kill(mount.pid, signal.SIGINT)]
@@ -175,11 +175,11 @@ class Soak(lib.TestCase):
                 self.rng.choice(ends)(mount)
                 if killed and self.rng.random() < 0.5:
                     server.restart()
-                # Detached only, it goes on for those who have files open, and waits for the server.
+                # After a lazy unmount, the daemon runs on while files are open, and waits for the server.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(mount.pid, signal.SIGTERM)
                 wrong = {r.result(lib.PATIENCE) for r in readers}
-                # A read that was under way fails with the mount; none brings wrong bytes.
+                # Reads in flight fail with the mount; none returns wrong data.
                 self.assertEqual([w for w in wrong if w and "wrong" in w], [])
             mount.check_gone()
             if server.process.poll() is not None:
@@ -188,7 +188,7 @@ class Soak(lib.TestCase):
 
 
 class KilledServer:
-    """qemu-nbd on a socket whose name outlives it."""
+    """qemu-nbd on a Unix socket whose file outlives it."""
 
     def __init__(self, test, image):
         self.path = test.path("nbd.sock")
@@ -204,7 +204,7 @@ class KilledServer:
                                         preexec_fn=lib.die_with_us)
 
     def wait(self):
-        """Until it answers: tools that do not try again come next."""
+        """Waits until it responds, for tools that do not retry."""
         while True:
             with socket.socket(socket.AF_UNIX) as client:
                 try:
@@ -220,7 +220,7 @@ class KilledServer:
 
     def restart(self):
         self.kill()
-        # It may have died before it listened.
+        # It may have been killed before it listened.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         self._start()

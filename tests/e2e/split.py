@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The disk in pieces: names, sizes, holes, inodes, reading, what readahead asks for, coverage."""
+"""Disks in pieces: names, sizes, holes, inodes, reads, readahead, coverage."""
 import concurrent.futures
 import mmap
 import os
@@ -17,14 +17,14 @@ class Split(lib.TestCase):
     def setUp(self):
         super().setUp()
         disk = bytearray(self.rng.randbytes(SIZE))
-        # Piece 2 is a hole, 3 has one, one crosses from 4 into 5.
+        # Piece 2 is a hole, piece 3 contains one, and one spans pieces 4 and 5.
         self.alloc, at = [], 0
         for start, end in ((2, 3), (3.25, 3.5), (4.75, 5.125)):
             start, end = int(start * PIECE), int(end * PIECE)
             disk[start:end] = bytes(end - start)
             self.alloc += [(at, start, 0), (start, end, 3)]
             at = end
-        # (2, 3) and what follows do not touch, so neighbours differ.
+        # The rest is data.
         self.alloc = [e for e in self.alloc if e[0] < e[1]] + [(at, SIZE, 0)]
         self.disk = bytes(disk)
         self.export = Export(SIZE, self.disk, {"base:allocation": self.alloc})

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Backups by tools that go by times: what changed is read, and nothing else, whatever came between."""
+"""Backups by tools that compare times: they read what changed and nothing else, whatever happened."""
+import json
 import os
 import re
 import shutil
-import subprocess
 import time
 
 import lib
@@ -12,7 +12,7 @@ from vm import Disk, Vm
 PIECE = lib.MIB
 SIZE = 8 * PIECE + 12 * lib.KIB
 ROUNDS = int(os.environ.get("ROUNDS") or 8)
-# What listing a folder reads: the partition table.
+# Listing a folder reads the partition table.
 TABLE = 64 * lib.KIB
 
 
@@ -51,7 +51,7 @@ class SplitTimes(lib.TestCase):
         return found
 
     def back_up(self, mount, tool):
-        """A new generation of TOOL by rsync; returns how many bytes were read for it."""
+        """Stores a new generation of TOOL with rsync; returns the number of bytes read."""
         last = self.generations.setdefault(tool, [])
         target = self.path(tool)
         before = mount.json(".fleecefs/status.json")["exports"][0]["bytes_read"]
@@ -61,7 +61,7 @@ class SplitTimes(lib.TestCase):
         return mount.json(".fleecefs/status.json")["exports"][0]["bytes_read"] - before
 
     def check(self):
-        """Every generation that is left is the disk as it was, on its own."""
+        """Checks that each remaining generation is complete by itself."""
         for generations in self.generations.values():
             for target, model in generations:
                 content = b""
@@ -82,7 +82,7 @@ class SplitTimes(lib.TestCase):
         self.assertEqual(self.times(mount), first)
         self.assertLessEqual(self.back_up(mount, "a"), TABLE)
         self.assertEqual(mount.json("vda/info.json")["split"]["changed"], 0)
-        # Somebody who was not here before reads all of it.
+        # A new tool reads everything.
         self.assertGreaterEqual(self.back_up(mount, "b"), SIZE - 2 * lib.MIB)
         self.end(mount, "--commit")
 
@@ -103,7 +103,7 @@ class SplitTimes(lib.TestCase):
         self.check()
 
     def pieces_read(self, mount):
-        """What the status page says of them."""
+        """Returns the status page's line about pieces."""
         return re.search(r"^  pieces +(.*)$", self.fleecefs("--status", mount.point).stdout, re.M)[1]
 
     def test_an_abort_changes_nothing(self):
@@ -126,13 +126,55 @@ class SplitTimes(lib.TestCase):
         self.assertEqual([i for i, t in enumerate(again) if t != first[i]], [1])
         self.assertNotEqual(again[1], times[1])
         self.commit(mount)
+        # --full gives all pieces new times, which never go back.
+        mount = self.begin("--full")
+        shown = max(self.times(mount))
+        self.end(mount, "--abort")
+        mount = self.begin()
+        self.assertGreater(min(self.times(mount)), shown)
+        self.end(mount, "--abort")
+
+    def test_disk_that_was_put_back(self):
+        """A disk rolled back after an abort: tools may have newer contents, so all times are new."""
+        self.vm.write("vda", 0, 4 * PIECE, 17)
+        self.commit(self.begin_and_look())
+        self.vm.quit()
+        image, copy = self.vm.disks["vda"].image, self.path("copy")
+        shutil.copyfile(image, copy)
+        self.vm.start()
+        self.vm.write("vda", PIECE, 4096, 34)
+        for how in ("--abort", "unmount"):
+            mount = self.begin_and_look()
+            if how == "unmount":
+                mount.unmount()
+            else:
+                self.end(mount, how)
+            self.assertEqual(len(self.notes()), 2)
+        self.vm.quit()
+        shutil.copyfile(copy, image)
+        self.vm.start()
+        shown = max(self.seen)
+        mount = self.begin_and_look()
+        self.assertTrue(all(t > shown for t in self.seen))
+        info = mount.json("vda/info.json")
+        self.assertEqual((info["mode"], info["split"]["changed"]), ("incremental", len(self.seen)))
+        self.commit(mount)
+        kept = self.seen
+        self.commit(self.begin_and_look())
+        self.assertEqual(self.seen, kept)
+        # Likewise with another size of pieces.
+        self.end(self.begin_and_look("-o", "split=2M"), "--abort")
+        shown = max(self.seen)
+        mount = self.begin_and_look()
+        self.assertTrue(all(t > shown for t in self.seen))
+        self.end(mount, "--abort")
 
     def notes(self):
         state = self.vm.environment()["FLEECEFS_STATE_DIR"]
         return [os.path.join(state, n) for n in os.listdir(state)
                 if n.startswith("pieces-") and not n.startswith("pieces-clock-")]
 
-    def test_notes_that_do_not_count(self):
+    def test_notes_that_are_invalid(self):
         self.vm.write("vda", 0, 4 * PIECE, 17)
         self.commit(self.begin_and_look())
         kept = self.seen
@@ -161,8 +203,8 @@ class SplitTimes(lib.TestCase):
         self.assertTrue(all(t > before[0] for t in self.seen))
         self.assertEqual(len(self.seen), 5)
 
-    def test_notes_that_are_another_disks(self):
-        """Two disks that trade places are new to whoever goes by names; so are foreign notes."""
+    def test_notes_of_another_disk(self):
+        """Disks that trade places are new to tools that go by names; foreign notes are ignored."""
         self.vm.quit()
         pair = [Disk(self, name, size=SIZE) for name in ("sda", "sdb")]
         self.vm = Vm(self, pair)
@@ -181,33 +223,8 @@ class SplitTimes(lib.TestCase):
         mount = self.begin()
         for name, old in zip(("sda", "sdb"), before):
             self.assertTrue(all(t > old[0] for t in self.times(mount, name)), name)
-        self.assertEqual(mount.output().count("of the notes of restore point"), 2)
+        self.assertEqual(mount.output().count("the notes of restore point"), 2)
         self.end(mount, "--abort")
-
-    def test_commit_that_is_killed(self):
-        """Wherever a commit is cut, there are notes for the base that counts then."""
-        self.vm.write("vda", 0, SIZE - 4096, 17)
-        self.commit(self.begin_and_look())
-        for cut in range(4):
-            before = self.seen
-            self.vm.write("vda", cut * PIECE, 4096, 34 + cut)
-            mount = self.begin()
-            now = self.times(mount)
-            had = set(self.notes())
-            with subprocess.Popen([*lib.FLEECEFS, "--commit", "--force", mount.point],
-                                  stderr=subprocess.DEVNULL) as commit:
-                while cut < 3 and set(self.notes()) <= had and commit.poll() is None:
-                    pass
-                mount.kill()
-                lib.attempt("umount", "-l", mount.point)
-            mount = self.begin()
-            self.seen = self.times(mount)
-            # Either it counts, or it never was.
-            self.assertEqual([i for i, t in enumerate(self.seen) if t != before[i]], [cut])
-            committed = mount.json("vda/info.json")["split"]["changed"] == 0
-            self.assertEqual(self.seen[cut] == now[cut], committed)
-            self.assertNotIn("of the notes", mount.output())
-            self.commit(mount)
 
     def clock(self):
         state = self.vm.environment()["FLEECEFS_STATE_DIR"]
@@ -215,7 +232,7 @@ class SplitTimes(lib.TestCase):
         return path
 
     def test_clock_that_was_set_back(self):
-        """What has changed is later than all that was shown, and the rest keeps its times."""
+        """Changed pieces get times later than any shown before; the others keep theirs."""
         self.vm.write("vda", 0, 4 * PIECE, 17)
         self.commit(self.begin_and_look())
         first = self.seen
@@ -233,7 +250,7 @@ class SplitTimes(lib.TestCase):
             self.assertEqual(mount.json("vda/info.json")["point_in_time"][:4],
                              time.strftime("%Y", time.gmtime()))
             self.commit(mount)
-        # Without the file there are the notes.
+        # Without the clock file, the notes suffice.
         os.unlink(self.clock())
         self.vm.write("vda", 3 * PIECE, 4096, 34)
         self.commit(self.begin_and_look())
@@ -241,7 +258,7 @@ class SplitTimes(lib.TestCase):
         self.assertEqual(self.seen[0], first[0])
 
     def test_image_of_a_vm_that_is_off(self):
-        """It goes by the notes of its VM, under the same name; its state has one time."""
+        """It continues its VM's notes if the name is the same; each state of the image has one time."""
         self.vm.write("vda", 0, SIZE - 4096, 17)
         self.commit(self.begin_and_look())
         first = self.seen
@@ -261,12 +278,12 @@ class SplitTimes(lib.TestCase):
                 return times
         seen = look()
         self.assertEqual(look(), seen)
-        # Whoever writes to it and has it look as old is found out by its ctime.
+        # A write with a forged mtime is detected by the ctime.
         with open(image, "r+b"):
             os.utime(image, (first[0] // 10**9 - 10,) * 2)
         again = look()
         self.assertGreater(again[2] // 10**9, seen[2] // 10**9)
-        # To tools, another folder is another disk, whatever the image is called.
+        # To tools, another folder is another disk, even of the same image.
         look("x=" + image, range(len(first)))
         look("vda=" + self.vm.disks["vda"].image)
         for spoil in (lambda path: os.truncate(path, 60), os.unlink):
@@ -280,7 +297,8 @@ class SplitTimes(lib.TestCase):
         return mount
 
     def test_generations(self):
-        """Two tools, one of them added later, over runs that are aborted, killed or left out."""
+        """Three tools, two of them added later; runs are aborted, killed or skipped."""
+        restic = Restic(self) if shutil.which("restic") or lib.CI else None
         for number in range(ROUNDS):
             self.vm.scribble(self.rng)
             mount = self.begin()
@@ -288,6 +306,8 @@ class SplitTimes(lib.TestCase):
                 self.back_up(mount, "a")
             if number >= 2 and self.rng.random() < 0.7:
                 self.back_up(mount, "b")
+            if restic and number >= 1 and self.rng.random() < 0.7:
+                restic.back_up(mount.point)
             how = self.rng.choice(["commit", "commit", "commit", "abort", "kill"])
             if how == "kill":
                 mount.kill()
@@ -297,11 +317,49 @@ class SplitTimes(lib.TestCase):
             else:
                 self.commit(mount)
         for generations in self.generations.values():
-            # Retention: two thirds go, in any order.
+            # Retention removes two thirds, in any order.
             for target, _ in [g for i, g in enumerate(generations) if i % 3]:
                 shutil.rmtree(target)
             generations[:] = generations[::3]
         self.check()
+        if restic:
+            restic.check()
+
+
+class Restic:
+    """Backups of the pieces with restic, which skips files whose size, time and inode are the same."""
+
+    def __init__(self, test):
+        lib.require("restic")
+        self.test, self.repository, self.snapshots = test, test.path("repository"), []
+        self.env = {**test.environment(), "RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": self.repository}
+        self.run("init")
+
+    def run(self, *argv, **kwargs):
+        return lib.run("restic", "--json", *argv, env=self.env, **kwargs)
+
+    def back_up(self, point):
+        # Relative to the mount point, so that all snapshots have the same path.
+        said = self.run("backup", "--host=h", "vda/split", "--force" if not self.snapshots else
+                        "--parent=" + self.snapshots[-1][0], cwd=point)
+        snapshot, = (line["snapshot_id"] for line in map(json.loads, said.splitlines())
+                     if line["message_type"] == "summary")
+        self.snapshots.append((snapshot, self.test.model()))
+
+    def check(self):
+        """Forgets two thirds and checks that the others restore correctly."""
+        self.run("forget", "--prune", *[s for i, (s, _) in enumerate(self.snapshots) if i % 3])
+        self.run("check", "--read-data")
+        for snapshot, model in self.snapshots[::3]:
+            target = self.test.path("restored")
+            self.run("restore", "--target=" + target, snapshot)
+            content = b""
+            for folder, _, names in os.walk(target):
+                for name in sorted(names):
+                    with open(f"{folder}/{name}", "rb") as f:
+                        content += f.read()
+            self.test.assertTrue(content == model, snapshot)
+            shutil.rmtree(target)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* For LD_PRELOAD: names of hosts are looked up without end once the file $STALL is there. */
+/* LD_PRELOAD module: host name lookups never end while the file $STALL exists. */
 #include <dlfcn.h>
 #include <netdb.h>
 #include <stdlib.h>

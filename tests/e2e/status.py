@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What --status shows: a page for people, on terminals of any width and in pipes; and as JSON."""
+"""Output of --status: a page for terminals of any width and for pipes, and JSON."""
 import errno
 import fcntl
 import json
@@ -9,21 +9,26 @@ import re
 import struct
 import subprocess
 import termios
+import time
 import unicodedata
 
 import disks
 import lib
 from nbdserver import DIRTY, Export, NbdServer
 
-# They would clear the screen, set its title, write from right to left, and forge a line.
+# Clear the screen, set the title, write from right to left, forge a line.
 HOSTILE = ["\033[2Jesc", "\x9b2Jcsi", "\033]0;title\a", "\u202egnihton", "a\nSTATE ok", "\x7f\x01",
            "\u2028\u200e", "wide \u6f22\u5b57 \u00e4"]
 BAR = r"\[(#*)(-*)\] +(\d+)%"
 
 
+def setUpModule():
+    lib.private_mounts()  # for --list
+
+
 class Status(lib.TestCase):
     def page(self, mount, columns=None, json_too=False, status=0):
-        """What --status prints: into a pipe, or on a terminal of so many COLUMNS."""
+        """Returns the output of --status to a pipe, or to a terminal of COLUMNS columns."""
         argv = [*lib.FLEECEFS, "--status" + "=json" * json_too, mount.point]
         if columns is None:
             done = lib.attempt(*argv)
@@ -38,7 +43,7 @@ class Status(lib.TestCase):
                 try:
                     while more := os.read(ours, 65536):
                         said += more
-                except OSError as error:  # all is read, and nobody writes any more
+                except OSError as error:  # end of output
                     self.assertEqual(error.errno, errno.EIO)
                 os.close(ours)
             self.assertEqual(process.returncode, status)
@@ -56,7 +61,7 @@ class Status(lib.TestCase):
 
     @staticmethod
     def fields(page):
-        """The lines of the only disk by their first word."""
+        """Returns the fields of the only disk by name."""
         return dict(re.findall(r"^  (\S+(?: \S+)*) {2,}(\S.*)$", page, re.M))
 
     def image(self, dirty="write -q 0 1M"):
@@ -67,11 +72,7 @@ class Status(lib.TestCase):
         return image
 
     def read(self, mount, name, length, offset=0):
-        fd = os.open(mount / name, os.O_RDONLY | os.O_DIRECT)
-        try:
-            self.assertEqual(len(os.pread(fd, length, offset)), length)
-        finally:
-            os.close(fd)
+        self.assertEqual(len(lib.read_direct(mount / name, length, offset)), length)
 
     def test_page(self):
         image = self.image()
@@ -129,11 +130,11 @@ class Status(lib.TestCase):
                         self.assertLessEqual(self.width(widest), max(columns, 70), widest)
                         for bar in re.findall(r"\[[#-]+\]", page):
                             self.assertLess(len(bar), columns)
-                # Wide enough for all that has a bound.
+                # At this width, all fields of bounded length fit.
                 self.assertEqual(len(re.findall(BAR, self.page(mount, 80))) > 0, True)
 
     def test_hostile_names(self):
-        """assert_harmless() has looked; JSON still says what they are."""
+        """assert_harmless() checks pages; JSON has the exact names."""
         with self.mount(self.server(HOSTILE).uri()) as mount:
             for columns in (None, 80):
                 page = self.page(mount, columns)
@@ -169,6 +170,61 @@ class Status(lib.TestCase):
         self.assertIn(server.path, fields["failure"])
         self.assertIn("fleecefs --abort " + mount.point, fields["to do"])
 
+    @staticmethod
+    def status(mount):
+        return mount.json(".fleecefs/status.json")
+
+    def wait_for_limit(self, mount):
+        """Waits until a read waits for the limit."""
+        deadline = time.monotonic() + lib.PATIENCE
+        while self.status(mount)["exports"][0]["requests_waiting"] == 0:
+            self.assertLess(time.monotonic(), deadline)
+
+    def rate(self, mount, rate):
+        done = lib.attempt(*lib.FLEECEFS, f"--rate={rate}", mount.point)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+
+    def test_rate(self):
+        """A reader delayed by the limit continues when it is lifted, and gets correct data."""
+        data = os.urandom(8 * lib.MIB)
+        raw = self.path("vm.raw")
+        with open(raw, "wb") as f:
+            f.write(data)
+        out = open(self.path("out"), "w+b")
+        self.defer(out.close)
+        with self.mount(raw, options=["-o", "rate=1K/s,readahead=0"]) as mount:
+            disk = mount.folders()[0] + "/disk.raw"
+            self.assertIn("reads limited to 1.0 KiB/s", self.page(mount))
+            self.assertEqual(self.status(mount)["rate_limit"], 1024)
+            cat = subprocess.Popen(["cat", mount / disk], stdout=out,
+                                   preexec_fn=lib.die_with_us)
+            self.wait_for_limit(mount)
+            self.assertLess(self.status(mount)["exports"][0]["bytes_read"], 4 * lib.MIB)
+            self.assertIsNone(cat.poll())
+            self.rate(mount, "10M")
+            self.assertEqual(self.status(mount)["rate_limit"], 10 * lib.MIB)
+            self.rate(mount, 0)
+            self.assertEqual(cat.wait(timeout=lib.PATIENCE), 0)
+            self.assertNotIn("limited", self.page(mount))
+            self.assertNotIn("rate_limit", self.status(mount))
+            out.seek(0)
+            self.assertTrue(out.read() == data)
+            # A waiting read does not delay the unmount.
+            self.rate(mount, "1")
+            self.read(mount, disk, 4096)
+            waiting = subprocess.Popen(["dd", f"if={mount / disk}", "iflag=direct", "bs=4096",
+                                        "count=1"], stderr=subprocess.DEVNULL,
+                                       preexec_fn=lib.die_with_us)
+            self.wait_for_limit(mount)
+            self.assertEqual(lib.attempt(*lib.FLEECEFS, "--abort", mount.point).returncode, 0)
+            self.assertEqual(waiting.wait(timeout=lib.PATIENCE), 1)
+        for wrong in (["--rate=fast", raw], ["--rate=1M"], ["--rate=1M", raw, raw]):
+            done = lib.attempt(*lib.FLEECEFS, *wrong)
+            self.assertIn(done.returncode, (1, 2))
+        gone = lib.attempt(*lib.FLEECEFS, "--rate=1M", self.dir)
+        self.assertEqual(gone.returncode, 1)
+        self.assertIn("is not a fleecefs mount", gone.stderr)
+
     def test_reads_that_the_server_refuses(self):
         server = self.server(["vda"])
 
@@ -177,9 +233,12 @@ class Status(lib.TestCase):
         server.exports["vda"].on_read = refuse
         with self.mount(server.uri()) as mount:
             self.assert_errno(errno.EIO, self.read, mount, "vda/disk.raw", 4096)
-            page = self.page(mount)
+            page = self.page(mount, status=1)
+            listed = lib.attempt(*lib.FLEECEFS, "--list")
+            self.assertEqual(listed.returncode, 1)
+            self.assertRegex(listed.stdout, rf"(?m)^{re.escape(mount.point)} .* errors$")
         self.assertIn("ok, with errors", page)
-        self.assertRegex(self.fields(page)["errors"], r"^\d+ reads were refused")
+        self.assertRegex(self.fields(page)["errors"], r"^\d+ reads refused")
 
 
 if __name__ == "__main__":

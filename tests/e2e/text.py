@@ -22,7 +22,7 @@ def parse_map(text):
 
 
 def joined(dirty, alloc):
-    """The bitmap merged with base:allocation, as a .json file tells it."""
+    """Merges the bitmap with base:allocation, as in a .json file."""
     cuts = sorted({e[0] for e in dirty} | {e[0] for e in alloc} | {dirty[-1][1]})
     rows = []
     for start, end in zip(cuts, cuts[1:]):
@@ -37,14 +37,14 @@ def joined(dirty, alloc):
 
 
 def parse_ddrescue(text):
-    """The blocks of a ddrescue mapfile: [(start, end, status)]; checks its first lines."""
+    """Returns the blocks of a ddrescue mapfile, [(start, end, status)]; checks its first lines."""
     lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
     assert lines[0][0] == "0x00000000" and len(lines[0]) == 3, lines[0]
     return [(int(at, 16), int(at, 16) + int(size, 16), status) for at, size, status in lines[1:]]
 
 
 def parse_pbm(text):
-    """A plain PBM: (width, height, cells as a string, comments)."""
+    """Parses a plain PBM: (width, height, cells as a string, comments)."""
     assert text.startswith("P1\n")
     comments = re.findall("^#(.*)$", text, re.M)
     words = re.sub("#.*", "", text[3:]).split(None, 2)
@@ -101,7 +101,7 @@ class Text(lib.TestCase):
                 blocks = parse_ddrescue(mount.read(f"default/dirty/{bitmap}.ddrescue"))
                 self.assertEqual(blocks, [(s, e, "?+"[kind & 1])
                                           for s, e, kind in self.dirty(bitmap)])
-            # From nothing at all, and from the state that the bitmap began at.
+            # From an empty file, and from the state at which the bitmap began.
             empty = self.path("empty.raw")
             with open(empty, "wb") as f:
                 f.truncate(disks.ODD_SIZE)
@@ -133,7 +133,7 @@ class Text(lib.TestCase):
                 self.check_pbm(mount.read(f"vm/dirty/{bitmap}.pbm"), self.dirty(bitmap), cell)
 
     def test_pbm_opens(self):
-        """As the picture that it is, in netpbm and in ImageMagick."""
+        """netpbm and ImageMagick can open it."""
         lib.require("pnmtopng", "pngtopam", "identify", "convert")
         with self.mount(self.image) as mount:
             for bitmap in self.granularity:

@@ -4,7 +4,9 @@ import os
 
 import lib
 
-USER = "alice-of-the-keys"
+# Unique: parallel runs see each other's processes.
+USER = f"alice-{os.getpid()}-of-the-keys"
+PASSWORD = f"hunter-{os.getpid()}"
 
 
 class Tls(lib.TestCase):
@@ -17,7 +19,7 @@ class Tls(lib.TestCase):
             f.write(self.disk)
 
     def authority(self, name):
-        """A folder with a CA of its own, and a certificate of it for the server."""
+        """Creates a folder with a new CA, and a server certificate signed by it."""
         folder = self.mkdir(name)
 
         def certtool(*args):
@@ -44,7 +46,7 @@ class Tls(lib.TestCase):
         return path
 
     def check(self, uri, *secrets):
-        """It mounts and reads, and SECRETS are nowhere to be seen."""
+        """Mounts and reads; SECRETS must not appear anywhere."""
         with self.mount(uri, options=["-v"]) as mount:
             self.assertEqual(mount.read("default/disk.raw", "rb") == self.disk, True)
             shown = [mount.output(), mount.read("default/info.json")]
@@ -57,8 +59,8 @@ class Tls(lib.TestCase):
             for text in shown:
                 for secret in secrets:
                     self.assertNotIn(secret, text)
-            # The list of processes has where keys are, as the user wrote it; never whose they are, or
-            # the keys.
+            # Process arguments contain paths of keys as given; never user names or the
+            # keys.
             for line in lib.run("ps", "-ww", "-eo", "args").splitlines():
                 if mount.point in line:
                     self.assertIn("tls-", line)
@@ -78,9 +80,9 @@ class Tls(lib.TestCase):
             key = f.read().splitlines()[-2]
         self.check(f"nbds://localhost:{port}/?tls-certificates={ours}", ours, key)
         self.refused(f"nbds://localhost:{port}/?tls-certificates={other}")
-        # Not a name of the server.
+        # The certificate does not include this name.
         self.refused(f"nbds://127.0.0.2:{port}/?tls-certificates={ours}")
-        # Not without TLS, and not with authorities that have not signed for it.
+        # Refused without TLS, and with other CAs.
         self.refused(f"nbd://localhost:{port}/")
         self.refused(f"nbds://localhost:{port}/")
 
@@ -89,7 +91,7 @@ class Tls(lib.TestCase):
         server = self.nbdkit("--tls=require", f"--tls-certificates={ours}", "file", self.image)
         uri = f"nbds+unix:///?socket={server.path}&tls-certificates="
         self.refused(uri + other)
-        # Old libnbd would not verify it: then it is refused rather than trusted.
+        # Old libnbd cannot verify it: the connection is refused rather than trusted.
         point = self.mkdir("mnt")
         done = self.fleecefs(uri + ours, point)
         if done.returncode == 0:
@@ -108,19 +110,19 @@ class Tls(lib.TestCase):
         self.refused(f"nbds+unix://mallory@/?socket={server.path}&tls-psk-file={keys}")
 
     def test_a_password_in_a_uri(self):
-        """There is none in NBD; whoever writes one there does not find it anywhere."""
+        """NBD has no passwords; one given by mistake is not shown anywhere."""
         server = self.nbdkit("file", self.image)
-        uri = f"nbd+unix://{USER}:hunter2@/?socket={server.path}"
+        uri = f"nbd+unix://{USER}:{PASSWORD}@/?socket={server.path}"
         with self.mount(uri, options=["-v"]) as mount:
             shown = [mount.output(), mount.read("default/info.json"),
                      mount.read(".fleecefs/status.json"), mount.read(".fleecefs/metrics"),
                      lib.run("ps", "-ww", "-eo", "args")]
             for text in shown:
-                self.assertNotIn("hunter2", text)
+                self.assertNotIn(PASSWORD, text)
                 self.assertNotIn(USER, text)
         server.kill()
         said = self.assert_refused(uri, self.mkdir("mnt"))
-        self.assertNotIn("hunter2", said)
+        self.assertNotIn(PASSWORD, said)
         self.assertNotIn(USER, said)
 
     def test_qemu_nbd(self):
@@ -134,8 +136,8 @@ class Tls(lib.TestCase):
         port = server.address[1]
         self.check(f"nbds://{USER}@localhost:{port}/?tls-psk-file={folder}/keys.psk", USER, secret)
 
-    def test_files_that_are_not_there_or_something_else(self):
-        """A typo must not mean that anyone is trusted: the server of a stranger is at hand."""
+    def test_missing_or_wrong_files(self):
+        """A typo must not disable verification: the server has a certificate of another CA."""
         stranger = self.authority("stranger")
         server = self.nbdkit("--tls=require", f"--tls-certificates={stranger}", "file", self.image,
                              tcp=True)
@@ -148,23 +150,23 @@ class Tls(lib.TestCase):
             f.write("no key\n")
         queries = {f"tls-certificates={missing}": missing, f"tls-certificates={empty}": empty,
                    f"tls-certificates={hollow}": "no certificate",
-                   f"tls-certificates={folder}": "no file",
+                   f"tls-certificates={folder}": "not a file",
                    f"tls-psk-file={missing}": missing, f"tls-psk-file={text}": "no key",
-                   f"tls-psk-file={empty}": "no file",
+                   f"tls-psk-file={empty}": "not a file",
                    f"tls-certificate={stranger}": "does not exist"}
         for query, word in queries.items():
             with self.subTest(query):
                 said = self.assert_refused("-o", "timeout=10", f"nbds://localhost:{port}/?{query}",
                                            self.mkdir("mnt"), says=[word])
-                self.assertNotIn("wants TLS", said)
+                self.assertNotIn("requires TLS", said)
 
     def test_keys_for_a_connection_in_clear(self):
         server = self.nbdkit("file", self.image)
         self.assert_refused(f"{server.uri}&tls-psk-file={self.keys()}", self.mkdir("mnt"),
                             says=["nbds:"])
 
-    def test_a_server_that_does_not_speak_it(self):
-        """Asked for TLS, nothing is sent in the clear."""
+    def test_a_server_without_tls(self):
+        """If TLS is requested, nothing is sent unencrypted."""
         server = self.nbdkit("file", self.image)
         self.refused(f"nbds+unix://{USER}@/?socket={server.path}&tls-psk-file={self.keys()}")
 

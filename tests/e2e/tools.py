@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stock tools on the tree: what they copy comes back, in a time that follows the data."""
+"""Stock tools on the tree: copies are correct, in time proportional to the data."""
 import filecmp
 import os
 import subprocess
@@ -18,7 +18,7 @@ class Tools(lib.TestCase):
         os.mkdir(self.dir + "/point")
 
     def assert_copied(self, mount, folder, *, holes=False):
-        """The raw files of the export are in FOLDER, byte by byte; if HOLES, also as sparse."""
+        """Asserts that FOLDER has identical copies of the export's raw files; HOLES: equally sparse."""
         for name in ("disk.raw", "dirty/b.raw"):
             original, copy = mount / ("vm/" + name), os.path.join(folder, name)
             self.assertTrue(filecmp.cmp(original, copy, shallow=False), name)
@@ -35,9 +35,9 @@ class Tools(lib.TestCase):
             lib.run("tar", "-C", self.out, "-xSf", archive)
             self.assert_copied(mount, self.out + "/vm", holes=True)
 
-    def test_tar_incremental_skips_what_has_not_changed(self):
+    def test_tar_incremental_skips_unchanged_files(self):
         listed, archive = self.path("list"), self.path("a.tar")
-        # What is older than the run's start is not saved again.
+        # Files older than the previous run are skipped.
         os.utime(self.image, (1e9, 1e9))
         sizes = []
         for _ in range(2):
@@ -139,7 +139,7 @@ class Tools(lib.TestCase):
                 began, before = time.monotonic(), self.read_from_server(mount)
                 lib.run(*argv)
                 took[name] = time.monotonic() - began
-                # What was read ahead may have to make room before it is asked for.
+                # Read-ahead data may be evicted before it is used.
                 self.assertLessEqual(self.read_from_server(mount) - before, 1.25 * data)
             print(f"{size >> 30} GiB with {data >> 20} MiB of dirty data:",
                   ", ".join(f"{name} {seconds:.2f} s" for name, seconds in took.items()))

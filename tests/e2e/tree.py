@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which folders and files there are, for each kind of source."""
+"""Folders and files of the tree, for each kind of source."""
 import os
 
 import disks
@@ -8,7 +8,7 @@ from nbdserver import DIRTY, Export, NbdServer
 
 
 def export_files(export, bitmaps=(), alloc=True, depth=True):
-    """The files that an export's folder has."""
+    """Returns the files in an export's folder."""
     names = ["disk.raw", "disk.qcow2", "info.json"]
     names += ["disk.map", "disk.json"] if alloc else []
     names += ["depth.map"] if depth else []
@@ -111,7 +111,7 @@ class Tree(lib.TestCase):
         self.assert_refused("a=" + a, a, self.mkdir("mnt"), says=["folder a:", "NAME="])
         server = self.nbdkit("memory", "1M").uri
         self.assert_refused("a=" + a, "a=" + server, self.mkdir("mnt"),
-                            says=["folder a is", "NAME="])
+                            says=["folder a already", "NAME="])
 
     def test_other_meta_contexts(self):
         contexts = {"base:allocation": [(0, 4096, 0)],

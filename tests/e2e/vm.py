@@ -1,7 +1,7 @@
-"""A real QEMU whose guest is its monitor, and the tool that takes snapshots of it.
+"""A real QEMU, and the tool that takes snapshots of it.
 
-The VM has firmware only; what a guest would write goes in through the device, by QEMU's own qemu-io
-in the human monitor. Each disk has a model in memory of what it holds.
+The VM runs only firmware; guest writes are simulated through the device with qemu-io in the human
+monitor. Each disk has a model of its contents in memory.
 """
 import collections
 import json
@@ -54,7 +54,7 @@ class Qmp:
                 return message["return"]
 
     def wait(self, event, **data):
-        """Waits for EVENT whose data has DATA."""
+        """Waits for an EVENT whose data include DATA."""
         while True:
             message = self.events.popleft() if self.events else self._read()
             if message.get("event") == event and \
@@ -67,7 +67,7 @@ class Qmp:
 
 
 class Disk:
-    """What a disk of a VM is made of, and what it holds."""
+    """A disk of a VM: its image, and a model of its contents."""
 
     def __init__(self, test, name, size=16 * lib.MIB, kind="qcow2", style="blockdev",
                  iothread=None, options=""):
@@ -87,7 +87,7 @@ class Disk:
         self.device = f"dev-{name}"
 
     def set_size(self, size):
-        """Notes that the image has another SIZE now; what is added is zeros."""
+        """Records the image's new SIZE; added space is zeros."""
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
         self.size = size
@@ -110,8 +110,8 @@ class Disk:
 
 
 class Vm:
-    """A QEMU with DISKS; `qmp` is the test's monitor, `monitor` the path of another, where QEMU
-    itself listens if it is to be SEEN that it does. All VMs of a test have one state directory."""
+    """A QEMU with DISKS; `qmp` is the test's monitor, `monitor` the path of another one, which QEMU
+    creates itself if SEEN. All VMs of a test share one state directory."""
 
     def __init__(self, test, disks, arguments=(), seen=False):
         lib.require(QEMU, "nbdcopy", "nbdinfo")
@@ -124,7 +124,7 @@ class Vm:
         self.start()
 
     def start(self):
-        """Starts QEMU, again too."""
+        """Starts QEMU, also again."""
         argv = [QEMU, "-nodefaults", "-display", "none", "-machine", "q35,accel=tcg", "-m", "64"]
         own, listeners = self.test.path("own"), []
         if self.seen:
@@ -154,7 +154,7 @@ class Vm:
         self.test.defer(self.qmp.close)
 
     def version(self):
-        """QEMU's, as numbers."""
+        """Returns QEMU's version, as numbers."""
         version = self.qmp("query-version")["qemu"]
         return version["major"], version["minor"], version["micro"]
 
@@ -163,7 +163,7 @@ class Vm:
             return f.read()
 
     def kill(self):
-        """kill -9, and the end of it."""
+        """Kills QEMU and waits for its end."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(lib.PATIENCE)
@@ -173,7 +173,7 @@ class Vm:
         self.process.wait(lib.PATIENCE)
 
     def migrate(self, target):
-        """Moves the guest to TARGET, another VM with the same disks that waits for it."""
+        """Migrates the guest to TARGET, a waiting VM with the same disks."""
         path = self.test.path("migration")
         target.qmp("migrate-incoming", uri=f"unix:{path}")
         self.qmp("migrate-set-capabilities",
@@ -183,7 +183,7 @@ class Vm:
         target.qmp.wait("RESUME")
 
     def io(self, name, command):
-        """qemu-io COMMAND as the device of disk NAME."""
+        """Runs qemu-io COMMAND through the device of disk NAME."""
         before = len(self.said())
         path = f"/machine/peripheral/{self.disks[name].device}/virtio-backend"
         self.qmp("human-monitor-command", command_line=f'qemu-io -d {path} "{command}"')
@@ -206,19 +206,19 @@ class Vm:
                 length = rng.choice((512, 4096, 65536, 300 * 512))
                 offset = rng.randrange((disk.size - length) // 512) * 512
                 if rng.randrange(3) == 0:
-                    # What a discard leaves behind is not promised; this unmaps where it can.
+                    # Contents after a discard are undefined; write -z -u unmaps if possible.
                     self.zero(name, offset, length, rng.choice(("write -z", "write -z -u")))
                 else:
                     self.write(name, offset, length, rng.randrange(1, 256))
 
     def bitmaps(self):
-        """All named bitmaps, as (node, name) to what QEMU says."""
+        """Returns QEMU's data of all named bitmaps, by (node, name)."""
         return {(node["node-name"], bitmap["name"]): bitmap
                 for node in self.qmp("query-named-block-nodes", flat=True)
                 for bitmap in node.get("dirty-bitmaps", []) if "name" in bitmap}
 
     def points(self, series="last"):
-        """Names of the restore points of SERIES, as disk to list."""
+        """Returns names of the restore points of SERIES, as {disk: list}."""
         found = collections.defaultdict(list)
         for node, name in self.bitmaps():
             if name.startswith(f"fleecefs.{series}."):
@@ -226,16 +226,16 @@ class Vm:
         return dict(found)
 
     def leftovers(self):
-        """Everything in QEMU that a backup makes and a finished one does not leave."""
+        """Returns everything in QEMU that a backup creates and must remove at its end."""
         nodes = [n["node-name"] for n in self.qmp("query-named-block-nodes", flat=True)]
         found = [n for n in nodes if n.startswith("fleecefs")]
         found += [e["id"] for e in self.qmp("query-block-exports")]
         found += [j["id"] for j in self.qmp("query-jobs")]
-        # What an overlay was laid upon stays as it is.
+        # Backing images of an overlay cannot be changed.
         fixed = {n["node-name"] for n in self.qmp("query-named-block-nodes", flat=True) if n["ro"]}
         names = [(node, name) for node, name in self.bitmaps() if node not in fixed]
         found += [f"bitmap {name}" for _, name in names if "pending" in name]
-        # What says which disk it is comes and goes with the restore points, and the check with one.
+        # A fleecefs-disk bitmap needs a restore point of its series; a fleecefs-check bitmap, its own.
         for node, name in names:
             if name.startswith("fleecefs-check.") and \
                     (node, name.replace("-check", "", 1)) not in names:
@@ -245,7 +245,7 @@ class Vm:
                                   for n, p in names):
                 found.append(f"bitmap {name} of {node}")
         try:
-            # Refused where a server runs.
+            # Fails if a server is running.
             self.qmp("nbd-server-start",
                      addr={"type": "inet", "data": {"host": "127.0.0.1", "port": "0"}})
             self.qmp("nbd-server-stop")
@@ -253,7 +253,7 @@ class Vm:
             found.append(str(error))
         found += [o["name"] for o in self.qmp("qom-list", path="/objects")
                   if o["name"].startswith("fleecefs")]
-        # Locks and the times of pieces outlast a backup.
+        # Lock files and the clocks of pieces are kept.
         found += [f for f in os.listdir(self.state)
                   if not f.endswith(".lock") and not f.startswith("pieces-")]
         return found
@@ -274,7 +274,7 @@ class Refused(Exception):
 
 
 class Snapshot:
-    """The tool with a snapshot of VM: `disks` by name, as it describes them."""
+    """The tool, with a snapshot of VM; `disks` are its descriptions by name."""
 
     def __init__(self, vm, options, source):
         self.vm = vm
@@ -292,7 +292,7 @@ class Snapshot:
         self.disks = {d["name"]: d for d in self.info["disks"]}
 
     def line(self):
-        """The next line that the tool says; "" when it has ended."""
+        """Returns the tool's next line; "" when it has ended."""
         while b"\n" not in self.heard:
             if not select.select([self.process.stdout], [], [], lib.PATIENCE)[0]:
                 return "silent"
@@ -308,14 +308,14 @@ class Snapshot:
         self.process.stdin.flush()
 
     def ask(self, command):
-        """Tells COMMAND and returns the answer; what was lost meanwhile is skipped."""
+        """Sends COMMAND and returns the answer; skips reports of lost disks."""
         self.tell(command)
         while (line := self.line()).startswith("lost:"):
             pass
         return line
 
     def finish(self, command):
-        """Commits or aborts, and ends."""
+        """Commits or aborts, and ends the tool."""
         answer = self.ask(command)
         self.vm.test.assertEqual(answer, "ok")
         self.tell("quit")
@@ -335,7 +335,7 @@ class Snapshot:
         return f"nbd+unix:///{self.disks[name]['export']}?socket={self.info['socket']}"
 
     def read(self, name):
-        """All bytes of a disk."""
+        """Returns the contents of a disk."""
         path = self.vm.test.path("copy")
         lib.run("nbdcopy", self.uri(name), path)
         with open(path, "rb") as f:
@@ -344,13 +344,13 @@ class Snapshot:
         return data
 
     def map(self, name, bitmap="last"):
-        """The dirty ranges of a bitmap."""
+        """Returns the dirty ranges of a bitmap."""
         rows = json.loads(lib.run("nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{bitmap}",
                                   self.uri(name)))
         return [(r["offset"], r["offset"] + r["length"]) for r in rows if r["type"] & 1]
 
     def backup(self, name, old=None, series="last"):
-        """What a backup of a disk restores to, made from OLD, the last one."""
+        """Backs up a disk, incrementally if OLD is the last backup; returns the restored contents."""
         data = self.read(name)
         if self.disks[name].get("base") is None:
             return data
@@ -361,7 +361,7 @@ class Snapshot:
 
 
 class StuckClient:
-    """An NBD client that asks for much and reads nothing."""
+    """An NBD client that requests much data and reads none."""
 
     def __init__(self, test, snapshot):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -375,7 +375,7 @@ class StuckClient:
         self.receive(10)
         for handle in range(64):
             self.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, handle, 0, lib.MIB))
-        # The first reply has begun, so the server has come to stand in the middle of it.
+        # Once the first reply has begun, the server is blocked in the middle of it.
         select.select([self.socket], [], [], lib.PATIENCE)
 
     def receive(self, length):

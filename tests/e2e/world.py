@@ -1,7 +1,7 @@
-"""Random sequences of what administrators do to VMs and their disks between backups of two series to
-two destinations: every backup restores to what the disks held, and images change in nothing else.
+"""Random sequences of administrative actions on VMs and disks between backups of two series to two
+destinations: every backup restores the disks' contents, and images do not change otherwise.
 
-SEQUENCES and STEPS in the environment say how many, SEED repeats a run."""
+Environment: SEQUENCES and STEPS are the numbers of each, SEED repeats a run."""
 import collections
 import copy
 import os
@@ -21,13 +21,13 @@ MOST_DISKS = 3
 
 
 class World:
-    """A VM and its disks, and what is done to them. start() and stop() are of the kind of VM, and so
-    is what is done while it runs: each leaves it running."""
+    """A VM, its disks, and actions on them. Subclasses define start(), stop() and actions on a
+    running VM. Each action leaves the VM running."""
 
     def __init__(self, test, rng):
         self.test, self.rng = test, rng
-        self.kept = []  # (copy of an image, its disk as it was)
-        self.under = {}  # image of an overlay to (image, content, size, format) of what it is on
+        self.kept = []  # (copy of an image, copy of its Disk)
+        self.under = {}  # overlay to (image, content, size, format) of its backing image
         self.destinations = [Chains(test), Chains(test)]
         self.log = []
         self.disks = []
@@ -39,8 +39,8 @@ class World:
         return Disk(self.test, self.new_name(), SIZE, kind=kind)
 
     def new_identity(self):
-        """The UUID of another VM. Nobody comes to put back what a daemon left that died with the
-        one that is gone."""
+        """Returns a new UUID. Deletes journals of killed daemons, because nobody will recover the
+        old VM."""
         if self.vm:
             for name in os.listdir(self.vm.state):
                 if name.endswith(".journal"):
@@ -55,10 +55,10 @@ class World:
                 self.vm.write(name, offset, length, self.rng.randrange(1, 255))
 
     def images(self):
-        """The disks whose points are in their images."""
+        """Returns disks whose restore points are stored in their images."""
         return [d for d in self.disks if d.kind == "qcow2"]
 
-    # What can be done while it is off.
+    # Actions while the VM is shut off.
 
     def restart(self):
         self.stop()
@@ -114,7 +114,7 @@ class World:
         self.start()
 
     def resize(self, disk, size):
-        """QEMU refuses after a crash, until the bitmaps that were lost are removed."""
+        """After a crash, QEMU refuses until the inconsistent bitmaps are removed."""
         done = lib.attempt("qemu-img", "resize", "-q", "--shrink", "-f", disk.format, disk.image,
                            str(size))
         if done.returncode != 0:
@@ -123,7 +123,7 @@ class World:
         disk.set_size(size)
 
     def live_resize(self):
-        """While the VM runs: larger, or smaller by mistake and as large as before again."""
+        """Grows a disk while the VM runs, or shrinks it by mistake and grows it back."""
         self.vm.recover()
         found = [d for d in self.disks if d.image not in self.under]
         if not found:
@@ -136,13 +136,13 @@ class World:
             try:
                 self.set_live_size(disk, size)
             except (AssertionError, QmpError) as error:
-                # The other series has one yet.
+                # The other series still has one.
                 self.test.assertIn("is inconsistent", str(error))
                 return
             disk.set_size(size)
 
     def shrink(self):
-        """Sometimes by mistake."""
+        """Shrinks a disk, sometimes by mistake."""
         found = [d for d in self.disks if d.image not in self.under and d.size > SIZE // 2]
         if not found:
             return
@@ -155,7 +155,7 @@ class World:
         self.start()
 
     def swap(self):
-        """What two images contain, in place: each is the file that it was."""
+        """Exchanges the contents of two images in place; the files remain."""
         found = [d for d in self.images() if d.image not in self.under and
                  not self.is_used(d.image, d.image)]
         if len(found) < 2:
@@ -176,7 +176,7 @@ class World:
             return f.read()
 
     def keep(self):
-        """A snapshot of the storage."""
+        """Takes a snapshot of the storage."""
         if not self.images():
             return
         self.stop()
@@ -197,30 +197,30 @@ class World:
         self.start()
 
     def overlay(self):
-        """An external snapshot."""
+        """Takes an external snapshot."""
         if not self.images():
             return
         self.stop()
         disk = self.rng.choice(self.images())
         path = self.test.path("overlay.qcow2")
         lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk.image, path)
-        self.lay(disk, path)
+        self.add_overlay(disk, path)
         self.start()
 
-    def lay(self, disk, path):
-        """Notes that a new overlay at PATH is the disk's image now."""
+    def add_overlay(self, disk, path):
+        """Records a new overlay at PATH as the disk's image."""
         self.under[path] = (disk.image, bytes(disk.model), disk.size, disk.format)
         disk.image = path
         disk.kind = disk.format = "qcow2"
 
-    def fall(self, disk):
-        """Notes that the image under the overlay is the disk's again."""
+    def drop_overlay(self, disk):
+        """Records the overlay's backing image as the disk's image again."""
         image, _, disk.size, disk.format = self.under.pop(disk.image)
         self.kept = [k for k in self.kept if k[2] not in (disk.image, image)]
         disk.image, disk.kind = image, disk.format
 
     def pulled(self, disk, middle):
-        """Notes that what was under its overlay is in it, down to MIDDLE; None: all of it."""
+        """Records that the images between the overlay and MIDDLE (None: all) were pulled into it."""
         if middle is None:
             del self.under[disk.image]
         else:
@@ -230,19 +230,19 @@ class World:
         self.kept = [k for k in self.kept if k[2] != disk.image]
 
     def is_used(self, image, but):
-        """Whether IMAGE is under another image than BUT, or is a disk's."""
+        """Whether IMAGE is the image of a disk, or backs an overlay other than BUT."""
         return image in [u[0] for path, u in self.under.items() if path != but] or \
             any(d.image == image and d.image != but for d in self.disks)
 
     def overlays(self):
-        """Disks that are the only ones on what is under them."""
+        """Returns disks with an overlay that do not share its backing image."""
         return [d for d in self.disks if d.image in self.under and
                 d.size == self.under[d.image][2] and
                 not self.is_used(self.under[d.image][0], d.image) and
                 not self.is_used(d.image, d.image)]
 
     def end_overlay(self):
-        """Into what is under it, or away, or with all that is under it."""
+        """Ends an overlay: commits it, discards it, or flattens the chain."""
         found = self.overlays()
         if not found:
             return
@@ -257,11 +257,11 @@ class World:
                 lib.run("qemu-img", "commit", "-q", disk.image)
             else:
                 disk.model = bytearray(self.under[disk.image][1])
-            self.fall(disk)
+            self.drop_overlay(disk)
         self.start()
 
     def revert(self):
-        """To an external snapshot, as libvirt does: by another overlay in place of the one."""
+        """Reverts to an external snapshot as libvirt does: replaces the overlay with a new one."""
         found = [d for d in self.disks
                  if d.image in self.under and not self.is_used(d.image, d.image)]
         if not found:
@@ -276,7 +276,7 @@ class World:
         self.start()
 
     def revert_internal(self):
-        """To an internal snapshot; QEMU refuses while there are bitmaps."""
+        """Reverts to an internal snapshot; QEMU refuses while there are bitmaps."""
         if not self.images():
             return
         self.stop()
@@ -300,11 +300,11 @@ class World:
         self.vm.begin().finish("abort")
 
     def die(self):
-        """A daemon does."""
+        """Kills a daemon."""
         self.vm.begin().kill()
 
     def off(self):
-        """A backup of the images, which makes no restore point."""
+        """Backs up the images with the VM shut off, which creates no restore point."""
         self.stop()
         chains, series = self.choose()
         for disk in self.images():
@@ -326,11 +326,11 @@ class World:
         self.start()
 
     def source(self, disk):
-        """DISK of the VM that is off: the source, the folder in the mount, options."""
+        """Returns the source, the folder in the mount and options for DISK while the VM is shut off."""
         return "disk=" + disk.image, "disk", []
 
     def choose(self):
-        """A destination and a series."""
+        """Returns a random destination and series."""
         chains, series = self.rng.choice(self.destinations), self.rng.choice(("last", "week"))
         self.log.append(f"to {self.destinations.index(chains)}, series {series}")
         return chains, series
@@ -340,7 +340,7 @@ class World:
         chains.back_up(self.vm, series=series, commit=self.rng.randrange(8) != 0)
 
     def actions(self):
-        """What is drawn from: all of these do, whatever the kind of VM."""
+        """Returns the actions to choose from, for any kind of VM."""
         return [self.restart, self.trade, self.clone, self.add, self.remove, self.replace, self.grow,
                 self.shrink, self.swap, self.keep, self.roll_back, self.overlay, self.end_overlay,
                 self.revert, self.revert_internal, self.abort, self.die, self.off]
@@ -365,13 +365,13 @@ class World:
 
 
 class Property(lib.TestCase):
-    """Sequences in worlds of a kind, each with all that it needs of its own."""
+    """Runs sequences, each in a separate world."""
 
     kind = None
 
     def setUp(self):
         if self.kind is None:
-            self.skipTest("has no kind of VM")
+            self.skipTest("abstract base class")
         super().setUp()
 
     def run_one(self, seed):

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a guest's agent writes, whatever it was asked: the input is all of it. */
+/* A guest agent: the input is everything that it writes. */
 #include "fuzz.h"
 
-/* For a number to synchronise by that the input can know. */
+/* Included for a sync number that the input can contain. */
 #include "../../src/qemu/agent.c" // NOLINT
 
-#define TIMEOUT 1000 /* milliseconds; the guest has hung up, so nothing waits */
+#define TIMEOUT 1000 /* milliseconds; the guest has disconnected, so nothing waits */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

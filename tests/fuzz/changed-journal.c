@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define BLOCK_SIZE 1024
-/* Where the file system has the journal. */
+/* First block of the journal in the file system. */
 #define PLACE UINT64_C(1000)
 
 typedef struct {

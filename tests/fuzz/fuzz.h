@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Fuzzers: each feeds foreign bytes to one parser, and aborts where an invariant does not hold.
+ * Fuzzers: each feeds untrusted bytes to one parser, and aborts if an invariant is violated.
  *
- * Built with -Dfuzz=true they are libFuzzer programs (https://llvm.org/docs/LibFuzzer.html). Always
- * they are also plain regression programs, which run the inputs of their corpus, named after what
- * they once broke, and random variations of those.
+ * With -Dfuzz=true they are built as libFuzzer programs (https://llvm.org/docs/LibFuzzer.html).
+ * They are always built as plain regression programs, which run the inputs of their corpus, named
+ * after what they once broke, and random variations of them.
  */
 #pragma once
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What qemu-img says of an image, and what a storage daemon says of its bitmaps: JSON both. */
+/* JSON from qemu-img about an image, and from a storage daemon about its bitmaps. */
 #include "fuzz.h"
 
-/* Static functions take it in, between calls of programs. */
+/* Included, because static functions parse the output of programs. */
 #include "../../src/source/image/image.c"   // NOLINT
 #include "../../src/source/image/bitmaps.c" // NOLINT
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The journal of a backup: the input is what is in its file. */
+/* The journal of a backup: the input is its file. */
 #include "snapshot/journal.h"
 #include "fuzz.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* LVM2's metadata: a label or a header, whose sums are made right, and the text. The first byte
- * says which. */
+/* LVM2's metadata: a label or a header, with corrected checksums, or the text. The first byte
+ * selects which. */
 #include "lvm.h"
 
 #include "fuzz.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Runs a fuzzer without libFuzzer: the inputs in the folder that is named, and variations. */
+/* Runs a fuzzer without libFuzzer, on the inputs in the given folder and on variations of them. */
 #include "fuzz.h"
 
 #include <glib.h>
@@ -7,7 +7,7 @@
 
 #define VARIATIONS 500
 
-/* Some bytes of DATA replaced, and its end cut off or repeated. */
+/* Replaces some bytes of DATA, and truncates it or repeats its end. */
 static void vary(GRand *rand, GByteArray *data)
 {
     guint cuts = (guint)g_rand_int_range(rand, 0, 3);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a monitor or guest agent writes: JSON objects over a socket. */
+/* A QMP monitor or guest agent: the input is JSON objects from a socket. */
 #include "snapshot/qmp/vm.h"
 #include "fuzz.h"
 #include "qemu/channel.h"
@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* As if it were the reply to query-block. */
+/* Parses MESSAGE as a reply to query-block. */
 static void take_disks(JsonObject *message)
 {
     JsonNode *reply = json_object_get_member(message, "return");

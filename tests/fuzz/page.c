@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The page that `fleecefs --status` makes: the input is the status file of a mount. */
+/* The page of `fleecefs --status`: the input is a mount's status file. */
 #include "app/status-page.h"
 #include "fuzz.h"
 #include "qemu/json.h"

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The chunks of a structured reply: the input is where each lies, by a byte for its start and one
- * for its length. A picture of every byte knows what is right. */
+/* The chunks of a structured reply: the input has a byte for the start and one for the length of
+ * each. A model of every byte has the expected result. */
 #include "fuzz.h"
 
 #include "reply.h"
 
-#define SIZE 600u /* more than the last byte that can be named */
+#define SIZE 600u /* beyond the last byte that a chunk can reach */
 #define UNIT (UINT64_C(1) << 30)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

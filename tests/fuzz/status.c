@@ -2,7 +2,7 @@
 /* Block status into a map: the input is the disk's size and replies for two contexts. */
 #include "fuzz.h"
 
-/* The replies are taken in by static functions, which libnbd would call. */
+/* Included, because libnbd's callbacks are static functions. */
 #include "../../src/source/nbd/walk.c" // NOLINT
 
 static uint32_t take(const uint8_t **data, size_t *size)
@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         segment.busy = true;
         segment.grew = false;
         for (unsigned c = 0; c < 2; c++) {
-            /* The entries as wide as the library hands them over. */
+            /* Entries in the width that the library passes. */
 #ifdef HAVE_NBD_BLOCK_STATUS_64
             nbd_extent entries[4];
             for (unsigned i = 0; i < 4; i++) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Files of stored backups: mapfiles, whose tables are written, qcow2 images, and times. The first
- * byte says which. */
+/* Files of stored backups: mapfiles, written as overlays, qcow2 images, and times. The first byte
+ * selects which. */
 #include "fuzz.h"
 #include "stored/files.h"
 #include "stored/when.h"

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Partition tables: the input is what is on the disk, wherever that is looked at. */
+/* Partition tables: the input is the contents of all sectors that the parser reads. */
 #include "disk/table.h"
 #include "fuzz.h"
 
 #include <glib.h>
 #include <string.h>
 
-/* Room for what the tables of the corpus say. */
+/* Large enough for the tables of the corpus. */
 #define DISK_BYTES (UINT64_C(1) << 30)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         g_assert_cmpuint(offset, <=, DISK_BYTES - length);
         memset(bytes, 0, sizeof bytes);
         memcpy(bytes, data + used, n);
-        /* The links of a chain follow the head. */
+        /* The links of a chain follow the first sectors. */
         if (used == 0)
             used = MIN(size, 512);
         fl_table_feed(table, bytes);

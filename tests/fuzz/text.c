@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Names, sizes, URIs and command lines: the input is what a command line has, one word a line. */
+/* Names, sizes, URIs and command lines: the input is a command line, one word per line. */
 #include "source/nbd/nbd.h"
 #include "fuzz.h"
 #include "app/options.h"

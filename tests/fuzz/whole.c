@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Image files, whose tables are followed to find out whether their end is lost. */
+/* Image files: follows their tables to detect truncation. */
 #include "fuzz.h"
 
 #include "source/image/whole.h"

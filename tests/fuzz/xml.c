@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What libvirt says of a domain, its checkpoints and its backup: XML. */
+/* libvirt's XML of domains, checkpoints and backups. */
 #include "snapshot/libvirt/xml.h"
 #include "fuzz.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What ThreadSanitizer does not see of GLib, which is not built with it: that who takes a lock, a
- * task's result or the last reference knows what was done before it was given. The calls that we
- * make are wrapped (ld(1), --wrap) and say so.
+ * Tells ThreadSanitizer about synchronization in GLib, which is not instrumented: locks, calls
+ * passed to another thread, and the last reference happen after the operations that released them.
+ * Wraps (ld(1), --wrap) the functions that we call.
  */
 #include <gio/gio.h>
 #include <sanitizer/tsan_interface.h>
@@ -21,12 +21,6 @@ DECLARE(gboolean, g_cond_wait_until, GCond *cond, GMutex *mutex, gint64 end)
 DECLARE(gboolean, g_atomic_ref_count_dec, gatomicrefcount *count)
 DECLARE(guint, g_idle_add_full, gint priority, GSourceFunc function, gpointer data,
         GDestroyNotify destroy)
-DECLARE(void, g_task_run_in_thread, GTask *task, GTaskThreadFunc function)
-DECLARE(void, g_task_return_pointer, GTask *task, gpointer result, GDestroyNotify destroy)
-DECLARE(void, g_task_return_boolean, GTask *task, gboolean result)
-DECLARE(void, g_task_return_error, GTask *task, GError *error)
-DECLARE(gpointer, g_task_propagate_pointer, GTask *task, GError **error)
-DECLARE(gboolean, g_task_propagate_boolean, GTask *task, GError **error)
 
 void WRAP(g_mutex_lock)(GMutex *mutex)
 {
@@ -68,7 +62,7 @@ gboolean WRAP(g_atomic_ref_count_dec)(gatomicrefcount *count)
     return last;
 }
 
-/* Calls that are handed to another thread */
+/* Calls passed to another thread */
 
 typedef struct {
     GSourceFunc function;
@@ -102,50 +96,4 @@ guint WRAP(g_idle_add_full)(gint priority, GSourceFunc function, gpointer data,
     *idle = (Idle){.function = function, .data = data, .destroy = destroy};
     __tsan_release(idle);
     return REAL(g_idle_add_full)(priority, run_idle, idle, free_idle);
-}
-
-static void run_task(GTask *task, gpointer source, gpointer data, GCancellable *cancel)
-{
-    GTaskThreadFunc function;
-
-    __tsan_acquire(task);
-    function = (GTaskThreadFunc)g_object_get_data(G_OBJECT(task), "function");
-    function(task, source, data, cancel);
-}
-
-void WRAP(g_task_run_in_thread)(GTask *task, GTaskThreadFunc function)
-{
-    g_object_set_data(G_OBJECT(task), "function", (gpointer)function);
-    __tsan_release(task);
-    REAL(g_task_run_in_thread)(task, run_task);
-}
-
-void WRAP(g_task_return_pointer)(GTask *task, gpointer result, GDestroyNotify destroy)
-{
-    __tsan_release(task);
-    REAL(g_task_return_pointer)(task, result, destroy);
-}
-
-void WRAP(g_task_return_boolean)(GTask *task, gboolean result)
-{
-    __tsan_release(task);
-    REAL(g_task_return_boolean)(task, result);
-}
-
-void WRAP(g_task_return_error)(GTask *task, GError *error)
-{
-    __tsan_release(task);
-    REAL(g_task_return_error)(task, error);
-}
-
-gpointer WRAP(g_task_propagate_pointer)(GTask *task, GError **error)
-{
-    __tsan_acquire(task);
-    return REAL(g_task_propagate_pointer)(task, error);
-}
-
-gboolean WRAP(g_task_propagate_boolean)(GTask *task, GError **error)
-{
-    __tsan_acquire(task);
-    return REAL(g_task_propagate_boolean)(task, error);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The client against an agent of a few lines that answers from a script. */
+/* The client against a minimal scripted agent. */
 #include "qemu/agent.h"
 
 #include <stdio.h>
@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Milliseconds: enough for any answer here, and the least for one that never comes. */
+/* Timeouts, milliseconds: LONG if an answer is expected, SHORT if none is. */
 #define LONG  10000
 #define SHORT 20
 
@@ -15,7 +15,7 @@ typedef struct {
     int fd;
     GThread *thread;
     const char *const *script; /* an answer for each command but sync; "" for none */
-    const char *first;         /* bytes that are there before the first answer */
+    const char *first;         /* bytes sent before the first answer */
     int syncs;                 /* counted */
 } Agent;
 
@@ -105,7 +105,7 @@ static void test_stale_answers_are_skipped(void)
     stop(&agent, client);
 }
 
-/* After an answer that came too late the next command still gets its own. */
+/* After a late answer, the next command still gets its own answer. */
 static void test_back_in_step(void)
 {
     static const char *const script[] = {"", "{\"return\": \"late\"}\n{\"return\": \"frozen\"}\n",
@@ -140,7 +140,7 @@ static void test_error_of_the_agent(void)
     stop(&agent, client);
 }
 
-/* The guest may send what it likes. */
+/* The guest is untrusted. */
 static void test_deep_answer(void)
 {
     g_autofree char *nested = g_strnfill(60000, '[');
@@ -197,7 +197,7 @@ static gpointer flood_lines(gpointer fd)
     return NULL;
 }
 
-/* Answers without end are no answer: the time is up although there is always something to read. */
+/* An endless answer times out although there is always data to read. */
 static void test_lines_without_end(void)
 {
     g_autoptr(GError) error = NULL;

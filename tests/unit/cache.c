@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Blocks that were read ahead, and what is read ahead for whom. */
+/* Read-ahead: blocks and streams. */
 #include "memory.h"
 
 #include "mount/readahead.h"
@@ -63,7 +63,7 @@ static void test_block(void)
     for (uint64_t i = block->start; i < block->end; i++)
         g_assert_cmpint(fl_block_data(block)[i - block->start], ==, memory_byte(i));
 
-    /* It goes with its last byte, but not from under who copies it. */
+    /* A block is dropped with its last byte, but stays valid while referenced. */
     fl_block_take(block, 4 * KIB);
     fl_block_unref(block);
     g_assert_nonnull(find(&world, 3 * KIB));
@@ -74,7 +74,7 @@ static void test_block(void)
     world_clear(&world);
 }
 
-/* Half of so little is for replies: two blocks fit. */
+/* Half of a small budget is for replies: two blocks fit. */
 static void test_budget(void)
 {
     World world;
@@ -86,7 +86,7 @@ static void test_budget(void)
     g_assert_cmpuint(fl_cache_used(world.cache), ==, 2 * MIB);
     run_until(!find(&world, 0)->under_way && !find(&world, MIB)->under_way);
 
-    /* What nobody came for makes room, the oldest first. */
+    /* Unused blocks are evicted, oldest first. */
     g_assert_true(fl_blocks_fetch(world.blocks, 2 * MIB, 3 * MIB));
     g_assert_null(find(&world, 0));
     g_assert_nonnull(find(&world, MIB));
@@ -114,7 +114,7 @@ static void wait_for(Waiter *waiter, FlBlock *block)
     g_queue_push_tail_link(&block->waiters, &waiter->waiter.link);
 }
 
-/* Who waits hears of the error; who comes later asks again. */
+/* Waiters get the error; later readers send a new request. */
 static void test_error(void)
 {
     World world;
@@ -141,7 +141,7 @@ static void test_error(void)
     world_clear(&world);
 }
 
-/* Bytes of [START, END) that are here or on their way. */
+/* Bytes of [START, END) that are cached or requested. */
 static uint64_t fetched(World *world, uint64_t start, uint64_t end)
 {
     uint64_t bytes = 0;
@@ -171,12 +171,12 @@ static void test_sequential(void)
     g_assert_cmpuint(fetched(&world, 0, 64 * MIB), ==, 0);
     for (at = 128 * KIB; at < 8 * MIB; at += 128 * KIB) {
         fl_streams_note(streams, view, world.blocks, at, 128 * KIB, 4 * MIB, 10 * MIB);
-        /* What comes next is on its way, no more than may be, and without a gap. */
+        /* The following data is requested, within the limit and without gaps. */
         g_assert_cmpuint(fetched(&world, at + 128 * KIB, 64 * MIB), >=, 128 * KIB);
         g_assert_cmpuint(fetched(&world, at + 128 * KIB, 64 * MIB), <=, 4 * MIB);
         g_assert_cmpuint(fetched(&world, at + 128 * KIB, at + 256 * KIB), ==, 128 * KIB);
     }
-    /* Nothing from the end on. */
+    /* Nothing beyond the end. */
     for (; at < 10 * MIB; at += 128 * KIB)
         fl_streams_note(streams, view, world.blocks, at, 128 * KIB, 4 * MIB, 10 * MIB);
     g_assert_cmpuint(fetched(&world, 10 * MIB, 64 * MIB), ==, 0);
@@ -200,7 +200,7 @@ static void test_random(void)
     fl_streams_free(streams);
 }
 
-/* Two readers of one file, in turns. */
+/* Two interleaved readers of one file. */
 static void test_two_streams(void)
 {
     World world;
@@ -218,7 +218,7 @@ static void test_two_streams(void)
     fl_streams_free(streams);
 }
 
-/* A clean byte of a dirty-only file is never asked for, and the next dirty one is. */
+/* For a dirty-only file, never requests clean bytes, but reads ahead to the next dirty ones. */
 static void test_holes(void)
 {
     World world;

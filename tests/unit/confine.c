@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a confined process can still do: each probe is a process of its own. */
+/* What a confined process can still do; each probe runs in a separate process. */
 #include "util/confine.h"
 
 #include "config.h"
@@ -17,7 +17,7 @@
 
 #define MEMORY (UINT64_C(1) << 30)
 
-/* Runs PROBE confined, with a descriptor of a file of three bytes; its g_assert()s are the test. */
+/* Runs PROBE, whose assertions are the test, confined, with the descriptor of a 3-byte file. */
 static void confined(void (*probe)(int fd))
 {
     g_autofree char *path = NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is held until the VM has said that its snapshot was whole. */
+/* Reads that are held until the VM confirms that its snapshot is intact. */
 #include "confirm.h"
 
 #include <errno.h>
@@ -29,7 +29,8 @@ static bool is_whole(void *vm)
 
 static FlConfirm *new_confirm(Vm *vm, unsigned timeout)
 {
-    return fl_confirm_new(&(FlDiskVouch){.is_whole = is_whole, .ask = ask, .opaque = vm}, timeout);
+    return fl_confirm_new(&(FlDiskConfirmOps){.is_whole = is_whole, .ask = ask, .opaque = vm},
+                          timeout);
 }
 
 static void read_done(FlRead *read, errint_t result)
@@ -58,11 +59,11 @@ static void test_order(void)
         hold(confirm, &held[i]);
     g_assert_cmpuint(vm.questions, ==, READS);
 
-    /* An answer is for all up to its question, and not for what arrived after that was put. */
+    /* An answer covers the reads that arrived before its request, not later ones. */
     fl_confirm_end(confirm, 2, 0);
     g_assert_true(held[0].done && held[0].result == 0 && held[1].done && held[1].result == 0);
     g_assert_false(held[2].done || held[3].done);
-    /* One that comes again, or late, says nothing. */
+    /* Repeated or late answers are ignored. */
     fl_confirm_end(confirm, 2, -EIO);
     fl_confirm_end(confirm, 1, -EIO);
     g_assert_false(held[2].done || held[3].done);
@@ -71,7 +72,7 @@ static void test_order(void)
     fl_confirm_free(confirm);
 }
 
-/* Whoever keeps them may ask elsewhere. */
+/* The owner may retry the reads elsewhere. */
 static void test_give_up(void)
 {
     Vm vm = {0};
@@ -90,7 +91,7 @@ static void test_give_up(void)
     fl_confirm_free(confirm);
 }
 
-/* Nobody answers: what waits fails when its time is over, which here it is at once. */
+/* Without an answer, held reads fail on timeout, here immediately. */
 static void test_expiry(void)
 {
     Vm vm = {0};
@@ -107,7 +108,7 @@ static void test_expiry(void)
     fl_confirm_free(confirm);
 }
 
-/* What is known is not asked for. */
+/* If the state is known already, no request is sent. */
 static void test_known(void)
 {
     Vm vm = {.whole = true};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the unit tests of maps and views share: random maps, and reading a view in all ways. */
+/* Shared by unit tests of maps and views: random maps, and reading views in all ways. */
 #pragma once
 
 #include "map/map.h"
@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Random numbers from $SEED, else from a new seed that is printed, so that a failure can be
- * repeated. */
+/* Random numbers from $SEED, else from a new seed, which is printed to reproduce failures. */
 static inline GRand *test_rand(void)
 {
     const char *given = g_getenv("SEED");
@@ -19,7 +18,7 @@ static inline GRand *test_rand(void)
     return g_rand_new_with_seed(seed);
 }
 
-/* In [0, LIMIT); 0 if LIMIT is 0. */
+/* A random number in [0, LIMIT); 0 if LIMIT is 0. */
 static inline uint64_t random_below(GRand *rand, uint64_t limit)
 {
     uint64_t n = ((uint64_t)g_rand_int(rand) << 32) | g_rand_int(rand);
@@ -27,8 +26,8 @@ static inline uint64_t random_below(GRand *rand, uint64_t limit)
     return limit == 0 ? 0 : n % limit;
 }
 
-/* Of SIZE bytes, in ranges of multiples of GRANULE up to LENGTH_MAX (the last ends where it must),
- * of types below TYPES. */
+/* A random map of SIZE bytes; ranges are multiples of GRANULE up to LENGTH_MAX (except the last),
+ * with types below TYPES. */
 static inline FlMap *random_map(GRand *rand, uint64_t size, uint64_t granule, uint64_t length_max,
                                 uint32_t types)
 {
@@ -45,7 +44,7 @@ static inline FlMap *random_map(GRand *rand, uint64_t size, uint64_t granule, ui
     return fl_map_builder_finish(builder);
 }
 
-/* The type of each byte of MAP: the naive model. */
+/* The naive model of MAP: a type for each byte. */
 static inline uint32_t *map_to_array(const FlMap *map)
 {
     uint32_t *types = g_new(uint32_t, fl_map_size(map) + 1);
@@ -58,7 +57,7 @@ static inline uint32_t *map_to_array(const FlMap *map)
     return types;
 }
 
-/* All of a text view in one read; NUL-terminated. */
+/* Reads a whole text view at once; NUL-terminated. */
 static inline char *view_text(const FlView *view)
 {
     char *text = g_malloc(view->size + 1);
@@ -68,8 +67,8 @@ static inline char *view_text(const FlView *view)
     return text;
 }
 
-/* VIEW must be exactly EXPECTED: its size, all of it at once, byte by byte from some offset on, and
- * at random offsets and lengths; all of it is data; nothing outside the buffer is written. */
+/* Asserts that VIEW is exactly EXPECTED: its size, read at once, byte by byte from some offset on,
+ * and at random offsets and lengths; that it is all data, and that reads stay within the buffer. */
 static inline void assert_text_view(const FlView *view, const char *expected, GRand *rand)
 {
     g_autofree char *whole = view_text(view);

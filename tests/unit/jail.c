@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The jail of QEMU's programs: a program in it, this one, tries what it must not be able to do. */
+/* The jail of QEMU's programs: this program, run in it, tries what must be forbidden. */
 #include "util/jail.h"
 
 #include "config.h"
@@ -26,7 +26,7 @@ static void assert_fails(long result)
                   errno == EROFS);
 }
 
-/* Inside. FILE was given, and is not ours alone; what is beside it was not. */
+/* Runs in the jail, which shows FILE, but not the files beside it. */
 static int probe(const char *file)
 {
     static const int families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_VSOCK};
@@ -66,7 +66,7 @@ static int probe(const char *file)
     return 0;
 }
 
-/* MODE: of the file, which belongs to whoever runs the test. */
+/* MODE: of the file, which belongs to the user who runs the test. */
 static G_GNUC_UNUSED void test_program(gconstpointer mode)
 {
     g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);
@@ -101,7 +101,7 @@ static G_GNUC_UNUSED void test_program(gconstpointer mode)
     g_rmdir(folder);
 }
 
-/* "link/../file" is another file where links are gone. */
+/* "link/../file" is a different file if the link is not resolved. */
 static void test_names(void)
 {
     g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);

@@ -54,7 +54,7 @@ static void test_is_remembered(Fixture *f, gconstpointer data)
     g_assert_cmpstr(found->agent, ==, "/ga");
     g_assert_null(found->socket);
 
-    /* What is written may be made of what was read. */
+    /* A new entry may reuse strings of an entry that was read. */
     entry = *found;
     entry.agent = NULL;
     g_assert_true(fl_journal_write(journal, &entry, NULL));
@@ -121,6 +121,44 @@ static void test_broken(Fixture *f, gconstpointer data)
     }
 }
 
+static bool make_file(Fixture *f, const char *name)
+{
+    g_autofree char *path = g_build_filename(f->directory, name, NULL);
+
+    return g_file_set_contents(path, "{", -1, NULL);
+}
+
+static bool is_there(Fixture *f, const char *name)
+{
+    g_autofree char *path = g_build_filename(f->directory, name, NULL);
+
+    return g_file_test(path, G_FILE_TEST_EXISTS);
+}
+
+/* Removes temporary files of a daemon that was killed, but none of VMs with similar keys. */
+static void test_unfinished(Fixture *f, gconstpointer data)
+{
+    static const char *const others[] = {"a.b.journal", "a.b.lock", "a.journal.journal",
+                                         "a.journal.lock", "aa.journal.ABCDEF"};
+    FlJournal *journal;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
+        g_assert_true(make_file(f, others[i]));
+    g_assert_true(make_file(f, "a.journal.ABCDEF"));
+    journal = open_journal(f, "a");
+    g_assert_false(is_there(f, "a.journal.ABCDEF"));
+    g_assert_true(is_there(f, "a.lock"));
+    g_assert_true(make_file(f, "a.journal.GHIJKL"));
+    g_assert_true(make_file(f, "a.journal"));
+    g_assert_true(fl_journal_remove(journal, NULL));
+    fl_journal_close(journal);
+    g_assert_false(is_there(f, "a.journal.GHIJKL"));
+    g_assert_false(is_there(f, "a.journal"));
+    g_assert_false(is_there(f, "a.lock"));
+    for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
+        g_assert_true(is_there(f, others[i]));
+}
+
 static void test_state_directory(Fixture *f, gconstpointer data)
 {
     g_autofree char *wanted = g_build_filename(f->directory, "new", NULL);
@@ -144,6 +182,7 @@ int main(int argc, char **argv)
     ADD("is-locked", test_is_locked);
     ADD("seconds-differ", test_seconds_differ);
     ADD("broken", test_broken);
+    ADD("unfinished", test_unfinished);
     ADD("state-directory", test_state_directory);
     return g_test_run();
 }

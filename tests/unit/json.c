@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What counts as JSON: what RFC 8259 says, not what json-glib takes beyond that. */
+/* Accepts JSON by RFC 8259, without the extensions of json-glib. */
 #include "qemu/json.h"
 
 #include "qemu/json-syntax.h"
@@ -71,7 +71,7 @@ static void test_objects(void)
         g_test_message("%s", objects[i]);
         g_assert_no_error(error);
         g_assert_nonnull(object);
-        /* No beginning of it is one. */
+        /* No proper prefix is valid. */
         for (size_t n = 0; n < strlen(objects[i]) - 1 && *objects[i] == '{'; n++)
             g_assert_false(fl_json_is_valid(objects[i], n, FL_JSON_MAX_DEPTH));
     }
@@ -86,7 +86,7 @@ static void test_broken(void)
         g_assert_null(fl_json_parse(broken[i], strlen(broken[i]), &error));
         g_assert_cmpstr(error->message, ==, "broken JSON");
     }
-    /* A byte of zero is not the end. */
+    /* A NUL byte does not end the text. */
     g_assert_null(fl_json_parse("{}\0{}", 5, NULL));
     g_assert_null(fl_json_parse("{\"a\": \"\0\"}", 10, NULL));
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* libvirt's XML, and what is made of what it says. */
+/* libvirt's XML, and plans made from it. */
 #include "snapshot/libvirt/markup.h"
 #include "snapshot/libvirt/session.h"
 
@@ -73,7 +73,7 @@ static void test_bad_xml(void)
     g_assert_null(fl_checkpoint_parse("<domaincheckpoint/>", NULL));
 }
 
-/* What is written reads back as what it was, whatever is in it. */
+/* Any text survives a round trip. */
 static void test_escapes(void)
 {
     static const char evil[] = "/s'/><x a=\"&<]]>";
@@ -86,15 +86,24 @@ static void test_escapes(void)
          .size = 4096},
         {.target = "vdb"},
     };
-    g_autofree char *xml = fl_domain_backup_xml(parts, 2, evil, evil);
+    g_autofree char *socket = g_strconcat(evil, "/nbd", NULL);
+    const FlDomainServer here = {.socket = socket};
+    const FlDomainServer there = {.socket = socket, .address = evil, .port = 10809, .secret = evil};
+    g_autofree char *xml = fl_domain_backup_xml(parts, 2, &here);
+    g_autofree char *tcp = fl_domain_backup_xml(parts, 2, &there);
     g_autofree char *point = fl_checkpoint_xml(parts, 2, "fleecefs.last.1");
     g_autofree char *file = g_strconcat(evil, "/vda", NULL);
     g_autoptr(FlDomainBackup) backup = fl_domain_backup_parse(xml, NULL);
+    g_autoptr(FlDomainBackup) other = fl_domain_backup_parse(tcp, NULL);
     g_autoptr(FlCheckpoint) checkpoint = fl_checkpoint_parse(point, NULL);
     const FlDomainExport *export;
 
     g_assert_cmpstr(backup->mode, ==, "pull");
-    g_assert_cmpstr(backup->socket, ==, evil);
+    g_assert_cmpstr(backup->socket, ==, socket);
+    g_assert_false(backup->tcp);
+    g_assert_true(other->tcp);
+    g_assert_cmpstr(other->socket, ==, socket);
+    g_assert_cmpstr(other->file, ==, file);
     g_assert_cmpstr(backup->file, ==, file);
     g_assert_cmpuint(backup->disks->len, ==, 1);
     export = g_ptr_array_index(backup->disks, 0);
@@ -132,7 +141,7 @@ static void test_confirm(void)
                                .size = 512,
                                .disk_id = "D",
                                .keys = ",k1,k2",
-                               .witness = "5:ab,1f:cd"};
+                               .fingerprint = "5:ab,1f:cd"};
     g_autofree char *pending = fl_checkpoint_xml(&part, 1, "fleecefs.last.1");
     g_autofree char *confirmed = fl_checkpoint_confirm_xml(pending, &part, 1, NULL);
     g_autoptr(FlCheckpoint) checkpoint = fl_checkpoint_parse(confirmed, NULL);
@@ -142,15 +151,15 @@ static void test_confirm(void)
     g_assert_true(checkpoint->ours && !checkpoint->pending);
     g_assert_cmpuint(checkpoint_disk(checkpoint, "vda")->size, ==, 512);
     g_assert_cmpstr(checkpoint_disk(checkpoint, "vda")->disk_id, ==, "D");
-    g_assert_cmpstr(checkpoint_disk(checkpoint, "vda")->witness, ==, "5:ab,1f:cd");
+    g_assert_cmpstr(checkpoint_disk(checkpoint, "vda")->fingerprint, ==, "5:ab,1f:cd");
     g_assert_cmpuint(checkpoint_disk(checkpoint, "vda")->keys->len, ==, 2);
     g_assert_cmpuint(g_hash_table_size(checkpoint->disks), ==, 1);
     g_assert_null(fl_checkpoint_confirm_xml(confirmed, &part, 1, NULL));
-    /* What is not ours by name and description is never touched. */
+    /* Checkpoints that are not ours by name and description are never touched. */
     g_assert_false(other->ours || other->pending || alike->ours || alike->pending);
 }
 
-/* All else that a checkpoint says stays, but for white space around the outermost element. */
+/* Everything else in a checkpoint stays, except white space around the root element. */
 static void test_replace(void)
 {
     static const char xml[] =
@@ -228,7 +237,7 @@ static void test_plan(void)
     check_disk(first, 1, "vdb", NULL, "format raw");
     g_assert_cmpstr(g_ptr_array_index(plan.notes, 0), ==, "left out: sda (cdrom), sdb (read-only)");
 
-    /* Neither a pending one, nor one of another series or tool, is a base. */
+    /* A pending checkpoint, or one of another series or tool, is not a base. */
     g_ptr_array_add(plan.checkpoints, make_point("fleecefs.last.1", "fleecefs committed vda=4096"));
     g_ptr_array_add(plan.checkpoints, make_child("fleecefs.last.0", "fleecefs committed vda=4096",
                                                  "fleecefs.last.1"));
@@ -248,7 +257,7 @@ static void test_plan(void)
     plan_clear(&plan);
 }
 
-/* By whichever name and place an image is attached, it is the one that it was. */
+/* An image is recognised under any name and target. */
 static void test_recognize(void)
 {
     g_autoptr(FlCheckpoint) two =
@@ -275,7 +284,7 @@ static void test_recognize(void)
     }
 }
 
-/* A file is what it was by another name; a copy is not; its backing files count. */
+/* A renamed file has the same key, a copy has another; backing files are part of the key. */
 static void test_keys(void)
 {
     g_autofree char *folder = g_dir_make_tmp("fleecefs-XXXXXX", NULL);
@@ -330,7 +339,7 @@ static void test_plan_options(void)
     check_disk(since, 0, "vda", "other", NULL);
     fl_source_option_give(values, fl_providers_option("since"), "missing", NULL);
     g_assert_null(make_plan(&plan, true, &error));
-    g_assert_nonnull(strstr(error->message, "there are: other, fleecefs.last.1"));
+    g_assert_nonnull(strstr(error->message, "the VM has: other, fleecefs.last.1"));
     g_clear_error(&error);
 
     plan.options.values = NULL;
@@ -378,6 +387,29 @@ static void test_owner(void)
         g_assert_null(fl_libvirt_disowned(here[i].state, here[i].reason));
 }
 
+static void test_sockets(void)
+{
+    static const char *const ours[] = {"/s/fleecefs-0123456789abcdef/nbd",
+                                       "/s/fleecefs-0123456789abcdef-nbd"};
+    /* Whose files begin like those of all sessions, or are of others. */
+    static const char *const others[] = {
+        "/s/fleecefs-nbd",
+        "/s/fleecefs--nbd",
+        "/s/fleecefs-0123456789abcdef0/nbd",
+        "/s/fleecefs-0123456789abcde-nbd",
+        "/s/fleecefs-0123456789ABCDEF/nbd",
+        "/s/fleecefs-0123456789abcdef/x",
+        "/s/fleecefs-x/nbd",
+        "/nbd",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(ours); i++)
+        g_assert_true(fl_libvirt_is_our_socket(ours[i]));
+    for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
+        g_assert_false(fl_libvirt_is_our_socket(others[i]));
+    g_assert_false(fl_libvirt_is_our_socket(NULL));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -391,5 +423,6 @@ int main(int argc, char **argv)
     g_test_add_func("/libvirt/keys", test_keys);
     g_test_add_func("/libvirt/plan-options", test_plan_options);
     g_test_add_func("/libvirt/owner", test_owner);
+    g_test_add_func("/libvirt/sockets", test_sockets);
     return g_test_run();
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Maps and joins against an array of one type a byte. */
+/* Maps and joins against an array with a type per byte. */
 #include "helper.h"
 #include "map/cover.h"
 
@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-/* Covers all, in order, neighbours differ. */
+/* Extents cover the whole map, in order, and neighbours differ. */
 static void assert_well_formed(const FlMap *map)
 {
     uint64_t at = 0;
@@ -64,8 +64,8 @@ static void test_build(void)
     }
 }
 
-/* Parts of any size, put together in any order of taking and adding; also of more extents than are
- * moved at a time. */
+/* Assembles maps from parts of any size, taking and adding in any order; also with more extents
+ * than are moved at once. */
 static void test_take(void)
 {
     g_autoptr(GRand) rand = test_rand();
@@ -153,7 +153,7 @@ static void test_limits(void)
     g_assert_cmpuint(fl_map_builder_count(builder), ==, 2);
 }
 
-/* Of sectors and not, with types of any size, in more extents than are kept together. */
+/* Aligned to sectors or not, with types of any width, in more extents than one chunk holds. */
 static void test_many(void)
 {
     static const uint64_t units[] = {1, 512, 4096, UINT64_C(1) << 33};
@@ -262,7 +262,7 @@ static void test_join(void)
     }
 }
 
-/* Against a byte for each byte. */
+/* Against a model with a byte per byte. */
 static void test_cover(void)
 {
     g_autoptr(GRand) rand = test_rand();
@@ -291,8 +291,7 @@ static void test_cover(void)
     }
 }
 
-/* A full set merges, and takes no more ranges: it has fewer bytes than it was told, never others.
- */
+/* A full set merges ranges but adds no new ones: it may lack bytes, but never has wrong ones. */
 static void test_cover_full(void)
 {
     g_autoptr(FlCover) cover = fl_cover_new(1000);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A source in memory, for tests of what lies on one: byte N of its disk is memory_byte(N). It
- * answers in the next turn of the loop, or, if it is held, when it is told to.
+ * A source in memory, for tests of the layers above: byte N of its disk is memory_byte(N). It
+ * answers in the next main loop iteration or, if held, on memory_answer().
  */
 #pragma once
 
@@ -12,10 +12,10 @@
 typedef struct {
     FlSource source; /* first */
     uint64_t size;
-    FlDiskMaps *maps; /* NULL: those of a disk without any */
+    FlDiskMaps *maps; /* NULL: none */
     bool held;        /* reads wait for memory_answer() */
-    GQueue reads;     /* of FlRead: those that wait */
-    GPtrArray *asked; /* of FlSpan: all reads, in the order in which they came */
+    GQueue reads;     /* of FlRead: waiting */
+    GPtrArray *asked; /* of FlSpan: all reads, in order of arrival */
 } Memory;
 
 typedef struct {
@@ -151,10 +151,11 @@ static inline Memory *memory_new(uint64_t size)
     return memory;
 }
 
-/* A disk of MEMORY, which says that it has the contexts of its maps. */
+/* A disk of MEMORY that has the contexts of its maps. */
 static inline FlDisk *memory_disk(Memory *memory)
 {
-    static const FlDiskOptions options = {.connections = 1, .timeout = 30};
+    g_autoptr(FlWorkers) workers = fl_workers_new(NULL);
+    FlDiskOptions options = {.workers = workers, .connections = 1, .timeout = 30};
     FlExportInfo *info = fl_export_info_new("memory", memory->size);
 
     for (guint i = 0; memory->maps != NULL && i < memory->maps->contexts->len; i++)
@@ -162,7 +163,7 @@ static inline FlDisk *memory_disk(Memory *memory)
     return fl_disk_new(&memory->source, info, &options);
 }
 
-/* Answers the read that came first of those that wait. */
+/* Answers the oldest waiting read. */
 static inline void memory_answer(Memory *memory, int error)
 {
     FlRead *read = g_queue_pop_head(&memory->reads);
@@ -179,7 +180,7 @@ static inline const FlSpan *memory_asked(const Memory *memory, guint i)
     return memory->asked->pdata[i];
 }
 
-/* Runs the loop until CONDITION, which something in it brings about. */
+/* Runs the main loop until CONDITION becomes true. */
 #define run_until(condition)                                                                       \
     do {                                                                                           \
         while (!(condition))                                                                       \

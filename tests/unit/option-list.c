@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Lists of options, and what is a comma in them. */
+/* Lists of options, and their commas. */
 #include "app/option-list.h"
 
 #include <glib.h>
@@ -7,7 +7,7 @@
 static void test_split(void)
 {
     static const struct {
-        const char *list, *parts; /* the parts with '|' between them */
+        const char *list, *parts; /* parts: joined by '|' */
     } cases[] = {
         {"", ""},
         {",,", ""},

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* LINE is split at blanks. */
+/* Splits LINE at blanks. */
 static FlOptions *parse(const char *line, GError **error)
 {
     g_autofree char *all = g_strconcat("fleecefs ", line, NULL);
@@ -39,7 +39,7 @@ static void test_defaults(void)
     g_assert_null(options->help);
 }
 
-/* An option is the same as a word, behind the sources, and in a list; the last one counts. */
+/* Options may be words, may follow the sources, or be in a list; the last one wins. */
 static void test_spellings(void)
 {
     static const char *const lines[] = {
@@ -80,7 +80,7 @@ static void test_flags(void)
     g_assert_true(listed->debug && listed->foreground && !listed->verbose);
 }
 
-/* Those of FUSE are handed on, those of mount(8) say nothing. */
+/* Passes options of FUSE on, and ignores those of mount(8). */
 static void test_fuse(void)
 {
     g_autoptr(FlOptions) options =
@@ -92,7 +92,7 @@ static void test_fuse(void)
     g_assert_null(options->fuse->pdata[2]);
 }
 
-/* What is between brackets is not ours to parse. */
+/* Words between brackets are not parsed. */
 static void test_servers(void)
 {
     g_autoptr(FlOptions) options =
@@ -142,7 +142,7 @@ static void test_commands(void)
     }
 }
 
-/* Those of kinds of sources and of providers. */
+/* Options of kinds of sources and of providers. */
 static void test_values(void)
 {
     g_autoptr(FlOptions) options = parse("--format=raw x qmp:q m -o nbd=nbd://a,nbd=nbd://b", NULL);
@@ -161,11 +161,11 @@ static void test_refusals(void)
         {"s", "no mount point"},
         {"s [ t ]", "no mount point"},
         {"[ t m", "'[' without ']'"},
-        {"[ ] m", "no server between"},
-        {"--unknown s m", "option --unknown is not known"},
-        {"-x s m", "option -x is not known"},
-        {"s m -o unknown=1", "option 'unknown=1' is not known"},
-        {"s m -o foreground", "option 'foreground' is not known"},
+        {"[ ] m", "no server command between"},
+        {"--unknown s m", "unknown option --unknown"},
+        {"-x s m", "unknown option -x"},
+        {"s m -o unknown=1", "unknown option 'unknown=1'"},
+        {"s m -o foreground", "unknown option 'foreground'"},
         {"s m -o", "option option needs a value"},
         {"s m --cache", "option cache needs a value: cache=SIZE"},
         {"s m -o cache", "option cache needs a value: cache=SIZE"},
@@ -174,21 +174,21 @@ static void test_refusals(void)
         {"s m -o cache=x", "option cache: "},
         {"s m -o timeout=0", "option timeout: a timeout of 0 seconds"},
         {"s m -C 65", "option connections: '65' is not"},
-        {"s m -o sandbox=maybe", "none of on, require and off"},
+        {"s m -o sandbox=maybe", "not on, require or off"},
         {"s m -o split=3M", "option split: "},
-        {"s m -o backing=", "no name of a backing file"},
-        {"qmp:q m -o disk=a::b", "a name is empty"},
-        {"qmp:q m -o nbd=x", "option nbd: 'x' is no NBD URI"},
-        {"s m --full", "option full is for snapshots of VMs, and no source is qmp:PATH"},
-        {"s m -o nbd=nbd://h", "option nbd is for snapshots of VMs"},
-        {"--status", "give one mount point"},
-        {"--commit a b", "give one mount point"},
+        {"s m -o backing=", "the name of the backing file is empty"},
+        {"qmp:q m -o disk=a::b", "empty name"},
+        {"qmp:q m -o nbd=x", "option nbd: 'x' is not an NBD URI"},
+        {"s m --full", "option full applies to snapshots of VMs, but no source is qmp:PATH"},
+        {"s m -o nbd=nbd://h", "option nbd applies to snapshots of VMs"},
+        {"--status", "give exactly one mount point"},
+        {"--commit a b", "give exactly one mount point"},
         {"--recover", "give one source"},
         {"--forget a b", "give one source"},
         {"--commit --abort m", "give only one of"},
-        {"--status=xml m", "or for JSON --status=json"},
+        {"--status=xml m", "or --status=json for JSON"},
         {"--list m", "--list takes no argument but =json, not 'm'"},
-        {"--watch s m", "--watch is for --status"},
+        {"--watch s m", "--watch requires --status"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -203,7 +203,7 @@ static void test_refusals(void)
     }
 }
 
-/* Each option is in one line of one group. */
+/* Each option has exactly one line, in one group. */
 static void test_help(void)
 {
     g_autoptr(FlOptions) options = parse("--help", NULL);

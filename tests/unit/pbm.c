@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Pictures of dirty bitmaps against a model of one cell at a time. */
+/* Pictures of dirty bitmaps against a model that computes single cells. */
 #include "helper.h"
 
 #include "util/size.h"
@@ -97,7 +97,7 @@ static void test_random(void)
     }
 }
 
-/* Changes that are no multiples of the granularity blacken every cell that they touch. */
+/* Changes not aligned to the granularity blacken every cell that they touch. */
 static void test_odd(void)
 {
     g_autoptr(GRand) rand = test_rand();
@@ -178,7 +178,7 @@ static void test_hostile_context(void)
     g_string_free(context, TRUE);
 }
 
-/* A name that makes the line too long is whole on a line of its own. */
+/* A name that would make the line too long gets a separate line, unabridged. */
 static void test_long_context(void)
 {
     g_autoptr(GRand) rand = test_rand();

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The qcow2 view against a model that writes the whole file cluster by cluster, and at its limits.
- */
+/* The qcow2 view at its limits, and against a model that writes the file cluster by cluster. */
 #include "view/qcow2-runs.h"
 #include "view/qcow2.h"
 
@@ -121,7 +120,7 @@ static Kind kind_of(const Disk *disk, const FlQcow2Params *params, size_t start,
     return zero ? ZERO : DATA;
 }
 
-/* What the spec asks for, written out. */
+/* The file that the specification requires. */
 static GByteArray *model(const Disk *disk, const FlQcow2Params *params, size_t size)
 {
     size_t count = (disk->size + size - 1) / size, entries = size / 8;
@@ -196,7 +195,7 @@ static GByteArray *model(const Disk *disk, const FlQcow2Params *params, size_t s
     return file;
 }
 
-/* Pieces are asked for at every boundary and in between, and have to agree. */
+/* Gets pieces at every boundary and in between; they must agree. */
 static void check_pieces(const FlView *view, const FlQcow2Params *params)
 {
     for (uint64_t at = 0; at < view->size;) {
@@ -346,7 +345,7 @@ static void test_limits(void)
     assert_cluster_size(1, 512, true, 512);
     assert_cluster_size(128 * gib, 512, false, 512);
     assert_cluster_size(128 * gib + 1, 512, false, 0);
-    /* The file holds tables as well: too many refcounts before there are too many L1 entries. */
+    /* Tables need refcounts, too: their limit is reached before that of L1 entries. */
     assert_cluster_size(128 * gib, 512, true, 0);
     assert_cluster_size(8 * tib, 4096, false, 4096);
     assert_cluster_size(8 * tib + 1, 4096, false, 0);
@@ -388,7 +387,7 @@ static void test_params(void)
     g_assert_false(fl_qcow2_cluster_size_valid(4 << 20));
 }
 
-/* A name that leaves no room in clusters of the granularity gets larger ones. */
+/* A name too long for clusters of the granularity's size gets larger clusters. */
 static void test_long_name(void)
 {
     g_autofree char *name = g_strnfill(1023, 'x');
@@ -446,8 +445,7 @@ static void test_choice(void)
     }
 }
 
-/* Where clean bytes are refused, a cluster dirty in part is fine only if the rest is known zeros.
- */
+/* If clean bytes are refused, a partly dirty cluster is valid only if the rest is known zeros. */
 static void test_exact(void)
 {
     g_autoptr(FlMap) dirty = three(65536, 4096, 65536 - 4096);
@@ -494,8 +492,8 @@ static void test_last_of_64_tib(void)
     g_assert_cmpuint(piece.end, ==, view->size);
 }
 
-/* A zero cluster, in the only L2 table that there is: the L1 table tells, and the entries up to its
- * own; neither the refcounts before nor the entries behind. */
+/* A zero cluster in the only L2 table: the L1 table and the entries up to its own reveal it, not
+ * the refcounts before or the entries after. */
 static void test_tells_zeros(void)
 {
     const uint64_t cs = 4096, table = 512 * cs, size = 3 * table;

@@ -16,13 +16,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* In a script: wait until a command has come. */
+/* In a script: wait for a command. */
 #define ASKED        "\001"
 #define GREETING     "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n"
 #define CAPABILITIES "{\"return\": {}, \"id\": 1}\r\n"
 #define READY        GREETING ASKED CAPABILITIES ASKED
 
-/* A peer that follows its script whatever it is asked, and then closes or waits for our end. */
+/* A peer that follows its script regardless of requests, then closes or waits for the client. */
 typedef struct {
     int fd;
     GString *script;
@@ -93,8 +93,8 @@ static void assert_error_has(const GError *error, const char *part)
         g_error("'%s' is not in: %s", part, error->message);
 }
 
-/* What the client says of a peer that sends SCRIPT and then waits, when calling COMMAND (or, if
- * NULL, when connecting). */
+/* The client's error for a peer that sends SCRIPT and then waits, when calling COMMAND (NULL: when
+ * connecting). */
 static GError *failure_of_n(GString *script, unsigned timeout_ms, const char *command)
 {
     GThread *thread;
@@ -147,8 +147,8 @@ static void test_broken_messages(void)
     } cases[] = {
         {"", "peer: no answer to query-block in 0.1 s"},
         {"{\"return\": ", "no answer"},
-        {"{\"id\": 2}", "no QMP message"},
-        {"{\"error\": 1, \"id\": 2}", "no QMP message"},
+        {"{\"id\": 2}", "not QMP"},
+        {"{\"error\": 1, \"id\": 2}", "not QMP"},
         {"{\"return\": {}, \"id\": 3}", "no answer"},
         {"{\"return\": {}, \"id\": 0}", "no answer"},
         {"{\"return\": {}, \"id\": \"2\"}", "no answer"},
@@ -161,7 +161,7 @@ static void test_broken_messages(void)
         {"{nonsense}", "broken JSON"},
         {"{\"return\": \"\xff\xfe\", \"id\": 2}", "not UTF-8"},
         {"{\"return\": \"\xed\xa0\x80\", \"id\": 2}", "not UTF-8"},
-        {"{\"event\": 1}", "no QMP message"},
+        {"{\"event\": 1}", "not QMP"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -239,7 +239,7 @@ static void test_closes(void)
             g_assert_no_error(error);
             g_assert_false(fl_qmp_call(qmp, "query-block", NULL, NULL, &error));
             g_clear_error(&error);
-            /* Gone for good, and known without asking the socket again. */
+            /* The failure is permanent, and known without using the socket again. */
             g_assert_false(fl_qmp_dispatch(qmp, 0, &error));
         }
         assert_error_has(error, "peer: ");
@@ -248,7 +248,7 @@ static void test_closes(void)
     }
 }
 
-/* A peer whose reader never reads: a command larger than the socket takes must not hang. */
+/* A peer that never reads: a command larger than the socket buffer must not hang. */
 static void test_never_reads(void)
 {
     g_autoptr(GError) error = NULL;
@@ -274,7 +274,7 @@ static void count_event(const char *event, JsonObject *data, void *opaque)
     g_string_append_printf(seen, "%s/%u ", event, json_object_get_size(data));
 }
 
-/* Events before, between and behind replies, pretty printing, braces in strings, a lost reply. */
+/* Events before, between and after replies, pretty printing, braces in strings, a lost reply. */
 static void test_events(void)
 {
     static const char script[] = READY "{\"event\": \"STOP\", \"timestamp\": {}}\r\n"
@@ -380,7 +380,7 @@ static void test_cannot_connect(void)
 
     g_assert_true(g_file_set_contents(file, "", 0, NULL));
     g_assert_null(fl_qmp_connect(file, 1000, &error));
-    assert_error_has(error, "nobody listens there");
+    assert_error_has(error, "no process listens there");
 
     g_remove(file);
     g_rmdir(dir);
@@ -395,7 +395,7 @@ typedef struct {
     char *dir, *path;
 } Daemon;
 
-/* So that a test that fails, which aborts, leaves nothing behind. */
+/* A failing test aborts; its children must not outlive it. */
 static void die_with_us(void *unused)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -449,14 +449,25 @@ static void daemon_stop(Daemon *daemon, gconstpointer data)
     g_free(daemon->dir);
 }
 
+/* QEMU 7.2 may drop or garble input while it still serves a client that has gone, and about once in
+ * a thousand starts leaves its first client without an answer. */
+static FlQmp *connect_real(const Daemon *daemon)
+{
+    FlQmp *qmp;
+
+    do
+        qmp = fl_qmp_connect(daemon->path, 5000, NULL);
+    while (qmp == NULL);
+    return qmp;
+}
+
 static void test_real(Daemon *daemon, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(JsonNode) reply = NULL, nodes = NULL;
-    g_autoptr(FlQmp) qmp = fl_qmp_connect(daemon->path, 20000, &error);
+    g_autoptr(FlQmp) qmp = connect_real(daemon);
     JsonObject *version;
 
-    g_assert_no_error(error);
     g_assert_true(fl_qmp_call(qmp, "query-version", NULL, &reply, &error));
     version = json_object_get_object_member(json_node_get_object(reply), "qemu");
     g_assert_cmpint(json_object_get_int_member(version, "major"), >=, 7);
@@ -482,31 +493,24 @@ static void test_real(Daemon *daemon, gconstpointer data)
 static void test_real_busy(Daemon *daemon, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
-    FlQmp *first = fl_qmp_connect(daemon->path, 20000, &error);
-    FlQmp *third;
+    FlQmp *first = connect_real(daemon);
 
-    g_assert_no_error(error);
     g_assert_null(fl_qmp_connect(daemon->path, 100, &error));
     assert_error_has(error, "another client is connected");
     g_clear_error(&error);
 
     fl_qmp_free(first);
-    /* QEMU 7.2 may drop or garble what we send while it serves the one that has gone. */
-    do
-        third = fl_qmp_connect(daemon->path, 2000, NULL);
-    while (third == NULL);
-    fl_qmp_free(third);
+    fl_qmp_free(connect_real(daemon));
 }
 
 static void test_real_fd(Daemon *daemon, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(JsonNode) reply = NULL;
-    g_autoptr(FlQmp) qmp = fl_qmp_connect(daemon->path, 20000, &error);
+    g_autoptr(FlQmp) qmp = connect_real(daemon);
     g_autofree char *name = NULL;
     int fd = g_file_open_tmp("fleecefs-test-XXXXXX", &name, NULL);
 
-    g_assert_no_error(error);
     g_assert_no_errno(ftruncate(fd, 1 << 20));
     g_assert_true(
         fl_qmp_call_fd(qmp, "add-fd", fl_qmp_args(fl_qmp_int("fdset-id", 7)), fd, &reply, &error));
@@ -523,9 +527,8 @@ static void test_real_fd(Daemon *daemon, gconstpointer data)
 static void test_real_gone(Daemon *daemon, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(FlQmp) qmp = fl_qmp_connect(daemon->path, 20000, &error);
+    g_autoptr(FlQmp) qmp = connect_real(daemon);
 
-    g_assert_no_error(error);
     kill(daemon->pid, SIGKILL);
     while (fl_qmp_dispatch(qmp, 20000, &error))
         ;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which reads go to which connection, and when. */
+/* Scheduling of reads to connections. */
 #include "queue.h"
 
 #include <errno.h>
@@ -11,7 +11,7 @@
 
 typedef struct {
     FlConn conn; /* first */
-    GQueue sent; /* of FlRead, in the order in which they were sent */
+    GQueue sent; /* of FlRead, in the order sent */
 } Idler;
 
 static void no_op(FlConn *conn)
@@ -43,7 +43,7 @@ static void idler_answered(FlConn *conn, FlRead *read, void *opaque)
     read->done(read, read->error == 0 ? 0 : -EIO);
 }
 
-/* N connections to a server that answers when it is told to. */
+/* N connections to a server that answers on request. */
 static GPtrArray *make_conns(unsigned n)
 {
     static const FlConnOps ops = {.start = no_op,
@@ -90,8 +90,8 @@ static void push(FlReadQueue *queue, FlRead *read, size_t length, bool ahead)
     fl_read_queue_push(queue, read);
 }
 
-/* A read that somebody waits for overtakes those ahead; within each kind they keep their order,
- * also when a connection was lost and they wait again. */
+/* Demand reads overtake read-ahead; each kind keeps its order, also when requeued after a lost
+ * connection. */
 static void test_order(void)
 {
     GPtrArray *none = g_ptr_array_new(), *conns = make_conns(1);
@@ -105,10 +105,10 @@ static void test_order(void)
     push(&queue, &demand[2], SMALL, false);
     demand[0] = (FlRead){.length = SMALL, .done = read_done, .link = {.data = &demand[0]}};
     fl_read_queue_put_back(&queue, &demand[0]);
-    fl_read_queue_pump(&queue, none);
+    fl_read_queue_pump(&queue, none, 0);
     g_assert_cmpuint(fl_read_queue_length(&queue), ==, G_N_ELEMENTS(order));
 
-    fl_read_queue_pump(&queue, conns);
+    fl_read_queue_pump(&queue, conns, 0);
     g_assert_cmpuint(fl_read_queue_length(&queue), ==, 0);
     for (guint i = 0; i < G_N_ELEMENTS(order); i++)
         g_assert_true(g_queue_peek_nth(&idler(conns, 0)->sent, i) == order[i]);
@@ -116,7 +116,7 @@ static void test_order(void)
     g_ptr_array_unref(none);
 }
 
-/* However much is read ahead, one connection is free for a read that somebody waits for. */
+/* Read-ahead always leaves one connection free for demand reads. */
 static void test_line_of_its_own(void)
 {
     GPtrArray *conns = make_conns(IDLERS);
@@ -127,18 +127,18 @@ static void test_line_of_its_own(void)
 
     for (unsigned i = 0; i < READS; i++)
         push(&queue, &ahead[i], LARGE, true);
-    fl_read_queue_pump(&queue, conns);
+    fl_read_queue_pump(&queue, conns, 0);
     g_assert_cmpuint(idler(conns, 0)->sent.length, ==, 0);
-    /* The others have all that they take, and the rest waits. */
+    /* The other connections are full; the rest is queued. */
     g_assert_cmpuint(idler(conns, 1)->sent.length, ==, idler(conns, 2)->sent.length);
     g_assert_cmpuint(idler(conns, 1)->sent.length, >, 1);
     g_assert_cmpuint(fl_read_queue_length(&queue), ==, READS - 2 * idler(conns, 1)->sent.length);
 
     push(&queue, &demand, SMALL, false);
-    fl_read_queue_pump(&queue, conns);
+    fl_read_queue_pump(&queue, conns, 0);
     g_assert_true(g_queue_peek_head(&idler(conns, 0)->sent) == &demand);
 
-    /* What waits is given up as a whole. */
+    /* All queued reads are given up. */
     fl_read_queue_give_up(&queue, &left);
     g_assert_cmpuint(fl_read_queue_length(&queue), ==, 0);
     g_assert_cmpuint(left.length, ==, READS - 2 * idler(conns, 1)->sent.length);
@@ -146,7 +146,7 @@ static void test_line_of_its_own(void)
     close_conns(conns);
 }
 
-/* With a single connection reads ahead have no other. */
+/* A single connection is shared with read-ahead. */
 static void test_single(void)
 {
     GPtrArray *conns = make_conns(1);
@@ -154,13 +154,13 @@ static void test_single(void)
     FlRead ahead;
 
     push(&queue, &ahead, LARGE, true);
-    fl_read_queue_pump(&queue, conns);
+    fl_read_queue_pump(&queue, conns, 0);
     g_assert_cmpuint(idler(conns, 0)->sent.length, ==, 1);
     close_conns(conns);
 }
 
-/* The second connection gets a read only when the first has enough to do, and none is ever starved
- * or given more than its share. */
+/* The second connection gets reads only when the first is busy enough; none starves or exceeds its
+ * share. */
 static void test_fill(void)
 {
     GPtrArray *conns = make_conns(2);
@@ -170,14 +170,14 @@ static void test_fill(void)
 
     for (unsigned i = 0; i < READS; i++)
         push(&queue, &reads[i], SMALL, false);
-    fl_read_queue_pump(&queue, conns);
+    fl_read_queue_pump(&queue, conns, 0);
     sent = idler(conns, 0)->sent.length + idler(conns, 1)->sent.length;
     g_assert_cmpuint(idler(conns, 0)->sent.length, ==, idler(conns, 1)->sent.length);
     g_assert_true(g_queue_peek_nth(&idler(conns, 0)->sent, 0) == &reads[0]);
     g_assert_true(g_queue_peek_nth(&idler(conns, 0)->sent, 1) == &reads[1]);
     g_assert_cmpuint(sent + fl_read_queue_length(&queue), ==, READS);
 
-    /* Each answer makes room for one more. */
+    /* Each answer allows one more read. */
     for (unsigned i = 0; i < READS; i++) {
         Idler *from = idler(conns, i % 2);
         FlRead *read = g_queue_pop_head(&from->sent);
@@ -185,10 +185,60 @@ static void test_fill(void)
         g_assert_nonnull(read);
         fl_conn_answer(&from->conn, read, 0);
         fl_conn_tell(&from->conn);
-        fl_read_queue_pump(&queue, conns);
+        fl_read_queue_pump(&queue, conns, 0);
         g_assert_cmpuint(fl_conn_in_flight(&from->conn), <=, sent / 2);
     }
     g_assert_cmpuint(fl_read_queue_length(&queue), ==, 0);
+    close_conns(conns);
+}
+
+/* The rate never exceeds the limit over any interval; delayed reads are sent in order, and counted
+ * when sent. */
+static void test_throttle(void)
+{
+    enum { RATE = 1 << 20, STEP = 1000, SECONDS = 10 };
+    GPtrArray *conns = make_conns(IDLERS);
+    FlThrottle throttle = {0};
+    FlReadQueue queue = {.throttle = &throttle};
+    g_autofree FlRead *reads = g_new(FlRead, READS);
+    gint64 now = G_USEC_PER_SEC, start = now, wait;
+    uint64_t sent = 0;
+    unsigned next = 0;
+
+    fl_throttle_set(&throttle, RATE, now);
+    for (unsigned i = 0; i < READS; i++)
+        push(&queue, &reads[i], (64 << 10) + SMALL * (i % 7), i % 3 == 0);
+    for (; now < start + SECONDS * G_USEC_PER_SEC; now += STEP) {
+        wait = fl_read_queue_pump(&queue, conns, now);
+        for (guint i = 0; i < conns->len; i++) {
+            for (FlRead *read; (read = g_queue_pop_head(&idler(conns, i)->sent)) != NULL;) {
+                g_assert_cmpint(read->since, ==, now);
+                sent += read->length;
+                next++;
+                fl_conn_answer(&idler(conns, i)->conn, read, 0);
+            }
+            fl_conn_tell(&idler(conns, i)->conn);
+        }
+        g_assert_cmpuint(sent, <=,
+                         (uint64_t)(now - start) * RATE / G_USEC_PER_SEC + RATE / 10 + LARGE / 8);
+        if (fl_read_queue_length(&queue) > 0) {
+            g_assert_cmpint(wait, >, 0);
+            /* The next read is allowed exactly when announced. */
+            g_assert_cmpint(fl_throttle_take(&throttle, 1, now + wait - 2), >, 0);
+        }
+    }
+    /* The rate is reached, too. */
+    g_assert_cmpuint(sent, >=, (uint64_t)(SECONDS - 1) * RATE);
+    g_assert_cmpuint(next, <, READS);
+
+    /* A debt is kept in bytes when the rate changes, and dropped with the limit. */
+    fl_throttle_set(&throttle, RATE, now += G_USEC_PER_SEC);
+    g_assert_cmpint(fl_throttle_take(&throttle, 4 * RATE, now), ==, 0);
+    fl_throttle_set(&throttle, 2 * RATE, now);
+    g_assert_cmpint(fl_throttle_take(&throttle, 1, now), >, 1900000);
+    g_assert_cmpint(fl_throttle_take(&throttle, 1, now), <=, 2000001);
+    fl_throttle_set(&throttle, 0, now);
+    g_assert_cmpint(fl_read_queue_pump(&queue, conns, now), ==, 0);
     close_conns(conns);
 }
 
@@ -199,5 +249,6 @@ int main(int argc, char **argv)
     g_test_add_func("/queue/line-of-its-own", test_line_of_its_own);
     g_test_add_func("/queue/single", test_single);
     g_test_add_func("/queue/fill", test_fill);
+    g_test_add_func("/queue/throttle", test_throttle);
     return g_test_run();
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Raw views against a disk of some thousand bytes, read one byte at a time. */
+/* Raw views against a small disk that is modelled byte by byte. */
 #include "helper.h"
 
 #include "view/raw.h"
 
 #include <errno.h>
 
-/* A disk, and what a file of it must be, byte by byte. */
+/* A disk, and the expected bytes of its file. */
 typedef struct {
     uint64_t size, start, length;
     uint32_t *alloc, *dirty; /* types; NULL where there is no map */
@@ -33,7 +33,7 @@ static char byte_at(const Model *model, uint64_t at)
     return is_dirty(model, at) ? model->disk[at] : 0;
 }
 
-/* A server that has only what it must be asked for. */
+/* A server that has only the data that may be requested. */
 static errint_t read_disk(void *opaque, void *buf, size_t length, uint64_t offset)
 {
     const Model *model = opaque;
@@ -53,7 +53,7 @@ static bool same_range(const Model *model, uint64_t a, uint64_t b)
            (model->dirty == NULL || model->dirty[a] == model->dirty[b]);
 }
 
-/* The ranges of the maps that [start, end) is made of. */
+/* Counts the ranges of the maps in [start, end). */
 static unsigned count_ranges(const Model *model, uint64_t start, uint64_t end)
 {
     unsigned n = 1;
@@ -83,7 +83,7 @@ static void assert_pieces(const FlView *view, const Model *model)
         g_assert_cmpuint(piece.end, <=, model->length);
         if (kind != FL_PIECE_HOLE)
             g_assert_cmpuint(piece.disk_offset, ==, at);
-        /* As long as can be, since requests are the larger for it, but for the bound. */
+        /* As long as possible, within the bound, because it limits the size of requests. */
         if (piece.end < model->length) {
             uint64_t next = model->start + piece.end;
             g_assert_true(kind != kind_at(model, next) || count_ranges(model, at, next) >= 64);
@@ -232,7 +232,7 @@ static void test_largest(void)
     g_assert_cmpint(fl_view_seek(plain, 5, false), ==, size);
 }
 
-/* Extents that are one to a reader are not all walked for one piece: pieces are bounded. */
+/* Pieces are bounded: a piece does not walk all extents that look the same to a reader. */
 static void test_bounded(void)
 {
     FlMapBuilder *builder = fl_map_builder_new();
@@ -260,7 +260,7 @@ static errint_t fail_read(void *opaque, void *buf, size_t length, uint64_t offse
     return -EIO;
 }
 
-/* An error of the disk is the reader's; who reads only zeros sees none. */
+/* A disk's error is returned to the reader, except for reads of zeros only. */
 static void test_read_error(void)
 {
     FlMapBuilder *builder = fl_map_builder_new();

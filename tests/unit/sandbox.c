@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The sandbox, around a process of its own for each test: what is refused, in every thread. */
+/* The sandbox: what it refuses in every thread. Each test runs in a separate process. */
 #include "util/sandbox.h"
 
 #include "config.h"
@@ -27,11 +27,11 @@
 #define KEPT UINT64_C(0)
 #endif
 
-/* The test is in threads that were there before the sandbox and that come after it. */
+/* Probes run in threads started before and after closing the sandbox. */
 typedef struct {
     void (*probe)(const char *folder);
     const char *folder;
-    int closed[2]; /* a pipe at whose end the sandbox is closed */
+    int closed[2]; /* a pipe; end of file: the sandbox is closed */
 } Probe;
 
 static void *run_probe(void *opaque)
@@ -45,7 +45,7 @@ static void *run_probe(void *opaque)
     return NULL;
 }
 
-/* Runs PROBE behind a sandbox, in a process of its own; its g_assert()s are the test. */
+/* Runs PROBE, whose assertions are the test, in a sandboxed process. */
 static void in_sandbox(void (*probe)(const char *folder))
 {
     g_autofree char *folder = g_dir_make_tmp("fleecefs-test-XXXXXX", NULL);
@@ -124,11 +124,11 @@ static void probe_syscalls(const char *folder)
     for (unsigned i = 0; i < G_N_ELEMENTS(families); i++)
         assert_fails(socket(families[i], SOCK_RAW, 0));
     assert_fails(fork());
-    /* What a daemon does all the time. */
+    /* Calls that the daemon needs. */
     g_assert_cmpint(socket(AF_INET, SOCK_STREAM, 0), >=, 0);
     g_assert_cmpint(kill(getpid(), 0), ==, 0);
     g_assert_cmpint(isatty(STDIN_FILENO), <=, 1);
-    /* Nobody else's business, also where a register holds more than the argument has bits. */
+    /* No signals to others, even if the upper bits of the register are set. */
     assert_fails(kill(getppid(), 0));
     assert_fails(kill(1, 0));
     assert_fails(syscall(SYS_tgkill, getppid(), getppid(), 0));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Servers by a command: nbdkit, and commands that fail, or will not end. */
+/* Servers started by a command: nbdkit, and commands that fail or do not end. */
 #include "server-helper.h"
 
 #include "source/command/command.h"
@@ -26,7 +26,7 @@ static void test_command(Fixture *fixture, gconstpointer data)
     nbd_close(connect_to(server, "", NULL));
 }
 
-/* A server sees the socket, its standard descriptors, and nothing else of ours. */
+/* A server inherits only the socket and its standard descriptors. */
 static void test_inherited(Fixture *fixture, gconstpointer data)
 {
     static const char *const argv[] = {
@@ -43,7 +43,7 @@ static void test_inherited(Fixture *fixture, gconstpointer data)
     int leaked = open("leaked", O_RDWR | O_CREAT, 0600);
     sigset_t all, old;
 
-    /* Whoever runs this may ignore some, as a shell does in the background. */
+    /* The parent may ignore some signals, like a shell for background jobs. */
     for (int i = 1; i < SIGRTMIN; i++)
         signal(i, SIG_DFL);
     g_setenv("LISTEN_FDNAMES", "ours", TRUE);
@@ -76,7 +76,7 @@ static void test_command_fails(Fixture *fixture, gconstpointer data)
     FlServer *server;
 
     g_assert_null(fl_server_new_command(absent, &error));
-    assert_error_has(error, "cannot run fleecefs-no-such-command: there is no such program");
+    assert_error_has(error, "cannot run fleecefs-no-such-command: no such program");
     g_clear_error(&error);
     g_assert_null(fl_server_new_command(folder, &error));
     assert_error_has(error, "cannot run /tmp: ");
@@ -124,7 +124,7 @@ static pid_t read_pid(const char *file)
     return (pid_t)atoi(text);
 }
 
-/* A server that is deaf, with a child, both of which write more than a pipe holds. */
+/* A server that ignores signals, with a child; both write more than a pipe holds. */
 static void test_stubborn_command(Fixture *fixture, gconstpointer data)
 {
     static const char *const argv[] = {"sh", "-c",
@@ -144,7 +144,7 @@ static void test_stubborn_command(Fixture *fixture, gconstpointer data)
     await_end(child);
 }
 
-/* Whoever holds the pipe open must not hold us up. */
+/* A process that keeps the pipe open must not block. */
 static void test_escaped_child(Fixture *fixture, gconstpointer data)
 {
     static const char *const argv[] = {"sh", "-c",

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the tests of servers that we start share: folders, shell commands, connections. */
+/* Shared by tests of private servers: folders, shell commands, connections. */
 #pragma once
 
 #include "source/image/daemon.h"
@@ -12,7 +12,7 @@
 
 #define MIB (1 << 20)
 
-/* Each test has a folder of its own, which is also the current one. */
+/* Each test has a separate folder, which is its working directory. */
 typedef struct {
     char *dir;
     guint descriptors;
@@ -50,7 +50,7 @@ static inline void set_up(Fixture *fixture, gconstpointer data)
     fixture->descriptors = count_entries("/proc/self/fd");
 }
 
-/* Nothing may be left: no descriptor, no child, nothing in the folder of sockets. */
+/* Checks that nothing is left: no descriptors, children, or sockets. */
 static inline void tear_down(Fixture *fixture, gconstpointer data)
 {
     g_autofree char *remove =
@@ -133,7 +133,7 @@ typedef struct {
     void (*test)(Fixture *fixture, gconstpointer data);
 } Test;
 
-/* Runs N tests; 77 if one of the programs that they need is missing. */
+/* Runs N tests; returns 77 if a program that they need is missing. */
 static inline int run_tests(int argc, char **argv, const Test *tests, size_t n)
 {
     static const char *const needed[] = {"qemu-storage-daemon", "qemu-img", "qemu-io", "nbdkit"};

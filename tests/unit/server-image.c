@@ -31,7 +31,7 @@ static void test_raw(Fixture *fixture, gconstpointer data)
     g_assert_cmpint(info->ctime.tv_nsec, ==, st.st_ctim.tv_nsec);
 }
 
-/* The data is in another file, which is written to alone. */
+/* Only the external data file is written to. */
 static void test_times_of_a_data_file(Fixture *fixture, gconstpointer data)
 {
     g_autoptr(FlImageDaemon) daemon = NULL;
@@ -234,7 +234,7 @@ static void test_refused(Fixture *fixture, gconstpointer data)
     run("mkdir dir; mkfifo fifo; : > empty; qemu-img create -q -f qcow2 zero.qcow2 0;"
         "qemu-img create -q -f qcow2 broken.qcow2 1M;"
         "printf '\\377\\377' | dd of=broken.qcow2 bs=1 seek=20 conv=notrunc status=none;"
-        /* It measures the processor, in vain where that is busy. */
+        /* Fails if a busy CPU spoils its benchmark. */
         "until qemu-img create -q -f luks --object secret,id=s,data=x "
         "-o key-secret=s,iter-time=10 luks.img 1M 2>/dev/null; do :; done; ln -s nowhere dangling; "
         ": > secret; chmod 0 secret");
@@ -252,7 +252,7 @@ static void test_refused(Fixture *fixture, gconstpointer data)
         assert_refused("secret", "Permission denied");
 }
 
-/* Somebody writes to the image, or to what it is based on. */
+/* The image or its backing file is open for writing. */
 static void test_locked(Fixture *fixture, gconstpointer data)
 {
     static const char *const held[] = {"d.qcow2", "d.raw"};
@@ -285,7 +285,7 @@ static void test_locked(Fixture *fixture, gconstpointer data)
     }
 }
 
-/* While it is served it stays as it is: others may read it, nobody may write. */
+/* An image being served is locked against writers, but not against readers. */
 static void test_shared(Fixture *fixture, gconstpointer data)
 {
     g_autoptr(FlImageDaemon) first = NULL, second = NULL, over = NULL;
@@ -323,7 +323,7 @@ static void test_many_connections(Fixture *fixture, gconstpointer data)
     }
 }
 
-/* The storage daemon dies under a mount: a connection ends, and the reason can be had. */
+/* The storage daemon dies under a mount: connections end, and the reason is available. */
 static void test_daemon_dies(Fixture *fixture, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;

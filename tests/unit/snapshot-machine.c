@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Walks every path of the table, with every action that can fail failing, and looks at what the
- * actions come to. */
+/* Walks every path of the table, including the failure of every action that can fail, and checks
+ * the result. */
 #include "snapshot/machine.h"
 
 #include <glib.h>
 
 typedef struct {
     FlState state;
-    bool journal, overlays, points, exports; /* what may be there */
+    bool journal, overlays, points, exports; /* what may exist */
     bool frozen;
     bool verified, dropped_new, confirmed;
 } World;
 
 static unsigned n_paths;
 
-/* What ACTION does; OK says whether all of it, else it may have done any part. */
+/* Applies ACTION; unless OK, it may have been done in part. */
 static void act(World *w, FlAction action, bool ok)
 {
     switch (action) {
@@ -38,7 +38,7 @@ static void act(World *w, FlAction action, bool ok)
     case FL_ACTION_SNAPSHOT:
         g_assert_true(w->journal && w->overlays);
         w->points = true;
-        w->dropped_new = false; /* what was dropped before was an earlier session's */
+        w->dropped_new = false; /* earlier drops belong to an earlier session */
         break;
     case FL_ACTION_THAW:
         if (ok)
@@ -75,7 +75,7 @@ static void act(World *w, FlAction action, bool ok)
 
 static void take(World w, FlEvent event, unsigned failures);
 
-/* Nothing stays behind when all that was to end it was done. */
+/* Nothing is left after a complete cleanup. */
 static void check_last(const World *w, unsigned failures)
 {
     n_paths++;
@@ -102,8 +102,8 @@ static void rest(World w, unsigned failures)
     }
 }
 
-/* Runs the actions from number I on, with each outcome of each. FAILURES are those of actions that
- * put back; three of those tell no more than two. */
+/* Runs the actions from number I on, with each outcome of each. FAILURES counts failed cleanup
+ * actions; a third one would test nothing new. */
 static void run(World w, const FlStep *step, int i, bool failed, unsigned failures)
 {
     if (i == 0 && step->actions[0] == FL_ACTION_NONE) {
@@ -132,7 +132,7 @@ static void take(World w, FlEvent event, unsigned failures)
     const FlStep *step = fl_machine_step(w.state, event);
 
     g_assert_nonnull(step);
-    /* A snapshot that could not be confirmed comes back to be ended in another way. */
+    /* A snapshot that could not be confirmed can be ended in another way. */
     if (event == FL_EVENT_FAILED && w.state == FL_STATE_VERIFYING)
         g_assert_cmpint(step->state, ==, FL_STATE_HELD);
     if (w.frozen)
@@ -164,7 +164,7 @@ static void test_events_out_of_place(void)
     g_assert_null(fl_machine_step(FL_STATE_HELD, FL_EVENT_BEGIN));
 }
 
-/* No step is listed twice, and every state that runs actions says what follows both outcomes. */
+/* No step is listed twice, and every state that runs actions handles both outcomes. */
 static void test_table_is_whole(void)
 {
     for (int s = 0; s < FL_N_STATES; s++) {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is made of QEMU's answers: disks, bases, refusals, the transaction. */
+/* Plans from QEMU's answers: disks, bases, refusals, the transaction. */
 #include "snapshot/point.h"
 #include "snapshot/qmp/fleece.h"
 #include "qemu/json.h"
 
 #include <string.h>
 
-/* A disk of 1 MiB as query-block tells it. */
+/* A disk of 1 MiB as in query-block's reply. */
 #define DISK(device, node, driver, more, bitmaps)                                                  \
     "{\"device\": \"" device "\", \"removable\": false, "                                          \
     "\"qdev\": \"/machine/peripheral/d/virtio-backend\", \"inserted\": {\"node-name\": \"" node    \
@@ -91,7 +91,7 @@ static void test_points(void)
         g_assert_null(fl_point_parse(others[i]));
 }
 
-/* What earlier versions left. */
+/* Restore points of earlier versions. */
 static void test_old_points(void)
 {
     g_autoptr(FlPoint) point = fl_point_parse("fleecefs.a.b.20261121T033659Z-100000");
@@ -164,7 +164,7 @@ static void test_base(void)
     FlSnapshotOptions options = {.source = "qmp:x"};
     Plan p;
 
-    /* The newest of the series, of those that count. */
+    /* The newest valid one of the series. */
     plan(
         &p,
         "[" DISK(
@@ -202,12 +202,12 @@ static void test_full(void)
         FlSnapshotOptions options;
         const char *lost, *words;
     } cases[] = {
-        {with, {.full = true}, NULL, "asked for"},
+        {with, {.full = true}, NULL, "requested"},
         {with, {.series = "other"}, NULL, "no restore point of series 'other'"},
         {resized, {0}, NULL, "size changed"},
         {none, {0}, NULL, "no restore point of series 'last'"},
-        {none, {0}, "vda", "QEMU did not end cleanly"},
-        {raw, {0}, NULL, "in memory only"},
+        {none, {0}, "vda", "QEMU did not exit cleanly"},
+        {raw, {0}, NULL, "only in memory"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -226,7 +226,7 @@ static void test_full(void)
 #define OWNER              "fleecefs-disk.last."
 #define CHECK              "fleecefs-check.last."
 #define COUNT(name, bytes) "{\"name\": \"" name "\", \"granularity\": 65536, \"count\": " bytes "}"
-/* What says which disk it is, with the end of that marked. */
+/* The bitmap that identifies the disk, with its last granule marked. */
 #define WHOLE(id) "{\"name\": \"" OWNER id "\", \"granularity\": 512, \"count\": 512}"
 
 static const FlSnapshotDisk *nth(const Plan *p, guint i)
@@ -240,13 +240,13 @@ static void test_identity(void)
     static const char followed[] =
         "[" DISK("", "vda", "qcow2", "", BITMAP(POINT ID2, "") "," WHOLE(ID1 "-100000")) "," DISK(
             "", "vdb", "qcow2", "", "") "]";
-    /* Whatever the clocks said, the one with fewer bits is the later. */
+    /* The one with fewer dirty bits is later, whatever their times are. */
     static const char order[] =
         "[" DISK("", "vda", "qcow2", "",
                  "{\"name\": \"" POINT ID2 "\", \"granularity\": 65536, \"count\": 655360},"
                  "{\"name\": \"" POINT ID1
                  "\", \"granularity\": 65536, \"count\": 65536}," WHOLE(ID1 "-100000")) "]";
-    /* Somebody merged bits into it, or QEMU counted while the guest wrote. */
+    /* Bits were merged into it, or QEMU counted while the guest wrote. */
     static const char checked[] = "[" DISK(
         "", "vda", "qcow2", "",
         COUNT(POINT ID2, "131072") "," COUNT(CHECK ID2, "65536") "," WHOLE(ID1 "-100000")) "]";
@@ -266,13 +266,13 @@ static void test_identity(void)
          "size changed"},
         {"[" DISK("", "vda", "qcow2", "",
                   BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000", "")) "]",
-         "made smaller since restore point " ID2 ", and larger again"},
-        /* What was recorded beside it is more. */
+         "shrunk since restore point " ID2 ", and grown again"},
+        /* The check bitmap has more bits. */
         {"[" DISK(
              "", "vda", "qcow2", "",
              COUNT(POINT ID2, "65536") "," COUNT(CHECK ID2, "131072") "," WHOLE(ID1 "-100000")) "]",
          "restore point " ID2 " was cleared"},
-        /* In memory it is bound to node, device and file. */
+        /* A bitmap in memory is bound to node, device and file. */
         {"[" DISK("", "vda", "raw", "",
                   BITMAP(POINT ID2, "") "," BITMAP(OWNER ID1 "-100000", "")) "]",
          "another device, node or file"},
@@ -349,11 +349,11 @@ static void test_refusals(void)
 
     assert_refused("[]", &plain, "no writable disk");
     assert_refused("{}", &plain, "no writable disk");
-    assert_refused("[" DISK("", "vda", "raw", "", "") "]", &other, "there are: vda");
+    assert_refused("[" DISK("", "vda", "raw", "", "") "]", &other, "the VM has: vda");
     assert_refused("[" DISK("", "vda", "mirror_top", "", "") "]", &plain, "block job");
     assert_refused("[{\"device\": \"vda\", \"inserted\": {\"node-name\": \"n\", \"ro\": true, "
                    "\"image\": {\"virtual-size\": 512}}}]",
-                   &this, "there is no disk 'vda'");
+                   &this, "no disk 'vda'");
     assert_refused("[" DISK("vda", "#a", "raw", "", "") "," DISK("", "vda", "raw", "", "") "]",
                    &plain, "two disks are called 'vda'");
     assert_refused("[" DISK("", "vda", "raw", "",
@@ -403,7 +403,7 @@ static void test_transaction(void)
         "\"target\":\"fleecefs-0-overlay\",\"sync\":\"none\",\"auto-dismiss\":false,"
         "\"filter-node-name\":\"fleecefs-0-filter\"}}]");
 
-    /* A cut of less than a granule is not seen: the last one is in each increment. */
+    /* Truncation within a granule is undetected, so each increment includes the last granule. */
     g_clear_pointer(&text, g_free);
     g_clear_pointer(&node, json_node_unref);
     ((FlSnapshotDisk *)p.disks->pdata[0])->size = UINT64_C(1) << 40;
@@ -415,7 +415,7 @@ static void test_transaction(void)
     clear(&p);
 }
 
-/* A bit for each sector while that takes little memory, and never more than QEMU's own take. */
+/* One bit per sector while that takes little memory, and never more than QEMU's own bitmaps. */
 static void test_tail(void)
 {
     g_assert_cmpuint(fl_fleece_tail_granularity(512), ==, 512);
@@ -425,7 +425,7 @@ static void test_tail(void)
     g_assert_cmpuint(fl_fleece_tail_granularity(UINT64_C(1) << 62), ==, 65536);
 }
 
-/* In doubt the disks are another QEMU's. */
+/* If in doubt, the disks belong to another QEMU. */
 static void test_owner(void)
 {
     static const char *const away[] = {"postmigrate", "finish-migrate", "inmigrate",  "save-vm",

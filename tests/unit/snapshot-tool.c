@@ -5,8 +5,7 @@
  *     snapshot-tool [OPTIONS] SOURCE      begins, prints a JSON object, then obeys "commit",
  * "abort", "quit" (leave everything as it is); each is answered by a line "ok", "left: WHY" or
  * "failed: WHY" snapshot-tool --recover SOURCE
- *
- * A disk that is lost is told by a line "lost: DISK: WHY".
+ * The loss of a disk is reported by a line "lost: DISK: WHY".
  */
 #include "snapshot/provider.h"
 
@@ -17,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A node that takes ARRAY over. */
+/* A node that owns ARRAY. */
 static JsonNode *array_node(JsonArray *array)
 {
     JsonNode *node = json_node_new(JSON_NODE_ARRAY);

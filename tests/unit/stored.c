@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Stored backups: times, maps, tables, and which image lies on which. */
+/* Stored backups: times, maps, tables, and bases of images. */
 #include "stored/stored.h"
 
 #include "server-helper.h"
@@ -11,7 +11,7 @@
 
 static void test_when(Fixture *fixture, gconstpointer data)
 {
-    /* A Thursday; in New York there is summer time a month before. */
+    /* A Thursday; in New York, daylight saving time a month earlier. */
     static const struct {
         const char *when, *end;
     } cases[] = {
@@ -101,7 +101,7 @@ static void test_mapfile(Fixture *fixture, gconstpointer data)
     g_assert_null(fl_mapfile_parse("0x0 + 1\n0x0 0x10 +\n\0", 20, 0x10, NULL));
 }
 
-/* What QEMU reads where an increment by MAP, a file of 7, lies on a disk of 1. */
+/* Checks what QEMU reads from an increment of MAPFILE, whose bytes are 7, on a disk of 1s. */
 static void assert_overlay(const char *mapfile, uint64_t size, const char *writes)
 {
     g_autoptr(GError) error = NULL;
@@ -133,18 +133,19 @@ static void test_overlay(Fixture *fixture, gconstpointer data)
     assert_overlay("0x0 + 1\n0x0 0x100000 +\n", MIB, "cp new expected");
     assert_overlay("0x0 + 1\n0x0 0x10000 ?\n0x10000 0x20000 +\n0x30000 0xd0000 ?\n", MIB,
                    "qemu-io -f raw -c 'write -P 7 64k 128k' expected");
-    /* Clusters of a sector have tables for 32 KiB: ranges in several, over several, none. */
+    /* With clusters of a sector, an L2 table covers 32 KiB: ranges in several, across several,
+     * none. */
     assert_overlay("0x0 + 1\n0x0 0x200 +\n0x200 0x7800 ?\n0x7a00 0x11000 +\n0x18a00 0x400 ?\n"
                    "0x18e00 0x200 +\n0x19000 0xe7000 ?\n",
                    MIB,
                    "qemu-io -f raw -c 'write -P 7 0 512' -c 'write -P 7 31232 69632' "
                    "-c 'write -P 7 101888 512' expected");
-    /* The end of the disk is none of a cluster. */
+    /* The disk's end is not aligned to clusters. */
     assert_overlay("0x0 + 1\n0x0 0xf0000 ?\n0xf0000 0x10200 +\n", MIB + 512,
                    "qemu-io -f raw -c 'write -P 7 960k 64k' -c 'write -z 1M 512' expected");
     map = parse("0x0 + 1\n0x0 0x100 +\n0x100 0xfff00 ?\n", MIB);
     g_assert_false(fl_overlay_write(-1, map, &error));
-    assert_error_has(error, "no whole sectors");
+    assert_error_has(error, "not whole sectors");
 }
 
 static void assert_qcow2(const char *make, uint64_t size, bool based, const char *fault)
@@ -180,18 +181,18 @@ static void test_qcow2(Fixture *fixture, gconstpointer data)
                  MIB, false, NULL);
     assert_qcow2("rm -f a; qemu-img create -q -f qcow2 a 1000", 1000, false, NULL);
     assert_qcow2("rm -f a; qemu-img create -q -f qcow2 a 1G", MIB, false, "a disk of 1073741824");
-    assert_qcow2("printf x >a; truncate -s 1M a", MIB, false, "no qcow2");
-    assert_qcow2(": >a", MIB, false, "cut off");
+    assert_qcow2("printf x >a; truncate -s 1M a", MIB, false, "not a qcow2");
+    assert_qcow2(": >a", MIB, false, "truncated");
     run(fill);
-    assert_qcow2("truncate -s -1 a", 1024 * MIB, false, "cut off");
+    assert_qcow2("truncate -s -1 a", 1024 * MIB, false, "truncated");
     run(fill);
-    assert_qcow2("truncate -s 300k a", 1024 * MIB, false, "cut off");
+    assert_qcow2("truncate -s 300k a", 1024 * MIB, false, "truncated");
     assert_qcow2("rm -f a; : >b; qemu-img create -q -f qcow2 -b b -F raw a 1M", MIB, false,
                  "has a backing file");
     assert_qcow2(":", MIB, true, NULL);
     assert_qcow2("rm -f a; qemu-img create -q -f qcow2 -o data_file=c a 1M", MIB, true,
-                 "from another file");
-    /* As LUKS says, whose making takes the time that the machine gives it. */
+                 "external data file");
+    /* Sets the encryption method in the header: creating LUKS takes long on a busy machine. */
     assert_qcow2("rm -f a; qemu-img create -q -f qcow2 a 1M; "
                  "printf '\\2' | dd of=a bs=1 seek=35 conv=notrunc status=none",
                  MIB, false, "encrypted");
@@ -202,10 +203,10 @@ static void test_qcow2(Fixture *fixture, gconstpointer data)
     assert_error_has(error, "symbolic link");
     g_clear_error(&error);
     g_assert_cmpint(fl_stored_open("/dev/null", &error), ==, -1);
-    assert_error_has(error, "no regular file");
+    assert_error_has(error, "not a regular file");
 }
 
-/* A disk at HOME: full, or on BASE an increment, with what is added to its info.json. */
+/* Stores a disk at HOME: full, or an increment on BASE; MORE is added to its info.json. */
 static void store(const char *home, const char *point, const char *base, const char *more)
 {
     g_autofree char *dirty = g_build_filename(home, "dirty", NULL);
@@ -243,7 +244,7 @@ static FlStored *read_all(void)
     return stored;
 }
 
-/* The disks that are chosen, "GENERATION/DISK/FORM ...", or the beginning of the error. */
+/* Returns the chosen disks, "GENERATION/DISK/FORM ...", or the beginning of the error. */
 static char *choose(const FlStored *stored, const char *vm, const char *at)
 {
     g_autoptr(GError) error = NULL;
@@ -280,7 +281,7 @@ static void test_choose(Fixture *fixture, gconstpointer data)
           ", \"disk_id\": \"d\", \"point_in_time\": \"2026-11-20T06:00:00Z\"");
     store("web/a/vdb", "a", NULL,
           ", \"disk_id\": \"e\", \"point_in_time\": \"2026-11-20T06:00:00Z\"");
-    /* The disk has another name then; clocks go wrong. */
+    /* The disk was renamed; the clock was wrong. */
     store("web/b/sda", "b", "a",
           ", \"disk_id\": \"d\", \"point_in_time\": \"2026-11-10T06:00:00Z\"");
     store("web/c/sda", "c", "b",
@@ -294,9 +295,9 @@ static void test_choose(Fixture *fixture, gconstpointer data)
     assert_chosen(stored, "web", "a", "a/vda+0 a/vdb+0");
     assert_chosen(stored, "WEB-1", "wednesday", "c/sda+2");
     assert_chosen(stored, NULL, "monday", "b/sda+1");
-    assert_chosen(stored, NULL, "2026-11-01", "there is no backup that old; there are: c, b, a");
+    assert_chosen(stored, NULL, "2026-11-01", "no backup is that old; stored backups: c, b, a");
     assert_chosen(stored, NULL, "someday", "someday is neither a time");
-    assert_chosen(stored, "db", NULL, "there is no VM db, but: web (web-1)");
+    assert_chosen(stored, "db", NULL, "no VM db; stored VMs: web (web-1)");
     all = fl_stored_all(stored, NULL, NULL);
     g_assert_cmpuint(all->len, ==, 4);
     g_clear_pointer(&stored, fl_stored_free);
@@ -313,11 +314,11 @@ static void test_choose(Fixture *fixture, gconstpointer data)
     run("rm -r web/e web/b");
     g_clear_pointer(&stored, fl_stored_free);
 
-    /* A part is missing: with its word, and left out of all. */
+    /* A missing part is an error if requested, and is otherwise left out. */
     stored = read_all();
     assert_chosen(stored, NULL, NULL, stored->top);
     g_test_expect_message(G_LOG_DOMAIN, G_LOG_LEVEL_WARNING,
-                          "*needs restore point b, which is not*");
+                          "*needs restore point b, which is missing*");
     g_clear_pointer(&all, g_ptr_array_unref);
     all = fl_stored_all(stored, NULL, NULL);
     g_test_assert_expected_messages();
@@ -329,8 +330,7 @@ static void test_choose(Fixture *fixture, gconstpointer data)
     stored = read_all();
     assert_chosen(stored, NULL, NULL,
                   "there are several VMs: web (web-1), db; choose one with ?vm=");
-    assert_chosen(stored, "db", "202611",
-                  "202611 is not one generation but several: 20261102T000000Z-2");
+    assert_chosen(stored, "db", "202611", "202611 matches several generations: 20261102T000000Z-2");
     assert_chosen(stored, "db", "x", "20261101T000000Z-1/vda+0");
     {
         g_autofree char *said = choose(stored, "db", "y");
@@ -360,13 +360,13 @@ static void test_nothing(Fixture *fixture, gconstpointer data)
     assert_nothing("nosuch", "No such file");
     run(": >file; mkdir empty; mkdir -p links/a/vda; ln -s /etc/passwd links/a/vda/info.json");
     assert_nothing("file", "not a folder");
-    assert_nothing("empty", "holds no backup");
+    assert_nothing("empty", "contains no backup");
     assert_nothing("links", "symbolic link");
     run("rm links/a/vda/info.json; mkfifo links/a/vda/info.json");
-    assert_nothing("links", "no regular file");
+    assert_nothing("links", "not a regular file");
     run("rm links/a/vda/info.json; echo '{\"size\": 512}' >links/a/vda/info.json; "
         "ln -s /etc/passwd links/a/vda/disk.raw");
-    assert_nothing("links", "no regular file");
+    assert_nothing("links", "not a regular file");
 }
 
 int main(int argc, char **argv)

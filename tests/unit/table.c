@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Partition tables: MBRs made by hand, as no tool would make them. What tools make is tested with
- * them, in tests/e2e/partitions.py. */
+/* Partition tables: handmade MBRs that no tool would create. tests/e2e/partitions.py tests tables
+ * created by tools. */
 #include "disk/table.h"
 #include "helper.h"
 
@@ -9,7 +9,7 @@
 #define SECTOR 512u
 #define MIB    (UINT64_C(1) << 20)
 
-/* A disk of which but a few sectors are not zeros. */
+/* A disk that is zero except for a few sectors. */
 typedef struct {
     uint64_t size;
     GHashTable *sectors; /* number of the sector -> 512 bytes */
@@ -51,7 +51,7 @@ static void put(Disk *disk, uint64_t at, unsigned index, uint8_t type, uint32_t 
     memcpy(entry + 12, &length, sizeof length);
 }
 
-/* The table of DISK, and how often it wanted something. */
+/* Reads the table of DISK; TIMES is the number of requests for more sectors. */
 static FlTable *read_table(const Disk *disk, uint32_t sector, unsigned *times)
 {
     FlTable *table = fl_table_new(disk->size, sector);
@@ -78,7 +78,7 @@ static FlTable *read_table(const Disk *disk, uint32_t sector, unsigned *times)
     return table;
 }
 
-/* "1 2048+4096 0x83; ...", in sectors, and then what was left out. */
+/* "1 2048+4096 0x83; ...", in sectors, followed by what was left out. */
 static char *describe(const FlTable *table)
 {
     GString *text = g_string_new(fl_table_kind(table));
@@ -121,7 +121,7 @@ static void test_primary(void)
     put(disk, 0, 3, 0x07, 8192, 100 * 2048 - 8192);
     assert_table(disk, 0, "dos; 1 2048+4096 0x83; 4 8192+196608 0x07");
     assert_table(disk, 1, "dos; 1 2048+4096 0x83; 4 8192+196608 0x07");
-    /* Sectors of 4096 bytes, as they would not fit. */
+    /* Retries with sectors of 4096 bytes if partitions would not fit. */
     assert_table(disk, 4096, "dos; 1 2048+4096 0x83; 4 8192+196608 0x07");
     put(disk, 0, 3, 0x07, 8192, 1024);
     assert_table(disk, 4096, "dos; 1 16384+32768 0x83; 4 65536+8192 0x07");
@@ -145,7 +145,7 @@ static void test_logical(void)
                  "7 50008+16 0x8e");
 }
 
-static void test_links_that_go_round(void)
+static void test_circular_links(void)
 {
     g_autoptr(Disk) disk = disk_new(100 * MIB);
     g_autoptr(FlTable) table = NULL;
@@ -172,12 +172,12 @@ static void test_left_out(void)
     put(disk, 10000, 1, 0x05, 999, 5);
     put(disk, 10999, 0, 0x83, 1, 1);
     assert_table(disk, 0,
-                 "dos; 1 2048+4096 0x83; 2: overlaps another; 3: does not lie on the disk; "
-                 "5: does not lie in the extended partition; "
-                 "6: does not lie in the extended partition");
+                 "dos; 1 2048+4096 0x83; 2: overlaps another; 3: extends beyond the disk; "
+                 "5: extends beyond the extended partition; "
+                 "6: extends beyond the extended partition");
 }
 
-/* Tables of anything end, and all that they show lies on the disk. */
+/* Random tables: parsing ends, and all partitions lie on the disk. */
 static void test_random(void)
 {
     g_autoptr(GRand) rand = test_rand();
@@ -212,7 +212,7 @@ int main(int argc, char **argv)
     g_test_add_func("/table/none", test_none);
     g_test_add_func("/table/primary", test_primary);
     g_test_add_func("/table/logical", test_logical);
-    g_test_add_func("/table/links-that-go-round", test_links_that_go_round);
+    g_test_add_func("/table/links-that-go-round", test_circular_links);
     g_test_add_func("/table/left-out", test_left_out);
     g_test_add_func("/table/random", test_random);
     return g_test_run();

@@ -96,7 +96,7 @@ static char *model_json(const FlMap *alloc, const FlMap *dirty, uint64_t size)
     return g_string_free(out, FALSE);
 }
 
-/* What a reader of the file sees: valid JSON whose extents cover the disk and agree with the maps.
+/* Parses the file: valid JSON whose extents cover the disk and agree with the maps.
  */
 static void assert_json_means(const char *text, const FlMap *alloc, const FlMap *dirty,
                               uint64_t size)
@@ -186,7 +186,7 @@ static void assert_all_views(FlMap *alloc, FlMap *dirty, GRand *rand)
 static void test_random(void)
 {
     g_autoptr(GRand) rand = test_rand();
-    /* Lines enough for several of the JSON index's steps; sizes of few digits and of many. */
+    /* Enough lines for several steps of the JSON index; sizes with few and many digits. */
     static const uint64_t sizes[] = {1, 511, 65536, 1000003, 0x100000001, INT64_MAX};
 
     for (unsigned i = 0; i < 60; i++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Text maps: each format as its tool prints it, and what is wrong with one by its message. */
+/* Text maps: each format as its tool prints it, and error messages. */
 #include "source/textmap/textmap.h"
 
 #include "helper.h"
@@ -36,7 +36,7 @@ static void assert_map(const char *text, const Run *runs, size_t n)
     g_assert_true(fl_map_equal(map, expected));
 }
 
-/* TEXT is refused, by a line that begins with PLACE and says WHY. */
+/* TEXT is refused with a message that begins with PLACE and contains WHY. */
 static void assert_refused(const char *text, const char *place, const char *why)
 {
     g_autoptr(GError) error = NULL;
@@ -64,15 +64,15 @@ static void test_nbdinfo(void)
     assert_refused("0 65536 0x1\n", "a.map, line 1:", "is not OFFSET");
     assert_refused("0 65536 1dirty\n", "a.map, line 1:", "is not OFFSET");
     assert_refused("0 65536 0 clean\n65536 983040 3 hole,zero\n",
-                   "a.map, line 2:", "not one of a dirty bitmap");
+                   "a.map, line 2:", "of a dirty bitmap");
     assert_refused("0 1048576 0 data\n", "a.map, line 1:", "--map=qemu:dirty-bitmap:NAME");
     assert_refused("0 65536 0\n65537 983039 1\n",
-                   "a.map, line 2:", "nothing is told of the bytes from 65536 to 65537");
+                   "a.map, line 2:", "does not cover the bytes from 65536 to 65537");
     assert_refused("4096 1044480 0\n", "a.map, line 1:", "from 0 to 4096");
     assert_refused("0 65536 0\n65535 983041 1\n", "a.map, line 2:", "below 65536");
     assert_refused("0 65536 0\n65536 0 1\n", "a.map, line 2:", "length of 0");
-    assert_refused("0 65536 0\n65536 983041 1\n", "a.map, line 2:", "past the end of the disk");
-    assert_refused("0 65536 0\n65536 9223372036854775807 1\n", "a.map, line 2:", "past the end");
+    assert_refused("0 65536 0\n65536 983041 1\n", "a.map, line 2:", "beyond the end of the disk");
+    assert_refused("0 65536 0\n65536 9223372036854775807 1\n", "a.map, line 2:", "beyond the end");
     assert_refused("0 9223372036854775808 0\n", "a.map, line 1:", "is not OFFSET");
     assert_refused("0 65536 0\n", "a.map, line 2:", "ends at 65536");
 }
@@ -95,17 +95,17 @@ static void test_nbdinfo_json(void)
     assert_refused("[{\"offset\": 0, \"length\": 4, \"type\": 1}", "a.map, line 1:", "no end");
     assert_refused("[{\"offset\": 0, \"length\": 4", "a.map, line 1:", "has no end");
     assert_refused("[\n{\"offset\": 0, \"length\": 1048576, \"type\": 1}\n]x",
-                   "a.map, line 3:", "text behind the array");
+                   "a.map, line 3:", "text after the array");
     assert_refused("[\n[]]", "a.map, line 2:", "an object { } is expected");
     assert_refused("[{\"offset\": 0,, \"length\": 4, \"type\": 1}]",
                    "a.map, line 1:", "broken JSON");
     assert_refused("[{\"offset\": \"0\", \"length\": 4, \"type\": 1}]",
                    "a.map, line 1:", "not an extent");
-    assert_refused("[{\"offset\": 0, \"length\": -4, \"type\": 1}]", "a.map, line 1:", "below 0");
+    assert_refused("[{\"offset\": 0, \"length\": -4, \"type\": 1}]", "a.map, line 1:", "negative");
     assert_refused("[{\"offset\": 0, \"length\": 1048576, \"type\": 0, \"description\": \"data\"}]",
-                   "a.map, line 1:", "not one of a dirty bitmap");
+                   "a.map, line 1:", "of a dirty bitmap");
     assert_refused("[{\"offset\": 0, \"length\": 1048576, \"type\": 4294967297}]",
-                   "a.map, line 1:", "not one of a dirty bitmap");
+                   "a.map, line 1:", "of a dirty bitmap");
     assert_refused("[{\"offset\": 0, \"length\": 65536, \"type\": 1},\n"
                    "{\"start\": 65536, \"length\": 983040, \"dirty\": true}]",
                    "a.map, line 2:", "of another kind");
@@ -132,9 +132,8 @@ static void test_ddrescue(void)
     assert_refused("0x0 ?\n0x0 0x10000 !\n", "a.map, line 2:", "is not POS SIZE STATUS");
     assert_refused("0x0 ?\n0x0 0x10000 ++\n", "a.map, line 2:", "is not POS SIZE STATUS");
     assert_refused("0x0 ?\n0x0 0x10000\n", "a.map, line 2:", "is not POS SIZE STATUS");
-    assert_refused("0x0 ?\n0x0 0x10000 +\n0x20000 0xE0000 ?\n",
-                   "a.map, line 3:", "nothing is told of");
-    assert_refused("0x0 ?\n0x0 0x100001 +\n", "a.map, line 2:", "past the end");
+    assert_refused("0x0 ?\n0x0 0x10000 +\n0x20000 0xE0000 ?\n", "a.map, line 3:", "does not cover");
+    assert_refused("0x0 ?\n0x0 0x100001 +\n", "a.map, line 2:", "beyond the end");
     assert_refused("0x0 ?\n0x0 0x10000 +\n", "a.map, line 3:", "ends at 65536");
 }
 
@@ -155,7 +154,7 @@ static void test_rbd(void)
                    "{\"offset\":0,\"length\":65536,\"exists\":\"true\"}]",
                    "a.map, line 2:", "below 131072");
     assert_refused("[{\"offset\":1048576,\"length\":1,\"exists\":\"true\"}]",
-                   "a.map, line 1:", "past the end of the disk");
+                   "a.map, line 1:", "beyond the end of the disk");
 }
 
 #define THIN(inside)                                                                               \
@@ -183,31 +182,31 @@ static void test_thin_delta(void)
              "<left_only>\n<range begin=\"15\" data_begin=\"30\" length=\"1\"/>\n</left_only>"),
         runs, G_N_ELEMENTS(runs));
     assert_map(THIN(""), &(Run){SIZE, false}, 1);
-    /* The last block of a disk that is no multiple of it. */
+    /* The last block of a disk whose size is not a multiple of blocks. */
     odd = parse(THIN("<different begin=\"1\" length=\"1\"/>"), 65536 + 512, &error);
     g_assert_no_error(error);
     g_assert_cmpuint(fl_map_bytes(odd, FL_DIRTY, FL_DIRTY), ==, 512);
 
     assert_refused("<superblock", "a.map, line 1:", "broken XML");
-    assert_refused("<a/>", "a.map, line 1:", "<a> is not expected here");
+    assert_refused("<a/>", "a.map, line 1:", "unexpected element <a>");
     assert_refused("<superblock data_block_size=\"128\"/>", "a.map, line 1:", "no <diff>");
     assert_refused("<superblock data_block_size=\"0\"/>", "a.map, line 1:", "data_block_size");
     assert_refused("<superblock/>", "a.map, line 1:", "data_block_size");
-    assert_refused(THIN("<device/>"), "a.map, line 3:", "<device> is not known");
-    assert_refused(THIN("<same><x/></same>"), "a.map, line 3:", "<x> is not expected");
+    assert_refused(THIN("<device/>"), "a.map, line 3:", "unknown element <device>");
+    assert_refused(THIN("<same><x/></same>"), "a.map, line 3:", "unexpected element <x>");
     assert_refused(THIN("<same begin=\"1\"/>"), "a.map, line 3:", "numbers are missing");
     assert_refused(THIN("<same begin=\"-1\" length=\"1\"/>"), "a.map, line 3:", "numbers");
     assert_refused(THIN("<different begin=\"3\" length=\"1\"/>\n<same begin=\"3\" length=\"1\"/>"),
                    "a.map, line 4:", "below 262144");
     assert_refused(THIN("<different begin=\"16\" length=\"1\"/>"),
-                   "a.map, line 3:", "past the end");
+                   "a.map, line 3:", "beyond the end");
     assert_refused(THIN("<different begin=\"15\" length=\"2\"/>"),
-                   "a.map, line 3:", "past the end");
+                   "a.map, line 3:", "beyond the end");
     assert_refused(THIN("<different begin=\"1\" length=\"9223372036854775807\"/>"),
                    "a.map, line 3:", "too large");
 }
 
-/* What our own files say comes back. */
+/* Our own files can be read back. */
 static void test_own(void)
 {
     g_autoptr(GRand) rand = test_rand();

@@ -4,7 +4,8 @@
  * tool finds a piece with a time that it has seen, the piece is what it was then. Disks of one VM
  * are written to, resized, replaced, exchanged and left out; snapshots of two series are committed,
  * aborted, or cut between any two steps, and notes are lost; the VM is looked at while it is off;
- * the host's clock is set back.
+ * the host's clock is set back. In histories with one series, disks are rolled back to an older
+ * state.
  */
 #include "helper.h"
 #include "map/times.h"
@@ -13,13 +14,14 @@
 
 #include <glib/gstdio.h>
 #include <unistd.h>
+#include <utime.h>
 
 #define PIECE  8
 #define PIECES 9
 #define SERIES 2
 #define DISKS  2
 
-/* A disk whose content is a number a byte, drawn anew at each write. */
+/* A disk whose contents are random numbers, new at each write. */
 typedef struct {
     unsigned id;
     uint64_t size;
@@ -58,7 +60,7 @@ static FlMap *dirty_map(const Disk *disk, unsigned series)
     return fl_map_builder_finish(builder);
 }
 
-/* What tools have: one that goes by equal times, and one that goes by its own clock. */
+/* State of two tools: one compares times for equality, one compares them with its clock. */
 typedef struct {
     GHashTable *seen; /* piece and time -> content */
     gint64 start;     /* of the last run of the other tool */
@@ -79,7 +81,8 @@ static void see(Tools *tools, uint64_t piece, struct timespec since, const char 
         g_assert_cmpstr(tools->contents[piece], ==, content);
 }
 
-/* All tools look at DISK; the last one runs at START unless that is 0. How many pieces are old. */
+/* All tools look at DISK; the last one runs at START unless that is 0. Returns the number of
+ * unchanged pieces. */
 static uint64_t look(Tools *tools, const Disk *disk, const FlTimes *times, gint64 second,
                      gint64 start)
 {
@@ -101,7 +104,7 @@ static uint64_t look(Tools *tools, const Disk *disk, const FlTimes *times, gint6
     return kept;
 }
 
-/* The restore points no longer count. */
+/* Invalidates the restore points. */
 static void forget_points(Disk *disk)
 {
     for (unsigned i = 0; i < SERIES; i++)
@@ -122,12 +125,14 @@ static void replace(GRand *rand, Disk *disk, unsigned id)
         write_some(rand, disk);
 }
 
-/* The disks of one VM, and what tools have of each of its places. */
+/* The disks of a VM, and the tools' state for each of its places. */
 typedef struct {
     GRand *rand;
     const char *source;
     Disk disks[DISKS];
     Tools tools[DISKS];
+    Disk copies[DISKS];   /* older states; the size is 0 if there is none */
+    bool goes_back;       /* disks are rolled back to an older state */
     gint64 host, written; /* its clock, and when a disk was last written to */
     unsigned version;     /* of all disks */
     uint64_t kept, cuts;
@@ -140,6 +145,7 @@ typedef struct {
     char disk_id[32];
     FlTimes *times;
     gint64 second;
+    char *base; /* owned; NULL: none */
 } Shown;
 
 /* A tool sees a disk in STATE, of which the point in time is SECOND, relative to the base of SERIES
@@ -152,6 +158,7 @@ static void show(Machine *machine, Shown *shown, unsigned place, unsigned series
     gint64 floor = disk->point[series] != NULL ? disk->second[series] : 0;
     g_autoptr(FlMap) dirty = NULL;
     g_autoptr(FlTimes) last = NULL;
+    g_autoptr(GPtrArray) others = NULL;
     g_autoptr(GError) error = NULL;
     const char *why = NULL;
 
@@ -168,13 +175,38 @@ static void show(Machine *machine, Shown *shown, unsigned place, unsigned series
         dirty = dirty_map(disk, series);
         g_assert_true(last != NULL || why != NULL);
     }
-    if (last != NULL)
+    if (last != NULL) {
         floor = MAX(floor, fl_times_latest(last).tv_sec);
+        others = fl_piece_notes_others(&shown->notes, false);
+    }
     g_assert_true(
         fl_piece_clock_next(machine->source, state, floor, machine->host, &shown->second, &error));
+    for (guint i = 0; others != NULL && i < others->len; i++) {
+        if (dirty != NULL && fl_times_disk_size(last) == disk->size &&
+            !fl_times_may_follow(last, others->pdata[i], dirty))
+            g_clear_pointer(&dirty, fl_map_unref);
+    }
+    shown->base = full ? NULL : g_strdup(disk->point[series]);
     shown->times =
         fl_times_next(last, dirty, disk->size, PIECE, (struct timespec){.tv_sec = shown->second});
     machine->kept += look(&machine->tools[place], disk, shown->times, shown->second, start);
+}
+
+static void shown_clear(Shown *shown)
+{
+    fl_times_free(shown->times);
+    g_free(shown->base);
+}
+
+/* SHOWN, a snapshot POINT, ends without a commit. */
+static void end_shown(Shown *shown, const char *point)
+{
+    g_autoptr(GError) error = NULL;
+
+    shown->notes.point = point;
+    if (shown->base != NULL)
+        g_assert_true(fl_piece_notes_save(&shown->notes, shown->times, &error));
+    fl_piece_notes_settle(&shown->notes, shown->base);
 }
 
 typedef enum { ABORTED, KILLED, UNNOTED, COMMITTED } End;
@@ -199,7 +231,7 @@ static void run_step(Machine *machine, Shown *shown, unsigned n, unsigned step, 
     }
     if (step > n) {
         shown[step - n - 1].notes.point = point;
-        fl_piece_notes_settle(&shown[step - n - 1].notes);
+        fl_piece_notes_settle(&shown[step - n - 1].notes, NULL);
     }
 }
 
@@ -229,8 +261,11 @@ static void run_snapshot(Machine *machine, unsigned series, const char *point)
     machine->cuts += how == KILLED;
     if (how != KILLED)
         g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
-    for (unsigned i = 0; i < n; i++)
-        fl_times_free(shown[i].times);
+    for (unsigned i = 0; i < n; i++) {
+        if (how == ABORTED)
+            end_shown(&shown[i], point);
+        shown_clear(&shown[i]);
+    }
 }
 
 /* The VM is off, and its disks are looked at twice. */
@@ -243,19 +278,49 @@ static void run_off(Machine *machine, unsigned series)
         Shown first, again;
 
         show(machine, &first, place, series, state, machine->written, false, 0);
+        end_shown(&first, state);
         g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
         show(machine, &again, place, series, state, machine->written, false, machine->host);
         /* A disk with a later base comes later, and all that is seen of it twice is the same. */
         g_assert_cmpint(first.second, ==, again.second);
-        fl_times_free(first.times);
-        fl_times_free(again.times);
+        end_shown(&again, state);
+        shown_clear(&first);
+        shown_clear(&again);
         g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
+    }
+}
+
+static void copy_disk(Disk *to, const Disk *from)
+{
+    forget_points(to);
+    *to = *from;
+    for (unsigned i = 0; i < SERIES; i++)
+        to->point[i] = g_strdup(from->point[i]);
+}
+
+/* Copies of disks are made, and put in their place. */
+static void go_back(Machine *machine, unsigned id)
+{
+    for (unsigned place = 0; place < DISKS; place++) {
+        Disk *copy = &machine->copies[place];
+
+        if (random_below(machine->rand, 6) == 0)
+            copy_disk(copy, &machine->disks[place]);
+        /* Two disks of one VM have different ids. */
+        if (copy->size == 0 || random_below(machine->rand, 6) > 0 ||
+            machine->disks[DISKS - 1 - place].id == copy->id)
+            continue;
+        copy_disk(&machine->disks[place], copy);
+        machine->version = id;
     }
 }
 
 static void change(Machine *machine, unsigned id)
 {
     GRand *rand = machine->rand;
+
+    if (machine->goes_back)
+        go_back(machine, id);
 
     for (unsigned place = 0; place < DISKS; place++) {
         for (uint64_t n = random_below(rand, 4); n > 0; n--) {
@@ -289,7 +354,7 @@ static void change(Machine *machine, unsigned id)
 static void run_history(GRand *rand, unsigned round)
 {
     g_autofree char *source = g_strdup_printf("vm%u", round);
-    Machine machine = {.rand = rand, .source = source, .host = 1000};
+    Machine machine = {.rand = rand, .source = source, .goes_back = round % 2, .host = 1000};
 
     for (unsigned place = 0; place < DISKS; place++) {
         replace(rand, &machine.disks[place], place);
@@ -297,7 +362,7 @@ static void run_history(GRand *rand, unsigned round)
     }
     for (unsigned i = 1; i <= 80; i++) {
         g_autofree char *point = g_strdup_printf("point-%u-%u", round, i);
-        unsigned series = (unsigned)random_below(rand, SERIES);
+        unsigned series = machine.goes_back ? 0 : (unsigned)random_below(rand, SERIES);
 
         change(&machine, i);
         if (random_below(rand, 6) == 0)
@@ -305,11 +370,12 @@ static void run_history(GRand *rand, unsigned round)
         else
             run_snapshot(&machine, series, point);
     }
-    /* It is not always all that is new. */
+    /* Not all pieces are new each time. */
     g_assert_cmpuint(machine.kept, >, 20);
     g_assert_cmpuint(machine.cuts, >, 0);
     for (unsigned place = 0; place < DISKS; place++) {
         forget_points(&machine.disks[place]);
+        forget_points(&machine.copies[place]);
         for (unsigned i = 0; i < PIECES; i++)
             g_free(machine.tools[place].contents[i]);
         g_hash_table_unref(machine.tools[place].seen);
@@ -318,7 +384,7 @@ static void run_history(GRand *rand, unsigned round)
 
 static void test_histories(void)
 {
-    /* To sync costs nothing there. */
+    /* Syncing is free there. */
     const char *memory = "/dev/shm";
     g_autofree char *state = g_build_filename(
         g_access(memory, W_OK) == 0 ? memory : g_get_tmp_dir(), "times-XXXXXX", NULL);
@@ -377,7 +443,7 @@ static void test_rule(void)
     }
 }
 
-/* Times that are not of an earlier moment, or of other sizes, count for nothing. */
+/* Ignores times that are not earlier, or for other sizes. */
 static void test_not_fitting(void)
 {
     g_autoptr(FlTimes) last = fl_times_next(NULL, NULL, 100, 10, (struct timespec){50, 0});
@@ -393,15 +459,16 @@ static void test_not_fitting(void)
     g_assert_cmpint(fl_times_get(size, 3).tv_sec, ==, 51);
 }
 
-/* No byte of the notes can be changed, nor their end be lost, without a word. */
+/* Detects any changed byte of the notes, and truncation. */
 static void test_damage(void)
 {
     g_autofree char *state = g_dir_make_tmp("times-XXXXXX", NULL);
     g_autoptr(FlTimes) times = fl_times_next(NULL, NULL, 100, 10, (struct timespec){50, 9});
     FlPieceNotes notes = {
-        .source = "qmp:x", .series = "last", .place = "/vda", .disk_id = "d", .point = "p"};
+        .source = "qmp:x", .series = "last", .place = "/vda", .disk_id = "/d", .point = ".p%"};
     g_autoptr(GError) error = NULL;
     g_autoptr(GDir) directory = NULL;
+    g_autoptr(GPtrArray) others = NULL;
     g_autofree char *path = NULL, *text = NULL;
     FlPieceNotes other = notes;
     const char *why;
@@ -432,6 +499,12 @@ static void test_damage(void)
     g_clear_pointer(&times, fl_times_free);
     times = fl_piece_notes_load(&other, &why);
     g_assert_nonnull(times);
+    /* Regardless of ids. */
+    other = notes;
+    other.disk_id = NULL;
+    other.point = "q";
+    others = fl_piece_notes_others(&other, false);
+    g_assert_cmpuint(others->len, ==, 1);
     for (unsigned i = 0; i < 3; i++) {
         other = notes;
         *(i == 0 ? &other.series : i == 1 ? &other.place : &other.disk_id) = "z";
@@ -444,6 +517,25 @@ static void test_damage(void)
     fl_piece_notes_forget(notes.source, notes.series);
     g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
     g_rmdir(state);
+}
+
+/* Removes the temporary file of a killed writer, but not that of a running one. */
+static void check_unfinished(const char *clock)
+{
+    g_autofree char *old = g_strconcat(clock, ".0abcde", NULL);
+    g_autofree char *recent = g_strconcat(clock, ".1abcde", NULL);
+    struct utimbuf long_ago = {.modtime = 1};
+    g_autoptr(GError) error = NULL;
+    gint64 second = 1000;
+
+    g_assert_true(g_file_set_contents(old, "", 0, NULL));
+    g_assert_true(g_file_set_contents(recent, "", 0, NULL));
+    g_assert_cmpint(g_utime(old, &long_ago), ==, 0);
+    g_assert_true(fl_piece_clock_next("x", "g", 0, second, &second, &error));
+    g_assert_false(g_file_test(old, G_FILE_TEST_EXISTS));
+    g_assert_true(g_file_test(recent, G_FILE_TEST_EXISTS));
+    fl_piece_clock_forget("x");
+    g_assert_false(g_file_test(recent, G_FILE_TEST_EXISTS));
 }
 
 static void test_clock(void)
@@ -479,9 +571,9 @@ static void test_clock(void)
         g_assert_true(fl_piece_clock_next("x", "f", floor, 20, &second, &error));
         g_assert_cmpint(second, ==, MAX(20, floor + 1));
     }
-    fl_piece_clock_forget("x");
+    check_unfinished(path);
     g_assert_cmpint(g_rmdir(state), ==, 0);
-    /* A state directory that cannot be had is an error, and the floor still counts. */
+    /* An unusable state directory is an error, and the floor still applies. */
     g_assert_true(g_file_set_contents(state, "", 0, NULL));
     for (gint64 second = 20; second < 21;) {
         g_assert_false(fl_piece_clock_next("x", "g", 30, 20, &second, &error));

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The tools that text views are for read what we write. Each is skipped where it is not installed.
- */
+/* Stock tools read the text views. Tests of tools that are not installed are skipped. */
 #include "helper.h"
 
 #include "view/ddrescue.h"
@@ -21,7 +20,7 @@ static void set_up(Fixture *f, gconstpointer tool)
     g_assert_nonnull(f->dir);
 }
 
-/* Skips the test that asks. */
+/* Skips the calling test if TOOL is missing. */
 static bool missing(const char *tool)
 {
     g_autofree char *found = g_find_program_in_path(tool);
@@ -126,7 +125,7 @@ static void test_apply(Fixture *f, gconstpointer tool)
     }
 }
 
-/* How many bytes ddrescuelog says have STATUS. */
+/* The number of bytes with STATUS according to ddrescuelog. */
 static uint64_t listed_bytes(Fixture *f, char status)
 {
     g_autofree char *command =
@@ -159,7 +158,7 @@ static void test_log(Fixture *f, gconstpointer tool)
     }
 }
 
-/* TEXT without comments and white space, which netpbm is free to write otherwise. */
+/* TEXT without comments and white space, in which netpbm may differ. */
 static char *squeeze(const char *text)
 {
     g_autoptr(GRegex) noise = g_regex_new("#.*|\\s+", 0, 0, NULL);

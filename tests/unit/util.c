@@ -30,7 +30,7 @@ static void test_error(void)
     g_assert_cmpint(fl_error_exit_status(failed), ==, 1);
     g_assert_cmpint(fl_error_exit_status(usage), ==, 2);
     g_assert_cmpint(fl_error_exit_status(other), ==, 1);
-    g_assert_false(fl_fail(NULL, "nobody listens"));
+    g_assert_false(fl_fail(NULL, "no process listens"));
 }
 
 static void test_sizes(void)
@@ -173,7 +173,7 @@ static void assert_safe(const char *file)
         g_assert_true(g_ascii_isxdigit(p[1]) && g_ascii_isxdigit(p[2]));
 }
 
-/* Names of any bytes give safe file names, and different names different ones. */
+/* Names of any bytes give safe and distinct file names. */
 static void test_hostile_names(void)
 {
     const char *given = g_getenv("SEED");
@@ -265,7 +265,7 @@ static void test_rate(void)
     g_assert_cmpuint(fl_rate_get(&rate, now + second), ==, 700);
     g_assert_cmpuint(fl_rate_get(&rate, now + 2 * second), ==, 350);
     g_assert_cmpuint(fl_rate_get(&rate, now + FL_RATE_SECONDS * second), ==, 0);
-    /* Long after, all slots are of an earlier turn. */
+    /* Long after, all slots are outdated. */
     for (int i = 0; i < 1000; i++) {
         now += second / 10;
         fl_rate_add(&rate, 50, now);
@@ -273,7 +273,7 @@ static void test_rate(void)
     g_assert_cmpuint(fl_rate_get(&rate, now), >=, 475);
     g_assert_cmpuint(fl_rate_get(&rate, now), <=, 525);
     g_assert_cmpuint(fl_rate_get(&rate, now + 3600 * second), ==, 0);
-    /* As much as there can be. */
+    /* The maximum. */
     for (int i = 0; i < 4; i++)
         fl_rate_add(&rate, UINT64_MAX / 8, now + 7200 * second);
     g_assert_cmpuint(fl_rate_get(&rate, now + 7200 * second), >, UINT64_MAX / 4);
@@ -295,7 +295,7 @@ static void test_budget(void)
     g_assert_true(fl_budget_take(budget, 30, UINT64_MAX));
 }
 
-/* A process that listens at PATH, and lets its first client go at once. */
+/* Starts a process that listens at PATH, and disconnects its first client at once. */
 static pid_t start_server(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -308,7 +308,7 @@ static pid_t start_server(const char *path)
     pid = fork();
     g_assert_cmpint(pid, >=, 0);
     if (pid == 0) {
-        /* The credentials that a client sees are those of who called this. */
+        /* Clients see the credentials of the process that called listen(). */
         listen(listener, 8);
         int client = accept(listener, NULL, NULL);
 
@@ -321,7 +321,7 @@ static pid_t start_server(const char *path)
     return pid;
 }
 
-/* Another process that connects to PATH; back when it has. */
+/* Starts a process that connects to PATH; returns when it has. */
 static pid_t start_client(const char *path)
 {
     int ready[2];

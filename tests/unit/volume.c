@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Logical volumes against a list of where each of their bytes is. */
+/* Logical volumes against a model with the location of each byte. */
 #include "helper.h"
 
 #include "view/volume.h"
@@ -61,7 +61,7 @@ static void assert_volume(const FlView *view, Model *model, GRand *rand)
     }
 }
 
-/* Appends a random part to the volume, and where its bytes are to the model. */
+/* Appends a random part to the volume, and the places of its bytes to the model. */
 static FlVolumePart add_part(GRand *rand, Model *model)
 {
     FlVolumePart part = {.n = 1 + (unsigned)random_below(rand, 4),

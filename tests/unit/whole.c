@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Images that are whole, and copies that were cut off at any length. */
+/* Complete images, and copies truncated at any length. */
 #include "server-helper.h"
 
 #include "source/image/whole.h"
@@ -43,7 +43,7 @@ static const Kind kinds[] = {
      "qemu-img convert -f raw -O vmdk -o subformat=streamOptimized r.img d.img"},
 };
 
-/* Whether QEMU finds the same bytes in the copy as in d.img; also not if it finds none. */
+/* Whether QEMU reads the same bytes from the copy as from d.img; false if it cannot open it. */
 static bool is_same(const Kind *kind)
 {
     g_autofree char *command =
@@ -62,7 +62,7 @@ static bool check_copy(const Kind *kind, GError **error)
     return fl_image_check_whole("c.img", kind->format, NULL, error);
 }
 
-/* A copy that passes has all bytes; one that has lost half of its file does not pass. */
+/* A copy that passes has all bytes; a copy that lost half of its file does not pass. */
 static void cut(const Kind *kind)
 {
     struct stat st;
@@ -79,12 +79,13 @@ static void cut(const Kind *kind)
 
         g_assert_no_errno(truncate("c.img", length));
         whole = check_copy(kind, &error);
-        g_test_message("%s: %lld: %s", kind->name, (long long)length, whole ? "whole" : "cut off");
+        g_test_message("%s: %lld: %s", kind->name, (long long)length,
+                       whole ? "whole" : "truncated");
         g_assert_true(whole || i > 0);
         if (whole && length >= 512)
             g_assert_true(is_same(kind));
         else if (!whole)
-            assert_error_has(error, "it is cut off");
+            assert_error_has(error, "it is truncated");
         if (length <= st.st_size / 2 && length >= 1024)
             g_assert_false(whole);
         if (i == 1 || !whole)
@@ -100,7 +101,7 @@ static void test_cuts(Fixture *fixture, gconstpointer data)
     }
 }
 
-/* The data is lost, the tables are not. */
+/* Loses the data, but not the tables. */
 static void test_data_file(Fixture *fixture, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
@@ -110,10 +111,10 @@ static void test_data_file(Fixture *fixture, gconstpointer data)
     g_assert_true(fl_image_check_whole("d.img", "qcow2", "d.data", &error));
     g_assert_no_errno(truncate("d.data", 3 * MIB));
     g_assert_false(fl_image_check_whole("d.img", "qcow2", "d.data", &error));
-    assert_error_has(error, "cut off");
+    assert_error_has(error, "truncated");
 }
 
-/* A VM that was killed: counted, never written, used by nothing. */
+/* After a killed VM: a cluster with a refcount, but never written and unreferenced. */
 static void test_leak(Fixture *fixture, gconstpointer data)
 {
     g_autoptr(FlImageDaemon) daemon = NULL;
@@ -124,7 +125,7 @@ static void test_leak(Fixture *fixture, gconstpointer data)
     daemon = serve("d.img");
 }
 
-/* What a bitmap says lies last: without it, all would be clean. */
+/* The bitmap's data is last in the file: without it, everything would be clean. */
 static void test_bitmap(Fixture *fixture, gconstpointer data)
 {
     struct stat st;
@@ -147,8 +148,8 @@ static void test_refused(Fixture *fixture, gconstpointer data)
     run("qemu-img create -q -f qcow2 base.qcow2 8M;"
         "qemu-io -f qcow2 -c 'write -q -P 7 1M 3M' base.qcow2;"
         "qemu-img create -q -f qcow2 -F qcow2 -b base.qcow2 d.qcow2; truncate -s 2M base.qcow2");
-    assert_refused("base.qcow2", "it is cut off");
-    assert_refused("d.qcow2", "which it is based on: it is cut off");
+    assert_refused("base.qcow2", "it is truncated");
+    assert_refused("d.qcow2", "backing file /");
 }
 
 int main(int argc, char **argv)
