@@ -245,7 +245,8 @@ static void add_split(FlTree *tree, FlNode *top, const char *source, FlExport *e
     g_hash_table_insert(tree->splits, upper_half(first), folder);
 }
 
-/* Adds the parent folders of an export's folder; NULL if one of them belongs to an export. */
+/* Adds the parent folders of an export's folder. Returns the last one, or the first that belongs to
+ * an export. */
 static FlNode *add_parents(FlTree *tree, const char *const *path, const char *source)
 {
     FlNode *parent = tree->root;
@@ -254,26 +255,52 @@ static FlNode *add_parents(FlTree *tree, const char *const *path, const char *so
         g_autofree char *name = fl_name_encode(path[0]);
         parent = add_folder(tree, parent, name, source, name);
     }
-    return parent->export == NULL ? parent : NULL;
+    return parent;
 }
 
-/* Reports that PATH is taken by the export in TOP or, if TOP is NULL, that a parent folder belongs
- * to another export. */
-static bool fail_taken(const FlNode *top, const char *const *path, const FlOrigin *origin,
+/* An export in FOLDER or below, which is not empty. */
+static const FlExport *export_in(const FlNode *folder)
+{
+    while (folder->export == NULL)
+        folder = folder->children->pdata[0];
+    return folder->export;
+}
+
+/* The names of the folders of PATH, as in the tree. */
+static char *shown_path(const char *const *path)
+{
+    g_autoptr(GString) shown = g_string_new(NULL);
+
+    for (; *path != NULL; path++) {
+        g_autofree char *name = fl_name_encode(*path);
+        g_string_append_printf(shown, "%s%s", shown->len > 0 ? "/" : "", name);
+    }
+    return g_string_free(g_steal_pointer(&shown), FALSE);
+}
+
+/* Reports that EXPORT and the export in FOLDER, or below it, would both be in the folder SHOWN. */
+static bool fail_taken(const FlNode *folder, const char *shown, const FlExport *export,
                        GError **error)
 {
-    g_autofree char *shown = g_strjoinv("/", (char **)path);
+    const FlExport *other = export_in(folder);
+    const char *there = fl_disk_label(fl_export_disk(other));
+    const char *here = fl_disk_label(fl_export_disk(export));
+    const char *name = fl_export_origin(export)->folder;
 
-    if (top == NULL)
+    if (!g_str_equal(there, here))
         return fl_fail(error,
-                       "folder %s already belongs to a disk and cannot contain another export: "
-                       "give the sources other names (NAME=SOURCE)",
-                       path[0]);
+                       "%s and %s would both be in the folder %s: give each source a name of its "
+                       "own (NAME=SOURCE)",
+                       there, here, shown);
+    if (!g_str_equal(fl_export_origin(other)->folder, name))
+        return fl_fail(error,
+                       "\"%s\" and \"%s\" of %s would both be in the folder %s: mount one of them "
+                       "alone",
+                       fl_export_origin(other)->folder, name, here, shown);
     return fl_fail(error,
-                   "\"%s\" and \"%s\" would both be the folder %s: give their sources names "
-                   "(NAME=SOURCE), or mount one of them alone",
-                   top->export != NULL ? fl_export_origin(top->export)->folder : shown,
-                   origin->folder, shown);
+                   "two sources %s would both be in the folder %s: give each a name of its own "
+                   "(NAME=SOURCE)",
+                   here, shown);
 }
 
 bool fl_tree_add_export(FlTree *tree, const char *const *path, FlExport *export, GError **error)
@@ -281,14 +308,16 @@ bool fl_tree_add_export(FlTree *tree, const char *const *path, FlExport *export,
     const FlOrigin *origin = fl_export_origin(export);
     const GPtrArray *files = fl_export_files(export);
     g_autofree char *name = fl_name_encode(path[g_strv_length((char **)path) - 1]);
-    g_autofree char *source = source_of(export);
+    g_autofree char *source = source_of(export), *shown = shown_path(path);
     FlNode *parent = add_parents(tree, path, origin->source);
-    FlNode *top = parent != NULL ? find_child(tree, parent, name) : NULL;
+    FlNode *top = parent->export == NULL ? find_child(tree, parent, name) : NULL;
     Place *place;
 
     g_ptr_array_add(tree->exports, export);
-    if (parent == NULL || top != NULL)
-        return fail_taken(top, path, origin, error);
+    if (parent->export != NULL)
+        return fail_taken(parent, parent->name, export, error);
+    if (top != NULL)
+        return fail_taken(top, shown, export, error);
     top = add_folder(tree, parent, name, source, "");
     top->export = export;
 

@@ -159,6 +159,24 @@ class Refuse(lib.TestCase):
         os.truncate(image, 300 * lib.KIB)
         self.refused(image, says=["cut.qcow2", "truncated or damaged", "qemu-img check"])
 
+    def test_folders_of_the_same_name(self):
+        """The message names the sources, and says how to tell them apart."""
+        one, other = self.mkdir("one") + "/vm.qcow2", self.mkdir("other") + "/vm.qcow2"
+        for image in (one, other):
+            disks.create(image, size="1M")
+        server = ["nbdkit", "memory", "1M", "]"]
+        for sources, folder, names in (
+                ([one, other], "vm", [one, other]),
+                (["a=" + one, "a=" + other], "a", [one, other]),
+                (["a=" + one, "a=[", *server], "a", [one, "[ nbdkit ]"]),
+                (["a=[", *server, "a=" + one], "a", [one, "[ nbdkit ]"]),
+                (["[", *server, "[", *server], "[ nbdkit ]/default", ["two sources [ nbdkit ]"])):
+            self.refused(*sources, says=[*names, f"both be in the folder {folder}:",
+                                         "give each", "(NAME=SOURCE)"])
+        exports = NbdServer(self, {n: Export(512, bytes(512)) for n in ("vda", "vda/x")}).uri()
+        with self.mount("a=" + one, "b=" + other, exports) as mount:
+            self.assertEqual(len(mount.folders()), 3)
+
     def test_vmdk_of_several_files(self):
         """A descriptor that names files of the host is refused; the suggested command works."""
         for subformat in ("monolithicFlat", "twoGbMaxExtentSparse"):
