@@ -71,3 +71,17 @@ void fl_call_run(const FlCall *call, FlNeeds needs)
     else
         fl_disk_load(fl_export_disk(export), call_loaded, waiting);
 }
+
+bool fl_call_is_file(const FlNode *node)
+{
+    return node->file != NULL || fl_node_is_piece(node);
+}
+
+FlNeeds fl_call_needs(const FlNode *node)
+{
+    if (fl_node_is_piece(node))
+        return FL_NEEDS_MAPS;
+    if (node->file == NULL)
+        return FL_NEEDS_NOTHING;
+    return fl_file_is_newer(node->file) ? FL_NEEDS_TABLE : FL_NEEDS_MAPS;
+}

@@ -60,8 +60,17 @@ typedef enum {
     FL_NEEDS_TABLE, /* fl_export_complete() */
 } FlNeeds;
 
+/* Whether NODE is a file of an export, not a folder or a generated text. */
+bool fl_call_is_file(const FlNode *node);
+/* What the attributes and the view of NODE need. */
+FlNeeds fl_call_needs(const FlNode *node);
+
 /* Runs a copy of CALL once NEEDS is loaded for its node's export, or at once if it is. */
 void fl_call_run(const FlCall *call, FlNeeds needs);
+
+/* Extended attributes, in xattr.c. */
+void fl_op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void fl_op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
 
 /* The ioctl(2) for commands to the mount. */
 void fl_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,

@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XATTR_PREFIX "user.fleecefs."
 /* Cache timeout for the kernel in seconds: attributes and entries never change. */
 #define FOREVER    1e7
 #define BLOCK_SIZE (64 << 10)
@@ -60,16 +59,6 @@ static bool may_come(const char *name)
     return g_str_has_prefix(name, "part") || g_str_equal(name, "lv");
 }
 
-/* What the attributes and the view of a file need. */
-static FlNeeds needs_of(const FlNode *node)
-{
-    if (fl_node_is_piece(node))
-        return FL_NEEDS_MAPS;
-    if (node->file == NULL)
-        return FL_NEEDS_NOTHING;
-    return fl_file_is_newer(node->file) ? FL_NEEDS_TABLE : FL_NEEDS_MAPS;
-}
-
 /* The view of a file whose maps are loaded; the caller unrefs it. NULL if it cannot be created. */
 static FlView *view_of(const FlNode *node)
 {
@@ -79,11 +68,6 @@ static FlView *view_of(const FlNode *node)
         return fl_split_view(node->split, node->piece);
     view = fl_file_view(node->file);
     return view != NULL ? fl_view_ref((FlView *)view) : NULL;
-}
-
-static bool is_file(const FlNode *node)
-{
-    return node->file != NULL || fl_node_is_piece(node);
 }
 
 /* Attributes */
@@ -97,7 +81,7 @@ static errint_t fill_attributes(const FlOps *ops, const FlNode *node, struct sta
     if (fl_node_is_folder(node)) {
         st->st_mode = S_IFDIR | 0555;
         st->st_nlink = 2 + fl_node_subfolders(node);
-    } else if (is_file(node)) {
+    } else if (fl_call_is_file(node)) {
         g_autoptr(FlView) view = view_of(node);
         if (view == NULL)
             return -EIO;
@@ -183,7 +167,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     folder = call.node;
     call.node = fl_node_lookup(ops->tree, folder, name, &call.piece);
     if (call.node != NULL) {
-        fl_call_run(&call, needs_of(call.node));
+        fl_call_run(&call, fl_call_needs(call.node));
     } else if (is_export(folder) && may_come(name)) {
         call.node = folder;
         call.run = run_late_lookup;
@@ -208,7 +192,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_getattr};
 
     if (fl_call_find(&call, ino))
-        fl_call_run(&call, needs_of(call.node));
+        fl_call_run(&call, fl_call_needs(call.node));
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -217,81 +201,6 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
     struct statvfs st = {.f_bsize = BLOCK_SIZE, .f_frsize = BLOCK_SIZE, .f_namemax = 255};
 
     fuse_reply_statfs(req, &st);
-}
-
-/* Extended attributes */
-
-static GHashTable *xattrs_of(const FlNode *node)
-{
-    return fl_node_is_piece(node) ? fl_split_xattrs(node->split, node->piece)
-                                  : fl_file_xattrs(node->file);
-}
-
-static void reply_bytes(fuse_req_t req, const char *bytes, size_t length, size_t size)
-{
-    if (size == 0)
-        fuse_reply_xattr(req, length);
-    else if (size < length)
-        fuse_reply_err(req, ERANGE);
-    else
-        fuse_reply_buf(req, bytes, length);
-}
-
-static void run_getxattr(FlCall *call, bool loaded)
-{
-    g_autoptr(GHashTable) xattrs = NULL;
-    const char *value;
-
-    if (!loaded) {
-        fuse_reply_err(call->req, EIO);
-        return;
-    }
-    xattrs = xattrs_of(call->node);
-    value = g_hash_table_lookup(xattrs, call->name + strlen(XATTR_PREFIX));
-    if (value == NULL)
-        fuse_reply_err(call->req, ENODATA);
-    else
-        reply_bytes(call->req, value, strlen(value), call->xattr.size);
-}
-
-static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
-{
-    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_getxattr, .xattr.size = size};
-
-    call.name = (char *)name;
-    if (!fl_call_find(&call, ino))
-        return;
-    if (!is_file(call.node) || !g_str_has_prefix(name, XATTR_PREFIX))
-        fuse_reply_err(req, ENODATA);
-    else
-        fl_call_run(&call, needs_of(call.node));
-}
-
-static void run_listxattr(FlCall *call, bool loaded)
-{
-    g_autoptr(GString) names = g_string_new(NULL);
-
-    if (!loaded) {
-        fuse_reply_err(call->req, EIO);
-        return;
-    }
-    if (is_file(call->node)) {
-        g_autoptr(GHashTable) xattrs = xattrs_of(call->node);
-        g_autoptr(GList) keys = g_list_sort(g_hash_table_get_keys(xattrs), (GCompareFunc)strcmp);
-        for (GList *l = keys; l != NULL; l = l->next) {
-            g_string_append_printf(names, XATTR_PREFIX "%s", (char *)l->data);
-            g_string_append_c(names, '\0');
-        }
-    }
-    reply_bytes(call->req, names->str, names->len, call->xattr.size);
-}
-
-static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
-{
-    FlCall call = {.ops = fl_ops_of(req), .req = req, .run = run_listxattr, .xattr.size = size};
-
-    if (fl_call_find(&call, ino))
-        fl_call_run(&call, needs_of(call.node));
 }
 
 /* Folders */
@@ -303,7 +212,7 @@ static size_t add_entry(FlCall *call, char *buf, size_t room, const char *name, 
 
     /* An entry without attributes is just a name; a lookup reports the error. */
     if (!call->readdir.plus || g_str_equal(name, ".") || g_str_equal(name, "..") ||
-        (is_file(node) && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
+        (fl_call_is_file(node) && !loaded) || fill_entry(call->ops, node, &entry) < 0) {
         entry = (struct fuse_entry_param){.attr.st_ino = node->ino};
         entry.attr.st_mode = fl_node_is_folder(node) ? S_IFDIR : S_IFREG;
     }
@@ -433,7 +342,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     }
     fi->noflush = 1;
-    if (is_file(node)) {
+    if (fl_call_is_file(node)) {
         fi->keep_cache = 1;
         fi->direct_io = ops->direct_io;
         opened(node);
@@ -447,7 +356,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (fuse_reply_open(req, fi) == 0)
         return;
     /* The open was interrupted: no RELEASE will follow. */
-    if (is_file(node))
+    if (fl_call_is_file(node))
         closed(node);
     else
         g_hash_table_remove(ops->texts, text);
@@ -458,7 +367,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     FlNode piece;
     const FlNode *node = fl_tree_find(fl_ops_of(req)->tree, ino, &piece);
 
-    if (node != NULL && is_file(node))
+    if (node != NULL && fl_call_is_file(node))
         closed(node);
     else if (node != NULL)
         g_hash_table_remove(fl_ops_of(req)->texts, (GBytes *)(uintptr_t)fi->fh);
@@ -504,8 +413,8 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 
     if (!fl_call_find(&call, ino))
         return;
-    if (is_file(call.node)) {
-        fl_call_run(&call, needs_of(call.node));
+    if (fl_call_is_file(call.node)) {
+        fl_call_run(&call, fl_call_needs(call.node));
         return;
     }
     text = g_bytes_get_data((GBytes *)(uintptr_t)fi->fh, &length);
@@ -544,10 +453,10 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
 
     if (!fl_call_find(&call, ino))
         return;
-    if (!is_file(call.node) || (whence != SEEK_DATA && whence != SEEK_HOLE))
+    if (!fl_call_is_file(call.node) || (whence != SEEK_DATA && whence != SEEK_HOLE))
         fuse_reply_err(req, EINVAL);
     else
-        fl_call_run(&call, needs_of(call.node));
+        fl_call_run(&call, fl_call_needs(call.node));
 }
 
 static void want(struct fuse_conn_info *conn, unsigned capability)
@@ -574,8 +483,8 @@ const struct fuse_lowlevel_ops fl_fuse_ops = {
     .lookup = op_lookup,
     .getattr = op_getattr,
     .statfs = op_statfs,
-    .getxattr = op_getxattr,
-    .listxattr = op_listxattr,
+    .getxattr = fl_op_getxattr,
+    .listxattr = fl_op_listxattr,
     .opendir = op_opendir,
     .readdir = op_readdir,
     .readdirplus = op_readdirplus,
