@@ -162,6 +162,21 @@ static bool parse_words(FlOptions *options, const GArray *settings, char **argv,
     return true;
 }
 
+/* Before the number of words is judged: without its command, an option would be said to lack a
+ * mount point. */
+static bool check_command(const FlOptions *options, GError **error)
+{
+    if (options->command == FL_COMMAND_HELP || options->command == FL_COMMAND_VERSION)
+        return true;
+    if (options->watch && (options->command != FL_COMMAND_STATUS || options->json))
+        return fl_fail_usage(error,
+                             "--watch requires --status%s: fleecefs --status --watch "
+                             "MOUNTPOINT",
+                             options->json ? " without =json" : "");
+    return !options->force || options->command == FL_COMMAND_COMMIT ||
+           fl_fail_usage(error, "--force requires --commit: fleecefs --commit --force MOUNTPOINT");
+}
+
 /* LAST, the last word that is not an option, is the mount point, if the command has one. */
 static bool take_mountpoint(FlOptions *options, const char *last, GError **error)
 {
@@ -203,10 +218,6 @@ static bool take_mountpoint(FlOptions *options, const char *last, GError **error
 
 static bool check(const FlOptions *options, GError **error)
 {
-    if (options->watch && (options->command != FL_COMMAND_STATUS || options->json))
-        return fl_fail_usage(error, "--watch requires --status without =json");
-    if (options->force && options->command != FL_COMMAND_COMMIT)
-        return fl_fail_usage(error, "--force requires --commit");
     if (options->series != NULL && !fl_series_check(options->series, error))
         return false;
     for (guint i = 0; i < options->sources->len; i++) {
@@ -236,7 +247,7 @@ FlOptions *fl_options_parse(char **argv, GError **error)
     options->view.cache = CACHE_DEFAULT;
     options->view.readahead = READAHEAD_DEFAULT;
 
-    if (!parse_words(options, settings, argv, &last, error) ||
+    if (!parse_words(options, settings, argv, &last, error) || !check_command(options, error) ||
         !take_mountpoint(options, last, error) || !check(options, error))
         return NULL;
     g_ptr_array_add(options->fuse, NULL);
