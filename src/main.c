@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/client.h"
 #include "app/forget.h"
+#include "app/mounts.h"
 #include "config.h"
 #include "mount/metrics.h"
 #include "mount/session.h"
@@ -142,6 +143,19 @@ static bool has_vm(const FlOptions *options)
     return false;
 }
 
+/* The monitor of a VM that is mounted would not answer. */
+static bool check_free(const FlOptions *options, GError **error)
+{
+    for (guint i = 0; i < options->sources->len; i++) {
+        const FlSourceSpec *spec = options->sources->pdata[i];
+
+        if (spec->text != NULL && fl_source_is_vm(spec->text) &&
+            !fl_mounts_check_free(spec->text, error))
+            return false;
+    }
+    return true;
+}
+
 /* Each connection takes a descriptor, and there may be a thousand exports. */
 static bool raise_limits(GError **error)
 {
@@ -175,7 +189,8 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
         fl_jail_disable();
     fl_sources_init(&sources, options);
     fl_interrupt_allow(true);
-    ok = fl_mountpoint_check(options->mountpoint, error) && fl_sources_open(&sources, error);
+    ok = fl_mountpoint_check(options->mountpoint, error) && check_free(options, error) &&
+         fl_sources_open(&sources, error);
     fl_interrupt_allow(false);
     ok = ok && serve(options, &sources, background, error);
     if (!ok && !fl_sources_close(&sources, &why))
@@ -212,7 +227,7 @@ static int run_recover(const FlOptions *options)
     if (spec->text == NULL || !fl_source_is_vm(spec->text)) {
         fl_fail_usage(&error, "--recover takes qmp:PATH or libvirt:DOMAIN: other sources leave "
                               "nothing behind");
-    } else {
+    } else if (fl_mounts_check_free(spec->text, &error)) {
         FlSnapshotOptions backup = fl_source_snapshot_options(options, spec);
         if (fl_snapshot_recover(&backup, &report, &error)) {
             if (*report != '\0')

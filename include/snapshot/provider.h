@@ -15,6 +15,7 @@
 typedef struct {
     const char *prefix;            /* prefix of source names: "qmp:" */
     const char *usage;             /* how to name a source: "qmp:PATH" */
+    bool is_path;                  /* what follows the prefix is a path of this host */
     const FlSourceOption *options; /* its own, terminated by one without a name; NULL: none */
 
     /* Connects to the VM and locks it; changes nothing. */

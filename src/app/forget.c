@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/forget.h"
 
+#include "app/mounts.h"
 #include "app/vm-options.h"
 #include "snapshot/piece-clock.h"
 #include "snapshot/piece-notes.h"
@@ -39,6 +40,8 @@ static bool forget(const FlOptions *options, char **report, GError **error)
         return fl_fail_usage(
             error,
             "--forget takes qmp:PATH, libvirt:DOMAIN or an image; servers have no restore points");
+    if (!fl_mounts_check_free(spec->text, error))
+        return false;
     if (!fl_source_is_vm(spec->text))
         return forget_image(options, spec->text, report, error);
     snapshot = fl_source_snapshot_options(options, spec);

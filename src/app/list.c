@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* --list: all mounts of fleecefs that this process can see. */
 #include "app/client.h"
+#include "app/mounts.h"
 #include "qemu/json.h"
 #include "util/json.h"
 #include "util/printable.h"
@@ -8,8 +9,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-
-#define MOUNTS "/proc/self/mountinfo"
 
 /* Strings are NULL if unknown. */
 typedef struct {
@@ -30,22 +29,12 @@ static void mount_free(gpointer data)
     g_free(mount);
 }
 
-/* Parses a line of proc_pid_mountinfo(5): ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [TAGS...] - TYPE
- * SOURCE SUPER, with octal escapes for blanks and backslashes. NULL if it is not a fleecefs
- * mount. */
-static Mount *parse_line(const char *line)
+static Mount *mount_new(const FlMountLine *line)
 {
-    g_auto(GStrv) words = g_strsplit(line, " ", -1);
-    guint n = g_strv_length(words), dash = 6;
-    Mount *mount;
+    Mount *mount = g_new0(Mount, 1);
 
-    while (dash < n && !g_str_equal(words[dash], "-"))
-        dash++;
-    if (dash + 2 >= n || !g_str_equal(words[dash + 1], "fuse.fleecefs"))
-        return NULL;
-    mount = g_new0(Mount, 1);
-    mount->mountpoint = g_strcompress(words[4]);
-    mount->source = g_strcompress(words[dash + 2]);
+    mount->mountpoint = g_strdup(line->mountpoint);
+    mount->source = g_strdup(line->source);
     return mount;
 }
 
@@ -177,21 +166,15 @@ int fl_client_list(bool json)
 {
     g_autoptr(GPtrArray) mounts = g_ptr_array_new_with_free_func(mount_free);
     g_autoptr(GError) error = NULL;
-    g_autofree char *text = NULL;
-    g_auto(GStrv) lines = NULL;
+    g_autoptr(GPtrArray) lines = fl_mounts_read(&error);
     int status = 0;
 
-    if (!g_file_get_contents(MOUNTS, &text, NULL, &error)) {
+    if (lines == NULL) {
         g_critical("%s", error->message);
         return FL_ERROR_FAILED;
     }
-    lines = g_strsplit(text, "\n", -1);
-    for (guint i = 0; lines[i] != NULL; i++) {
-        Mount *mount = parse_line(lines[i]);
-
-        if (mount != NULL)
-            g_ptr_array_add(mounts, mount);
-    }
+    for (guint i = 0; i < lines->len; i++)
+        g_ptr_array_add(mounts, mount_new(lines->pdata[i]));
     ask_all(mounts);
     for (guint i = 0; i < mounts->len; i++) {
         if (!((const Mount *)mounts->pdata[i])->fine)

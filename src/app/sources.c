@@ -7,8 +7,11 @@
 #include "app/vm.h"
 #include "map/context.h"
 #include "snapshot/point.h"
+#include "snapshot/provider.h"
 #include "util/deadline.h"
 #include "util/interrupt.h"
+
+#include <string.h>
 
 /* Time limit for closing all disks. */
 #define CLOSE_SECONDS 3
@@ -185,12 +188,25 @@ void fl_sources_clear(FlSources *sources)
     fl_workers_unref(sources->workers);
 }
 
+static char *label_of(const FlSourceSpec *spec)
+{
+    const FlProvider *provider = spec->text != NULL ? fl_provider_find(spec->text) : NULL;
+    g_autofree char *path = NULL;
+
+    if (provider == NULL)
+        return fl_source_kind_of(spec)->label(spec);
+    if (!provider->is_path)
+        return g_strdup(spec->text);
+    path = g_canonicalize_filename(spec->text + strlen(provider->prefix), NULL);
+    return g_strconcat(provider->prefix, path, NULL);
+}
+
+char *fl_source_text_label(const char *text)
+{
+    return label_of(&(FlSourceSpec){.text = (char *)text});
+}
+
 char *fl_sources_label(const FlOptions *options)
 {
-    const FlSourceSpec *spec = options->sources->pdata[0];
-
-    if (options->sources->len > 1)
-        return g_strdup("fleecefs");
-    return spec->text != NULL && fl_source_is_vm(spec->text) ? g_strdup(spec->text)
-                                                             : fl_source_kind_of(spec)->label(spec);
+    return options->sources->len > 1 ? g_strdup("fleecefs") : label_of(options->sources->pdata[0]);
 }

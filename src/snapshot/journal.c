@@ -160,7 +160,8 @@ static bool take_lock(FlJournal *journal, const char *path, GError **error)
                            g_strerror(errno));
         if (flock(journal->lock, LOCK_EX | LOCK_NB) < 0)
             return fl_fail(error,
-                           "%s: another fleecefs uses this VM; commit, abort or unmount it first",
+                           "%s: another fleecefs uses this VM; commit, abort or unmount it first "
+                           "(fleecefs --list shows the mounts)",
                            path);
         if (is_file(journal->lock, path))
             return true;

@@ -56,14 +56,24 @@ class Forget(lib.TestCase):
         self.assertEqual(mount.json("vda/info.json")["mode"], "full")
 
     def test_mounted(self):
+        """The monitor of a VM that is mounted does not answer: the mount is named instead, at once."""
         mount = self.begin()
         found = self.ours()
         self.assertTrue(found)
-        said, error = self.forget("--timeout=2", self.source, status=1)
-        self.assertEqual(said, [])
-        self.assertRegex(error, r"\Afleecefs: [^\n]*another client is connected[^\n]*\n\Z")
+        for source in (self.source, "qmp:" + os.path.relpath(self.vm.monitor)):
+            for command in ("--forget", "--recover"):
+                done = lib.attempt(*lib.FLEECEFS, command, source, env=self.vm.environment())
+                self.assertEqual((done.returncode, done.stdout), (1, ""))
+                self.assertEqual(
+                    done.stderr, f"fleecefs: {source} is mounted at {mount.point}: end that mount "
+                    f"first (fleecefs --commit or fleecefs --abort {mount.point})\n")
+        self.assert_refused(self.source, self.mkdir("other"), says=[self.source, "is mounted at "
+                                                                    + mount.point])
         self.assertEqual(self.ours(), found)
         mount.read("vda/disk.raw", "rb")
+        # What a daemon that died has left does not count.
+        mount.kill()
+        self.forget("--series=week", self.source)
 
     def test_image(self):
         """Of a VM that is shut off, including backing files."""
@@ -81,7 +91,7 @@ class Forget(lib.TestCase):
         before = disks.raw_bytes(overlay, self.path("before"))
         self.assertEqual(self.forget("--series=week", overlay), ([], ""))
         with self.mount(overlay):
-            self.assertIn("in use", self.forget(overlay, status=1)[1])
+            self.assertIn(f"{overlay} is mounted at ", self.forget(overlay, status=1)[1])
         said, _ = self.forget(overlay)
         self.assertEqual(said[0], f"removed bitmap fleecefs.last.20261121T033659Z of {overlay}")
         self.assertEqual(sorted(said[1:]),

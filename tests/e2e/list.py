@@ -59,6 +59,8 @@ class List(lib.TestCase):
             self.assert_errno(errno.EIO, failed.read, "default/disk.raw", "rb")
             ok, lost, gone = self.list([fine, failed, dead], status=1)
             self.assertEqual((ok["source"], ok["state"]), (image, "ok"))
+            relative = self.mount(os.path.relpath(image))
+            self.assertEqual(self.list([relative])[0]["source"], image)
             self.assertRegex(ok["since"], r"^\d{4}-\d\d-\d\dT")
             self.assertNotIn("series", ok)
             self.assertEqual(lost["state"], "failed")
@@ -75,7 +77,12 @@ class List(lib.TestCase):
         self.assert_refused("--list", "x", status=2, says=["--list takes no argument"])
         self.assert_refused("--list=yaml", status=2, says=["=json"])
         self.assert_refused("--watch", "a", "b", status=2, says=["--watch requires --status"])
-        self.assert_refused("--status=json", "--watch", "b", status=2, says=["--watch requires"])
+        for words in (["--watch", "a"], ["--watch"], ["--status=json", "--watch", "b"]):
+            self.assert_refused(*words, status=2, says=["--watch requires --status",
+                                                        "fleecefs --status --watch MOUNTPOINT"])
+        for words in (["--force", "a"], ["--force"], ["--abort", "--force", "a"]):
+            self.assert_refused(*words, status=2, says=["--force requires --commit",
+                                                        "fleecefs --commit --force MOUNTPOINT"])
 
     def watch(self, mount, env):
         """Runs --watch on a pseudo-terminal; returns its master side and the process."""

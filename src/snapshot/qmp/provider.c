@@ -235,6 +235,7 @@ static const FlSourceOption options[] = {
 const FlProvider fl_qmp_provider = {
     .prefix = "qmp:",
     .usage = "qmp:PATH",
+    .is_path = true,
     .options = options,
     .open = open_session,
     .allow_action = allow_action,

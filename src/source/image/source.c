@@ -134,7 +134,7 @@ static FlSource *open_image(const FlSourceSpec *spec, const FlSourceParams *para
 
 static char *image_label(const FlSourceSpec *spec)
 {
-    return g_strdup(spec->text);
+    return g_canonicalize_filename(spec->text, NULL);
 }
 
 static const FlSourceOption image_options[] = {

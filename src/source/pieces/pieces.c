@@ -113,7 +113,7 @@ static FlSource *open_pieces(const FlSourceSpec *spec, const FlSourceParams *par
 
 static char *pieces_label(const FlSourceSpec *spec)
 {
-    return g_strdup(spec->text);
+    return g_canonicalize_filename(spec->text, NULL);
 }
 
 const FlSourceKind fl_source_kind_pieces = {
