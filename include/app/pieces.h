@@ -16,7 +16,8 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
 /* The times of one disk, to be stored by a commit. */
 typedef struct FlPieces FlPieces;
 
-/* The times to store for EXPORT, if it gets a restore point and its maps are loaded; else NULL. */
+/* The times to store for EXPORT, if it gets a restore point, its maps are loaded, and the notes of
+ * its place are not those of another disk or series; else NULL. */
 FlPieces *fl_pieces_new(FlExport *export, const FlSnapshotOptions *options);
 void fl_pieces_free(FlPieces *pieces); /* NULL is fine */
 /* The times to store for EXPORT if its snapshot ends without a commit; NULL if its pieces were not

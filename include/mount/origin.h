@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <time.h>
 
+typedef struct FlOrigin FlOrigin;
+
 /* Its place in a series of backups. */
 typedef struct {
     char *mode, *reason; /* "full" or "incremental"; why it is full */
@@ -45,9 +47,13 @@ typedef struct {
      * was last written), and the earliest ctime. */
     struct timespec time, ctime;
     char *place; /* key under which the times are stored; NULL: not stored */
+    /* The source whose notes of PLACE are those of another disk or series; NULL: there are none.
+     * TAKE_OVER must then be called before a time is shown. */
+    char *foreign;
+    void (*take_over)(const FlOrigin *origin);
 } FlOriginPieces;
 
-typedef struct {
+struct FlOrigin {
     char *source; /* name that inode numbers are derived from: the same in each mount */
     char *folder; /* name of the folder, not yet encoded */
     struct timespec time, ctime; /* the point in time, and the files' ctime */
@@ -59,7 +65,7 @@ typedef struct {
     FlOriginVm vm;
     FlOriginSnapshot snapshot;
     FlOriginPieces pieces;
-} FlOrigin;
+};
 
 FlOrigin *fl_origin_new(const char *source, const char *folder);
 void fl_origin_free(FlOrigin *origin); /* NULL is fine */

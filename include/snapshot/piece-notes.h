@@ -24,10 +24,15 @@ typedef struct {
 /* The times noted for NOTES->point; NULL if there are no valid ones, with the reason in WHY (the
  * end of a sentence). */
 FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why);
-/* Records that the disk of NOTES is shown at its place. If another disk may have been there before,
- * this invalidates the older notes of that place: if that disk returned, tools that compare times
- * with their last run would mistake what they saved of this disk for its contents. */
-void fl_piece_notes_show(const FlPieceNotes *notes);
+/* Whether the place of NOTES has notes, but none of its disk and series: tools may have seen
+ * another disk there. Only one disk and series at a time may have notes for a place, so no more are
+ * saved unless its pieces are shown, which fl_piece_notes_take_over() must precede. */
+bool fl_piece_notes_foreign(const FlPieceNotes *notes);
+/* Whether the place and series of NOTES have notes, of any disk. */
+bool fl_piece_notes_exist(const FlPieceNotes *notes);
+/* Removes all notes of the place of NOTES: if the disk that they belong to returned, tools that
+ * compare times with their last run would mistake what they saved of this disk for its contents. */
+void fl_piece_notes_take_over(const FlPieceNotes *notes);
 /* The times in all other valid notes of the disk in NOTES (of FlTimes): those of snapshots since
  * NOTES->point that were shown but not committed, unless the disk was rolled back to an older
  * state. ANY_SOURCE: also those of other sources. */

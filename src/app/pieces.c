@@ -55,6 +55,45 @@ static void set_time(FlOrigin *origin, const FlSourceSpec *spec, const char *sta
         origin->pieces.time = (struct timespec){.tv_sec = second};
 }
 
+static void log_unusable(const FlOrigin *origin, GLogLevelFlags level, const char *why)
+{
+    g_log(G_LOG_DOMAIN, level,
+          "disk %s: all files in split/ have the time of this snapshot: the notes of restore point "
+          "%s are not usable: %s",
+          origin->folder, origin->chain.base, why);
+}
+
+static void take_over(const FlOrigin *origin)
+{
+    fl_piece_notes_take_over(
+        &(FlPieceNotes){.source = origin->pieces.foreign, .place = origin->pieces.place});
+}
+
+static void log_foreign(const FlOrigin *origin)
+{
+    if (origin->chain.base != NULL && origin->chain.increment != NULL)
+        log_unusable(origin, G_LOG_LEVEL_MESSAGE,
+                     "another series, or another disk in this place, was read in pieces since");
+}
+
+static void take_over_aloud(const FlOrigin *origin)
+{
+    take_over(origin);
+    log_foreign(origin);
+}
+
+/* A series that has never been read in pieces may stay so: that the times are new is reported when
+ * they are shown. */
+static void set_foreign(FlOrigin *origin, const FlPieceNotes *notes)
+{
+    bool used = fl_piece_notes_exist(notes);
+
+    origin->pieces.foreign = g_strdup(notes->source);
+    origin->pieces.take_over = used ? take_over : take_over_aloud;
+    if (used)
+        log_foreign(origin);
+}
+
 void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
                     const FlOptions *options, const FlExportInfo *info, const char *state)
 {
@@ -71,9 +110,10 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
     origin->pieces.ctime = is_image ? info->ctime : origin->ctime;
     notes.place = origin->pieces.place;
     notes.disk_id = origin->chain.disk_id;
-    if (origin->snapshot.taken)
-        fl_piece_notes_show(&notes);
-    if (origin->chain.base == NULL || origin->chain.increment == NULL) {
+    if (origin->snapshot.taken && fl_piece_notes_foreign(&notes))
+        set_foreign(origin, &notes);
+    if (origin->pieces.foreign != NULL || origin->chain.base == NULL ||
+        origin->chain.increment == NULL) {
         if (origin->snapshot.taken)
             set_time(origin, spec, state);
         return;
@@ -90,10 +130,7 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
         g_clear_pointer(&origin->pieces.times, fl_times_free);
     }
     /* Without a snapshot there are no notes to expect and no backup to make. */
-    g_log(G_LOG_DOMAIN, origin->snapshot.taken ? G_LOG_LEVEL_MESSAGE : G_LOG_LEVEL_INFO,
-          "disk %s: all files in split/ have the time of this snapshot: the notes of restore point "
-          "%s are not usable: %s",
-          origin->folder, origin->chain.base, why);
+    log_unusable(origin, origin->snapshot.taken ? G_LOG_LEVEL_MESSAGE : G_LOG_LEVEL_INFO, why);
 }
 
 static FlPieces *new_pieces(FlExport *export, const FlSnapshotOptions *options, const char *point,
@@ -103,7 +140,8 @@ static FlPieces *new_pieces(FlExport *export, const FlSnapshotOptions *options, 
     FlPieces *pieces;
 
     if (point == NULL || origin->pieces.place == NULL ||
-        fl_disk_maps(fl_export_disk(export)) == NULL)
+        fl_disk_maps(fl_export_disk(export)) == NULL ||
+        (origin->pieces.foreign != NULL && !fl_split_was_shown(fl_export_split(export))))
         return NULL;
     pieces = g_new(FlPieces, 1);
     *pieces = (FlPieces){

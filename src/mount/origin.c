@@ -35,5 +35,6 @@ void fl_origin_free(FlOrigin *origin)
     fl_times_free(origin->pieces.times);
     g_clear_pointer(&origin->pieces.shown, g_ptr_array_unref);
     g_free(origin->pieces.place);
+    g_free(origin->pieces.foreign);
     g_free(origin);
 }

@@ -169,8 +169,11 @@ void fl_split_times(FlSplit *split, uint64_t index, struct timespec *mtime, stru
 {
     const FlOrigin *origin = split->export->origin;
 
-    if (split->times == NULL)
+    if (split->times == NULL) {
+        if (origin->pieces.foreign != NULL)
+            origin->pieces.take_over(origin);
         split->times = fl_split_all_times(split);
+    }
     *mtime = fl_times_get(split->times, index);
     /* The ctime of an image may be later than its mtime. */
     *ctime = fl_split_is_new(split, index) && origin->pieces.ctime.tv_sec > mtime->tv_sec

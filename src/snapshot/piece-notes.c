@@ -266,19 +266,45 @@ static bool is_of_disk(const char *path, const FlPieceNotes *notes)
     return says(path, "disk_id", notes->disk_id);
 }
 
+static bool is_of_place(const char *path, const FlPieceNotes *notes)
+{
+    return says(path, "place", notes->place);
+}
+
+static bool is_any(const char *path, const FlPieceNotes *notes)
+{
+    (void)path;
+    (void)notes;
+    return true;
+}
+
+bool fl_piece_notes_exist(const FlPieceNotes *notes)
+{
+    g_autofree char *prefix = prefix_of(notes);
+
+    return find_file(prefix, is_any, notes);
+}
+
 static bool remove_of_place(const char *path, const FlPieceNotes *notes)
 {
-    if (says(path, "place", notes->place))
+    if (is_of_place(path, notes))
         g_unlink(path);
     return false;
 }
 
-void fl_piece_notes_show(const FlPieceNotes *notes)
+bool fl_piece_notes_foreign(const FlPieceNotes *notes)
 {
     g_autofree char *prefix = prefix_of(notes), *all = source_prefix(notes->source);
 
-    if (notes->disk_id == NULL || !find_file(prefix, is_of_disk, notes))
-        find_file(all, remove_of_place, notes);
+    return (notes->disk_id == NULL || !find_file(prefix, is_of_disk, notes)) &&
+           find_file(all, is_of_place, notes);
+}
+
+void fl_piece_notes_take_over(const FlPieceNotes *notes)
+{
+    g_autofree char *all = source_prefix(notes->source);
+
+    find_file(all, remove_of_place, notes);
 }
 
 static bool remove_of_series(const char *path, const FlPieceNotes *notes)

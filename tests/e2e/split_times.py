@@ -203,6 +203,30 @@ class SplitTimes(lib.TestCase):
         self.assertTrue(all(t > before[0] for t in self.seen))
         self.assertEqual(len(self.seen), 5)
 
+    def test_two_series(self):
+        """A series whose pieces nobody looks at, as in a chain of qcow2 files, leaves the times of
+        the other series alone. If its pieces are seen, all times are new in both."""
+        self.vm.write("vda", 0, 4 * PIECE, 17)
+        self.commit(self.begin_and_look())
+        for piece in (1, 2):
+            kept = self.seen
+            self.vm.write("vda", piece * PIECE, 4096, 34)
+            mount = self.begin("--series=images")
+            mount.read("vda/disk.qcow2", "rb")
+            self.assertNotIn("split/", mount.output())
+            self.commit(mount)
+            self.assertEqual(len(self.notes()), 1)
+            self.commit(self.begin_and_look())
+            self.assertEqual([i for i, t in enumerate(self.seen) if t != kept[i]], [piece])
+        for series in ("images", "last"):
+            shown = max(self.seen)
+            mount = self.begin_and_look("--series=" + series)
+            self.assertTrue(all(t > shown for t in self.seen))
+            self.commit(mount)
+        kept = self.seen
+        self.commit(self.begin_and_look())
+        self.assertEqual(self.seen, kept)
+
     def test_notes_of_another_disk(self):
         """Disks that trade places are new to tools that go by names; foreign notes are ignored."""
         self.vm.quit()

@@ -3,9 +3,9 @@
  * The times of pieces over random histories, against a model that keeps all contents: whenever a
  * tool finds a piece with a time that it has seen, the piece is what it was then. Disks of one VM
  * are written to, resized, replaced, exchanged and left out; snapshots of two series are committed,
- * aborted, or cut between any two steps, and notes are lost; the VM is looked at while it is off;
- * the host's clock is set back. In histories with one series, disks are rolled back to an older
- * state.
+ * aborted, or cut between any two steps, with tools that look at the pieces or not, and notes are
+ * lost; the VM is looked at while it is off; the host's clock is set back. In histories with one
+ * series, disks are rolled back to an older state.
  */
 #include "helper.h"
 #include "map/times.h"
@@ -146,12 +146,14 @@ typedef struct {
     FlTimes *times;
     gint64 second;
     char *base; /* owned; NULL: none */
+    bool looked;
+    bool noted; /* a commit saves its notes */
 } Shown;
 
 /* A tool sees a disk in STATE, of which the point in time is SECOND, relative to the base of SERIES
- * unless FULL; at START unless that is 0. */
+ * unless FULL; at START unless that is 0. If not LOOKED, no tool lists the pieces. */
 static void show(Machine *machine, Shown *shown, unsigned place, unsigned series, const char *state,
-                 gint64 second, bool full, gint64 start)
+                 gint64 second, bool full, bool looked, gint64 start)
 {
     static const char *const names[] = {"last", "weekly"};
     const Disk *disk = &machine->disks[place];
@@ -161,6 +163,7 @@ static void show(Machine *machine, Shown *shown, unsigned place, unsigned series
     g_autoptr(GPtrArray) others = NULL;
     g_autoptr(GError) error = NULL;
     const char *why = NULL;
+    bool foreign;
 
     *shown = (Shown){.place = place, .second = second};
     g_snprintf(shown->disk_id, sizeof shown->disk_id, "disk%u-%u", disk->id, series);
@@ -169,8 +172,12 @@ static void show(Machine *machine, Shown *shown, unsigned place, unsigned series
                                   .place = place == 0 ? "/vda" : "/vdb",
                                   .disk_id = shown->disk_id,
                                   .point = disk->point[series]};
-    fl_piece_notes_show(&shown->notes);
-    if (disk->point[series] != NULL && !full) {
+    foreign = fl_piece_notes_foreign(&shown->notes);
+    if (foreign && looked)
+        fl_piece_notes_take_over(&shown->notes);
+    shown->looked = looked;
+    shown->noted = looked || !foreign;
+    if (disk->point[series] != NULL && !full && !foreign) {
         last = fl_piece_notes_load(&shown->notes, &why);
         dirty = dirty_map(disk, series);
         g_assert_true(last != NULL || why != NULL);
@@ -189,7 +196,8 @@ static void show(Machine *machine, Shown *shown, unsigned place, unsigned series
     shown->base = full ? NULL : g_strdup(disk->point[series]);
     shown->times =
         fl_times_next(last, dirty, disk->size, PIECE, (struct timespec){.tv_sec = shown->second});
-    machine->kept += look(&machine->tools[place], disk, shown->times, shown->second, start);
+    if (looked)
+        machine->kept += look(&machine->tools[place], disk, shown->times, shown->second, start);
 }
 
 static void shown_clear(Shown *shown)
@@ -217,7 +225,7 @@ static void run_step(Machine *machine, Shown *shown, unsigned n, unsigned step, 
 {
     g_autoptr(GError) error = NULL;
 
-    if (step < n && noted) {
+    if (step < n && noted && shown[step].noted) {
         shown[step].notes.point = point;
         g_assert_true(fl_piece_notes_save(&shown[step].notes, shown[step].times, &error));
     }
@@ -229,7 +237,7 @@ static void run_step(Machine *machine, Shown *shown, unsigned n, unsigned step, 
         disk->second[series] = shown[i].second;
         memset(disk->dirty[series], 0, sizeof disk->dirty[series]);
     }
-    if (step > n) {
+    if (step > n && shown[step - n - 1].noted) {
         shown[step - n - 1].notes.point = point;
         fl_piece_notes_settle(&shown[step - n - 1].notes, NULL);
     }
@@ -251,7 +259,8 @@ static void run_snapshot(Machine *machine, unsigned series, const char *point)
     for (unsigned place = 0; place < DISKS; place++) {
         /* A disk that is not there this time, or left out. */
         if (n + 1 < DISKS - place || random_below(machine->rand, 5) > 0)
-            show(machine, &shown[n++], place, series, point, second, full, start);
+            show(machine, &shown[n++], place, series, point, second, full,
+                 random_below(machine->rand, 3) > 0, start);
     }
     steps = how == ABORTED ? 0 : 2 * n + 1;
     if (how == KILLED)
@@ -262,7 +271,7 @@ static void run_snapshot(Machine *machine, unsigned series, const char *point)
     if (how != KILLED)
         g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
     for (unsigned i = 0; i < n; i++) {
-        if (how == ABORTED)
+        if (how == ABORTED && shown[i].looked)
             end_shown(&shown[i], point);
         shown_clear(&shown[i]);
     }
@@ -277,10 +286,10 @@ static void run_off(Machine *machine, unsigned series)
     for (unsigned place = 0; place < DISKS; place++) {
         Shown first, again;
 
-        show(machine, &first, place, series, state, machine->written, false, 0);
+        show(machine, &first, place, series, state, machine->written, false, true, 0);
         end_shown(&first, state);
         g_assert_true(fl_piece_clock_end(machine->source, machine->host, &error));
-        show(machine, &again, place, series, state, machine->written, false, machine->host);
+        show(machine, &again, place, series, state, machine->written, false, true, machine->host);
         /* A disk with a later base comes later, and all that is seen of it twice is the same. */
         g_assert_cmpint(first.second, ==, again.second);
         end_shown(&again, state);
