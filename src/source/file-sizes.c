@@ -4,17 +4,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/magic.h>
-#include <stdbool.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
+
+#define WATCHED (STATX_TYPE | STATX_SIZE | STATX_MTIME)
 
 typedef struct {
     char *path;
     int fd;
-    bool seeks;         /* lseek() tells the size without waiting for a server */
-    uint64_t size, now; /* bytes; the last is less once it has shrunk */
+    struct statx first, now; /* when it was added, and last or, once it has changed, then */
 } File;
 
 struct FlFileSizes {
@@ -49,32 +47,13 @@ void fl_file_sizes_free(FlFileSizes *sizes)
     g_free(sizes);
 }
 
-/* Whether FD is of a file system that keeps sizes in memory: there lseek() costs a third of
- * statx(), and each reply checks all files of a chain. Elsewhere it may ask a server. */
-static bool is_local(int fd)
-{
-    struct statfs fs;
-
-    if (fstatfs(fd, &fs) != 0 || lseek(fd, 0, SEEK_END) < 0)
-        return false;
-    switch (fs.f_type) {
-    case EXT4_SUPER_MAGIC:
-    case XFS_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
-    case TMPFS_MAGIC:
-        return true;
-    default:
-        return false;
-    }
-}
-
 /* Takes ownership of FD; -1 with errno if the file could not be opened. */
 static void add(FlFileSizes *sizes, gconstpointer key, const char *path, int fd)
 {
-    struct stat st;
+    struct statx now;
     File *file;
 
-    if (fd < 0 || fstat(fd, &st) != 0) {
+    if (fd < 0 || statx(fd, "", AT_EMPTY_PATH, WATCHED, &now) != 0) {
         g_warning("%s cannot be watched, so if it is truncated while mounted, zeros may be read: "
                   "%s",
                   path, g_strerror(errno));
@@ -82,16 +61,12 @@ static void add(FlFileSizes *sizes, gconstpointer key, const char *path, int fd)
             close(fd);
         return;
     }
-    if (!S_ISREG(st.st_mode)) {
+    if (!S_ISREG(now.stx_mode)) {
         close(fd);
         return;
     }
     file = g_new(File, 1);
-    *file = (File){.path = g_strdup(path),
-                   .fd = fd,
-                   .seeks = is_local(fd),
-                   .size = (uint64_t)st.st_size,
-                   .now = (uint64_t)st.st_size};
+    *file = (File){.path = g_strdup(path), .fd = fd, .first = now, .now = now};
     g_mutex_lock(&sizes->lock);
     if (g_hash_table_contains(sizes->files, key))
         file_free(file);
@@ -110,21 +85,22 @@ void fl_file_sizes_add_fd(FlFileSizes *sizes, gconstpointer key, const char *pat
     add(sizes, key, path, fcntl(fd, F_DUPFD_CLOEXEC, 0));
 }
 
-static bool has_shrunk(File *file)
+static bool differs(const struct statx *a, const struct statx *b)
+{
+    return a->stx_size != b->stx_size || a->stx_mtime.tv_sec != b->stx_mtime.tv_sec ||
+           a->stx_mtime.tv_nsec != b->stx_mtime.tv_nsec;
+}
+
+/* The time of the last status change is not compared: links to a file, as rsync --link-dest makes
+ * them, its name, owner and mode change it, too. */
+static bool has_changed(File *file)
 {
     struct statx now;
-    off_t end;
 
-    if (file->now < file->size)
-        return true;
-    if (file->seeks) {
-        end = lseek(file->fd, 0, SEEK_END);
-        if (end >= 0)
-            file->now = (uint64_t)end;
-    } else if (statx(file->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &now) == 0) {
-        file->now = now.stx_size;
-    }
-    return file->now < file->size;
+    if (!differs(&file->first, &file->now) &&
+        statx(file->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, WATCHED, &now) == 0)
+        file->now = now;
+    return differs(&file->first, &file->now);
 }
 
 void fl_file_sizes_remove(FlFileSizes *sizes, gconstpointer key)
@@ -133,12 +109,12 @@ void fl_file_sizes_remove(FlFileSizes *sizes, gconstpointer key)
 
     g_mutex_lock(&sizes->lock);
     file = g_hash_table_lookup(sizes->files, key);
-    if (file != NULL && !has_shrunk(file))
+    if (file != NULL && !has_changed(file))
         g_hash_table_remove(sizes->files, key);
     g_mutex_unlock(&sizes->lock);
 }
 
-/* A file that has shrunk; NULL if there is none. The caller holds the lock. */
+/* A file that has changed; NULL if there is none. The caller holds the lock. */
 static File *find(FlFileSizes *sizes, gconstpointer wanted)
 {
     GHashTableIter iter;
@@ -146,14 +122,27 @@ static File *find(FlFileSizes *sizes, gconstpointer wanted)
 
     if (wanted != NULL) {
         file = g_hash_table_lookup(sizes->files, wanted);
-        return file != NULL && has_shrunk(file) ? file : NULL;
+        return file != NULL && has_changed(file) ? file : NULL;
     }
     g_hash_table_iter_init(&iter, sizes->files);
     while (g_hash_table_iter_next(&iter, NULL, &file)) {
-        if (has_shrunk(file))
+        if (has_changed(file))
             return file;
     }
     return NULL;
+}
+
+static char *explain(const File *file)
+{
+    uint64_t now = file->now.stx_size, before = file->first.stx_size;
+
+    if (now < before)
+        return g_strdup_printf("%s was truncated while it was mounted: it has %" PRIu64
+                               " bytes, and had %" PRIu64,
+                               file->path, now, before);
+    return g_strdup_printf("%s was changed while it was mounted; mount it again when nothing "
+                           "writes to it any more",
+                           file->path);
 }
 
 char *fl_file_sizes_fault(FlFileSizes *sizes, gconstpointer key)
@@ -164,9 +153,21 @@ char *fl_file_sizes_fault(FlFileSizes *sizes, gconstpointer key)
     g_mutex_lock(&sizes->lock);
     file = find(sizes, key);
     if (file != NULL)
-        fault = g_strdup_printf("%s was truncated while it was mounted: it has %" PRIu64
-                                " bytes, and had %" PRIu64,
-                                file->path, file->now, file->size);
+        fault = explain(file);
     g_mutex_unlock(&sizes->lock);
     return fault;
+}
+
+bool fl_file_sizes_is_at(FlFileSizes *sizes, gconstpointer key, const char *path)
+{
+    struct stat held, found;
+    const File *file;
+    bool same;
+
+    g_mutex_lock(&sizes->lock);
+    file = g_hash_table_lookup(sizes->files, key);
+    same = file == NULL || (fstat(file->fd, &held) == 0 && stat(path, &found) == 0 &&
+                            held.st_dev == found.st_dev && held.st_ino == found.st_ino);
+    g_mutex_unlock(&sizes->lock);
+    return same;
 }

@@ -2,6 +2,7 @@
 """Daemons in trouble: stopped, or started without standard descriptors; messages of clients."""
 import concurrent.futures
 import errno
+import itertools
 import os
 import signal
 import socket
@@ -34,12 +35,12 @@ class Daemon(lib.TestCase):
             self.assertEqual(mount.read(f"{folder}/disk.raw", "rb")[:4], b"\5\5\5\5")
 
     def test_image_cut_off_while_mounted(self):
-        """QEMU would read zeros past the end of the image or its backing file."""
+        """QEMU would read zeros past the end of the image or its backing file, and where it was cut off."""
         source = self.path("source.raw")
         with open(source, "wb") as f:
             f.write(self.rng.randbytes(4 * lib.MIB))
-        for kind in ("raw", "qcow2", "backing", "maps"):
-            with self.subTest(kind):
+        for kind, again in itertools.product(("raw", "qcow2", "backing", "maps"), (False, True)):
+            with self.subTest(kind, grows_again=again):
                 image = mounted = self.path("cut.img")
                 lib.run("qemu-img", "convert", "-f", "raw", "-O", "raw" if kind == "raw" else "qcow2",
                         source, image)
@@ -52,7 +53,10 @@ class Daemon(lib.TestCase):
                 if kind != "maps":  # before they are loaded, else after
                     fd = os.open(mount / f"{folder}/disk.raw", os.O_RDONLY | os.O_DIRECT)
                     self.assertEqual(len(os.pread(fd, 65536, 0)), 65536)
+                size = os.path.getsize(image)
                 os.truncate(image, lib.MIB)
+                if again:
+                    os.truncate(image, size)
                 if kind != "maps":
                     for offset in (3 * lib.MIB, 65536):
                         self.assert_errno(errno.EIO, os.pread, fd, 65536, offset)
@@ -60,7 +64,8 @@ class Daemon(lib.TestCase):
                 else:
                     self.assert_errno(errno.EIO, os.stat, mount / f"{folder}/disk.raw")
                 (export,) = mount.json(".fleecefs/status.json")["exports"]
-                self.assertIn(f"{image} was truncated while it was mounted", export["failure"])
+                self.assertIn(f"{image} was {'changed' if again else 'truncated'} while it was mounted",
+                              export["failure"])
                 mount.unmount()
 
     def test_abort_with_somebody_inside(self):

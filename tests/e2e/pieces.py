@@ -204,10 +204,19 @@ class Pieces(lib.TestCase):
                 f.write(bytes(PIECE))
             os.rename(path + ".new", path)
 
-        for change in (rewrite, replace, os.unlink, lambda path: os.truncate(path, 100)):
+        def grow_again(path):
+            os.truncate(path, 0)
+            os.truncate(path, PIECE)
+
+        for change in (rewrite, replace, os.unlink, lambda path: os.truncate(path, 100), grow_again):
             with self.mount(self.folder, options=["-o", "readahead=0"]) as mount:
                 with open(mount / "vda/disk.raw", "rb", buffering=0) as f:
                     self.assertEqual(os.pread(f.fileno(), 4096, 0), self.disk[:4096])
+                    link = self.path("link")  # as rsync --link-dest makes one
+                    os.link(self.piece(6), link)
+                    os.unlink(link)
+                    self.assertEqual(os.pread(f.fileno(), 4096, 6 * PIECE),
+                                     self.disk[6 * PIECE:6 * PIECE + 4096])
                     change(self.piece(8))
                     self.assert_errno(lib.errno.EIO, os.pread, f.fileno(), 4096, 8 * PIECE)
                     self.assert_errno(lib.errno.EIO, os.pread, f.fileno(), 4096, 9 * PIECE)

@@ -282,6 +282,29 @@ class Backup(Stored):
                              [True, False])
             mount.unmount()
 
+    def test_truncated_and_grown_again(self):
+        """Between two reads: its zeros are not the disk's. Reading and hard links are harmless."""
+        models = self.chain("raw")
+        folder = f"{self.to}/web/{point(0)}"
+        mount = self.mount(self.source(), options=["-o", "readahead=0"])
+        fd = os.open(mount / "vda/disk.raw", os.O_RDONLY | os.O_DIRECT)
+        self.assertEqual(os.pread(fd, 65536, 0), models[2]["vda"][:65536])
+        path, beside = f"{folder}/vda/disk.raw", f"{folder}/vdb/disk.raw"
+        for file in (path, beside):  # as rsync --link-dest and a scanner do
+            link = self.path("link")
+            os.link(file, link)
+            os.unlink(link)
+            os.utime(file, ns=(1, os.stat(file).st_mtime_ns))
+        self.assertEqual(os.pread(fd, 65536, 65536), models[2]["vda"][65536:2 * 65536])
+        os.truncate(path, 0)
+        os.truncate(path, SIZE)
+        self.assert_errno(errno.EIO, os.pread, fd, 65536, 9 * 65536)
+        os.close(fd)
+        self.assertTrue(mount.read("vdb/disk.raw", "rb") == models[2]["vdb"])
+        said = [e.get("failure") or "" for e in mount.json(".fleecefs/status.json")["exports"]]
+        self.assertEqual([f"{path} was changed while it was mounted" in s for s in said],
+                         [True, False])
+
     def test_files_that_name_others(self):
         """An increment may name any file of the host as its backing file, which is ignored."""
         self.chain("qcow2")

@@ -26,7 +26,7 @@ typedef struct {
  * missing backing file.
  */
 FlImageDaemon *fl_image_daemon_new(const char *path, const char *format, GError **error);
-/* Why data read so far may be wrong: a file was truncated. NULL if not. Free with g_free(). Does
+/* Why data read so far may be wrong: a file was written to. NULL if not. Free with g_free(). Does
  * not block. */
 char *fl_image_daemon_fault(const FlImageDaemon *daemon);
 /* Stops the server and waits for it to exit. NULL is fine. */

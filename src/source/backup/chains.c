@@ -273,7 +273,7 @@ bool fl_chains_can_open(const FlStoredImage *image, GError **error)
     return true;
 }
 
-/* Checks the file of IMAGE and, if it is sound, watches its size. Call before QEMU opens it. */
+/* Checks the file of IMAGE and, if it is sound, watches it. Call before QEMU opens it. */
 static bool check_file(FlChains *chains, const FlStoredImage *image, GError **error)
 {
     g_autoptr(GError) why = NULL;
@@ -328,26 +328,39 @@ static JsonNode *image_node(const FlStoredImage *image, const char *name, const 
                        fl_qmp_node("data-file", tables != NULL ? raw_node(image->path) : NULL));
 }
 
+/* Adds a node NAME for IMAGE, on top of BELOW, and checks that QEMU has opened the file that is
+ * watched. */
+static bool add_node(FlChains *chains, const FlStoredImage *image, const char *name,
+                     const char *below, const char *tables, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (!fl_qmp_call(chains->qmp, "blockdev-add", image_node(image, name, below, tables), NULL,
+                     &why))
+        return fl_fail(error, "cannot open %s: %s", image->path, why->message);
+    if (fl_file_sizes_is_at(chains->sizes, image, image->path))
+        return true;
+    fl_qmp_call(chains->qmp, "blockdev-del", fl_qmp_args(fl_qmp_string("node-name", name)), NULL,
+                NULL);
+    return fl_fail(error, "%s was replaced while it was opened; try again", image->path);
+}
+
 /* Opens IMAGE on top of the node BELOW, NULL for a full backup. */
 static Node *open_one(FlChains *chains, const FlStoredImage *image, Node *below, GError **error)
 {
     g_autofree char *name = g_strdup_printf("image%" G_GUINT64_FORMAT, chains->count++);
     g_autofree char *tables = NULL;
     Node *node;
-    g_autoptr(GError) why = NULL;
     bool ok;
 
     if (!check_file(chains, image, error))
         return NULL;
-    if (image->map != NULL && (tables = make_tables(chains, image, name, error)) == NULL)
-        return NULL;
-    ok = fl_qmp_call(chains->qmp, "blockdev-add",
-                     image_node(image, name, below != NULL ? below->name : NULL, tables), NULL,
-                     &why);
+    ok = image->map == NULL || (tables = make_tables(chains, image, name, error)) != NULL;
+    ok = ok && add_node(chains, image, name, below != NULL ? below->name : NULL, tables, error);
     if (tables != NULL)
         unlink(tables);
     if (!ok) {
-        fl_fail(error, "cannot open %s: %s", image->path, why->message);
+        fl_file_sizes_remove(chains->sizes, image);
         return NULL;
     }
     if (below != NULL)

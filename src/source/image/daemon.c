@@ -18,6 +18,29 @@ static bool check_installed(const char *path, GError **error)
     return true;
 }
 
+/* Watches all files; call before the server opens them, which reports those that are missing. */
+static void watch(const FlImageDaemon *daemon)
+{
+    for (guint i = 0; i < daemon->image->files->len; i++) {
+        const char *file = daemon->image->files->pdata[i];
+
+        if (g_file_test(file, G_FILE_TEST_EXISTS))
+            fl_file_sizes_add(daemon->sizes, file, file);
+    }
+}
+
+/* Whether the server has opened the files that are watched. */
+static bool check_watched(const FlImageDaemon *daemon, GError **error)
+{
+    for (guint i = 0; i < daemon->image->files->len; i++) {
+        const char *file = daemon->image->files->pdata[i];
+
+        if (!fl_file_sizes_is_at(daemon->sizes, file, file))
+            return fl_fail(error, "%s was replaced while it was opened; try again", file);
+    }
+    return true;
+}
+
 FlImageDaemon *fl_image_daemon_new(const char *path, const char *format, GError **error)
 {
     g_autoptr(FlImageDaemon) daemon = g_new0(FlImageDaemon, 1);
@@ -25,9 +48,11 @@ FlImageDaemon *fl_image_daemon_new(const char *path, const char *format, GError 
     g_autoptr(FlQmp) qmp = NULL;
     GError *failure = NULL;
 
+    daemon->sizes = fl_file_sizes_new();
     if (!check_installed(path, error) ||
         (daemon->image = fl_image_probe(path, format, error)) == NULL)
         return NULL;
+    watch(daemon);
     jail = fl_image_jail(daemon->image, FL_STORAGE_DAEMON);
     daemon->server = fl_storage_daemon_start(jail, &qmp, error);
     if (daemon->server == NULL)
@@ -36,13 +61,7 @@ FlImageDaemon *fl_image_daemon_new(const char *path, const char *format, GError 
         fl_storage_daemon_explain(daemon->server, failure, error);
         return NULL;
     }
-    daemon->sizes = fl_file_sizes_new();
-    for (guint i = 0; i < daemon->image->files->len; i++) {
-        const char *file = daemon->image->files->pdata[i];
-
-        fl_file_sizes_add(daemon->sizes, file, file);
-    }
-    return g_steal_pointer(&daemon);
+    return check_watched(daemon, error) ? g_steal_pointer(&daemon) : NULL;
 }
 
 void fl_image_daemon_free(FlImageDaemon *daemon)
