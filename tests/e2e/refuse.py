@@ -67,17 +67,23 @@ class Refuse(lib.TestCase):
         self.refused("sh", "memory", says=["use brackets: [ sh ARGS"])
         self.refused("http://host/disk", status=2, says=["[ nbdkit curl URL ]"])
 
-    def test_no_fuse(self):
-        """As in a container without /dev/fuse."""
-        done = lib.attempt("unshare", "--mount", "sh", "-c",
-                           "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && "
-                           "mknod -m 444 /dev/urandom c 1 9 && exec \"$@\"", "sh", *lib.FLEECEFS,
-                           self.disk(), self.point)
+    def in_dev_of_its_own(self, *command, fuse):
+        """Runs COMMAND with a /dev that has no fuse or one for all users, as udev makes it."""
+        devices = [("null", 666, 1, 3), ("urandom", 444, 1, 9)] + [("fuse", 666, 10, 229)] * fuse
+        script = " && ".join(["mount -t tmpfs none /dev",
+                              *(f"mknod -m {mode} /dev/{name} c {major} {minor}"
+                                for name, mode, major, minor in devices), 'exec "$@"'])
+        done = lib.attempt("unshare", "--mount", "sh", "-c", script, "sh", *command)
         if "tmpfs" in done.stderr or "unshare" in done.stderr:
             self.skipTest(done.stderr)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("/dev/fuse does not exist", done.stderr)
-        self.assertIn("--device /dev/fuse", done.stderr)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        return done.stderr
+
+    def test_no_fuse(self):
+        """As in a container without /dev/fuse."""
+        said = self.in_dev_of_its_own(*lib.FLEECEFS, self.disk(), self.point, fuse=False)
+        self.assertIn("/dev/fuse does not exist", said)
+        self.assertIn("--device /dev/fuse", said)
 
     def test_no_new_privileges(self):
         """As in a service of an unprivileged user, where fusermount3 does not work."""
@@ -90,11 +96,10 @@ class Refuse(lib.TestCase):
         shutil.chown(point, "nobody")
         image = self.disk()
         os.chmod(image, 0o644)
-        done = lib.attempt("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups",
-                           "--no-new-privs", "env", "TMPDIR=" + point, "XDG_RUNTIME_DIR=" + point,
-                           program, image, point)
-        self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertIn("fusermount3 gets no privileges under NoNewPrivileges", done.stderr)
+        said = self.in_dev_of_its_own(
+            "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs",
+            "env", "TMPDIR=" + point, "XDG_RUNTIME_DIR=" + point, program, image, point, fuse=True)
+        self.assertIn("fusermount3 gets no privileges under NoNewPrivileges", said)
         self.assertFalse(lib.is_mounted(point))
 
     # Sources
