@@ -106,6 +106,8 @@ def dirty_bytes(path, form, size):
 def fold(image, onto, chain):
     """Makes the increment IMAGE, the last of CHAIN, relative to ONTO, a member of CHAIN, or full
     (None)."""
+    if not is_foldable(image, chain):
+        raise stored.Refused(f"{image.path} cannot be merged with its base")
     for part in chain:
         making.check_file(part)
     first = chain.index(onto) + 1 if onto else 0

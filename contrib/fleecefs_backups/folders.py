@@ -56,15 +56,15 @@ class Files(Tool):
         faults = there.faults() if there else {}
         for image in reversed(there.images if there else ()):
             name = self.folder_of(image)
-            series, needs, foldable = found.get(
-                name, (self.described(name).get("series"), set(), True))
-            if faults[image] or needs is None:
-                needs = None
+            series, needs, foldable, whole = found.get(
+                name, (self.described(name).get("series"), set(), True, True))
+            if faults[image]:
+                whole = False
             else:
                 chain = there.chain(image)
                 needs |= {self.folder_of(i) for i in chain} - {name}
                 foldable &= not image.base or self.folds and fold.is_foldable(image, chain)
-            found[name] = Generation(series, needs, foldable)
+            found[name] = Generation(series, needs, foldable, whole)
         return found
 
     def stored(self):
@@ -195,7 +195,6 @@ class Tar(Files):
     """An archive for each generation, read by archives.py."""
     end, folds = ".tar", False
     remove = staticmethod(os.unlink)
-    inventory = Tool.inventory
     folding, fold = Tool.folding, Tool.fold
 
     def path_of(self, name):
@@ -206,6 +205,19 @@ class Tar(Files):
             return archives.describe(self.path_of(name)) or {}
         except stored.Damaged as why:
             raise stored.Damaged(f"{name}{self.end}: {why}") from None
+
+    def inventory(self):
+        found = super(Files, self).inventory()
+        damaged = {name for name in found if self.is_damaged(name)}
+        return {name: it._replace(whole=not damaged & {name, *(it.needs or ())})
+                for name, it in found.items()}
+
+    def is_damaged(self, name):
+        try:
+            self.describe(name)
+        except (stored.Damaged, OSError):
+            return True
+        return bool(archives.damage_of(self.path_of(name)))
 
     def needs(self, disk, info):
         found = super(Files, self).needs(disk, info)

@@ -51,22 +51,27 @@ def wanted(names, policy):
 
 
 class Generation(NamedTuple):
-    """Its series; the generations that it needs, None if they are unknown or missing; and whether it
-    can be rewritten to need only generations that stay."""
+    """Its series; the generations that its intact disks need, None if they are unknown or missing;
+    whether it can be rewritten to need only generations that stay; and whether all its disks can be
+    restored."""
     series: str
     needs: set
     foldable: bool = False
+    whole: bool = True
 
 
 def split(generations, policy):
     """Returns the generations to remove, dependents first, and those that are ignored: they count for
-    no rule, because they cannot be restored, or because that is unknown.
+    no rule, because they cannot be restored, or because that is unknown. They stay, and so does what
+    their intact disks need.
 
     GENERATIONS: name to Generation, newest first.
     """
-    whole = {n: g for n, g in generations.items() if g.needs is not None}
+    whole = {n: g for n, g in generations.items() if g.whole and g.needs is not None}
     keep = wanted(list(whole), policy)
     # The base of the next backup of a series.
     keep |= set({generations[n].series: n for n in reversed(whole)}.values())
-    keep |= {need for name in keep if not whole[name].foldable for need in whole[name].needs}
-    return [n for n in whole if n not in keep], [n for n in generations if n not in whole]
+    ignored = [n for n in generations if n not in whole]
+    keep |= {need for name in [*keep, *ignored] if not generations[name].foldable
+             for need in generations[name].needs or ()}
+    return [n for n in whole if n not in keep], ignored

@@ -75,12 +75,13 @@ class Rsync(Tool):
             return {}
 
     def inventory(self):
-        """See Tool; no generation needs another."""
+        """See Tool; only generations that other tools stored in the same folder need others."""
         said = {name: self.described(name, text) for name, text in self.listed().items()}
+        known = {name: stored.number_of(text) for name, text in said.items()}
         damaged = self.damaged()
-        return {name: Generation(said[name].get("series"), None if name in damaged else set())
-                for name in
-                newest_first({name: stored.number_of(text) for name, text in said.items()})}
+        return {name: Generation(said[name].get("series"), self.needs_of(name, said[name], known),
+                                 whole=name not in damaged)
+                for name in newest_first(known)}
 
     def save(self, mount, files, name, number):
         damaged = self.damaged()
