@@ -39,6 +39,7 @@ class Files(Tool):
         if not found:
             raise Broken(self.missing(info["base"]))
         try:
+            stored.check_one(found)
             chain = there.chain(found[0])
         except stored.Refused as why:
             raise Broken(f"its chain is broken: {why}") from None

@@ -327,9 +327,7 @@ class Stored:
         """Returns the base of an increment."""
         if not image.bases:
             raise Refused(f"{image.path} needs restore point {image.base}, which is missing")
-        if len({b.home for b in image.bases}) > 1:
-            raise Refused(f"several files are restore point {image.base} of {image.disk}: "
-                          + ", ".join(b.path for b in image.bases))
+        check_one(image.bases)
         if image.bases[0].size != image.size:
             raise Refused(f"{image.path} and {image.bases[0].path} are of disks of different sizes")
         check_damage(image.bases[0])
@@ -352,6 +350,13 @@ class Stored:
             for step in line:
                 faults.setdefault(step, fault)
         return faults
+
+
+def check_one(images):
+    """Refuses IMAGES, all of the same restore point, if a backup has been copied."""
+    if len({i.home for i in images}) > 1:
+        raise Refused(f"several files are restore point {images[0].point} of {images[0].disk}: "
+                      + ", ".join(i.path for i in images))
 
 
 def damage_of(home):

@@ -85,6 +85,15 @@ class Odd(scripts.Base):
         names += [increment, self.add(vm, "tar", "--keep", "last=2", says="vda full")]
         self.assertEqual(sorted(n for n in self.generations() if n.endswith(".tar")), sorted(names))
 
+    def test_copied_base(self):
+        """An increment on a backup that was copied could not be restored: a full one follows."""
+        vm = self.vm("vda")
+        base = self.add(vm, "qcow2")
+        shutil.copytree(f"{self.to}/web/{base}", f"{self.to}/web/{base}-copy")
+        new = self.add(vm, "qcow2", says="a full backup, because vda: its chain is broken: several files")
+        shutil.rmtree(f"{self.to}/web/{base}-copy")
+        self.check_kept(base, new)
+
 
 if __name__ == "__main__":
     lib.main()
