@@ -22,6 +22,7 @@ struct FlDisk {
     FlConfirm *confirm;         /* NULL: data is delivered on arrival */
     FlWaiters *waiters;         /* for the maps */
     gint64 loading;             /* start time (g_get_monotonic_time()); 0: not loading */
+    gint64 load_moved;          /* atomic: when the load last made progress */
     gint64 load_again;          /* earliest time to retry after a failure */
 
     GPtrArray *conns;   /* of FlConn */

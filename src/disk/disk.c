@@ -302,11 +302,13 @@ static const FlConnEvents conn_events = {.answered = conn_answered, .lost = conn
  * lookup. */
 static bool is_stuck(const FlDisk *disk)
 {
+    gint64 moved = __atomic_load_n(&disk->load_moved, __ATOMIC_RELAXED);
+
     if (disk->workers == 0)
         return false;
     return (disk->connecting != 0 && disk->conns->len == 0 &&
             seconds_since(disk->connecting) > patience(disk)) ||
-           (disk->loading != 0 && seconds_since(disk->loading) > patience(disk));
+           (disk->loading != 0 && seconds_since(MAX(disk->loading, moved)) > patience(disk));
 }
 
 static gboolean watch(gpointer opaque)

@@ -65,7 +65,7 @@ static void start_load(FlDisk *disk)
     disk->loading = g_get_monotonic_time();
     fl_disk_start_watch(disk);
     disk->workers++;
-    fl_worker_load(&disk->peer, disk->cancel, load_done, fl_disk_ref(disk));
+    fl_worker_load(&disk->peer, disk->cancel, &disk->load_moved, load_done, fl_disk_ref(disk));
 }
 
 void fl_disk_load(FlDisk *disk, FlDiskLoaded done, void *opaque)

@@ -6,6 +6,7 @@
 typedef struct {
     const FlPeer *peer;
     GCancellable *cancel;
+    gint64 *moved; /* of a load; else NULL */
     FlWorkerDone done;
     gpointer opaque;
     FlDiskMaps *maps;           /* of a connection: NULL if not loaded; otherwise the result */
@@ -95,10 +96,11 @@ static void load_now(void *opaque)
     const FlPeer *peer = job->peer;
     const FlDiskOptions *options = &peer->options;
     gint64 began = g_get_monotonic_time();
-    FlWait wait = {.seconds = options->timeout, .cancel = job->cancel};
+    FlWait wait = {.seconds = options->timeout, .moved = job->moved, .cancel = job->cancel};
     guint backoff = FL_BACKOFF_MIN;
 
-    wait.deadline = fl_deadline_in((guint64)options->reconnect + options->timeout);
+    wait.lap = (guint64)options->reconnect + options->timeout;
+    wait.deadline = fl_deadline_in(wait.lap);
     for (;;) {
         job->maps = fl_source_load(peer->source, peer->info, &wait, &job->error);
         if (job->maps != NULL || !g_error_matches(job->error, FL_ERROR, FL_ERROR_LOST) ||
@@ -118,7 +120,11 @@ static void loaded(void *opaque)
     end_job(job, job->maps);
 }
 
-void fl_worker_load(const FlPeer *peer, GCancellable *cancel, FlWorkerDone done, gpointer opaque)
+void fl_worker_load(const FlPeer *peer, GCancellable *cancel, gint64 *moved, FlWorkerDone done,
+                    gpointer opaque)
 {
-    fl_workers_push(peer->options.workers, load_now, loaded, job_new(peer, cancel, done, opaque));
+    Job *job = job_new(peer, cancel, done, opaque);
+
+    job->moved = moved;
+    fl_workers_push(peer->options.workers, load_now, loaded, job);
 }

@@ -33,5 +33,7 @@ typedef void (*FlWorkerDone)(FlConn *conn, FlDiskMaps *maps, const GError *error
 void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
                        GCancellable *cancel, FlWorkerDone done, gpointer opaque);
 
-/* Loads the maps. Retries while the server is unavailable, for `reconnect` seconds. */
-void fl_worker_load(const FlPeer *peer, GCancellable *cancel, FlWorkerDone done, gpointer opaque);
+/* Loads the maps. Retries while the server is unavailable, for `reconnect` seconds. Sets MOVED,
+ * atomically, to the time when it has made progress. */
+void fl_worker_load(const FlPeer *peer, GCancellable *cancel, gint64 *moved, FlWorkerDone done,
+                    gpointer opaque);

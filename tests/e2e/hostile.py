@@ -10,7 +10,7 @@ import threading
 import time
 
 import lib
-from nbdserver import DIRTY, Export, HangUp, NbdServer
+from nbdserver import BLOCK_STATUS, DIRTY, Export, HangUp, NbdServer
 
 SIZE = 4 * lib.MIB
 ALLOCATION = "base:allocation"
@@ -85,6 +85,31 @@ class Hostile(lib.TestCase):
         """One byte per reply on a disk of a petabyte: without a limit, loading would never end."""
         self.export.size = 1 << 50
         self.export.on_status = lambda context, offset, length: [(1, 0)]
+        self.check_stat_fails()
+
+    def slow_status(self, seconds):
+        """Delays each reply, without limit of time or memory."""
+        never = threading.Event()
+
+        def status(context, offset, length):
+            never.wait(seconds / 2)  # for each of the two contexts
+            return [(length, 0)]
+        self.export.on_status = status
+
+    def test_a_long_walk(self):
+        """A huge disk takes longer than timeout and reconnect together, with an answer now and then."""
+        requests = 250
+        self.export.size = requests * (2 * lib.GIB)
+        self.slow_status(0.03)
+        mount = self.mounted("-o", "timeout=3,reconnect=0")
+        self.assertEqual(os.stat(mount / "default/disk.raw").st_blocks, self.export.size // 512)
+        self.assertEqual(len(self.server.ranges(BLOCK_STATUS)), requests)
+        self.end(mount)
+
+    def test_a_walk_without_end(self):
+        """Each reply is in time, but a disk of a petabyte would take a day."""
+        self.export.size = 1 << 50
+        self.slow_status(0.2)
         self.check_stat_fails()
 
     def test_extents_without_end(self):

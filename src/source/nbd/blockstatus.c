@@ -16,8 +16,7 @@ static const char no_memory[] = "out of memory for the map";
 /* Loads the maps of the whole disk, by context. Returns false with nothing in MAPS_OUT on
  * failure. */
 static bool walk_disk(struct nbd_handle *nbd, const char *const *contexts, uint64_t size,
-                      FlMapsUse *use, FlMap **maps_out, bool *refused, const FlWait *wait,
-                      GError **error)
+                      FlMapsUse *use, FlMap **maps_out, bool *refused, FlWait *wait, GError **error)
 {
     guint ncontexts = g_strv_length((char **)contexts);
     guint n = (guint)CLAMP(size / FL_WALK_REQUEST_MAX, 1, SEGMENTS);
@@ -74,7 +73,7 @@ static struct nbd_handle *open_with(FlEndpoint *endpoint, const FlExportInfo *in
 
 static bool load_together(FlEndpoint *endpoint, const FlExportInfo *info,
                           const char *const *contexts, FlMapsUse *use, FlMap **maps, bool *refused,
-                          const FlWait *wait, GError **error)
+                          FlWait *wait, GError **error)
 {
     g_autoptr(GPtrArray) given = g_ptr_array_new();
     struct nbd_handle *nbd = open_with(endpoint, info, contexts, given, wait, error);
@@ -145,9 +144,12 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
     static const char *const contexts[] = {ALLOCATION, NULL};
     g_autofree FlMapBuilder **builders = NULL;
     FlSpan ranges[BATCH];
+    FlWait fixed = *wait; /* the caller moves it on */
     size_t end = first;
     guint n = 0;
     bool refused, ok = true;
+
+    fixed.lap = 0;
 
     for (; end < fl_map_count(dirty) && n < BATCH; end++) {
         FlExtent e = fl_map_get(dirty, end);
@@ -155,7 +157,7 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
             ranges[n++] = (FlSpan){.start = e.start, .end = e.end};
     }
     if (n > 0) {
-        builders = fl_walk(nbd, contexts, ranges, n, use, &refused, wait, error);
+        builders = fl_walk(nbd, contexts, ranges, n, use, &refused, &fixed, error);
         if (builders == NULL)
             return 0;
     }
@@ -173,7 +175,7 @@ static size_t load_dirty_batch(struct nbd_handle *nbd, const FlMap *dirty, size_
 /* Loads base:allocation from a server that refuses clean ranges, as QEMU's snapshot-access over a
  * copy-before-write filter with a bitmap does. Queries dirty ranges and treats the rest as data. */
 static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *info,
-                                    const FlDiskMaps *bitmaps, FlMapsUse *use, const FlWait *wait,
+                                    const FlDiskMaps *bitmaps, FlMapsUse *use, FlWait *wait,
                                     GError **error)
 {
     static const char *const contexts[] = {ALLOCATION, NULL};
@@ -182,6 +184,7 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
     g_autoptr(GPtrArray) given = g_ptr_array_new();
     struct nbd_handle *nbd;
     size_t next = 0;
+    FlLap lap;
 
     /* The union takes as much memory again, and once more while it is built. */
     if (use->bytes > FL_MAPS_MAX / 3) {
@@ -196,16 +199,19 @@ static FlMap *load_dirty_allocation(FlEndpoint *endpoint, const FlExportInfo *in
         fl_nbd_close(nbd);
         return fl_map_new_uniform(info->size, 0);
     }
-    do
-        next = load_dirty_batch(nbd, dirty, next, use, whole, wait, error);
-    while (next > 0 && next < fl_map_count(dirty));
+    lap = fl_lap(wait, fl_map_count(dirty));
+    do {
+        next = load_dirty_batch(nbd, dirty, next, use, whole, &lap.wait, error);
+        fl_lap_reach(&lap, next);
+    } while (next > 0 && next < fl_map_count(dirty));
+    *wait = lap.wait;
     fl_nbd_close(nbd);
     return next > 0 ? fl_map_builder_finish(g_steal_pointer(&whole)) : NULL;
 }
 
 /* Loads each context separately, after the server refused them together. */
 static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMaps *maps,
-                       FlMapsUse *use, const FlWait *wait, GError **error)
+                       FlMapsUse *use, FlWait *wait, GError **error)
 {
     for (guint i = 0; i < info->contexts->len; i++) {
         const char *contexts[] = {info->contexts->pdata[i], NULL};
@@ -233,7 +239,7 @@ static bool load_apart(FlEndpoint *endpoint, const FlExportInfo *info, FlDiskMap
 }
 
 static FlDiskMaps *load(FlEndpoint *endpoint, const FlExportInfo *info, FlMapsUse *use,
-                        const FlWait *wait, GError **error)
+                        FlWait *wait, GError **error)
 {
     g_autoptr(FlDiskMaps) maps = fl_disk_maps_new();
     guint n = info->contexts->len;
@@ -264,7 +270,8 @@ FlDiskMaps *fl_block_status_load(FlEndpoint *endpoint, const FlExportInfo *info,
                                  GError **error)
 {
     FlMapsUse use = {.budget = fl_endpoint_budget(endpoint)};
-    FlDiskMaps *maps = load(endpoint, info, &use, wait, error);
+    FlWait moving = *wait;
+    FlDiskMaps *maps = load(endpoint, info, &use, &moving, error);
 
     fl_budget_give_back(use.budget, use.taken - (maps != NULL ? MIN(use.bytes, use.taken) : 0));
     return maps;

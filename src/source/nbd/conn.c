@@ -124,9 +124,10 @@ static bool conn_status(FlConn *conn, const char *context, const FlSpan *spans, 
 {
     const char *const contexts[] = {context, NULL};
     FlMapsUse use = {0};
+    FlWait fixed = *wait;
     bool refused;
     g_autofree FlMapBuilder **builders =
-        fl_walk(nbd_conn(conn)->nbd, contexts, spans, n, &use, &refused, wait, error);
+        fl_walk(nbd_conn(conn)->nbd, contexts, spans, n, &use, &refused, &fixed, error);
 
     for (unsigned i = 0; builders != NULL && i < n; i++)
         maps[i] = fl_map_builder_finish(builders[i]);

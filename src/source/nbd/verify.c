@@ -112,6 +112,7 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
     FlMapBuilder **builders;
     const char *changed = NULL;
     FlMapsUse use = {0};
+    FlWait fixed = *wait;
     guint n = 0;
     bool refused;
 
@@ -123,7 +124,7 @@ bool fl_block_status_verify(struct nbd_handle *nbd, const FlDiskMaps *maps, cons
     if (n == 0 || fl_map_size(known[0]) == 0)
         return true;
     choose_samples(known, n, ranges);
-    builders = fl_walk(nbd, contexts, ranges, SAMPLES, &use, &refused, wait, error);
+    builders = fl_walk(nbd, contexts, ranges, SAMPLES, &use, &refused, &fixed, error);
     if (builders == NULL) {
         /* The error may be transient; let the next connection decide. */
         if (refused && error != NULL)

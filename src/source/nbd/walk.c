@@ -3,6 +3,7 @@
 
 #include "config.h"
 #include "blockstatus.h"
+#include "util/deadline.h"
 #include "util/size.h"
 #include "wait.h"
 
@@ -15,6 +16,10 @@
 
 /* Bytes to take from the budget at a time. */
 #define STEP (UINT64_C(64) << 10)
+
+/* The laps of a load: each may take FlWait.lap. An honest server needs far less, however large the
+ * disk and busy the machine; a hostile one cannot delay a load for longer than all laps. */
+#define LAPS 100
 
 typedef struct Walk Walk;
 
@@ -233,8 +238,38 @@ static bool is_gone(struct nbd_handle *nbd, int error)
            nbd_aio_is_closed(nbd);
 }
 
-static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GError **error)
+FlLap fl_lap(const FlWait *wait, uint64_t total)
 {
+    uint64_t step = wait->lap != 0 ? fl_div_up(total, LAPS) : 0;
+
+    return (FlLap){.wait = *wait, .step = step, .next = step};
+}
+
+void fl_lap_reach(FlLap *lap, uint64_t progress)
+{
+    if (lap->step == 0 || progress < lap->next)
+        return;
+    lap->wait.deadline = fl_deadline_in(lap->wait.lap);
+    if (lap->wait.moved != NULL)
+        __atomic_store_n(lap->wait.moved, g_get_monotonic_time(), __ATOMIC_RELAXED);
+    lap->next = progress + lap->step;
+}
+
+/* Returns the bytes that the ranges have, or that are known of them. */
+static uint64_t count_bytes(const Walk *walk, bool known)
+{
+    uint64_t bytes = 0;
+
+    for (guint i = 0; i < walk->nsegments; i++) {
+        const Segment *segment = &walk->segments[i];
+        bytes += (known ? segment->at : segment->end) - segment->start;
+    }
+    return bytes;
+}
+
+static bool run_walk(struct nbd_handle *nbd, Walk *walk, FlWait *wait, GError **error)
+{
+    FlLap lap = fl_lap(wait, count_bytes(walk, false));
     bool ok = true;
 
     for (;;) {
@@ -251,6 +286,8 @@ static bool run_walk(struct nbd_handle *nbd, Walk *walk, const FlWait *wait, GEr
             break;
         if (!fl_nbd_wait(nbd, one_idle, walk, wait, error))
             return false;
+        fl_lap_reach(&lap, count_bytes(walk, true));
+        *wait = lap.wait;
         if (walk->error != 0 || walk->wrong != NULL) {
             ok = walk->wrong != NULL ? fl_fail(error, "%s", walk->wrong)
                  : is_gone(nbd, walk->error)
@@ -273,7 +310,7 @@ static uint64_t request_max(struct nbd_handle *nbd)
 }
 
 FlMapBuilder **fl_walk(struct nbd_handle *nbd, const char *const *contexts, const FlSpan *spans,
-                       guint n, FlMapsUse *use, bool *refused, const FlWait *wait, GError **error)
+                       guint n, FlMapsUse *use, bool *refused, FlWait *wait, GError **error)
 {
     Walk *walk = g_new0(Walk, 1);
     FlMapBuilder **builders = NULL;
