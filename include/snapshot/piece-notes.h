@@ -22,8 +22,11 @@ typedef struct {
 } FlPieceNotes;
 
 /* The times noted for NOTES->point; NULL if there are no valid ones, with the reason in WHY (the
- * end of a sentence). */
-FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why);
+ * end of a sentence). ANY_SOURCE: they may be of another source, for an image whose VM saved them.
+ * Only the seconds of one source are unique: tools may have seen another disk in the place of
+ * NOTES, with the same times. So a snapshot, which saves notes of its own, must not ask for this,
+ * and notes that share a second with those of a third source for that place are not valid. */
+FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, bool any_source, const char **why);
 /* Whether the place of NOTES has notes, but none of its disk and series: tools may have seen
  * another disk there. Only one disk and series at a time may have notes for a place, so no more are
  * saved unless its pieces are shown, which fl_piece_notes_take_over() must precede. */

@@ -119,7 +119,7 @@ void fl_pieces_load(FlOrigin *origin, const FlSourceSpec *spec, bool one_disk,
         return;
     }
     notes.point = origin->chain.base;
-    origin->pieces.times = fl_piece_notes_load(&notes, &why);
+    origin->pieces.times = fl_piece_notes_load(&notes, !origin->snapshot.taken, &why);
     origin->pieces.shown = fl_piece_notes_others(&notes, !origin->snapshot.taken);
     set_time(origin, spec, state);
     if (origin->pieces.times != NULL) {

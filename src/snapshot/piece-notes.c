@@ -14,6 +14,8 @@
 /* A run of pieces takes up to 42 bytes; a disk rarely has more runs than pieces of the default
  * size. */
 #define NOTES_MAX (64u << 20)
+/* The beginning of a file's name up to the hash of its source. */
+#define SOURCE_PREFIX_LENGTH strlen("pieces-0123456789abcdef")
 
 /* The path prefix shared by all notes of one disk and series. */
 static char *prefix_of(const FlPieceNotes *notes)
@@ -142,30 +144,109 @@ static FlTimes *load_file(const FlPieceNotes *notes, const char *path, const cha
     return parse(notes, text, length, why);
 }
 
-FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, const char **why)
+/* Whether the file at PATH has VALUE for NAME. */
+static bool says(const char *path, const char *name, const char *value)
+{
+    g_autofree char *text = NULL, *said = NULL, *safe = fl_name_encode(value);
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return false;
+    said = value_of(text, name);
+    return g_strcmp0(said, safe) == 0;
+}
+
+/* Adds the seconds in TEXT, lines of fl_times_print() among others, to SECONDS. */
+static void add_seconds(GHashTable *seconds, const char *text)
+{
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+
+    for (char **line = lines; *line != NULL; line++) {
+        char *at;
+        gint64 second;
+
+        g_ascii_strtoull(*line, &at, 10);
+        second = g_ascii_strtoll(at, &at, 10);
+        if (*at == '.')
+            g_hash_table_add(seconds, g_memdup2(&second, sizeof second));
+    }
+}
+
+static bool has_second_of(GHashTable *seconds, const char *path)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(GHashTable) others = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+    GHashTableIter at;
+    gpointer second;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return false;
+    add_seconds(others, text);
+    g_hash_table_iter_init(&at, others);
+    while (g_hash_table_iter_next(&at, &second, NULL)) {
+        if (g_hash_table_contains(seconds, second))
+            return true;
+    }
+    return false;
+}
+
+/* Whether a source other than that of the file OWNER has notes for PLACE with a second of TIMES. */
+static bool shares_second(const FlTimes *times, const char *state, const char *owner,
+                          const char *place)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    g_autoptr(GHashTable) seconds =
+        g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+    g_autoptr(GDir) directory = g_dir_open(state, 0, NULL);
+    const char *other;
+    bool found = false;
+
+    fl_times_print(times, text);
+    add_seconds(seconds, text->str);
+    while (directory != NULL && !found && (other = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *path = g_build_filename(state, other, NULL);
+
+        found = g_str_has_prefix(other, "pieces-") &&
+                strncmp(other, owner, SOURCE_PREFIX_LENGTH) != 0 && says(path, "place", place) &&
+                has_second_of(seconds, path);
+    }
+    return found;
+}
+
+/* The times in a file of another source than that of NOTES. */
+static FlTimes *load_of_others(const FlPieceNotes *notes, const char *state, const char **why)
+{
+    g_autofree char *point = fl_name_encode(notes->point);
+    g_autofree char *suffix = g_strconcat("-", point, NULL);
+    g_autoptr(GDir) directory = g_dir_open(state, 0, NULL);
+    FlTimes *times = NULL;
+    const char *other;
+
+    while (directory != NULL && times == NULL && (other = g_dir_read_name(directory)) != NULL) {
+        g_autofree char *path = g_build_filename(state, other, NULL);
+
+        if (!g_str_has_prefix(other, "pieces-") || !g_str_has_suffix(other, suffix))
+            continue;
+        times = load_file(notes, path, why);
+        if (times != NULL && shares_second(times, state, other, notes->place)) {
+            *why = "a disk of another VM with this name has pieces with the same times";
+            g_clear_pointer(&times, fl_times_free);
+        }
+    }
+    return times;
+}
+
+FlTimes *fl_piece_notes_load(const FlPieceNotes *notes, bool any_source, const char **why)
 {
     g_autofree char *state = fl_state_directory(NULL);
     g_autofree char *name = name_of(notes);
-    g_autofree char *point = fl_name_encode(notes->point);
-    g_autofree char *suffix = g_strconcat("-", point, NULL);
     g_autofree char *path = state != NULL ? g_build_filename(state, name, NULL) : NULL;
-    g_autoptr(GDir) directory = NULL;
     FlTimes *times;
-    const char *other;
 
     *why = "there are none";
     if (path == NULL)
         return NULL;
     times = load_file(notes, path, why);
-    /* Another source, the VM that uses this image, may have saved the notes. */
-    directory = times == NULL ? g_dir_open(state, 0, NULL) : NULL;
-    while (directory != NULL && times == NULL && (other = g_dir_read_name(directory)) != NULL) {
-        g_autofree char *there = g_build_filename(state, other, NULL);
-
-        if (g_str_has_prefix(other, "pieces-") && g_str_has_suffix(other, suffix))
-            times = load_file(notes, there, why);
-    }
-    return times;
+    return times == NULL && any_source ? load_of_others(notes, state, why) : times;
 }
 
 GPtrArray *fl_piece_notes_others(const FlPieceNotes *notes, bool any_source)
@@ -174,7 +255,7 @@ GPtrArray *fl_piece_notes_others(const FlPieceNotes *notes, bool any_source)
     g_autofree char *state = fl_state_directory(NULL);
     g_autofree char *prefix = prefix_of(notes), *name = name_of(notes);
     /* After the hash of the source, prefixes are the same. */
-    size_t skip = any_source ? strlen("pieces-0123456789abcdef") : 0;
+    size_t skip = any_source ? SOURCE_PREFIX_LENGTH : 0;
     FlPieceNotes any = *notes;
     g_autoptr(GDir) directory = state != NULL ? g_dir_open(state, 0, NULL) : NULL;
     const char *other, *why;
@@ -226,17 +307,6 @@ void fl_piece_notes_settle(const FlPieceNotes *notes, const char *base)
             g_strcmp0(other, kept) != 0)
             g_unlink(path);
     }
-}
-
-/* Whether the file at PATH has VALUE for NAME. */
-static bool says(const char *path, const char *name, const char *value)
-{
-    g_autofree char *text = NULL, *said = NULL, *safe = fl_name_encode(value);
-
-    if (!g_file_get_contents(path, &text, NULL, NULL))
-        return false;
-    said = value_of(text, name);
-    return g_strcmp0(said, safe) == 0;
 }
 
 /* Calls FUNCTION with the path of each file that begins with PREFIX, until one returns true. */

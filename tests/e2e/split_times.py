@@ -281,6 +281,37 @@ class SplitTimes(lib.TestCase):
         self.assertEqual(self.seen[3], (ahead + 3) * 10**9)
         self.assertEqual(self.seen[0], first[0])
 
+    def test_disk_that_was_replaced_by_that_of_another_vm(self):
+        """Two VMs may have used the same second: the copy does not get the times of the original."""
+        pair = [self.vm, Vm(self, [Disk(self, "vda", size=SIZE)])]
+        state = self.vm.environment()["FLEECEFS_STATE_DIR"]
+        ahead = int(time.time()) + 100000
+        for piece in (0, 1):
+            for self.vm in pair:
+                self.vm.write("vda", piece * PIECE, 4096, pair.index(self.vm) + 1)
+                self.commit(self.begin_and_look())
+            for path in (os.path.join(state, n) for n in os.listdir(state)):
+                if os.path.basename(path).startswith("pieces-clock-"):
+                    with open(path) as f:
+                        text = f.read()
+                    with open(path, "w") as f:
+                        f.write(re.sub("(?m)^last .*$", f"last {ahead}", text))
+        shared = (ahead + 1) * 10**9
+        self.assertEqual(self.seen[1], shared)
+        for vm in pair:
+            vm.quit()
+        lib.run("cp", pair[0].disks["vda"].image, pair[1].disks["vda"].image)
+        os.symlink(pair[1].disks["vda"].image, self.dir + "/vda.qcow2")
+        with self.mount(self.dir + "/vda.qcow2", env=self.vm.environment(),
+                        options=["-o", "split=1M"]) as mount:
+            self.assertNotIn(shared, self.times(mount))
+        self.vm.monitor = self.path("moved")
+        self.vm.start()
+        mount = self.begin_and_look()
+        self.assertIn("the notes of restore point", mount.output())
+        self.assertNotIn(shared, self.seen)
+        self.end(mount, "--abort")
+
     def test_image_of_a_vm_that_is_off(self):
         """It continues its VM's notes if the name is the same; each state of the image has one time."""
         self.vm.write("vda", 0, SIZE - 4096, 17)

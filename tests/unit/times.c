@@ -178,7 +178,7 @@ static void show(Machine *machine, Shown *shown, unsigned place, unsigned series
     shown->looked = looked;
     shown->noted = looked || !foreign;
     if (disk->point[series] != NULL && !full && !foreign) {
-        last = fl_piece_notes_load(&shown->notes, &why);
+        last = fl_piece_notes_load(&shown->notes, false, &why);
         dirty = dirty_map(disk, series);
         g_assert_true(last != NULL || why != NULL);
     }
@@ -468,6 +468,34 @@ static void test_not_fitting(void)
     g_assert_cmpint(fl_times_get(size, 3).tv_sec, ==, 51);
 }
 
+/* NOTES of another source are not used if a third source noted one of their seconds for the same
+ * place, whatever its series and disk. */
+static void test_of_third_source(const FlPieceNotes *notes)
+{
+    g_autoptr(GError) error = NULL;
+    const char *why;
+
+    for (unsigned i = 0; i < 3; i++) {
+        FlPieceNotes image = *notes, third = *notes;
+        g_autoptr(FlTimes) its =
+            fl_times_next(NULL, NULL, 70, 10, (struct timespec){i == 0 ? 51 : 50, 0});
+        g_autoptr(FlTimes) times = NULL;
+
+        image.source = "vda.qcow2";
+        third.source = "qmp:third";
+        third.series = "weekly";
+        third.disk_id = "third";
+        third.point = "q";
+        third.place = i == 1 ? "/vdb" : "/vda";
+        g_assert_true(fl_piece_notes_save(&third, its, &error));
+        times = fl_piece_notes_load(&image, true, &why);
+        g_assert_true((times != NULL) == (i < 2));
+        if (i == 2)
+            g_assert_nonnull(strstr(why, "same times"));
+        fl_piece_notes_forget(third.source, NULL);
+    }
+}
+
 /* Detects any changed byte of the notes, and truncation. */
 static void test_damage(void)
 {
@@ -484,7 +512,7 @@ static void test_damage(void)
     gsize length;
 
     g_setenv("FLEECEFS_STATE_DIR", state, TRUE);
-    g_assert_null(fl_piece_notes_load(&notes, &why));
+    g_assert_null(fl_piece_notes_load(&notes, true, &why));
     g_assert_cmpstr(why, ==, "there are none");
     g_assert_true(fl_piece_notes_save(&notes, times, &error));
     directory = g_dir_open(state, 0, NULL);
@@ -497,16 +525,17 @@ static void test_damage(void)
             bad[i] ^= 1;
         g_assert_true(g_file_set_contents(path, bad, (gssize)length, NULL));
         g_clear_pointer(&times, fl_times_free);
-        times = fl_piece_notes_load(&notes, &why);
+        times = fl_piece_notes_load(&notes, true, &why);
         g_assert_true((times != NULL) == (i == length));
         g_assert_true(g_file_set_contents(path, text, (gssize)i, NULL));
         g_clear_pointer(&times, fl_times_free);
-        times = fl_piece_notes_load(&notes, &why);
+        times = fl_piece_notes_load(&notes, true, &why);
         g_assert_true((times != NULL) == (i == length));
     }
     other.source = "vda.qcow2"; /* the image that the VM had */
     g_clear_pointer(&times, fl_times_free);
-    times = fl_piece_notes_load(&other, &why);
+    g_assert_null(fl_piece_notes_load(&other, false, &why));
+    times = fl_piece_notes_load(&other, true, &why);
     g_assert_nonnull(times);
     /* Regardless of ids. */
     other = notes;
@@ -517,9 +546,10 @@ static void test_damage(void)
     for (unsigned i = 0; i < 3; i++) {
         other = notes;
         *(i == 0 ? &other.series : i == 1 ? &other.place : &other.disk_id) = "z";
-        g_assert_null(fl_piece_notes_load(&other, &why));
+        g_assert_null(fl_piece_notes_load(&other, true, &why));
         g_assert_cmpstr(why, ==, "they are of another disk, or the disk had another name");
     }
+    test_of_third_source(&notes);
     fl_piece_notes_forget("qmp:y", NULL);
     fl_piece_notes_forget(notes.source, "weekly");
     g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
