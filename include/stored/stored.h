@@ -9,11 +9,13 @@
  * the same disk_id, regardless of location and name. If these were not recorded, names are used.
  * contrib/fleecefs_backups/stored.py does the same for fleecefs-restore.
  *
- * Input is not trusted: symbolic links are not followed, and files and numbers are bounded.
+ * Input is not trusted: symbolic links are not followed, files and numbers are bounded, and what is
+ * remembered is charged to a budget.
  * Functions block; a result is immutable and may be read by any thread.
  */
 #pragma once
 
+#include "util/budget.h"
 #include "util/error.h"
 
 #include <stdint.h>
@@ -47,12 +49,13 @@ struct FlStoredImage {
     gint64 number;           /* of the generation; -1: none was recorded */
     FlStoredVm *vm;          /* belongs to FlStored; the same VM has the same pointer */
     const FlStoredImage *on; /* image below an increment; NULL: full, or has a fault */
-    char *fault;             /* why it cannot be restored; NULL: it can */
+    char *fault;             /* why it cannot be restored; NULL: it can. A GRefString: images on
+                                top of one another have the same */
     unsigned depth;          /* number of increments down to the full backup */
 
     /* Private to stored/. */
     FlStoredVm said;
-    bool resolved;
+    bool in_line, resolved;
     gint64 order_number;
     struct timespec order_time;
 };
@@ -62,10 +65,13 @@ typedef struct {
     GPtrArray *images;  /* of FlStoredImage, the oldest first */
     GPtrArray *vms;     /* of FlStoredVm */
     GPtrArray *damaged; /* of char *: files that cannot be read, and why */
+    FlBudget *budget;
+    uint64_t taken; /* bytes of it */
 } FlStored;
 
-/* Reads the backups below FOLDER; fails if there are none. */
-FlStored *fl_stored_read(const char *folder, GError **error);
+/* Reads the backups below FOLDER; fails if there are none, or more than BUDGET or our own limits
+ * allow. Takes a reference to BUDGET. */
+FlStored *fl_stored_read(const char *folder, FlBudget *budget, GError **error);
 void fl_stored_free(FlStored *stored); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlStored, fl_stored_free)
 

@@ -13,11 +13,21 @@ const char *fl_stored_vm_label(const FlStoredVm *vm)
     return vm->name != NULL ? vm->name : vm->uuid != NULL ? vm->uuid : vm->source;
 }
 
-/* Adds NAME unless it is in NAMES already. */
-static void add_name(GPtrArray *names, const char *name)
+/* Adds NAME to NAMES unless it is in the set SEEN already. */
+static void add_name(GPtrArray *names, GHashTable *seen, const char *name)
 {
-    if (!g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))
-        g_ptr_array_add(names, g_strdup(name));
+    char *copy;
+
+    if (g_hash_table_contains(seen, name))
+        return;
+    copy = g_strdup(name);
+    g_hash_table_add(seen, g_strdup(name));
+    g_ptr_array_add(names, copy);
+}
+
+static GHashTable *new_set(void)
+{
+    return g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
 }
 
 static char *join_names(GPtrArray *names)
@@ -34,13 +44,14 @@ static char *join_names(GPtrArray *names)
 static char *list_vms(const FlStored *stored)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GHashTable) seen = new_set();
 
     for (guint i = 0; i < stored->vms->len; i++) {
         const FlStoredVm *vm = stored->vms->pdata[i];
         g_autofree char *text = vm->uuid != NULL && vm->name != NULL
                                     ? g_strdup_printf("%s (%s)", vm->name, vm->uuid)
                                     : g_strdup(fl_stored_vm_label(vm));
-        add_name(names, text);
+        add_name(names, seen, text);
     }
     return join_names(names);
 }
@@ -48,10 +59,11 @@ static char *list_vms(const FlStored *stored)
 static char *list_generations(const GPtrArray *images)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GHashTable) seen = new_set();
 
     /* Newest first. */
     for (guint i = images->len; i-- > 0;)
-        add_name(names, ((const FlStoredImage *)images->pdata[i])->generation);
+        add_name(names, seen, ((const FlStoredImage *)images->pdata[i])->generation);
     return join_names(names);
 }
 
@@ -165,25 +177,27 @@ static const FlStoredImage *find_at(const FlStored *stored, const GPtrArray *ima
     return found;
 }
 
-/* Adds IMAGE, or replaces a worse form of the same disk by it. */
-static bool add_disk(const FlStored *stored, GPtrArray *disks, const FlStoredImage *image,
-                     GError **error)
+/* Adds IMAGE to DISKS, or replaces a worse form of the same disk by it. PLACES has the index of
+ * each disk of this generation, by name. */
+static bool add_disk(const FlStored *stored, GPtrArray *disks, GHashTable *places,
+                     const FlStoredImage *image, GError **error)
 {
-    for (guint i = 0; i < disks->len; i++) {
-        const FlStoredImage *other = disks->pdata[i];
+    const FlStoredImage *other;
+    gpointer place;
 
-        if (!is_same_generation(other, image) || !g_str_equal(other->disk, image->disk))
-            continue;
-        if (!g_str_equal(other->home, image->home))
-            return fl_fail(error, "backup:%s: several files are %s of %s: %s, %s", stored->top,
-                           image->disk, image->generation, other->path, image->path);
-        if ((other->fault != NULL && image->fault == NULL) ||
-            ((other->fault != NULL) == (image->fault != NULL) &&
-             (other->base != NULL) >= (image->base != NULL) && image->form < other->form))
-            disks->pdata[i] = (gpointer)image;
+    if (!g_hash_table_lookup_extended(places, image->disk, NULL, &place)) {
+        g_hash_table_insert(places, image->disk, GUINT_TO_POINTER(disks->len));
+        g_ptr_array_add(disks, (gpointer)image);
         return true;
     }
-    g_ptr_array_add(disks, (gpointer)image);
+    other = disks->pdata[GPOINTER_TO_UINT(place)];
+    if (!g_str_equal(other->home, image->home))
+        return fl_fail(error, "backup:%s: several files are %s of %s: %s, %s", stored->top,
+                       image->disk, image->generation, other->path, image->path);
+    if ((other->fault != NULL && image->fault == NULL) ||
+        ((other->fault != NULL) == (image->fault != NULL) &&
+         (other->base != NULL) >= (image->base != NULL) && image->form < other->form))
+        disks->pdata[GPOINTER_TO_UINT(place)] = (gpointer)image;
     return true;
 }
 
@@ -192,6 +206,7 @@ GPtrArray *fl_stored_choose(const FlStored *stored, const char *vm, const char *
 {
     g_autoptr(GPtrArray) images = images_of(stored, vm, error);
     g_autoptr(GPtrArray) disks = g_ptr_array_new();
+    g_autoptr(GHashTable) places = g_hash_table_new(g_str_hash, g_str_equal);
     const FlStoredImage *one;
 
     if (images == NULL || !check_one_vm(stored, images, error))
@@ -206,7 +221,7 @@ GPtrArray *fl_stored_choose(const FlStored *stored, const char *vm, const char *
         return NULL;
     for (guint i = 0; i < images->len; i++) {
         if (is_same_generation(one, images->pdata[i]) &&
-            !add_disk(stored, disks, images->pdata[i], error))
+            !add_disk(stored, disks, places, images->pdata[i], error))
             return NULL;
     }
     for (guint i = 0; i < disks->len; i++) {
@@ -223,7 +238,9 @@ GPtrArray *fl_stored_choose(const FlStored *stored, const char *vm, const char *
 GPtrArray *fl_stored_all(const FlStored *stored, const char *vm, GError **error)
 {
     g_autoptr(GPtrArray) images = images_of(stored, vm, error);
-    g_autoptr(GPtrArray) all = g_ptr_array_new(), generation = g_ptr_array_new();
+    g_autoptr(GPtrArray) all = g_ptr_array_new();
+    g_autoptr(GHashTable) places = g_hash_table_new(g_str_hash, g_str_equal);
+    const FlStoredImage *before = NULL;
 
     for (guint i = 0; images != NULL && i < images->len; i++) {
         const FlStoredImage *image = images->pdata[i];
@@ -233,15 +250,11 @@ GPtrArray *fl_stored_all(const FlStored *stored, const char *vm, GError **error)
             continue;
         }
         /* The images are sorted by generation. */
-        if (generation->len > 0 && !is_same_generation(generation->pdata[0], image)) {
-            g_ptr_array_extend_and_steal(all, g_steal_pointer(&generation));
-            generation = g_ptr_array_new();
-        }
-        if (!add_disk(stored, generation, image, error))
+        if (before != NULL && !is_same_generation(before, image))
+            g_hash_table_remove_all(places);
+        before = image;
+        if (!add_disk(stored, all, places, image, error))
             return NULL;
     }
-    if (images == NULL)
-        return NULL;
-    g_ptr_array_extend_and_steal(all, g_steal_pointer(&generation));
-    return g_steal_pointer(&all);
+    return images != NULL ? g_steal_pointer(&all) : NULL;
 }

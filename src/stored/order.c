@@ -10,39 +10,43 @@ char *fl_stored_generation_folder(const FlStoredImage *image)
     return g_path_get_dirname(image->home);
 }
 
-/* Compares by UUID if both have one: sockets move, and VMs may share a name. */
-static bool is_same(const FlStoredVm *a, const FlStoredVm *b)
-{
-    if (a->uuid != NULL && b->uuid != NULL)
-        return g_str_equal(a->uuid, b->uuid);
-    return a->source != NULL && g_strcmp0(a->source, b->source) == 0;
-}
+/* The known VMs. The same source may be that of several. */
+typedef struct {
+    FlStored *stored;
+    GHashTable *by_uuid, *by_source; /* FlStoredVm by its own text */
+} Vms;
 
-static FlStoredVm *add_vm(FlStored *stored, const char *uuid, const char *name, const char *source)
+/* In by_source: there are several. */
+static FlStoredVm several;
+
+static FlStoredVm *add_vm(Vms *vms, const char *uuid, const char *name, const char *source)
 {
     FlStoredVm *vm = g_new0(FlStoredVm, 1);
 
     vm->uuid = g_strdup(uuid);
     vm->name = g_strdup(name);
     vm->source = g_strdup(source);
-    g_ptr_array_add(stored->vms, vm);
+    g_ptr_array_add(vms->stored->vms, vm);
+    if (uuid != NULL)
+        g_hash_table_insert(vms->by_uuid, vm->uuid, vm);
+    if (source != NULL)
+        g_hash_table_insert(vms->by_source, vm->source,
+                            g_hash_table_contains(vms->by_source, source) ? &several : vm);
     return vm;
 }
 
-/* Finds the known VM that SAID describes; NULL if none matches, or several. */
-static FlStoredVm *find_vm(const FlStored *stored, const FlStoredVm *said)
+/* Finds the known VM that SAID describes; NULL if none matches, or several. Compares by UUID if
+ * both have one: sockets move, and VMs may share a name. VMs with a UUID are all known before those
+ * without. */
+static FlStoredVm *find_vm(const Vms *vms, const FlStoredVm *said)
 {
     FlStoredVm *found = NULL;
 
-    for (guint i = 0; i < stored->vms->len; i++) {
-        FlStoredVm *vm = stored->vms->pdata[i];
-        if (!is_same(vm, said))
-            continue;
-        if (found != NULL)
-            return NULL;
-        found = vm;
-    }
-    return found;
+    if (said->uuid != NULL)
+        return g_hash_table_lookup(vms->by_uuid, said->uuid);
+    if (said->source != NULL)
+        found = g_hash_table_lookup(vms->by_source, said->source);
+    return found != &several ? found : NULL;
 }
 
 static char *folder_of_vm(const FlStoredImage *image)
@@ -53,8 +57,10 @@ static char *folder_of_vm(const FlStoredImage *image)
 }
 
 /* Images that record their VM; those with a UUID first, since others may be the same VM. */
-static void find_recorded_vms(FlStored *stored)
+static void find_recorded_vms(Vms *vms)
 {
+    const FlStored *stored = vms->stored;
+
     for (int with_uuid = 1; with_uuid >= 0; with_uuid--) {
         for (guint i = 0; i < stored->images->len; i++) {
             FlStoredImage *image = stored->images->pdata[i];
@@ -63,18 +69,18 @@ static void find_recorded_vms(FlStored *stored)
             if ((said->uuid == NULL && said->source == NULL) ||
                 (said->uuid != NULL) != (with_uuid == 1))
                 continue;
-            image->vm = find_vm(stored, said);
+            image->vm = find_vm(vms, said);
             if (image->vm == NULL)
-                image->vm = add_vm(stored, said->uuid, said->name, said->source);
+                image->vm = add_vm(vms, said->uuid, said->name, said->source);
         }
     }
 }
 
 /* Older versions recorded no VM: uses the VM of neighbouring images, or else the folder. */
-static void find_other_vms(FlStored *stored)
+static void find_other_vms(Vms *vms)
 {
+    const FlStored *stored = vms->stored;
     g_autoptr(GHashTable) beside = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    static FlStoredVm several;
 
     for (guint i = 0; i < stored->images->len; i++) {
         const FlStoredImage *image = stored->images->pdata[i];
@@ -94,9 +100,9 @@ static void find_other_vms(FlStored *stored)
             continue;
         if (there == NULL || there == &several) {
             const FlStoredVm said = {.source = folder};
-            there = find_vm(stored, &said);
+            there = find_vm(vms, &said);
             if (there == NULL)
-                there = add_vm(stored, NULL, name, folder);
+                there = add_vm(vms, NULL, name, folder);
         }
         image->vm = there;
     }
@@ -133,6 +139,15 @@ static bool is_better(const FlStoredImage *a, const FlStoredImage *b)
     return a->form < b->form;
 }
 
+/* Takes ownership of WHY. */
+static void set_fault(FlStoredImage *image, char *why)
+{
+    if (image->fault != NULL)
+        g_ref_string_release(image->fault);
+    image->fault = g_ref_string_new(why);
+    g_free(why);
+}
+
 /* Chooses the base of IMAGE from CANDIDATES; records a fault if there is not exactly one. */
 static void choose_base(FlStoredImage *image, const GPtrArray *candidates, bool by_name)
 {
@@ -144,16 +159,16 @@ static void choose_base(FlStoredImage *image, const GPtrArray *candidates, bool 
         if (by_name && image->disk_id != NULL && other->disk_id != NULL)
             continue;
         if (found != NULL && !g_str_equal(found->home, other->home)) {
-            image->fault = g_strdup_printf("several files are restore point %s of %s: %s, %s",
-                                           image->base, image->disk, found->path, other->path);
+            set_fault(image, g_strdup_printf("several files are restore point %s of %s: %s, %s",
+                                             image->base, image->disk, found->path, other->path));
             return;
         }
         if (found == NULL || is_better(other, found))
             found = other;
     }
     if (found != NULL && found->size != image->size)
-        image->fault =
-            g_strdup_printf("%s and %s are of disks of different sizes", image->path, found->path);
+        set_fault(image, g_strdup_printf("%s and %s are of disks of different sizes", image->path,
+                                         found->path));
     else
         image->on = found;
 }
@@ -185,8 +200,8 @@ static void find_bases(FlStored *stored)
         if (image->on == NULL && image->fault == NULL)
             choose_base(image, g_hash_table_lookup(by_name, name), true);
         if (image->on == NULL && image->fault == NULL)
-            image->fault = g_strdup_printf("%s needs restore point %s, which is missing",
-                                           image->path, image->base);
+            set_fault(image, g_strdup_printf("%s needs restore point %s, which is missing",
+                                             image->path, image->base));
     }
 }
 
@@ -216,7 +231,7 @@ static void resolve_one(FlStoredImage *image)
         return;
     image->depth = image->on->depth + 1;
     if (image->on->fault != NULL && image->fault == NULL)
-        image->fault = g_strdup(image->on->fault);
+        image->fault = g_ref_string_acquire(image->on->fault);
     if (compare_orders(image, image->on) < 0) {
         image->order_number = image->on->order_number;
         image->order_time = image->on->order_time;
@@ -224,23 +239,25 @@ static void resolve_one(FlStoredImage *image)
 }
 
 /* Not recursive: chains may have any length. */
-static void resolve_chain(FlStoredImage *image, guint longest)
+static void resolve_chain(FlStoredImage *image)
 {
     g_autoptr(GPtrArray) line = g_ptr_array_new();
+    FlStoredImage *step = image;
 
-    for (FlStoredImage *step = image; step != NULL && !step->resolved;
-         step = (FlStoredImage *)step->on) {
-        if (line->len > longest) {
-            g_free(image->fault);
-            image->fault = g_strdup_printf("%s is based on itself", image->path);
-            image->on = NULL;
-            resolve_one(image);
-            return;
-        }
+    for (; step != NULL && !step->resolved && !step->in_line; step = (FlStoredImage *)step->on) {
+        step->in_line = true;
         g_ptr_array_add(line, step);
     }
-    while (line->len > 0)
-        resolve_one(g_ptr_array_steal_index(line, line->len - 1));
+    if (step != NULL && !step->resolved) {
+        set_fault(step, g_strdup_printf("%s is based on itself", step->path));
+        step->on = NULL;
+        resolve_one(step);
+    }
+    while (line->len > 0) {
+        step = g_ptr_array_steal_index(line, line->len - 1);
+        if (!step->resolved)
+            resolve_one(step);
+    }
 }
 
 static int compare_images(gconstpointer a, gconstpointer b)
@@ -255,10 +272,16 @@ static int compare_images(gconstpointer a, gconstpointer b)
 
 void fl_stored_resolve(FlStored *stored)
 {
-    find_recorded_vms(stored);
-    find_other_vms(stored);
+    Vms vms = {.stored = stored,
+               .by_uuid = g_hash_table_new(g_str_hash, g_str_equal),
+               .by_source = g_hash_table_new(g_str_hash, g_str_equal)};
+
+    find_recorded_vms(&vms);
+    find_other_vms(&vms);
+    g_hash_table_unref(vms.by_uuid);
+    g_hash_table_unref(vms.by_source);
     find_bases(stored);
     for (guint i = 0; i < stored->images->len; i++)
-        resolve_chain(stored->images->pdata[i], stored->images->len);
+        resolve_chain(stored->images->pdata[i]);
     g_ptr_array_sort(stored->images, compare_images);
 }

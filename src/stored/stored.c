@@ -13,11 +13,28 @@
 #define JSON_MAX   (16u << 20)
 #define DEPTH_MAX  32
 #define IMAGES_MAX 100000
-#define NO_UUID    "00000000-0000-0000-0000-000000000000"
+/* Folders may be empty, but reading them takes time. */
+#define FOLDERS_MAX 1000000
+/* Bytes of a text that becomes part of an image: longer than any name or path. */
+#define TEXT_MAX 8192
+/* Bytes of all that is remembered. A real image takes one or two KiB. */
+#define REMEMBER_MAX (UINT64_C(512) << 20)
+/* An entry of a list or table. */
+#define ENTRY_BYTES 256u
+#define NO_UUID     "00000000-0000-0000-0000-000000000000"
+
+/* What is needed of the vm.json of a generation. */
+typedef struct {
+    FlStoredVm vm;
+    char *generation; /* its name; NULL: not recorded */
+    gint64 number;
+} Generation;
 
 typedef struct {
     FlStored *stored;
-    GHashTable *vms; /* contents of vm.json, JsonObject by folder; NULL: there is none */
+    GHashTable *generations; /* Generation by folder */
+    uint64_t folders;        /* read so far */
+    char *excess;            /* why reading has ended early; NULL: it has not */
 } Reading;
 
 static void vm_clear(FlStoredVm *vm)
@@ -45,9 +62,19 @@ static void image_free(gpointer data)
     g_free(image->base);
     g_free(image->disk_id);
     g_free(image->generation);
-    g_free(image->fault);
+    if (image->fault != NULL)
+        g_ref_string_release(image->fault);
     vm_clear(&image->said);
     g_free(image);
+}
+
+static void generation_free(gpointer data)
+{
+    Generation *generation = data;
+
+    vm_clear(&generation->vm);
+    g_free(generation->generation);
+    g_free(generation);
 }
 
 void fl_stored_free(FlStored *stored)
@@ -58,6 +85,8 @@ void fl_stored_free(FlStored *stored)
     g_ptr_array_unref(stored->images);
     g_ptr_array_unref(stored->vms);
     g_ptr_array_unref(stored->damaged);
+    fl_budget_give_back(stored->budget, stored->taken);
+    fl_budget_unref(stored->budget);
     g_free(stored);
 }
 
@@ -97,9 +126,41 @@ static char *read_file(const char *path, gsize *length, GError **error)
     return g_steal_pointer(&text);
 }
 
+/* Charges BYTES to the budget; ends reading if they are too many. */
+static bool remember(Reading *reading, uint64_t bytes)
+{
+    FlStored *stored = reading->stored;
+
+    if (reading->excess != NULL)
+        return false;
+    if (stored->taken > REMEMBER_MAX - bytes ||
+        !fl_budget_take(stored->budget, bytes, UINT64_MAX)) {
+        reading->excess = g_strdup("the descriptions of its backups need too much memory");
+        return false;
+    }
+    stored->taken += bytes;
+    return true;
+}
+
 static void damaged(Reading *reading, const char *path, const char *why)
 {
-    g_ptr_array_add(reading->stored->damaged, g_strdup_printf("%s: %s", path, why));
+    if (remember(reading, ENTRY_BYTES + strlen(path) + strlen(why)))
+        g_ptr_array_add(reading->stored->damaged, g_strdup_printf("%s: %s", path, why));
+}
+
+static bool has_long_text(JsonObject *said)
+{
+    static const char *const names[] = {"restore_point", "disk_id",      "base", "snapshot",
+                                        "called",        "generation",   "uuid", "source",
+                                        "name",          "point_in_time"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        const char *text = fl_json_string(said, names[i]);
+
+        if (text != NULL && strlen(text) > TEXT_MAX)
+            return true;
+    }
+    return false;
 }
 
 /* Returns NULL and records a fault if the file cannot be read. */
@@ -108,24 +169,12 @@ static JsonObject *read_json(Reading *reading, const char *path)
     g_autoptr(GError) error = NULL;
     gsize length = 0;
     g_autofree char *text = read_file(path, &length, &error);
-    JsonObject *said = text != NULL ? fl_json_parse(text, length, &error) : NULL;
+    g_autoptr(JsonObject) said = text != NULL ? fl_json_parse(text, length, &error) : NULL;
 
-    if (said == NULL)
-        damaged(reading, path, error->message);
-    return said;
-}
-
-/* Returns the contents of vm.json in FOLDER; NULL if there is none. */
-static JsonObject *vm_said(Reading *reading, const char *folder)
-{
-    g_autofree char *path = g_build_filename(folder, "vm.json", NULL);
-    JsonObject *said;
-
-    if (!g_hash_table_contains(reading->vms, folder))
-        g_hash_table_insert(reading->vms, g_strdup(folder),
-                            is_there(path, S_IFREG) ? read_json(reading, path) : NULL);
-    said = g_hash_table_lookup(reading->vms, folder);
-    return said;
+    if (said != NULL && !has_long_text(said) && !has_long_text(fl_json_object(said, "vm")))
+        return g_steal_pointer(&said);
+    damaged(reading, path, said != NULL ? "a text in it is too long" : error->message);
+    return NULL;
 }
 
 static char *text_of(JsonObject *said, const char *name)
@@ -151,6 +200,38 @@ static FlStoredVm take_vm(JsonObject *said)
     return taken;
 }
 
+static uint64_t bytes_of(const char *text)
+{
+    return text != NULL ? strlen(text) + 1 : 0;
+}
+
+static uint64_t vm_bytes(const FlStoredVm *vm)
+{
+    return bytes_of(vm->uuid) + bytes_of(vm->name) + bytes_of(vm->source);
+}
+
+/* Returns what vm.json in FOLDER says; empty if there is none. */
+static const Generation *generation_of(Reading *reading, const char *folder)
+{
+    Generation *generation = g_hash_table_lookup(reading->generations, folder);
+    g_autofree char *path = g_build_filename(folder, "vm.json", NULL);
+    g_autoptr(JsonObject) said = NULL;
+    JsonNode *number;
+
+    if (generation != NULL)
+        return generation;
+    said = is_there(path, S_IFREG) ? read_json(reading, path) : NULL;
+    number = fl_json_value(said, "number", G_TYPE_INT64);
+    generation = g_new0(Generation, 1);
+    generation->vm = take_vm(said);
+    generation->generation = text_of(said, "generation");
+    generation->number = number != NULL ? MAX(json_node_get_int(number), -1) : -1;
+    g_hash_table_insert(reading->generations, g_strdup(folder), generation);
+    remember(reading, ENTRY_BYTES + strlen(folder) + vm_bytes(&generation->vm) +
+                          bytes_of(generation->generation));
+    return generation;
+}
+
 /* Returns the recorded time, or else that of the image files. */
 static struct timespec time_of(JsonObject *info, const char *home)
 {
@@ -165,13 +246,27 @@ static struct timespec time_of(JsonObject *info, const char *home)
     return stat(home, &st) == 0 ? st.st_mtim : (struct timespec){0};
 }
 
+static FlStoredVm copy_vm(const FlStoredVm *vm)
+{
+    return (FlStoredVm){
+        .uuid = g_strdup(vm->uuid), .name = g_strdup(vm->name), .source = g_strdup(vm->source)};
+}
+
+/* The memory of IMAGE, of a VM of its own, and of a fault that names two files and a point. */
+static uint64_t image_bytes(const FlStoredImage *image)
+{
+    return sizeof *image + ENTRY_BYTES + 3 * bytes_of(image->path) + bytes_of(image->map) +
+           bytes_of(image->home) + 2 * bytes_of(image->disk) + bytes_of(image->point) +
+           2 * bytes_of(image->base) + bytes_of(image->disk_id) + bytes_of(image->generation) +
+           2 * vm_bytes(&image->said);
+}
+
 /* Adds the image FILE, relative to HOME, described by INFO. BASE NULL: it is a full backup. */
 static void add_image(Reading *reading, const char *home, const char *file, FlStoredForm form,
                       JsonObject *info, const char *base)
 {
     g_autofree char *generation_folder = g_path_get_dirname(home);
-    JsonObject *vm = vm_said(reading, generation_folder);
-    JsonNode *number = fl_json_value(vm, "number", G_TYPE_INT64);
+    const Generation *generation = generation_of(reading, generation_folder);
     FlStoredImage *image = g_new0(FlStoredImage, 1);
 
     image->path = g_build_filename(home, file, NULL);
@@ -187,18 +282,17 @@ static void add_image(Reading *reading, const char *home, const char *file, FlSt
         g_autofree char *stem = g_strndup(image->path, strlen(image->path) - strlen("raw"));
         image->map = g_strconcat(stem, "ddrescue", NULL);
     }
-    image->said = take_vm(vm);
-    if (image->said.uuid == NULL && image->said.source == NULL) {
-        vm_clear(&image->said);
-        image->said = take_vm(info);
-    }
-    image->generation = text_of(vm, "generation");
+    image->said = generation->vm.uuid != NULL || generation->vm.source != NULL
+                      ? copy_vm(&generation->vm)
+                      : take_vm(info);
+    image->generation = g_strdup(generation->generation);
     if (image->generation == NULL)
         image->generation = text_of(info, "snapshot");
     if (image->generation == NULL)
         image->generation = g_path_get_basename(generation_folder);
-    image->number = number != NULL ? MAX(json_node_get_int(number), -1) : -1;
+    image->number = generation->number;
     g_ptr_array_add(reading->stored->images, image);
+    remember(reading, image_bytes(image));
 }
 
 /* Returns the base of the increment since bitmap NAME; NULL if the bitmap is not fleecefs's. */
@@ -287,11 +381,16 @@ static void walk(Reading *reading, const char *folder, unsigned depth)
         damaged(reading, folder, error->message);
         return;
     }
+    if (++reading->folders > FOLDERS_MAX || reading->stored->images->len >= IMAGES_MAX) {
+        reading->excess =
+            g_strdup_printf("it has more than %u folders or %u disks", FOLDERS_MAX, IMAGES_MAX);
+        return;
+    }
     if (lstat(info, &st) == 0) {
         add_disk(reading, folder, info);
         return;
     }
-    while ((name = g_dir_read_name(dir)) != NULL && reading->stored->images->len < IMAGES_MAX) {
+    while (reading->excess == NULL && (name = g_dir_read_name(dir)) != NULL) {
         g_autofree char *path = g_build_filename(folder, name, NULL);
 
         if (!is_left_out(name) && depth < DEPTH_MAX && is_there(path, S_IFDIR))
@@ -299,18 +398,14 @@ static void walk(Reading *reading, const char *folder, unsigned depth)
     }
 }
 
-static void unref_json(gpointer data)
-{
-    if (data != NULL)
-        json_object_unref(data);
-}
-
-FlStored *fl_stored_read(const char *folder, GError **error)
+FlStored *fl_stored_read(const char *folder, FlBudget *budget, GError **error)
 {
     g_autoptr(FlStored) stored = g_new0(FlStored, 1);
     g_autofree char *real = realpath(folder, NULL);
+    g_autofree char *excess = NULL;
     Reading reading = {.stored = stored};
 
+    stored->budget = fl_budget_ref(budget);
     stored->top = g_strdup(real != NULL ? real : folder);
     stored->images = g_ptr_array_new_with_free_func(image_free);
     stored->vms = g_ptr_array_new_with_free_func(vm_free);
@@ -319,9 +414,14 @@ FlStored *fl_stored_read(const char *folder, GError **error)
         fl_fail(error, "backup:%s: %s", folder, real == NULL ? g_strerror(errno) : "not a folder");
         return NULL;
     }
-    reading.vms = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, unref_json);
+    reading.generations = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, generation_free);
     walk(&reading, real, 0);
-    g_hash_table_unref(reading.vms);
+    g_hash_table_unref(reading.generations);
+    excess = reading.excess;
+    if (excess != NULL) {
+        fl_fail(error, "backup:%s: %s; name the folder of one VM, or of some", folder, excess);
+        return NULL;
+    }
     if (stored->images->len == 0 && stored->damaged->len > 0) {
         fl_fail(error, "backup:%s: %s", folder, (char *)stored->damaged->pdata[0]);
         return NULL;

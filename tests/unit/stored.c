@@ -226,6 +226,9 @@ static void store(const char *home, const char *point, const char *base, const c
     g_assert_true(g_file_set_contents(file, "", 0, NULL));
 }
 
+/* Enough for what the tests make. */
+#define BUDGET 1000000u
+
 static void number(const char *generation, int n, const char *vm)
 {
     g_autofree char *path = g_build_filename(generation, "vm.json", NULL);
@@ -238,7 +241,8 @@ static void number(const char *generation, int n, const char *vm)
 static FlStored *read_all(void)
 {
     g_autoptr(GError) error = NULL;
-    FlStored *stored = fl_stored_read(".", &error);
+    g_autoptr(FlBudget) budget = fl_budget_new(BUDGET);
+    FlStored *stored = fl_stored_read(".", budget, &error);
 
     g_assert_no_error(error);
     return stored;
@@ -350,9 +354,68 @@ static void test_choose(Fixture *fixture, gconstpointer data)
 static void assert_nothing(const char *folder, const char *why)
 {
     g_autoptr(GError) error = NULL;
+    g_autoptr(FlBudget) budget = fl_budget_new(BUDGET);
 
-    g_assert_null(fl_stored_read(folder, &error));
+    g_assert_null(fl_stored_read(folder, budget, &error));
     assert_error_has(error, why);
+    /* It is given back. */
+    g_assert_true(fl_budget_take(budget, BUDGET, BUDGET));
+}
+
+/* What is remembered has one limit, however many files it comes from. */
+static void test_too_much(Fixture *fixture, gconstpointer data)
+{
+    g_autoptr(FlBudget) budget = fl_budget_new(BUDGET);
+    g_autoptr(GError) error = NULL;
+    FlStored *stored;
+
+    run("mkdir -p a/web/vda b; i=0; while [ $i -lt 100 ]; do"
+        "    mkdir -p b/web$i/1/vda; : >b/web$i/1/vda/disk.raw;"
+        "    printf '{\"size\": 512, \"restore_point\": \"%04000d\"}' $i >b/web$i/1/vda/info.json;"
+        "    printf '{\"vm\": {\"uuid\": \"%04000d\"}}' $i >b/web$i/1/vm.json;"
+        "    i=$((i + 1)); done");
+    assert_nothing("b", "need too much memory; name the folder of one VM");
+    stored = fl_stored_read("b/web1", budget, &error);
+    g_assert_no_error(error);
+    g_assert_false(fl_budget_take(budget, BUDGET, BUDGET));
+    fl_stored_free(stored);
+    g_assert_true(fl_budget_take(budget, BUDGET, BUDGET));
+    run("printf '{\"size\": 512, \"disk_id\": \"%010000d\"}' 1 >a/web/vda/info.json");
+    assert_nothing("a", "info.json: a text in it is too long");
+    run("echo '{\"size\": 512}' >a/web/vda/info.json; : >a/web/vda/disk.raw;"
+        "printf '{\"vm\": {\"name\": \"%010000d\"}}' 1 >a/web/vm.json");
+    g_clear_pointer(&budget, fl_budget_unref);
+    budget = fl_budget_new(BUDGET);
+    stored = fl_stored_read("a", budget, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(stored->damaged->len, ==, 1);
+    g_assert_nonnull(strstr(stored->damaged->pdata[0], "vm.json: a text in it is too long"));
+    fl_stored_free(stored);
+}
+
+/* Many VMs and disks, each of which depends on itself: no step may take them all. */
+static void test_many(Fixture *fixture, gconstpointer data)
+{
+    g_autoptr(FlStored) stored = NULL;
+
+    run("i=0; while [ $i -lt 300 ]; do"
+        "    mkdir -p web$i/1/vda web$i/1/vdb/dirty;"
+        "    : >web$i/1/vda/disk.raw; : >web$i/1/vdb/dirty/last.qcow2;"
+        "    echo '{\"size\": 512}' >web$i/1/vda/info.json;"
+        "    echo '{\"size\": 512, \"restore_point\": \"p\", \"base\": \"p\","
+        "        \"contexts\": [{\"bitmap\": \"last\", \"base\": 1}]}' >web$i/1/vdb/info.json;"
+        "    i=$((i + 1)); done; sed -i 's/\"base\": 1/\"base\": \"p\"/' web*/1/vdb/info.json");
+    stored = read_all();
+    g_assert_cmpuint(stored->images->len, ==, 600);
+    g_assert_cmpuint(stored->vms->len, ==, 300);
+    for (guint i = 0; i < stored->images->len; i++) {
+        const FlStoredImage *image = stored->images->pdata[i];
+
+        if (image->base != NULL)
+            g_assert_nonnull(strstr(image->fault, "is based on itself"));
+        else
+            g_assert_null(image->fault);
+    }
 }
 
 static void test_nothing(Fixture *fixture, gconstpointer data)
@@ -381,6 +444,8 @@ int main(int argc, char **argv)
     g_test_add("/stored/overlay", Fixture, NULL, set_up, test_overlay, tear_down);
     g_test_add("/stored/qcow2", Fixture, NULL, set_up, test_qcow2, tear_down);
     g_test_add("/stored/choose", Fixture, NULL, set_up, test_choose, tear_down);
+    g_test_add("/stored/too-much", Fixture, NULL, set_up, test_too_much, tear_down);
+    g_test_add("/stored/many", Fixture, NULL, set_up, test_many, tear_down);
     g_test_add("/stored/nothing", Fixture, NULL, set_up, test_nothing, tear_down);
     status = g_test_run();
     g_rmdir(runtime);

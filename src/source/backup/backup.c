@@ -24,9 +24,10 @@ typedef struct {
     FlSource source; /* first; on top of the daemon's NBD source, or of none if all disks are in
                         pieces */
     FlStored *stored;
-    GPtrArray *disks; /* of Disk */
-    bool all;         /* ?all: show all backups, in folders */
-    FlChains *chains; /* NULL once closed, or if all disks are in pieces */
+    GPtrArray *disks;    /* of Disk */
+    GHashTable *by_name; /* the same: name to Disk */
+    bool all;            /* ?all: show all backups, in folders */
+    FlChains *chains;    /* NULL once closed, or if all disks are in pieces */
     FlBudget *budget;
     GMutex lock;
 } BackupSource;
@@ -105,16 +106,10 @@ static bool is_in_pieces(const FlStoredImage *image)
     return image->form == FL_STORED_PIECES;
 }
 
+/* Called for each reply: its cost does not depend on the number of disks. */
 static Disk *find_disk(FlSource *source, const char *name)
 {
-    const GPtrArray *disks = backup_of(source)->disks;
-
-    for (guint i = 0; i < disks->len; i++) {
-        Disk *disk = disks->pdata[i];
-        if (g_str_equal(disk->name, name))
-            return disk;
-    }
-    return NULL;
+    return g_hash_table_lookup(backup_of(source)->by_name, name);
 }
 
 /* Returns the name of the folder that contains PATH. */
@@ -269,6 +264,7 @@ static void backup_close(FlSource *source)
 static void backup_clear(FlSource *source)
 {
     backup_close(source);
+    g_hash_table_unref(backup_of(source)->by_name);
     g_ptr_array_unref(backup_of(source)->disks);
     fl_stored_free(backup_of(source)->stored);
     fl_budget_unref(backup_of(source)->budget);
@@ -332,6 +328,15 @@ static GPtrArray *make_disks(const FlStored *stored, const GPtrArray *images)
     return disks;
 }
 
+static GHashTable *index_disks(const GPtrArray *disks)
+{
+    GHashTable *by_name = g_hash_table_new(g_str_hash, g_str_equal);
+
+    for (guint i = 0; i < disks->len; i++)
+        g_hash_table_insert(by_name, ((Disk *)disks->pdata[i])->name, disks->pdata[i]);
+    return by_name;
+}
+
 /* Only one generation is shown, so report its faults at once. */
 static bool open_all(FlSource *source, GError **error)
 {
@@ -374,7 +379,7 @@ static FlSource *open_backup(const FlSourceSpec *spec, const FlSourceParams *par
     BackupSource *backup;
 
     if (!parse(spec->text, &wanted, error) ||
-        (stored = fl_stored_read(wanted.folder, error)) == NULL ||
+        (stored = fl_stored_read(wanted.folder, params->budget, error)) == NULL ||
         (images = choose(stored, &wanted, error)) == NULL || !leave_out(images, &wanted, error) ||
         !start_chains(stored, images, &chains, error))
         return NULL;
@@ -387,6 +392,7 @@ static FlSource *open_backup(const FlSourceSpec *spec, const FlSourceParams *par
     g_mutex_init(&backup->lock);
     backup->budget = fl_budget_ref(params->budget);
     backup->disks = make_disks(stored, images);
+    backup->by_name = index_disks(backup->disks);
     backup->stored = g_steal_pointer(&stored);
     backup->chains = g_steal_pointer(&chains);
     backup->all = wanted.all;
