@@ -13,6 +13,7 @@ import tarfile
 
 from . import durable, keep, stored, sums
 from .stored import Damaged
+from .text import plain
 
 END = ".tar"
 NOTE = ".DAMAGED"  # appended to an archive's name: why a check found it damaged
@@ -125,7 +126,7 @@ class Archive:
         try:
             digests, said = read_all(self.path)
         except (Damaged, OSError) as why:
-            return str(why), 0
+            return plain(why), 0
         for name, expected in sorted((said or {}).items()):
             if digests.get(name) not in expected:
                 return f"{name} has changed" + (
@@ -155,7 +156,7 @@ class Archives:
         except (Damaged, OSError) as why:
             # It may be any archive, not a backup.
             if keep.time_of(os.path.basename(path)):
-                self.all.append(Archive(path, {}, f"cannot be read: {why}"))
+                self.all.append(Archive(path, {}, f"cannot be read: {plain(why)}"))
             return
         if said is not None:
             self.all.append(Archive(path, said, damage=damage_of(path)))

@@ -116,7 +116,8 @@ def whole(info):
 
 
 # Options for taking snapshots: not for images.
-SNAPSHOT_OPTIONS = {"scratch", "agent", "agent_optional", "freeze_timeout", "nbd", "read_only"}
+SNAPSHOT_OPTIONS = {"scratch", "scratch_encrypt", "agent", "agent_optional", "freeze_timeout", "nbd",
+                    "nbd_tls", "nbd_listen", "read_only", "disk", "since"}
 
 
 def options_for(vm, text):

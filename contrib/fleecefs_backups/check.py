@@ -9,7 +9,7 @@ import os
 from . import durable, sums
 from .making import check_file
 from .stored import DAMAGED_FILE, VM_FILE, Damaged, Refused, disks_of
-from .text import printable
+from .text import plain, printable
 
 
 def folders_of(stored):
@@ -25,7 +25,7 @@ def check_image(image):
     try:
         check_file(image)
     except (Refused, Damaged, OSError) as why:
-        return str(why)
+        return plain(why)
     return None
 
 
@@ -47,7 +47,7 @@ def check_sums(folder):
             if os.path.lexists(path) and sums.of_file(path) not in digests:
                 raise Damaged(f"{name} has changed: its checksum differs")
         except (Damaged, OSError) as why:
-            found.setdefault(top, str(why))
+            found.setdefault(top, plain(why))
     return found, len(said or ())
 
 
@@ -61,7 +61,7 @@ def check_generation(folder, images, stored):
     try:
         names = disks_of(stored.json(os.path.join(folder, VM_FILE)))
     except Damaged as why:
-        found.setdefault("", str(why))
+        found.setdefault("", plain(why))
         names = ()
     for disk in names:
         if os.path.join(folder, disk) not in {i.home for i in images}:

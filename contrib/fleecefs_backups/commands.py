@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from .text import printable
+from .text import plain, printable
 
 FLEECEFS = os.environ.get("FLEECEFS", "fleecefs")
 STOPPING = {s for s in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -31,7 +31,8 @@ quiet = False  # print only errors and warnings
 
 
 def log(text):
-    print("fleecefs-backup:", printable(text), file=sys.stderr, flush=True)
+    """Prints a line: TEXT, or an exception."""
+    print("fleecefs-backup:", printable(plain(text)), file=sys.stderr, flush=True)
 
 
 def tell(text):
@@ -49,11 +50,8 @@ def ask(*argv, quiet=False, stoppable=True):
     """Returns a command's output; raises Failed if it fails, QUIET with the command's own message.
     Signals end the backup only if STOPPABLE."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        try:
-            status = run(*argv, stoppable=stoppable, start_new_session=False, stdout=out,
-                         stderr=errors if quiet else None)
-        except FileNotFoundError:
-            raise Failed(f"{argv[0]} is not installed") from None
+        status = run(*argv, stoppable=stoppable, start_new_session=False, stdout=out,
+                     stderr=errors if quiet else None)
         out.seek(0)
         errors.seek(0)
         if status != 0:
@@ -84,7 +82,11 @@ def run(*argv, idle=None, stoppable=True, **kwargs):
     # Where signals are not blocked, their handlers end it.
     heard = {signal.SIGCHLD} | (STOPPING & held if stoppable else set())
     try:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=unblock, **kwargs)
+        try:
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=unblock, **kwargs)
+        except FileNotFoundError as error:
+            raise Failed(f"{argv[0]} is not installed" if error.filename == argv[0] else
+                         plain(error)) from None
         try:
             while process.poll() is None:
                 came = signal.sigtimedwait(heard, 1)

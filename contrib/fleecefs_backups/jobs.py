@@ -11,6 +11,7 @@ from . import report, retention, stored
 from .backup import back_up
 from .commands import STOPPING, Failed, Stopped, log, run
 from .sources import sources
+from .text import plain
 from .tools import TOOLS
 
 FAULTS = (Failed, stored.Damaged, stored.Refused, OSError, ValueError, KeyError, TypeError,
@@ -33,7 +34,7 @@ def one(vm, args):
         hook(args.before, vm, said)
         report.end(said, back_up(vm, args, said))
     except FAULTS as error:
-        log(f"{vm.name}: FAILED: {error}")
+        log(f"{vm.name}: FAILED: {plain(error)}")
         report.end(said, 1, error)
     except Stopped as stop:
         report.end(said, 128 + stop.args[0], "stopped by a signal")
@@ -41,8 +42,8 @@ def one(vm, args):
     try:
         hook(args.after, vm, said, said["status"])
     except Failed as error:
-        log(f"{vm.name}: {error}")
-        said.update(status=1, error=said["error"] or str(error))
+        log(f"{vm.name}: {plain(error)}")
+        said.update(status=1, error=said["error"] or plain(error))
     except Stopped as stop:
         said.update(status=128 + stop.args[0], error="stopped by a signal")
     return said
@@ -90,7 +91,7 @@ def several(vms, args, reports):
             try:
                 children.append(Child(vm, args))
             except OSError as error:  # no further process
-                log(f"{vm.name}: FAILED: {error}")
+                log(f"{vm.name}: FAILED: {plain(error)}")
                 said = report.new(vm, args)
                 report.end(said, 1, error)
                 reports.append((vm, said))
@@ -125,8 +126,8 @@ def look_after(vm, said, args):
     try:
         said["removed"] = retention.prune(vm, args)
     except FAULTS as error:
-        log(f"{vm.name}: the backup succeeded, but older ones could not be removed: {error}")
-        said.update(status=1, error=f"older generations could not be removed: {error}")
+        log(f"{vm.name}: the backup succeeded, but older ones could not be removed: {plain(error)}")
+        said.update(status=1, error=f"older generations could not be removed: {plain(error)}")
 
 
 def tell_what_would_go(vms, args):
@@ -135,7 +136,7 @@ def tell_what_would_go(vms, args):
         try:
             retention.prune(vm, args)
         except FAULTS as error:
-            log(f"{vm.name}: {error}")
+            log(f"{vm.name}: {plain(error)}")
             status = 1
     return status
 

@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ElementTree
 
 from . import durable, stored
 from .commands import Failed, ask, log
+from .text import plain
 
 XML, NVRAM, TPM, QMP = "vm.xml", "vm.nvram", "vm.tpm.tar", "vm.qmp.json"
 FILES = (XML, NVRAM, TPM, QMP)
@@ -56,7 +57,7 @@ def known(vm):
     try:
         return definition(vm)
     except (Failed, OSError, ElementTree.ParseError) as why:
-        log(f"{vm.name}: cannot get its definition from libvirt, only its disks are saved: {why}")
+        log(f"{vm.name}: cannot get its definition from libvirt, only its disks are saved: {plain(why)}")
         return None
 
 
@@ -209,5 +210,5 @@ def capture(vm, folder):
         elif not vm.is_image:
             capture_qmp(vm, folder)
     except (Failed, stored.Damaged, OSError, ValueError) as why:
-        log(f"{vm.name}: its definition and state are not saved: {why}")
+        log(f"{vm.name}: its definition and state are not saved: {plain(why)}")
     return [name for name in FILES if os.path.exists(os.path.join(folder, name))]

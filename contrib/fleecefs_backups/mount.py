@@ -4,11 +4,35 @@ import fcntl
 import json
 import os
 import re
+import subprocess
 import sys
 
 from . import machine, stored
-from .commands import FLEECEFS, Failed, interruptible, run
+from .commands import FLEECEFS, Failed, interruptible, run, unblock
 from .text import human, printable
+
+
+# Options of fleecefs that must not be passed on to it.
+OURS = {"series": "--series=NAME gives the series", "full": "--full takes full backups",
+        "debug": "fleecefs would stay in the foreground"}
+
+
+def refusal_of(args):
+    """Returns why fleecefs would refuse the options given for it, or None. It checks all of them before
+    it prints its help."""
+    for option in (o for text in args.option for o in re.split(r"(?<!\\),", text)):
+        if why := OURS.get(option.split("=")[0]):
+            return f"-o {option}: {why}"
+    try:
+        done = subprocess.run(
+            [FLEECEFS, *(f"--option={o}" for o in args.option), f"--series={args.series}",
+             *([f"--rate={args.rate}"] if args.rate is not None else []), "--help"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            preexec_fn=unblock)
+    except OSError:
+        return None  # each VM reports it
+    return done.stderr.decode("utf-8", "surrogateescape").strip().removeprefix("fleecefs: ") \
+        if done.returncode == 2 else None
 
 
 class Mount:

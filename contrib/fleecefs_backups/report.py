@@ -10,7 +10,7 @@ import re
 
 from . import durable
 from .keep import time_of
-from .text import file_name, printable
+from .text import file_name, plain, printable
 
 PREFIX = "fleecefs_backup_"
 HELP = {
@@ -47,7 +47,7 @@ def end(report, status, error=None):
     ended = now()
     begun = datetime.datetime.fromisoformat(report["begun"].replace("Z", "+00:00"))
     report.update(ended=iso(ended), seconds=max(0, round((ended - begun).total_seconds())),
-                  status=status, error=error and printable(error))
+                  status=status, error=error and printable(plain(error)))
 
 
 def count(report, names):

@@ -15,6 +15,8 @@ import json
 import os
 import stat
 
+from .text import plain
+
 PREFIX = "user.fleecefs."
 VM_FILE = "vm.json"  # beside the disks' folders
 DAMAGED_FILE = "DAMAGED"  # in a disk's folder: why fleecefs-restore --check found it damaged
@@ -195,7 +197,7 @@ class Stored:
             else:
                 self.unknown.append((path, image))
         except (Damaged, OSError, ValueError) as why:
-            self.damaged.append((path, str(why)))
+            self.damaged.append((path, plain(why)))
 
     def json(self, path):
         """Returns the contents of a JSON file, cached; {} if there is none. Reports faults each time."""
@@ -346,7 +348,7 @@ class Stored:
                 if len(line) > len(self.images):
                     fault = f"{image.path} is based on itself"
             except Refused as why:
-                fault = str(why)
+                fault = plain(why)
             for step in line:
                 faults.setdefault(step, fault)
         return faults

@@ -2,6 +2,7 @@
 """Printable text, file names, and times as users write them."""
 import datetime
 import hashlib
+import os
 import re
 
 NAME_MAX = 200  # bytes; file systems allow 255, and a name gets prefixes and suffixes
@@ -11,6 +12,15 @@ def printable(text):
     """Returns TEXT with control characters and the like, which affect terminals, as \\xNN."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
                    for c in str(text))
+
+
+def plain(error):
+    """Returns what an exception says, as in the message of a command; Python would show
+    "[Errno 2] No such file or directory: 'name'"."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, (str, bytes))]
+    return ": ".join([" and ".join(names), error.strerror] if names else [error.strerror])
 
 
 def human(size):

@@ -472,7 +472,36 @@ class Scripts(Base):
         done = lib.attempt(BACKUP, "", "", "libvirt:web")
         self.assertRegex(done.stderr, "no TOOL is set; .*/etc/fleecefs/backup.conf")
         self.assertEqual(done.returncode, 2)
-        self.assertEqual(lib.attempt(RESTORE, self.to).returncode, 2)
+        for args, says in (([self.to], "no OUTPUT"), (["--list", self.to, "x"], "--list takes a FOLDER"),
+                           (["--define", self.to], "--define needs a TARGET.*FOLDER TARGET")):
+            done = lib.attempt(RESTORE, *args)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertRegex(done.stderr, f"error: {says}[^\\n]*\n\\Z")
+
+    def test_options_of_fleecefs(self):
+        """Those that fleecefs would refuse are refused before anything is done."""
+        before = ["--before", f"touch {self.dir}/begun", "qcow2", self.to, "qmp:" + self.path("none")]
+        for options, says in ((["-o", "nosuch=1"], "unknown option 'nosuch=1'"),
+                              (["-o", "agent"], "option agent needs a value"),
+                              (["-o", "rate=5M,timeout=x"], "option timeout: 'x'"),
+                              (["-r", "fast"], "option rate: 'fast' is not a size"),
+                              (["-s", "a/b"], "series 'a/b': a name consists of"),
+                              (["-o", "series=x"], "--series=NAME"),
+                              (["-o", "rate=5,debug"], "foreground"),
+                              (["@nosuch"], "@nosuch: No such file or directory"),
+                              (["@" + self.dir], "@/.*: Is a directory")):
+            done = lib.attempt(BACKUP, *options, *before, env=self.env)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+            self.assertRegex(done.stderr, rf"\Ausage: [^\n]*\nfleecefs-backup: error: [^\n]*{says}[^\n]*\n\Z")
+        self.assertFalse(os.path.exists(self.dir + "/begun"))
+        self.assertEqual(os.listdir(self.to), [])
+        # A comma in a value is no end of an option. An option that does not suit the VM is its failure.
+        words = self.path("words")
+        with open(words, "w") as f:
+            f.write("--verify\n-o\nscratch=/a\\,debug,since=x\n")
+        done = lib.attempt(BACKUP, "@" + words, *before, env=self.env)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertTrue(os.path.exists(self.dir + "/begun"))
 
     def test_progress(self):
         """Shows a bar on a terminal while a tool runs."""
