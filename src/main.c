@@ -34,11 +34,15 @@ static void quit(void *session)
 static bool write_pid(const char *pidfile, GError **error)
 {
     g_autofree char *pid = g_strdup_printf("%d\n", getpid());
+    g_autoptr(GError) failure = NULL;
+    const char *why;
 
-    if (pidfile == NULL || g_file_set_contents(pidfile, pid, -1, error))
+    if (pidfile == NULL || g_file_set_contents(pidfile, pid, -1, &failure))
         return true;
-    g_prefix_error(error, "cannot write the PID file: ");
-    return false;
+    /* Before the reason, the message has the name of a temporary file. */
+    why = strrchr(failure->message, ':');
+    return fl_fail(error, "cannot write the PID file %s%s", pidfile,
+                   why != NULL ? why : failure->message);
 }
 
 static void on_ready(void *background)

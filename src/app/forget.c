@@ -9,7 +9,11 @@
 #include "source/image/layers.h"
 #include "source/nbd/nbd.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
+
+#define TAKES "--forget takes qmp:PATH, libvirt:DOMAIN or an image"
 
 static bool is_wanted(const char *name, const void *series)
 {
@@ -23,9 +27,15 @@ static bool forget_image(const FlOptions *options, const char *path, char **repo
     g_autofree char *absolute =
         g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
     g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free);
-    bool ok = fl_image_remove_bitmaps(absolute, fl_source_value(options->values, "format"),
-                                      is_wanted, options->series, lines, error);
+    struct stat st;
+    bool ok;
 
+    if (stat(path, &st) != 0)
+        return fl_fail(error, "cannot open %s: %s; " TAKES, path, g_strerror(errno));
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        return fl_fail(error, "%s is neither a file nor a block device; " TAKES, path);
+    ok = fl_image_remove_bitmaps(absolute, fl_source_value(options->values, "format"), is_wanted,
+                                 options->series, lines, error);
     g_ptr_array_add(lines, NULL);
     *report = g_strjoinv("\n", (char **)lines->pdata);
     return ok;
@@ -37,9 +47,7 @@ static bool forget(const FlOptions *options, char **report, GError **error)
     FlSnapshotOptions snapshot;
 
     if (spec->text == NULL || fl_source_is_nbd(spec->text))
-        return fl_fail_usage(
-            error,
-            "--forget takes qmp:PATH, libvirt:DOMAIN or an image; servers have no restore points");
+        return fl_fail_usage(error, TAKES "; servers have no restore points");
     if (!fl_mounts_check_free(spec->text, error))
         return false;
     if (!fl_source_is_vm(spec->text))

@@ -22,6 +22,19 @@
 #define CODE_WORD    1
 #define CODE_SETTING 256
 
+/* libfuse and the kernel would refuse these with a message that names neither. */
+static bool check_fuse_option(const char *option, GError **error)
+{
+    const char *value = strchr(option, '=');
+    guint64 n;
+
+    if (value != NULL && value[1] == '\0')
+        return fl_fail_usage(error, "option '%s' needs a value", option);
+    return !g_str_has_prefix(option, "max_read=") ||
+           g_ascii_string_to_unsigned(value + 1, 10, 0, G_MAXUINT, &n, NULL) ||
+           fl_fail_usage(error, "option '%s': not a number of bytes", option);
+}
+
 /* Applies an option "NAME" or "NAME=VALUE" of a list. */
 static bool apply_listed(FlOptions *options, const GArray *settings, const char *option,
                          GError **error)
@@ -31,9 +44,11 @@ static bool apply_listed(FlOptions *options, const GArray *settings, const char 
 
     if (setting != NULL && !setting->word)
         return fl_setting_apply(setting, options, parts[1], error);
-    if (fl_option_is_for_fuse(option))
+    if (fl_option_is_for_fuse(option)) {
         g_ptr_array_add(options->fuse, g_strdup(option));
-    else if (!fl_option_is_for_mount(option))
+        return check_fuse_option(option, error);
+    }
+    if (!fl_option_is_for_mount(option))
         return fl_fail_usage(error, "unknown option '%s'; see fleecefs --help", option);
     return true;
 }

@@ -88,8 +88,11 @@ static bool set_cluster_size(FlOptions *options, const char *value, GError **err
 }
 
 /* Stores VALUE as an absolute path, because the daemon changes its working directory. */
-static bool keep_path(char **where, const char *value)
+static bool keep_path(char **where, const char *value, GError **error)
 {
+    /* An empty variable in a script must not mean the working directory. */
+    if (*value == '\0')
+        return fl_fail_usage(error, "the path is empty");
     g_free(*where);
     *where = g_canonicalize_filename(value, NULL);
     return true;
@@ -113,12 +116,12 @@ static bool set_disk(FlOptions *options, const char *value, GError **error)
 
 static bool set_agent(FlOptions *options, const char *value, GError **error)
 {
-    return keep_path(&options->agent, value);
+    return keep_path(&options->agent, value, error);
 }
 
 static bool set_scratch(FlOptions *options, const char *value, GError **error)
 {
-    return keep_path(&options->scratch, value);
+    return keep_path(&options->scratch, value, error);
 }
 
 static bool set_freeze_timeout(FlOptions *options, const char *value, GError **error)
@@ -170,9 +173,7 @@ static bool set_split(FlOptions *options, const char *value, GError **error)
 
 static bool set_pidfile(FlOptions *options, const char *value, GError **error)
 {
-    if (*value == '\0')
-        return fl_fail_usage(error, "the name of the file is empty");
-    return keep_path(&options->pidfile, value);
+    return keep_path(&options->pidfile, value, error);
 }
 
 #define FLAG(member) offsetof(FlOptions, member)

@@ -104,7 +104,9 @@ class Forget(lib.TestCase):
         for args, status, says in ((["nbd://localhost"], 2, "servers have no restore points"),
                                    (["--series=a/b", self.source], 2, "a name consists of 1 to 100"),
                                    ([], 2, "give one source"), (["a", "b"], 2, "give one source"),
-                                   (["/nowhere"], 1, "/nowhere: .*No such file")):
+                                   (["/nowhere"], 1, "cannot open /nowhere: No such file or directory; "
+                                    "--forget takes qmp:PATH"),
+                                   ([self.dir], 1, "neither a file nor a block device; --forget takes")):
             said, error = self.forget(*args, status=status)
             self.assertEqual(said, [])
             self.assertRegex(error, rf"\Afleecefs: [^\n]*{says}[^\n]*\n\Z")

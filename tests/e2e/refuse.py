@@ -51,6 +51,12 @@ class Refuse(lib.TestCase):
             self.assertEqual(done.returncode, 2, f"{args}: {done.stderr}")
             self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
 
+    def test_values(self):
+        """Values that another program would refuse with a message of its own, and empty ones."""
+        for option, says in (("fsname=", "option 'fsname=' needs a value"), ("scratch=", "option scratch: "),
+                             ("max_read=x", "option 'max_read=x'"), ("agent=", "option agent: the path")):
+            self.refused("-o", option, "qmp:/nosuch", status=2, says=[says])
+
     def test_snapshot_options_of_other_sources(self):
         """Options that would be ignored are refused."""
         for option in ("--since=x", "--full", "--agent=/nosuch", "--agent_optional", "--disk=vda",
@@ -108,6 +114,12 @@ class Refuse(lib.TestCase):
         path = os.path.join(self.dir, "nobody.sock")
         self.refused("nbd+unix:///?socket=" + path, says=["nobody.sock", "its socket does not exist"])
         self.refused("nbd://127.0.0.1:1/", says=["127.0.0.1"])
+        host = "a" * 64  # no resolver is asked for such a name
+        for uri, says in ((f"nbd://{host}/", "cannot be resolved"), ("nbd://127.0.0.1:99999", "99999"),
+                          ("nbd+unix:///x?socket=", "socket= is empty"),
+                          ("nbd+unix:///x", 'did you mean to use "nbd+unix:///?socket=')):
+            self.refused(uri, says=[f"cannot connect to {uri}: ", says])
+            self.assertNotIn("nbd_aio", self.fleecefs(uri, self.point).stderr)
 
     def test_wrong_export_name_lists_those_there_are(self):
         server = NbdServer(self, {n: Export(512, bytes(512)) for n in ("vda", "vdb")})
@@ -117,7 +129,8 @@ class Refuse(lib.TestCase):
         self.refused(NbdServer(self, {}).uri())
 
     def test_not_an_nbd_server(self):
-        self.refused("[", "sh", "-c", "exit 3", "]", says=["sh"])
+        self.refused("[", "sh", "-c", "exit 3", "]", says=["[ sh ] does not serve NBD on the socket",
+                                                           "sh ended with status 3"])
         self.refused("[", os.path.join(self.dir, "missing"), "]", says=["missing"])
 
     def test_bad_uri(self):
@@ -140,7 +153,8 @@ class Refuse(lib.TestCase):
         with self.mount(disk, options=["-o", "format=raw,series=y"]) as mount:
             with open(disk, "rb") as f:
                 self.assertEqual(mount.read(f"{mount.folders()[0]}/disk.raw", "rb"), f.read())
-        self.assert_refused("-o", "format=nosuch", disk, self.mkdir("mnt"), says=["nosuch"])
+        self.assert_refused("-o", "format=nosuch", disk, self.mkdir("mnt"), says=[
+            "QEMU has no format of that name", "'nosuch'", "format=raw"])
 
     def test_broken_image(self):
         image = self.disk()
@@ -224,7 +238,8 @@ class Refuse(lib.TestCase):
 
     def test_pid_file_that_cannot_be_written(self):
         missing = os.path.join(self.dir, "missing", "pid")
-        self.refused("-P", missing, self.disk(), says=[missing])
+        self.refused("-P", missing, self.disk(), says=[f"PID file {missing}: No such file or directory\n"])
+        self.refused("-P", self.dir, self.disk(), says=[f"PID file {self.dir}: Is a directory\n"])
 
     # Bitmaps
 

@@ -34,6 +34,11 @@ static GPtrArray *command_exports(FlSource *source, const char *name, const FlWa
         /* The message of a server that failed to start is more specific. */
         if (fl_server_check(server, FL_SERVER_CHECK_MS, error))
             g_propagate_error(error, g_steal_pointer(&why));
+        else
+            g_prefix_error(error,
+                           "%s does not serve NBD on the socket that it is given (systemd "
+                           "socket activation): ",
+                           fl_source_label(source));
         return NULL;
     }
     /* The server may exit once its last client disconnects. */

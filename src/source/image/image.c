@@ -55,6 +55,11 @@ static bool fail_image(const FlImage *image, const char *message, GError **error
             "cannot open %s: its backing file is missing (%s); if it is a stored increment, mount "
             "backup:FOLDER, or set its backing file with qemu-img rebase -u -b",
             shown, message);
+    if (strstr(message, "Unknown driver") != NULL)
+        return fl_fail(error,
+                       "cannot open %s: QEMU has no format of that name (%s); write, for "
+                       "example, -o format=raw or format=qcow2",
+                       shown, strstr(message, "Unknown driver"));
     return fl_fail(error, "cannot open %s: %s", shown, message);
 }
 

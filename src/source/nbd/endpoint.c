@@ -34,7 +34,7 @@ static char *label_of_uri(const char *uri)
     const char *socket = NULL;
 
     if (parsed == NULL)
-        return g_strdup("the NBD URI");
+        return g_strdup(strchr(uri, '@') != NULL ? "the NBD URI" : uri);
     if (g_uri_get_query(parsed) != NULL)
         params = g_uri_parse_params(g_uri_get_query(parsed), -1, "&", G_URI_PARAMS_NONE, NULL);
     if (params != NULL)
@@ -148,12 +148,19 @@ static bool is_connected(struct nbd_handle *nbd, void *opaque)
     return nbd_aio_is_negotiating(nbd) || nbd_aio_is_ready(nbd);
 }
 
-/* Explains ERROR; MESSAGE is the lower layer's text, used by default. */
+/* Explains ERROR; MESSAGE is the lower layer's text, used by default, without the name of libnbd's
+ * function. */
 static const char *why_not(int error, const char *message)
 {
+    const char *colon = strstr(message, ": ");
+
+    if (strstr(message, "getaddrinfo: ") != NULL)
+        return "the name of the host or the port cannot be resolved; check them";
     if (error == ENOENT)
         return "its socket does not exist; check that the server runs";
-    return error == ECONNREFUSED ? "connection refused; check that the server runs" : message;
+    if (error == ECONNREFUSED)
+        return "connection refused; check that the server runs";
+    return g_str_has_prefix(message, "nbd_") && colon != NULL ? colon + 2 : message;
 }
 
 /* The first time, libnbd connects to the URI and reports how it parsed it. Later fl_unix_connect()
@@ -163,6 +170,10 @@ static int start_connecting(FlEndpoint *endpoint, struct nbd_handle *nbd, const 
     char *chosen = g_atomic_pointer_get(&endpoint->chosen);
     int r, fd;
 
+    if (endpoint->path != NULL && *endpoint->path == '\0') {
+        *why = "socket= is empty; it takes the path of the server's socket";
+        return -1;
+    }
     if (endpoint->path == NULL || (endpoint->uri != NULL && chosen == NULL)) {
         r = nbd_aio_connect_uri(nbd, endpoint->uri);
         *why = r < 0 ? why_not(nbd_get_errno(), nbd_get_error()) : NULL;
