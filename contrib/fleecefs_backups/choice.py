@@ -59,7 +59,7 @@ def choose(stored, args):
     if args.at is not None:
         images = at_generation(images, args.at)
     if not images:
-        raise Refused("there is no such backup; see --list")
+        raise Refused("there is no such backup" + (f" as '{args.at}'" if args.at else "") + "; see --list")
     newest = images[-1]  # of all disks
     disks = sorted({i.disk for i in images if i.generation == newest.generation}
                    if args.at is None else {i.disk for i in images})
@@ -89,7 +89,7 @@ def choose_all(stored, args):
     if args.at is not None:
         images = at_generation(images, args.at)
     if not images:
-        raise Refused("there is no such backup; see --list")
+        raise Refused("there is no such backup" + (f" as '{args.at}'" if args.at else "") + "; see --list")
     chosen = {}
     for image in images:
         if image.generation == images[-1].generation:

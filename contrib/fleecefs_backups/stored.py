@@ -199,6 +199,19 @@ class Stored:
         except (Damaged, OSError, ValueError) as why:
             self.damaged.append((path, plain(why)))
 
+    def without_image(self):
+        """Returns (path, why) of the disks that are in vm.json of a generation, but have no image."""
+        homes, found = {i.home for i in self.images}, []
+        for folder in self.generations:
+            try:
+                names = disks_of(self.json(os.path.join(folder, VM_FILE)))
+            except Damaged:
+                continue  # is reported with its images
+            found += [(os.path.join(folder, n), "it has no image") for n in names
+                      if os.path.join(folder, n) not in homes
+                      and not any(p.startswith(os.path.join(folder, n) + "/") for p, _ in self.damaged)]
+        return found
+
     def json(self, path):
         """Returns the contents of a JSON file, cached; {} if there is none. Reports faults each time."""
         if path not in self._files:

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import shutil
+import stat
 
 import lib
 from disks import qemu_io
@@ -196,6 +197,45 @@ class Restore(Stored):
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertRegex(done.stderr, f"\\Afleecefs-restore: \\S+ {says}\n\\Z")
             self.restore(folder=folder, status=1, says=says)
+
+    def test_output(self):
+        """What is not a file or a block device is not replaced, and nothing is begun that cannot end."""
+        self.store("a/vda", 1, 0, restore_point="a")
+        folder, fifo, other = self.mkdir("folder"), self.path("fifo"), self.path("link")
+        os.mkfifo(fifo)
+        os.symlink(fifo, other)
+        for output, says in ((fifo, "is neither a file nor a block device"), (other, "is neither a file nor a .*"),
+                             (folder, f"is a folder; .* such as {folder}/disk.qcow2"),
+                             (folder + "/none/x", f"there is no folder {folder}/none"),
+                             (RESTORE + "/x", f"there is no folder {RESTORE}")):
+            for force in ([], ["--force"]):
+                done = lib.attempt(RESTORE, *force, self.to, output)
+                self.assertEqual((done.returncode, done.stdout), (1, ""))
+                self.assertRegex(done.stderr, f"\\Afleecefs-restore: {output}:? {says}\n\\Z")
+        self.assertTrue(stat.S_ISFIFO(os.stat(fifo).st_mode))
+        self.assertTrue(os.path.islink(other))
+        self.assertEqual(os.listdir(folder), [])
+        for words in ((self.to, ""), ("", "x"), ("--list", ""), ("--at", "", self.to, "x")):
+            done = lib.attempt(RESTORE, *words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertRegex(done.stderr, "\nfleecefs-restore: error: .* is empty\n\\Z")
+
+    def test_generation_without_its_image(self):
+        home = os.path.dirname(self.store("a/vda", 1, 0, restore_point="a"))
+        with open(self.to + "/a/vm.json", "w") as f:
+            json.dump({"version": 1, "disks": {"vda": {"mode": "full", "restore_point": "a"}}}, f)
+        self.assertNotIn("DAMAGED", self.list())
+        os.unlink(home + "/disk.qcow2")
+        self.assertEqual(self.list(status=1), f"DAMAGED  {home}  it has no image\n")
+        self.restore(status=1, says="no such backup")
+
+    def test_only_unknown_files(self):
+        with open(self.to + "/moved.qcow2", "w"):
+            pass
+        done = lib.attempt(RESTORE, "--list", self.to)
+        self.assertRegex(done.stdout, r"\Aunknown  .*/moved.qcow2  .*\n\Z")
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, f"fleecefs-restore: {self.to} contains no backup\n"))
 
     def test_unknown_files_are_listed(self):
         full = self.store("a/vda", 1, 0, restore_point="a")
