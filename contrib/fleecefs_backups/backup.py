@@ -174,6 +174,8 @@ def back_up(vm, args, report):
     try:
         mount.capture(vm)
         disks, form, needs = begin(vm, tool, mount, args)
+        for note in vm.notes:
+            log(f"{vm.name}: {note}")
         who = check_owner(tool, vm, disks, bool(needs))
         called = new_id() if vm.is_image else generation_of(disks)
         if called in known:

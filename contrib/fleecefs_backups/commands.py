@@ -5,6 +5,7 @@ Signals are blocked except in run() and interruptible(), so other code need not 
 """
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,8 +47,15 @@ def unblock():
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def one_line(program, said):
+    """Returns the lines of a PROGRAM's stderr as one, without its name and the word "error"."""
+    lines = (re.sub(rf"^({re.escape(program)}|error|Fatal): ", "", line.strip().rstrip(":"))
+             for line in said.decode("utf-8", "replace").splitlines())
+    return ": ".join(filter(None, lines))
+
+
 def ask(*argv, quiet=False, stoppable=True):
-    """Returns a command's output; raises Failed if it fails, QUIET with the command's own message.
+    """Returns a command's output; raises Failed if it fails, QUIET with the command's own message, which otherwise is printed.
     Signals end the backup only if STOPPABLE."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         status = run(*argv, stoppable=stoppable, start_new_session=False, stdout=out,
@@ -55,8 +63,10 @@ def ask(*argv, quiet=False, stoppable=True):
         out.seek(0)
         errors.seek(0)
         if status != 0:
-            said = errors.read().decode("utf-8", "replace").strip().split("\n")[0]
-            raise Failed(f"{argv[0]} has failed: {said or f'exit status {status}'}")
+            raise Failed(f"{argv[0]} has failed: "
+                         + (one_line(argv[0], errors.read()) or f"exit status {status}"))
+        sys.stderr.buffer.write(errors.read())
+        sys.stderr.flush()
         return out.read().decode("utf-8", "surrogateescape")
 
 

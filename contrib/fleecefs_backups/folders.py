@@ -10,7 +10,7 @@ import shutil
 from . import archives, durable, fold, stored, sums, verify
 from .commands import Failed, interruptible
 from .keep import Generation
-from .tool import Broken, Tool
+from .tool import Broken, Tool, no_folder
 
 
 class Files(Tool):
@@ -19,7 +19,7 @@ class Files(Tool):
 
     def __init__(self, destination, vm):
         if not os.path.isdir(destination):
-            raise Failed(f"{destination} is not a folder")
+            raise Failed(no_folder(destination))
         self.folder, self.place = os.path.join(destination, vm), destination
 
     def generations(self):

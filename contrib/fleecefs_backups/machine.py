@@ -16,7 +16,7 @@ import urllib.parse
 import xml.etree.ElementTree as ElementTree
 
 from . import durable, stored
-from .commands import Failed, ask, log
+from .commands import Failed, ask
 from .text import plain
 
 XML, NVRAM, TPM, QMP = "vm.xml", "vm.nvram", "vm.tpm.tar", "vm.qmp.json"
@@ -57,7 +57,7 @@ def known(vm):
     try:
         return definition(vm)
     except (Failed, OSError, ElementTree.ParseError) as why:
-        log(f"{vm.name}: cannot get its definition from libvirt, only its disks are saved: {plain(why)}")
+        vm.notes.append(f"cannot get its definition from libvirt, only its disks are saved: {plain(why)}")
         return None
 
 
@@ -187,7 +187,7 @@ def capture_domain(vm, folder):
     durable.write(os.path.join(folder, XML), text, mode=0o400)  # it has passwords
     nvram, tpm = nvram_path(root), tpm_folder(root, vm.uri)
     if (nvram or tpm) and not is_here(vm.uri):
-        log(f"{vm.name}: its NVRAM and TPM are on another host and are not saved")
+        vm.notes.append("its NVRAM and TPM are on another host and are not saved")
         return
     # A VM that was never started has no NVRAM file yet.
     if nvram and os.path.exists(nvram):
@@ -210,5 +210,5 @@ def capture(vm, folder):
         elif not vm.is_image:
             capture_qmp(vm, folder)
     except (Failed, stored.Damaged, OSError, ValueError) as why:
-        log(f"{vm.name}: its definition and state are not saved: {plain(why)}")
+        vm.notes.append(f"its definition and state are not saved: {plain(why)}")
     return [name for name in FILES if os.path.exists(os.path.join(folder, name))]

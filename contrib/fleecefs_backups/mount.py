@@ -43,7 +43,10 @@ class Mount:
         run_dir = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
         folder = os.environ.get("RUNTIME_DIRECTORY") or os.path.join(run_dir, "fleecefs-backup")
         if not os.path.isabs(folder):
-            raise Failed("XDG_RUNTIME_DIR is not set")
+            raise Failed(f"RUNTIME_DIRECTORY is '{folder}', not an absolute path" if
+                         "RUNTIME_DIRECTORY" in os.environ else
+                         "XDG_RUNTIME_DIR is not set; set it, or RUNTIME_DIRECTORY, to a folder for the "
+                         "mount points")
         folder = os.path.join(folder, vm.file)
         self.vm, self.path = vm.name, os.path.join(folder, "mnt")
         self.folder, self.vm_files = folder, [stored.VM_FILE]

@@ -3,8 +3,16 @@
 import json
 
 from . import stored, verify
-from .commands import ask, reading
+from .commands import Failed, ask, reading
 from .tool import GENERATION, Tool, number_in
+
+
+def listing(init, *argv):
+    """Returns the output of a command that lists a repository, which the command INIT creates."""
+    try:
+        return ask(*argv, quiet=True)
+    except Failed as why:
+        raise Failed(f"{why}; if the repository does not exist, create it: {init}") from None
 
 
 class Restic(Tool):
@@ -18,7 +26,9 @@ class Restic(Tool):
     def snapshots(self):
         """Returns the number and the snapshot id of each generation."""
         if self.known is None:
-            found = json.loads(ask(*self.restic, "snapshots", "--json", "--host", self.vm)) or []
+            said = listing(f"restic -r {self.place} init", *self.restic, "snapshots", "--json", "--host",
+                           self.vm)
+            found = json.loads(said) or []
             tags = [(s.get("tags") or [], s["id"]) for s in found]
             self.known = {name: (max(map(number_in, t)), i) for t, i in tags
                           for name in t if GENERATION.fullmatch(name)}
@@ -62,7 +72,8 @@ class Borg(Tool):
 
     def generations(self):
         if self.known is None:
-            lines = ask("borg", "list", "--format", "{archive}{TAB}{comment}{NL}", self.repository)
+            lines = listing(f"borg init --encryption=MODE {self.place}", "borg", "list", "--format",
+                            "{archive}{TAB}{comment}{NL}", self.repository)
             found = (line.partition("\t") for line in lines.splitlines())
             self.known = {name.removeprefix(self.prefix): number_in(comment)
                           for name, _, comment in found if name.startswith(self.prefix)

@@ -7,7 +7,7 @@ import tempfile
 from . import stored, verify
 from .commands import Failed, ask
 from .keep import Generation
-from .tool import Tool, newest_first
+from .tool import Tool, newest_first, no_folder
 
 # Prints a line for each complete generation in the folder $1: its name, a tab, and vm.json.
 LIST = r"""cd -- "$1" 2>/dev/null || exit 0
@@ -50,14 +50,14 @@ class Rsync(Tool):
         self.host = host if colon and "/" not in host else ""
         self.folder = os.path.join(folder if self.host else destination, vm)
         if not self.host and not os.path.isdir(destination):
-            raise Failed(f"{destination} is not a folder")
+            raise Failed(no_folder(destination))
 
     def there(self, *argv, stoppable=True):
         """Runs a command on the destination's host; returns its output."""
         if self.host:
             # The remote shell splits the words again.
             argv = *shlex.split(os.environ.get("RSYNC_RSH", "ssh")), self.host, shlex.join(argv)
-        return ask(*argv, stoppable=stoppable)
+        return ask(*argv, quiet=True, stoppable=stoppable)
 
     def listed(self):
         """Returns vm.json of each generation, as text."""

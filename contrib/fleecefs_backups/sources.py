@@ -7,7 +7,7 @@ import os
 import re
 
 from . import machine
-from .commands import Failed, ask, log
+from .commands import Failed, log
 from .text import file_name, printable
 
 
@@ -17,6 +17,7 @@ class Source:
     def __init__(self, name, source, given, is_image=False):
         self.name, self.file, self.source = name, file_name(name), source
         self.given, self.is_image = given, is_image
+        self.notes = []  # for the user, if its backup begins
 
     @property
     def place(self):
@@ -36,7 +37,10 @@ class Source:
 
 def domains(connect):
     """Returns all domains of a libvirt."""
-    names = ask("virsh", *(["--connect", connect] if connect else []), "list", "--all", "--name")
+    try:
+        names = machine.virsh(connect, "list", "--all", "--name")
+    except Failed as why:
+        raise Failed(f"the domains of libvirt cannot be listed: {why}") from None
     return [connected(Source(n, f"libvirt:{n}", given=False), connect)
             for n in filter(None, names.split("\n"))]
 
@@ -45,6 +49,10 @@ def named(text):
     """Parses NAME=SOURCE or SOURCE."""
     name, given, rest = re.fullmatch(r"(?s)(?:([^=/:?]+)(=))?(.*)", text).groups()
     is_image = False
+    if rest in ("qmp:", "libvirt:") or rest.startswith("libvirt:?"):
+        raise argparse.ArgumentTypeError(
+            f"'{printable(text)}' needs " + ("the path of a monitor's socket" if rest == "qmp:" else
+                                             "the name of a domain; virsh list --all shows them"))
     if rest.startswith("libvirt:"):
         own = rest.removeprefix("libvirt:").partition("?connect=")[0]
     elif rest.startswith("qmp:"):
@@ -55,9 +63,9 @@ def named(text):
         own = os.path.splitext(os.path.basename(rest))[0]
     else:
         raise argparse.ArgumentTypeError(
-            f"{printable(text)} is neither qmp:SOCKET nor libvirt:DOMAIN nor an image file")
+            f"'{printable(text)}' is neither qmp:SOCKET nor libvirt:DOMAIN nor an image file")
     if not (name or own) or name in (".", ".."):
-        raise argparse.ArgumentTypeError(f"{printable(text)}: '{name or ''}' is not a valid VM name")
+        raise argparse.ArgumentTypeError(f"'{printable(text)}': '{name or ''}' is not a valid VM name; give another: NAME=SOURCE")
     return Source(name if given else own, rest, bool(given), is_image)
 
 
@@ -88,7 +96,7 @@ def sources(args, parser):
             # VMs of other hosts are still backed up.
             if len(args.connect) < 2:
                 raise
-            log(f"{connect}: FAILED: its domains cannot be listed: {why}")
+            log(f"{connect}: FAILED: {why}")
             away.append(connect)
     strange = [vm for vm in listed if "?connect=" in vm.name]
     for vm in strange:
@@ -97,8 +105,11 @@ def sources(args, parser):
     vms = {(vm.file, vm.source): vm for vm in
            [connected(vm, args.connect[0] if args.connect else None)
             for vm in args.source + listed if vm not in strange]}
-    for name, count in collections.Counter(name for name, _ in vms).items():
-        if count > 1:
-            parser.error(f"{count} VMs would be called '{printable(name)}': distinguish them with "
-                         "NAME=SOURCE")
+    called = collections.defaultdict(list)
+    for vm in vms.values():
+        called[vm.file].append(vm)
+    for same in called.values():
+        if len(same) > 1:
+            parser.error(f"{' and '.join(vm.source for vm in same)} would be stored under the same name, "
+                         f"'{same[0].name}': give each a name of its own, NAME=SOURCE")
     return list(vms.values()), bool(strange or away)

@@ -8,6 +8,7 @@ vm.json of a generation records its VM and, for each disk, what is needed to res
      "needs": [GENERATION...]}}}
 """
 import contextlib
+import os
 import re
 
 from . import stored
@@ -19,6 +20,11 @@ LOOK_BACK = 20  # generations of a repository that are searched for a base
 
 class Broken(Exception):
     """An increment does not fit onto what is stored."""
+
+
+def no_folder(path):
+    return f"{path} is not a folder" if os.path.lexists(path) else \
+        f"{path} does not exist; create the folder first"
 
 
 def number_in(text):

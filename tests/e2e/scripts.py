@@ -468,6 +468,16 @@ class Scripts(Base):
             done = lib.attempt(BACKUP, *args)
             self.assertEqual(done.returncode, 2, args)
             self.assertIn("usage: fleecefs-backup", done.stderr)
+        for args, says in (([self.to, "qmp:/run/web/qmp", "qmp:/run/db/qmp"],
+                            "qmp:/run/web/qmp and qmp:/run/db/qmp would be stored under .*'qmp': .*NAME=SOURCE"),
+                           ([self.to, "x=qmp:"], "'x=qmp:' needs the path of a monitor's socket"),
+                           ([self.to, "libvirt:"], "'libvirt:' needs the name of a domain"),
+                           (["", "qmp:x"], "DESTINATION is empty"),
+                           ([self.to, ""], "'' is neither qmp:SOCKET"),
+                           (["--exclude=x", self.to, "qmp:x"], "--exclude requires --all")):
+            done = lib.attempt(BACKUP, "qcow2", *args)
+            self.assertEqual(done.returncode, 2, args)
+            self.assertRegex(done.stderr, f"\nfleecefs-backup: error: [^\n]*{says}[^\n]*\n\\Z")
         # As in the timer's service without backup.conf.
         done = lib.attempt(BACKUP, "", "", "libvirt:web")
         self.assertRegex(done.stderr, "no TOOL is set; .*/etc/fleecefs/backup.conf")
@@ -502,6 +512,25 @@ class Scripts(Base):
         done = lib.attempt(BACKUP, "@" + words, *before, env=self.env)
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertTrue(os.path.exists(self.dir + "/begun"))
+
+    def test_what_is_not_there(self):
+        """A line that says what, and nothing of the state of a VM whose snapshot could not be taken."""
+        lib.require("restic", "borg")
+        none = self.path("none")
+        for tool, says in (("qcow2", "does not exist; create the folder first"),
+                           ("rsync", "does not exist; create the folder first"),
+                           ("restic", f"restic has failed: .*create it: restic -r {none} init"),
+                           ("borg", f"borg has failed: .*create it: borg init .*{none}")):
+            done = lib.attempt(BACKUP, tool, none, "web=qmp:" + none, env=self.env)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertRegex(done.stderr, f"\\Afleecefs-backup: web: FAILED: .*{says}\n\\Z")
+        done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none, env=self.env)
+        self.assertRegex(done.stderr, r"\Afleecefs: qmp:.* cannot connect.*\nfleecefs-backup: web: FAILED: .*\n\Z")
+        done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none,
+                           env={**self.env, "FLEECEFS": none, "RUNTIME_DIRECTORY": self.mkdir("run")})
+        self.assertRegex(done.stderr, f"\\Afleecefs-backup: web: FAILED: {none} is not installed\n\\Z")
+        done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none, env={**self.env, "RUNTIME_DIRECTORY": "x"})
+        self.assertRegex(done.stderr, r"RUNTIME_DIRECTORY is 'x', not an absolute path\n\Z")
 
     def test_progress(self):
         """Shows a bar on a terminal while a tool runs."""

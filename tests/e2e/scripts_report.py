@@ -172,7 +172,7 @@ class Report(scripts.Base):
         self.backup(vm, "--rate", "64M/s")
         with open(seen) as f:
             self.assertEqual(json.load(f)["rate_limit"], 64 * lib.MIB)
-        self.backup(vm, "--rate=fast", status=1, says="option rate: 'fast' is not a size")
+        self.backup(vm, "--rate=fast", status=2, says="option rate: 'fast' is not a size")
 
     def test_several_at_a_time(self):
         """Two are mounted at once: each waits for the other before it ends."""
