@@ -63,6 +63,8 @@ static bool parse_kinds(const char *text, unsigned *kinds, GError **error)
     g_auto(GStrv) words = g_strsplit(text != NULL ? text : "data,metadata,deleted", ",", -1);
 
     *kinds = 0;
+    if (*words == NULL)
+        return fl_fail_usage(error, "--only is empty; kinds are data, metadata, deleted");
     for (char **word = words; *word != NULL; word++) {
         size_t i = 0;
 
@@ -98,10 +100,13 @@ static bool parse_time(const char *text, int64_t *seconds, GError **error)
     return true;
 }
 
+/* Not a depth that a user would give. */
+#define NO_SUMMARY G_MININT
+
 /* Options as GLib parses them. */
 typedef struct {
     gboolean json, null, sort, human, version, extents;
-    int depth; /* negative: no summary */
+    int depth; /* NO_SUMMARY: none */
     char *only, *newer;
 } Words;
 
@@ -148,13 +153,20 @@ static bool parse_words(int argc, char **argv, Words *words, Options *options, G
         return true;
     (*error)->domain = FL_ERROR;
     (*error)->code = FL_ERROR_USAGE;
+    g_prefix_error(error, "wrong usage, see fleecefs-changed --help: ");
     return false;
 }
 
 static bool check_words(const Words *words, const Options *options, GError **error)
 {
     if (options->paths == NULL)
-        return fl_fail_usage(error, "no file given; see fleecefs-changed --help");
+        return fl_fail_usage(error, "no PART given, the file of a mount such as EXPORT/part1.raw");
+    if (g_strv_contains((const char *const *)options->paths, ""))
+        return fl_fail_usage(error, "the name of a PART is empty");
+    if (words->depth != NO_SUMMARY && words->depth < 0)
+        return fl_fail_usage(error, "--summary=%d: a depth is 0 or more", words->depth);
+    if (words->extents && !words->json)
+        return fl_fail_usage(error, "--extents requires --json");
     if ((options->since != NULL) + (options->part.until != NULL) + (options->part.maps != NULL) > 1)
         return fl_fail_usage(error, "--since, --between and --map exclude each other");
     if (words->json && words->null)
@@ -166,7 +178,7 @@ static bool check_words(const Words *words, const Options *options, GError **err
 
 static bool parse(int argc, char **argv, Options *options, GError **error)
 {
-    g_auto(Words) words = {.depth = -1};
+    g_auto(Words) words = {.depth = NO_SUMMARY};
 
     if (!take_between(&argc, argv, &options->part, error) ||
         !parse_words(argc, argv, &words, options, error))
@@ -179,13 +191,13 @@ static bool parse(int argc, char **argv, Options *options, GError **error)
         return false;
     if (options->since != NULL)
         options->part.since = options->since;
-    options->extents = words.extents && words.json;
+    options->extents = words.extents;
     options->report = (FlReport){
         .format = words.json   ? FL_REPORT_JSON
                   : words.null ? FL_REPORT_NAMES
                                : FL_REPORT_TEXT,
         .by_size = words.sort,
-        .summary = words.depth >= 0,
+        .summary = words.depth != NO_SUMMARY,
         .depth = words.depth >= 0 ? (unsigned)words.depth : 0,
         .human = words.human,
     };

@@ -148,7 +148,10 @@ FlPlace *fl_place_find(const char *path, uint64_t size, bool alone, GError **err
         fl_fail(error,
                 "%s: %s; give a file of a fleecefs mount, such as EXPORT/part1.raw, or the map of "
                 "the disk with --map",
-                path, missing->message);
+                path,
+                g_error_matches(missing, G_FILE_ERROR, G_FILE_ERROR_NOENT)
+                    ? "no info.json of a disk is beside it"
+                    : missing->message);
         return NULL;
     }
     place->snapshot = parse_time(fl_json_string(place->info, "point_in_time"));
@@ -216,7 +219,7 @@ static FlMap *read_bitmap(const FlPlace *place, const char *name, GError **error
         if (name == NULL)
             fl_fail(error, "%s: %s", place->folder, others);
         else
-            fl_fail(error, "%s: no bitmap %s; %s", place->folder, name, others);
+            fl_fail(error, "%s: no bitmap '%s'; %s", place->folder, name, others);
         return NULL;
     }
     file = g_strdup_printf("%s.map", fl_json_string(context, "bitmap"));

@@ -62,7 +62,9 @@ FlMap *fl_text_map_read(const char *path, GError **error)
         fl_fail(error, "%s: %s", path, g_strerror(why));
     else if (!ok)
         fl_fail(error, "%s:%u: not a line of a map such as dirty/NAME.map", path, number);
-    return ok && why == 0 ? fl_map_builder_finish(g_steal_pointer(&builder)) : NULL;
+    else if (number == 0)
+        fl_fail(error, "%s is empty", path);
+    return ok && why == 0 && number > 0 ? fl_map_builder_finish(g_steal_pointer(&builder)) : NULL;
 }
 
 typedef uint32_t Rule(uint32_t a, uint32_t b);

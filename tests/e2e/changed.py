@@ -293,10 +293,19 @@ class Changed(lib.TestCase):
             self.assertEqual({f.get("path") for f in self.ask(path, "--between", "sunday", "monday",
                                                               "--newer", since)}, set(expected))
             self.changed(path, status=1, says="choose with --since: ")
-            self.changed("--since", "tuesday", path, status=1, says="no bitmap tuesday")
+            self.changed("--since", "tuesday", path, status=1, says="no bitmap 'tuesday'; choose")
             self.changed(mount / "web/disk.raw", "--since", "sunday", status=1,
                          says="such as part1.raw")
             self.changed(mount / "web/disk.qcow2", status=1, says="no such partition")
+            self.changed(mount / "web/dirty/sunday.raw", status=1, says="no info.json of a disk is beside")
+            empty = self.path("empty")
+            with open(empty, "w"):
+                pass
+            self.changed("--map", empty, path, status=1, says=f"{empty} is empty")
+            for words, says in ((["--summary=-1", path], "--summary=-1: a depth"), ([""], "PART is empty"),
+                                (["--only=", path], "--only is empty"), (["--nosuch"], "see fleecefs-changed --help"),
+                                (["--extents", path], "--extents requires --json"), ([], "no PART given")):
+                self.changed(*words, status=2, says=says)
 
     def test_logical_volume(self):
         """Striped over the disk, according to info.json."""
