@@ -16,6 +16,7 @@ class Change:
     """Changes of one generation: READ() yields sorted (start, end) on a disk of SIZE bytes."""
     size: int
     read: object
+    path: str
     info: dict = dataclasses.field(default_factory=dict)  # info.json, where it is known
 
 
@@ -92,20 +93,22 @@ def of_pieces(path):
     if size < 0:
         size = sum(os.path.getsize(os.path.join(path, name)) for name in names)
     image = stored.Image(path, os.path.dirname(path), "", size, "", "", "")
-    return Change(size, lambda: read_pieces(image, moment(info.get("point_in_time", ""))), info)
+    if not names:
+        raise ValueError(f"{path} contains no pieces")
+    return Change(size, lambda: read_pieces(image, moment(info.get("point_in_time", ""))), path, info)
 
 
 def of_file(path):
     if path.endswith(".ddrescue"):
         size = size_of_mapfile(path)
-        return Change(size, lambda: ((s, s + n) for s, n in making.read_map(path, size)),
+        return Change(size, lambda: ((s, s + n) for s, n in making.read_map(path, size)), path,
                       info_beside(path))
     if path.endswith(".qcow2"):
         with making.opened(path) as fd:
             size = qcow2.read_header(fd).size
-        return Change(size, lambda: read_qcow2(path), info_beside(path))
+        return Change(size, lambda: read_qcow2(path), path, info_beside(path))
     size = size_of_map(path)
-    return Change(size, lambda: read_map(path, size), info_beside(path))
+    return Change(size, lambda: read_map(path, size), path, info_beside(path))
 
 
 def of_image(image):
@@ -133,11 +136,14 @@ def of_folder(folder, vm, disk):
 
 def changes_of(path, vm, disk):
     """Returns the changes of a path from the command line."""
-    if not os.path.isdir(path):
-        return [of_file(path)]
-    if os.path.basename(os.path.normpath(path)) == "split":
-        return [of_pieces(path)]
-    return of_folder(path, vm, disk)
+    try:
+        if not os.path.isdir(path):
+            return [of_file(path)]
+        if os.path.basename(os.path.normpath(path)) == "split":
+            return [of_pieces(path)]
+        return of_folder(path, vm, disk)
+    except (stored.Damaged, qcow2.Damaged) as why:
+        raise ValueError(f"{path}: {why}") from None
 
 
 def number(text):

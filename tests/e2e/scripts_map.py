@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """contrib/fleecefs-map with files of a mount and with backups stored by fleecefs-backup."""
 import json
+import os
 import re
 import shutil
 
@@ -142,6 +143,55 @@ class Map(scripts.Base):
             done = lib.attempt(MAP, *arguments)
             self.assertRegex(done.stderr, f"\\Afleecefs-map: .*{says}\n\\Z")
             self.assertEqual((done.returncode, done.stdout), (1, ""))
+
+
+    def test_files_that_cannot_be_read(self):
+        """Messages name them."""
+        for name, text, says in (("junk.qcow2", "junk" * 100, "junk.qcow2: it is not a qcow2"),
+                                 ("junk.ddrescue", "junk", "junk.ddrescue is not a ddrescue mapfile"),
+                                 ("junk.map", "junk", "junk.map is not a map"),
+                                 ("cut.qcow2", "QFI\xfb\0\0\0\3", "cut.qcow2: it is truncated")):
+            path = self.path(name)
+            with open(path, "w", encoding="latin-1") as f:
+                f.write(text)
+            done = lib.attempt(MAP, path)
+            self.assertRegex(done.stderr, rf"\Afleecefs-map: {self.dir}/\d+\.{says}[^\n]*\n\Z")
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+        pieces = self.mkdir("pieces") + "/split"
+        os.mkdir(pieces)
+        done = lib.attempt(MAP, pieces)
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, f"fleecefs-map: {pieces} contains no pieces\n"))
+        with open(pieces + "/x", "w"):
+            pass
+        self.assertIn(f"{pieces}: x is not a piece", lib.attempt(MAP, pieces).stderr)
+
+    def test_output(self):
+        """A picture that cannot be written leaves the old one."""
+        changes, folder = self.path("x.map"), self.mkdir("folder")
+        with open(changes, "w") as f:
+            f.write("0 4194304 1 dirty\n")
+        with open("/dev/full", "w") as full:
+            done = lib.attempt(MAP, changes, stdout=full)
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, "fleecefs-map: stdout: No space left on device\n"))
+        picture = folder + "/hot.svg"
+        lib.run(MAP, changes, "-o", picture)
+        with open(picture) as f:
+            old = f.read()
+        done = lib.attempt("sh", "-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "sh", MAP, changes, changes,
+                           "-r", "200", "-o", picture)
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, f"fleecefs-map: {picture}: File too large\n"))
+        with open(picture) as f:
+            self.assertEqual(f.read(), old)
+        self.assertEqual(os.listdir(folder), ["hot.svg"])
+        for words in ((changes, "-o", ""), ("",)):
+            done = lib.attempt(MAP, *words)
+            self.assertRegex(done.stderr, "error: the name of .* is empty\n\\Z")
+            self.assertEqual(done.returncode, 2)
+        self.assertEqual(lib.attempt(MAP, changes, "-o", folder).stderr,
+                         f"fleecefs-map: {folder}: Is a directory\n")
 
 
 if __name__ == "__main__":
