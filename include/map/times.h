@@ -36,6 +36,8 @@ bool fl_times_is_dirty(const FlMap *dirty, uint64_t start, uint64_t end);
  * state, or the pieces had another size. */
 bool fl_times_may_follow(const FlTimes *last, const FlTimes *shown, const FlMap *dirty);
 
+/* Whether a piece of A and one of B have times in the same second. */
+bool fl_times_share_second(const FlTimes *a, const FlTimes *b);
 /* The latest time of all pieces. */
 struct timespec fl_times_latest(const FlTimes *times);
 uint64_t fl_times_disk_size(const FlTimes *times);

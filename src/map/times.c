@@ -168,6 +168,25 @@ bool fl_times_may_follow(const FlTimes *last, const FlTimes *shown, const FlMap 
     return true;
 }
 
+bool fl_times_share_second(const FlTimes *a, const FlTimes *b)
+{
+    g_autoptr(GHashTable) seconds =
+        g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+    bool found = false;
+
+    for (guint i = 0; i < a->runs->len; i++) {
+        gint64 second = g_array_index(a->runs, Run, i).since.tv_sec;
+
+        g_hash_table_add(seconds, g_memdup2(&second, sizeof second));
+    }
+    for (guint i = 0; i < b->runs->len && !found; i++) {
+        gint64 second = g_array_index(b->runs, Run, i).since.tv_sec;
+
+        found = g_hash_table_contains(seconds, &second);
+    }
+    return found;
+}
+
 uint64_t fl_times_disk_size(const FlTimes *times)
 {
     return times->disk_size;

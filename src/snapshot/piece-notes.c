@@ -55,21 +55,21 @@ static void add_number(GString *text, const char *name, uint64_t value)
     g_string_append_printf(text, "%s %" G_GUINT64_FORMAT "\n", name, value);
 }
 
-/* ID as it is in the file. Free with g_free(). */
+/* ID, or the name of a series, as it is in the file. Free with g_free(). */
 static char *encode_id(const char *id)
 {
     return id != NULL ? fl_name_encode(id) : g_strdup("-");
 }
 
-/* The head of the file: everything before the times and the checksum. DISK_ID and POINT are as in
- * the file. */
-static GString *make_head(const FlPieceNotes *notes, const char *disk_id, const char *point,
-                          uint64_t disk_size, uint64_t piece_size)
+/* The head of the file: everything before the times and the checksum. SERIES, DISK_ID and POINT are
+ * as in the file. */
+static GString *make_head(const char *series, const char *place, const char *disk_id,
+                          const char *point, uint64_t disk_size, uint64_t piece_size)
 {
     GString *text = g_string_new(TITLE VERSION "\n");
 
-    add_line(text, "series", notes->series);
-    add_line(text, "place", notes->place);
+    g_string_append_printf(text, "series %s\n", series);
+    add_line(text, "place", place);
     g_string_append_printf(text, "disk_id %s\nrestore_point %s\n", disk_id, point);
     add_number(text, "disk_size", disk_size);
     add_number(text, "piece_size", piece_size);
@@ -93,11 +93,11 @@ static uint64_t number_of(const char *text, const char *name)
     return value != NULL && g_ascii_string_to_unsigned(value, 10, 1, G_MAXINT64, &n, NULL) ? n : 0;
 }
 
-/* A disk_id or point of NOTES that is NULL may be any. */
+/* A series, disk_id or point of NOTES that is NULL may be any. */
 static FlTimes *parse(const FlPieceNotes *notes, char *text, gsize length, const char **why)
 {
     char *sum = g_strrstr(text, "\n" SUM);
-    g_autofree char *expected = NULL, *disk_id = NULL, *point = NULL;
+    g_autofree char *expected = NULL, *series = NULL, *disk_id = NULL, *point = NULL;
     g_autoptr(GString) head = NULL;
     uint64_t disk_size, piece_size;
     FlTimes *times;
@@ -117,11 +117,12 @@ static FlTimes *parse(const FlPieceNotes *notes, char *text, gsize length, const
     }
     disk_size = number_of(text, "disk_size");
     piece_size = number_of(text, "piece_size");
+    series = notes->series != NULL ? encode_id(notes->series) : value_of(text, "series");
     disk_id = notes->disk_id != NULL ? encode_id(notes->disk_id) : value_of(text, "disk_id");
     point = notes->point != NULL ? encode_id(notes->point) : value_of(text, "restore_point");
-    if (disk_id == NULL || point == NULL)
+    if (series == NULL || disk_id == NULL || point == NULL)
         return NULL;
-    head = make_head(notes, disk_id, point, disk_size, piece_size);
+    head = make_head(series, notes->place, disk_id, point, disk_size, piece_size);
     if (!g_str_has_prefix(text, head->str)) {
         *why = "they are of another disk, or the disk had another name";
         return NULL;
@@ -155,59 +156,23 @@ static bool says(const char *path, const char *name, const char *value)
     return g_strcmp0(said, safe) == 0;
 }
 
-/* Adds the seconds in TEXT, lines of fl_times_print() among others, to SECONDS. */
-static void add_seconds(GHashTable *seconds, const char *text)
-{
-    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-
-    for (char **line = lines; *line != NULL; line++) {
-        char *at;
-        gint64 second;
-
-        g_ascii_strtoull(*line, &at, 10);
-        second = g_ascii_strtoll(at, &at, 10);
-        if (*at == '.')
-            g_hash_table_add(seconds, g_memdup2(&second, sizeof second));
-    }
-}
-
-static bool has_second_of(GHashTable *seconds, const char *path)
-{
-    g_autofree char *text = NULL;
-    g_autoptr(GHashTable) others = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
-    GHashTableIter at;
-    gpointer second;
-
-    if (!g_file_get_contents(path, &text, NULL, NULL))
-        return false;
-    add_seconds(others, text);
-    g_hash_table_iter_init(&at, others);
-    while (g_hash_table_iter_next(&at, &second, NULL)) {
-        if (g_hash_table_contains(seconds, second))
-            return true;
-    }
-    return false;
-}
-
 /* Whether a source other than that of the file OWNER has notes for PLACE with a second of TIMES. */
 static bool shares_second(const FlTimes *times, const char *state, const char *owner,
                           const char *place)
 {
-    g_autoptr(GString) text = g_string_new(NULL);
-    g_autoptr(GHashTable) seconds =
-        g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+    const FlPieceNotes any = {.place = place};
     g_autoptr(GDir) directory = g_dir_open(state, 0, NULL);
-    const char *other;
+    const char *other, *why;
     bool found = false;
 
-    fl_times_print(times, text);
-    add_seconds(seconds, text->str);
     while (directory != NULL && !found && (other = g_dir_read_name(directory)) != NULL) {
         g_autofree char *path = g_build_filename(state, other, NULL);
+        g_autoptr(FlTimes) its = NULL;
 
-        found = g_str_has_prefix(other, "pieces-") &&
-                strncmp(other, owner, SOURCE_PREFIX_LENGTH) != 0 && says(path, "place", place) &&
-                has_second_of(seconds, path);
+        if (!g_str_has_prefix(other, "pieces-") || strncmp(other, owner, SOURCE_PREFIX_LENGTH) == 0)
+            continue;
+        its = load_file(&any, path, &why);
+        found = its != NULL && fl_times_share_second(times, its);
     }
     return found;
 }
@@ -277,13 +242,14 @@ bool fl_piece_notes_save(const FlPieceNotes *notes, const FlTimes *times, GError
 {
     g_autofree char *state = fl_state_directory(error);
     g_autofree char *name = name_of(notes);
-    g_autofree char *disk_id = encode_id(notes->disk_id), *point = encode_id(notes->point);
-    g_autofree char *path = NULL, *sum = NULL;
+    g_autofree char *series = encode_id(notes->series), *disk_id = encode_id(notes->disk_id);
+    g_autofree char *point = encode_id(notes->point), *path = NULL, *sum = NULL;
     g_autoptr(GString) text = NULL;
 
     if (state == NULL)
         return false;
-    text = make_head(notes, disk_id, point, fl_times_disk_size(times), fl_times_piece_size(times));
+    text = make_head(series, notes->place, disk_id, point, fl_times_disk_size(times),
+                     fl_times_piece_size(times));
     fl_times_print(times, text);
     sum = sum_of(text->str, text->len);
     g_string_append_printf(text, SUM "%s\n", sum);
