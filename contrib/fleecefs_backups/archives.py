@@ -62,11 +62,25 @@ def damage_of(path):
         return "marked as damaged" if os.path.lexists(path + NOTE) else ""
 
 
+def sizes_of(path):
+    """Returns the sizes of the disks in the archive at PATH, by name, from each info.json."""
+    sizes = {}
+    with open(stored.open_regular(path), "rb") as f, \
+            tarfile.open(fileobj=Part(f), mode="r:") as archive:
+        for member in archive:
+            disk, _, file = name_of(member).rpartition("/")
+            if file == "info.json" and member.isfile() and member.size <= stored.JSON_MAX:
+                said = stored.parse_json(archive.extractfile(member).read())
+                sizes[disk] = stored.member(said, "size", int, 0)
+    return sizes
+
+
 def read_all(path):
     """Reads the archive at PATH. Returns the checksum of each file in it, and the contents of its
     SHA256SUMS, or None."""
     digests, said = {}, None
     try:
+        sizes = sizes_of(path)
         with open(stored.open_regular(path), "rb") as f, \
                 tarfile.open(fileobj=Part(f), mode="r:") as archive:
             for member in archive:
@@ -75,6 +89,7 @@ def read_all(path):
                 if member.issparse():  # a few bytes of it may stand for exabytes
                     raise Damaged(f"{name_of(member)} is stored as a sparse file, unlike in backups")
                 name, stream, digest = name_of(member), archive.extractfile(member), hashlib.sha256()
+                sums.check_size(name, member.size, sums.most(name, sizes))
                 if name == sums.FILE and member.size <= stored.JSON_MAX:
                     lines = stream.read().decode("utf-8", "surrogateescape").splitlines(keepends=True)
                     said = sums.parse(lines, name)

@@ -29,9 +29,10 @@ def check_image(image):
     return None
 
 
-def check_sums(folder):
+def check_sums(folder, sizes, damaged):
     """Returns what has changed since it was stored, per disk folder of a generation ("": the generation
-    itself), and the number of files with checksums."""
+    itself), and the number of files with checksums. SIZES has the sizes of the disks. Does not read
+    the images in DAMAGED: their tables do not tell any more how long they should be."""
     found = {}
     try:
         said = sums.read(folder)
@@ -44,7 +45,9 @@ def check_sums(folder):
         path, top = os.path.join(folder, name), name.rpartition("/")[0].partition("/")[0]
         try:
             # Folding removes files; missing files are reported where they are needed.
-            if os.path.lexists(path) and sums.of_file(path) not in digests:
+            if path in damaged or not os.path.lexists(path):
+                continue
+            if sums.of_file(path, sums.most(name, sizes)) not in digests:
                 raise Damaged(f"{name} has changed: its checksum differs")
         except (Damaged, OSError) as why:
             found.setdefault(top, plain(why))
@@ -54,10 +57,11 @@ def check_sums(folder):
 def check_generation(folder, images, stored):
     """Returns the damage per disk folder of a generation ("": all of it), and the number of files with
     checksums."""
-    found, count = check_sums(folder)
-    for image in images:
-        if why := check_image(image):
-            found.setdefault(os.path.basename(image.home), why)
+    faults = {image: why for image in images if (why := check_image(image))}
+    found, count = check_sums(folder, {os.path.basename(i.home): i.size for i in images},
+                              {image.path for image in faults})
+    for image, why in faults.items():
+        found.setdefault(os.path.basename(image.home), why)
     try:
         names = disks_of(stored.json(os.path.join(folder, VM_FILE)))
     except Damaged as why:

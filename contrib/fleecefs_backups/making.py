@@ -16,9 +16,11 @@ import sys
 
 from . import qcow2
 from .commands import STOPPING, unblock
-from .stored import Damaged, Refused, open_regular, pieces_of
+from .stored import Damaged, Refused, member, open_regular, parse_json, pieces_of
 
 CHECK_SECONDS = 3600  # for qemu-img check, which reads an image's tables
+MAP_MAX = 256 << 20  # of a mapfile
+AFTER_MAX = 1 << 30  # after the last cluster of a qcow2: there is nothing
 LAYERS_MAX = 32  # more increments than that do not lie on one another, but go into a copy
 CHUNK = 1 << 20
 
@@ -36,6 +38,8 @@ def read_map(path, size):
     """Yields the finished ranges (start, length) of a GNU ddrescue mapfile of SIZE bytes."""
     ranges, end = [], 0
     with opened(path) as fd, open(fd, encoding="ascii", closefd=False) as f:
+        if os.fstat(fd).st_size > MAP_MAX:
+            raise Refused(f"{path} is damaged: it is too large")
         try:
             # The first line of numbers is ddrescue's status line.
             for line in [x for x in f if x.startswith("0x")][1:]:
@@ -63,13 +67,16 @@ def check_qcow2(image, fd):
     alone = {**node("qcow2", image.path), "backing": None}
     qcow2.check_tables(fd, header)
     try:
-        done = subprocess.run(["qemu-img", "check", "json:" + json.dumps(alone)],
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        done = subprocess.run(["qemu-img", "check", "--output=json", "json:" + json.dumps(alone)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL, timeout=CHECK_SECONDS)
     except subprocess.TimeoutExpired:
         raise Damaged(f"qemu-img check takes more than {CHECK_SECONDS} s") from None
     if done.returncode != 0:
         raise Damaged("qemu-img check finds errors")
+    # A hole after it would take for ever to read.
+    if os.fstat(fd).st_size > member(parse_json(done.stdout), "image-end-offset", int, 0) + AFTER_MAX:
+        raise Damaged("it is much longer than its contents")
 
 
 def check_file(image):

@@ -20,8 +20,10 @@ from .text import plain
 PREFIX = "user.fleecefs."
 VM_FILE = "vm.json"  # beside the disks' folders
 DAMAGED_FILE = "DAMAGED"  # in a disk's folder: why fleecefs-restore --check found it damaged
+SHOWN = 10  # of several candidates
 PARTIAL = ".partial"  # ends the names of generations that are being made
 JSON_MAX = 64 << 20
+JSON_ALL_MAX = 1 << 30  # all JSON files together, which stay in memory; 200,000 disks have less
 SIZE_MAX = (1 << 63) - 1
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -58,11 +60,13 @@ def parse_json(data):
     return said
 
 
-def read_json(path):
+def read_json(path, most=JSON_MAX):
     with open(open_regular(path), "rb") as f:
         size = os.fstat(f.fileno()).st_size
         if size > JSON_MAX:
             raise Damaged("it is too large")
+        if size > most:
+            raise Damaged("it is too large, together with those before it")
         # Not JSON_MAX: Python allocates the requested size for each file.
         return parse_json(f.read(size))
 
@@ -93,6 +97,24 @@ class Vm:
 
     def __str__(self):
         return ", ".join(filter(None, (self.name, self.uuid and f"UUID {self.uuid}", self.source)))
+
+
+class Vms:
+    """Distinct VMs, found in constant time. Add those with a UUID first."""
+
+    def __init__(self):
+        self._by_uuid, self._plain, self._by_source = {}, {}, collections.defaultdict(list)
+
+    def find(self, vm):
+        """Returns those that VM is the same as (Vm.is_same)."""
+        if not vm.uuid:
+            return self._by_source.get(vm.source, [])
+        found = (self._by_uuid.get(vm.uuid), self._plain.get(vm.source))
+        return [v for v in found if v]
+
+    def add(self, vm):
+        (self._by_uuid if vm.uuid else self._plain)[vm.uuid or vm.source] = vm
+        self._by_source[vm.source].append(vm)
 
 
 def vm_of(said):
@@ -168,6 +190,7 @@ class Stored:
         self.images, self.damaged, self.unknown = [], [], []
         self.generations = []  # folders with a vm.json
         self._files = {}  # JSON files by path
+        self._left = JSON_ALL_MAX  # bytes that further ones may have
         for folder, folders, names in os.walk(self.top, onerror=self._unreadable):
             # Unfinished backups are hidden, or marked by their name.
             self.unknown += [(os.path.join(folder, f), "a symbolic link") for f in folders
@@ -216,7 +239,9 @@ class Stored:
         """Returns the contents of a JSON file, cached; {} if there is none. Reports faults each time."""
         if path not in self._files:
             try:
-                self._files[path] = read_json(path) if os.path.lexists(path) else {}
+                there = os.path.lexists(path)
+                self._files[path] = read_json(path, self._left) if there else {}
+                self._left -= os.path.getsize(path) if there else 0
             except Damaged as why:
                 self._files[path] = Damaged(f"{os.path.relpath(path, self.top)}: {why}")
         if isinstance(self._files[path], Damaged):
@@ -267,13 +292,13 @@ class Stored:
     def _find_vms(self):
         """Assigns a common Vm object to images of the same VM. If the VM is not or only partly recorded,
         uses that of neighbouring images, or else the folder."""
-        known = []
+        known = Vms()
         for vm in sorted({i.vm for i in self.images if i.vm}, key=lambda v: (not v.uuid, str(v))):
-            if not any(vm.is_same(k) for k in known):
-                known.append(vm)
+            if not known.find(vm):
+                known.add(vm)
         one = {}
         for vm in {i.vm for i in self.images if i.vm}:
-            same = [k for k in known if vm.is_same(k)]
+            same = known.find(vm)
             one[vm] = same[0] if len(same) == 1 else vm
         beside = collections.defaultdict(set)
         for image in self.images:
@@ -289,18 +314,29 @@ class Stored:
 
     def _find_bases(self):
         by_id, by_name = collections.defaultdict(list), collections.defaultdict(list)
+        chosen = {}
         for image in self.images:
             if image.point:
                 by_id[image.point, image.disk_id].append(image)
                 by_name[image.point, image.vm, image.disk].append(image)
         for image in self.images:
             if image.base:
-                found = image.disk_id and by_id.get((image.base, image.disk_id))
-                # By name if one of them has no recorded identity.
-                found = found or [b for b in by_name.get((image.base, image.vm, image.disk), ())
-                                  if not (b.disk_id and image.disk_id)]
-                # Within a folder, prefers a full backup, then a qcow2, which needs no map.
-                image.bases = tuple(sorted(found, key=lambda b: (b.base, b.form)))
+                key = (image.base, image.disk_id, image.vm, image.disk)
+                if key not in chosen:
+                    found = image.disk_id and by_id.get(key[:2])
+                    # By name if one of them has no recorded identity.
+                    found = found or [b for b in by_name.get((image.base, image.vm, image.disk), ())
+                                      if not (b.disk_id and image.disk_id)]
+                    chosen[key] = self._choose_bases(found)
+                image.bases = chosen[key]
+
+    @staticmethod
+    def _choose_bases(found):
+        """Returns the best of the images FOUND, and some of those in other folders."""
+        # Within a folder, prefers a full backup, then a qcow2, which needs no map.
+        found = sorted(found, key=lambda b: (b.base, b.form))
+        others = [b for b in found if b.home != found[0].home]
+        return tuple(found[:1] + others[:SHOWN])
 
     def find(self, point, disk_id, disk):
         """Returns the images of a disk with restore point POINT."""
@@ -311,9 +347,10 @@ class Stored:
         """Sorts by number; images without one come after their base, otherwise by time."""
         keys = {}
         for image in self.images:
-            line = [image]
-            while line[-1].bases and line[-1].bases[0] not in keys and len(line) <= len(self.images):
+            line, seen = [image], {image}
+            while line[-1].bases and line[-1].bases[0] not in keys and line[-1].bases[0] not in seen:
                 line.append(line[-1].bases[0])
+                seen.add(line[-1])
             for step in reversed(line):
                 key = (step.number, step.time, 0)
                 if step.bases and step.bases[0] in keys:
@@ -352,13 +389,14 @@ class Stored:
         """Returns why each image cannot be restored, or None, in linear time."""
         faults = {}
         for image in self.images:
-            line = [image]
+            line, seen = [image], set()
             try:
                 check_damage(image)
-                while line[-1].base and line[-1] not in faults and len(line) <= len(self.images):
+                while line[-1].base and line[-1] not in faults and line[-1] not in seen:
+                    seen.add(line[-1])
                     line.append(self.base_of(line[-1]))
                 fault = faults.get(line[-1])
-                if len(line) > len(self.images):
+                if line[-1] in seen:
                     fault = f"{image.path} is based on itself"
             except Refused as why:
                 fault = plain(why)

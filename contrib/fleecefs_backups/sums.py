@@ -15,10 +15,14 @@ import struct
 
 from . import durable
 from .making import data_of
-from .stored import DAMAGED_FILE, VM_FILE, Damaged, open_regular
+from .stored import DAMAGED_FILE, SIZE_MAX, VM_FILE, Damaged, open_regular
 
 FILE, SPARSE = "SHA256SUMS", "SHA256SUMS.sparse"
 CHUNK = 1 << 20
+# Sizes that no real backup reaches. A file of a few bytes may be a hole of exabytes.
+LINE_MAX = 64 << 10
+LIST_MAX = 512 << 20
+OTHER_MAX = 16 << 30  # a file that is not an image: pieces have up to 1 GiB
 ZEROS = bytes(CHUNK)
 _zeros = {}  # checksums of files that are one hole, by length
 
@@ -38,11 +42,24 @@ def is_sparse(name):
     return name.endswith((".raw", ".raw.part"))
 
 
+def most(name, sizes):
+    """Returns how many bytes the file NAME of a generation may have. SIZES maps the names of disks to
+    their sizes; a qcow2 is little longer than its disk."""
+    if name.endswith((".qcow2", ".raw")):
+        return 2 * sizes.get(name.partition("/")[0], 0) + OTHER_MAX
+    return OTHER_MAX
+
+
+def check_size(name, size, limit):
+    if size > limit:
+        raise Damaged(f"{name} has {size} bytes, far more than its backup describes")
+
+
 def of_whole(fd, status):
     if status.st_blocks == 0 and status.st_size in _zeros:
         return _zeros[status.st_size]
     digest, end = hashlib.sha256(), 0
-    while data := os.pread(fd, CHUNK, end):
+    while data := os.pread(fd, min(CHUNK, status.st_size - end), end):
         digest.update(data)
         end += len(data)
     if status.st_blocks == 0:
@@ -60,11 +77,13 @@ def of_sparse(fd, size):
     return digest.hexdigest()
 
 
-def of_file(path):
-    """Returns the checksum of the file PATH, in hex."""
+def of_file(path, limit=SIZE_MAX):
+    """Returns the checksum of the file PATH, in hex. If it has more than LIMIT bytes it is damaged."""
     fd = open_regular(path)
     try:
         status = os.fstat(fd)
+        if not is_sparse(path):
+            check_size(os.path.basename(path), status.st_size, limit)
         digest = of_sparse(fd, status.st_size) if is_sparse(path) else of_whole(fd, status)
         # Drop the page cache: read from the disk.
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -87,7 +106,8 @@ def parse(lines, what):
 
 def read_list(path):
     with open(open_regular(path), encoding="utf-8", errors="surrogateescape") as f:
-        return parse(f, os.path.basename(path))
+        check_size(os.path.basename(path), os.fstat(f.fileno()).st_size, LIST_MAX)
+        return parse(iter(lambda: f.readline(LINE_MAX), ""), os.path.basename(path))
 
 
 def read(folder):

@@ -211,6 +211,16 @@ class Check(scripts.Base):
             self.assertNotIn("Traceback", done.stderr)
             done = lib.attempt(RESTORE, "--check", self.to)
             self.assertNotIn("Traceback", done.stderr)
+        # A hole of the archive itself.
+        text = b"{}"
+        big = tarfile.TarInfo("vda/disk.qcow2")
+        big.size = 8 * lib.TIB
+        with open(bad, "wb") as f:
+            f.write(header(tarfile.REGTYPE, len(text)) + text.ljust(512, b"\0")
+                    + big.tobuf(tarfile.GNU_FORMAT))
+            f.truncate(9 * lib.TIB)
+        done = lib.attempt(RESTORE, "--check", self.to)
+        self.assertRegex(done.stdout, "DAMAGED .*vda/disk.qcow2 has 8796093022208 bytes, far more")
         os.unlink(bad + ".DAMAGED")
         said = {"version": 1, "vm": {"uuid": "u"}, "disks": {"vda": {"needs": [{}, 5]}}}
         text = json.dumps(said).encode()
@@ -255,6 +265,28 @@ class Check(scripts.Base):
             with open(path, "w") as f:
                 f.write(said + line)
             self.check(1, f"DAMAGED  web/{names[0]}.*{says}")
+
+    def test_huge_holes(self):
+        """Files of a few bytes and many terabytes: nobody waits for their checksums."""
+        _, names = self.three("qcow2")
+        full, last = (f"{self.to}/web/{name}" for name in (names[0], names[2]))
+        for path in (f"{full}/vda/disk.qcow2", f"{last}/SHA256SUMS.sparse", f"{last}/extra"):
+            with open(path, "ab" if path.endswith("qcow2") else "wb") as f:
+                f.truncate(8 * lib.TIB)
+        os.chmod(f"{last}/SHA256SUMS", 0o644)
+        with open(f"{last}/SHA256SUMS", "a") as f:
+            f.write("0" * 64 + "  extra\n")
+        self.check(1, f"DAMAGED  web/{names[0]}/vda  .*much longer than its contents",
+                   f"DAMAGED  web/{names[2]}  SHA256SUMS.sparse has {8 * lib.TIB} bytes, far more")
+        os.unlink(f"{last}/SHA256SUMS.sparse")
+        self.check(1, f"DAMAGED  web/{names[2]}  extra has {8 * lib.TIB} bytes, far more")
+
+    def test_map_with_a_huge_hole(self):
+        _, names = self.three("raw")
+        path = f"{self.to}/web/{names[1]}/vda/dirty/last.ddrescue"
+        os.truncate(path, 8 * lib.TIB)
+        self.restore(self.to, "--at", names[1], status=1, says="last.ddrescue is damaged: it is too large")
+        self.check(1, f"DAMAGED  web/{names[1]}/vda  last.ddrescue has .* bytes, far more than")
 
     def test_nothing_there(self):
         done = lib.attempt(RESTORE, "--check", self.to)
