@@ -35,17 +35,26 @@ def refusal_of(args):
         if done.returncode == 2 else None
 
 
+def default_folder():
+    """Returns the folder for the mount points; cron sets no XDG_RUNTIME_DIR."""
+    parent = "/run"
+    if os.geteuid() != 0:
+        parent = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+        if not os.path.isdir(parent):
+            parent = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(parent, "fleecefs-backup")
+
+
 class Mount:
     """The mount of a VM: always at the same folder, with a lock that running tools also hold."""
 
     def __init__(self, vm, has_bar):
         """VM: a Source; HAS_BAR: show progress on a terminal."""
-        run_dir = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
-        folder = os.environ.get("RUNTIME_DIRECTORY") or os.path.join(run_dir, "fleecefs-backup")
+        folder = os.environ.get("RUNTIME_DIRECTORY") or default_folder()
         if not os.path.isabs(folder):
             raise Failed(f"RUNTIME_DIRECTORY is '{folder}', not an absolute path" if
                          "RUNTIME_DIRECTORY" in os.environ else
-                         "XDG_RUNTIME_DIR is not set; set it, or RUNTIME_DIRECTORY, to a folder for the "
+                         f"{folder} is not an absolute path; set RUNTIME_DIRECTORY to a folder for the "
                          "mount points")
         folder = os.path.join(folder, vm.file)
         self.vm, self.path = vm.name, os.path.join(folder, "mnt")
