@@ -55,6 +55,8 @@ void fl_ssh_ask(FlSsh *ssh, unsigned script, const char *const *args);
  * DONE if no answer is pending. */
 char *fl_ssh_take(FlSsh *ssh, bool *done);
 
-/* The last error that ssh or the remote side reported about forwarding; NULL if none. Free with
- * g_free(). */
+/* Part of ssh's message if it could not forward a connection. */
+#define FL_SSH_REFUSED "open failed"
+/* The last such message on this connection, or else the last message of ssh or the remote side;
+ * NULL if none. Free with g_free(). */
 char *fl_ssh_complaint(FlSsh *ssh);

@@ -332,6 +332,13 @@ char *fl_ssh_take(FlSsh *ssh, bool *done)
 char *fl_ssh_complaint(FlSsh *ssh)
 {
     g_autofree char *text = ask(ssh, FL_SSH_COMPLAINT, 0, NULL, NULL);
+    g_auto(GStrv) lines = g_strsplit(text != NULL ? text : "", "\n", -1);
+    guint n = g_strv_length(lines);
 
+    /* The last line may come from the login shell. */
+    while (n > 0) {
+        if (strstr(lines[--n], FL_SSH_REFUSED) != NULL)
+            return summary(lines[n]);
+    }
     return text != NULL && *text != '\0' ? summary(text) : NULL;
 }

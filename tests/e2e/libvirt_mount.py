@@ -101,7 +101,7 @@ class LibvirtMount(lib.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
         self.assertIn("Permission denied", done.stderr)
-        self.assertIn("that this user has access", done.stderr)
+        self.assertIn("that the user has access", done.stderr)
 
     def test_names_to_be_escaped(self):
         name = """a<b> & "c" 'd' ?e=%41 \u00fc"""

@@ -5,8 +5,8 @@ import os
 import random
 import shutil
 import socket
+import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,7 +31,7 @@ MaxStartups 100
 
 
 # libvirt's ssh runs nc -U SOCKET on the other host.
-NETCAT = f"""#!{sys.executable}
+NETCAT = """#!/usr/bin/python3
 import os, select, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect(sys.argv[-1])
@@ -44,14 +44,133 @@ while True:
 """
 
 
+# Copies of other tests' mounts would keep them from ending.
+BIND_ACCOUNTS = ('umount --lazy --all --types fuse.fleecefs; mount --bind "$0/passwd" /etc/passwd && '
+                 'mount --bind "$0/group" /etc/group')
+
+
 def make_key(path):
     lib.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
 
 
-class Sshd:
-    """USERS: unprivileged users of the other host, {name: (uid, groups)}."""
+def write_accounts(folder, users, shell, home):
+    """Writes passwd(5) and group(5) with USERS into FOLDER, see Sshd."""
+    with open("/etc/passwd") as f:
+        lines = [line for line in f if line.split(":")[2] not in [str(uid) for uid, _ in users.values()]]
+    with open(f"{folder}/passwd", "w") as f:
+        f.writelines(lines)
+        f.writelines(f"{name}:*:{uid}:65534::{home}:{shell}\n" for name, (uid, _) in users.items())
+    with open("/etc/group") as f, open(f"{folder}/group", "w") as g:
+        for line in f:
+            name, password, gid, members = line.strip().split(":")
+            added = [user for user, (_, groups) in users.items() if name in groups]
+            g.write(f"{name}:{password}:{gid}:{','.join(filter(None, [members, *added]))}\n")
+    for name in ("passwd", "group"):
+        os.chmod(f"{folder}/{name}", 0o644)
 
-    def __init__(self, users=None):
+
+class Account:
+    """An unprivileged user of the backup host, in a mount namespace where it exists and can use FUSE."""
+
+    NAME, UID = "backup", 64999
+
+    def __init__(self, test):
+        lib.require("setpriv", "unshare", "nsenter")
+        if os.geteuid() != 0:
+            raise lib.unittest.SkipTest("needs root, to run as another user")
+        if not os.stat(shutil.which("fusermount3")).st_mode & stat.S_ISUID:
+            raise lib.unittest.SkipTest("fusermount3 is not setuid root")
+        self.home, folder = test.mkdir("home"), test.mkdir("account")
+        os.chmod(test.dir, 0o755)
+        os.mkdir(f"{self.home}/.ssh", 0o700)
+        # The originals may be in a folder of root.
+        self.program = f"{self.home}/fleecefs"
+        shutil.copy(lib.FLEECEFS[0], self.program)
+        self.contrib = f"{self.home}/contrib"
+        shutil.copytree(f"{lib.TOP}/contrib", self.contrib, ignore=shutil.ignore_patterns("__pycache__"))
+        write_accounts(folder, {self.NAME: (self.UID, [])}, "/bin/sh", self.home)
+        device = os.stat("/dev/fuse")
+        os.mknod(f"{folder}/fuse", device.st_mode | 0o666, device.st_rdev)
+        os.chmod(f"{folder}/fuse", 0o666)
+        self.holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c",
+             f'{BIND_ACCOUNTS} && mount --bind "$0/fuse" /dev/fuse && echo ready && cat', folder],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=lib.die_with_us)
+        test.defer(self._end)
+        test.assertEqual(self.holder.stdout.readline(), "ready\n")
+        self.env = {"PATH": f"{self.home}:{os.environ['PATH']}", "HOME": self.home, "LANG": "C.UTF-8",
+                    "TMPDIR": self.mkdir("tmp")}
+        self.point = self.mkdir("mnt")
+        self.give()
+
+    def _end(self):
+        self.holder.stdin.close()
+        self.holder.stdout.close()
+        self.holder.wait(lib.PATIENCE)
+
+    def mkdir(self, name):
+        os.makedirs(f"{self.home}/{name}")
+        os.chown(f"{self.home}/{name}", self.UID, 65534)
+        return f"{self.home}/{name}"
+
+    def give(self):
+        """Gives everything in its home to the user."""
+        for folder, folders, files in os.walk(self.home):
+            for path in (folder, *(f"{folder}/{n}" for n in folders + files)):
+                os.chown(path, self.UID, 65534, follow_symlinks=False)
+
+    def write(self, name, text, mode=0o600):
+        """Writes a file in its home."""
+        with open(f"{self.home}/{name}", "w") as f:
+            f.write(text)
+        os.chmod(f"{self.home}/{name}", mode)
+        self.give()
+        return f"{self.home}/{name}"
+
+    def configure_ssh(self, server, user="root", more="", host="hv"):
+        """Writes ~/.ssh/config with HOST for SERVER, with the keys in ~/.ssh."""
+        for name in ("key", "known"):
+            shutil.copy(f"{server.dir}/{name}", f"{self.home}/.ssh")
+        return self.write(".ssh/config", f"""
+            {more}
+            Host {host}
+              HostName 127.0.0.1
+              Port {server.port}
+              User {user}
+              IdentityFile ~/.ssh/key
+              UserKnownHostsFile ~/.ssh/known
+            """)
+
+    def words(self, *argv):
+        return ["nsenter", "--mount", "--target", str(self.holder.pid), "setpriv", f"--reuid={self.UID}",
+                "--regid=65534", "--clear-groups", *argv]
+
+    def attempt(self, *argv, **kwargs):
+        return lib.attempt(*self.words(*argv), **{"env": self.env, "cwd": self.home, **kwargs})
+
+    def run(self, *argv, **kwargs):
+        return lib.run(*self.words(*argv), **{"env": self.env, "cwd": self.home, **kwargs})
+
+    def processes(self):
+        """Returns the commands of all processes of the user."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if os.stat(f"/proc/{pid}").st_uid == self.UID:
+                    with open(f"/proc/{pid}/cmdline") as f:
+                        found.append(f.read().replace("\0", " "))
+        return list(filter(None, found))  # those that have ended have none
+
+    def is_mounted(self):
+        with open(f"/proc/{self.holder.pid}/mounts") as f:
+            return f" {self.point} " in f.read()
+
+
+class Sshd:
+    """USERS: unprivileged users of the other host, {name: (uid, groups)}, with SHELL and HOME. CONFIG: lines
+    for sshd_config(5)."""
+
+    def __init__(self, users=None, shell="/bin/sh", home="/", config=""):
         lib.require("ssh", "ssh-keygen", SSHD)
         if os.geteuid() != 0:
             raise lib.unittest.SkipTest("a private sshd needs root")
@@ -61,9 +180,9 @@ class Sshd:
         for name in ("host", "key", "stranger"):
             make_key(f"{self.dir}/{name}")
         with open(f"{self.dir}/config", "w") as f:
-            f.write(CONFIG.format(self.dir))
+            f.write(CONFIG.format(self.dir) + config)
         os.makedirs("/run/sshd", exist_ok=True)
-        self.prefix = self._write_users(users) if users else []
+        self.prefix = self._write_users(users, shell, home) if users else []
         self.process = None
         # Another process may take the port first.
         while self.process is None:
@@ -81,26 +200,10 @@ class Sshd:
         for name in (self.command, self.netcat):
             os.chmod(name, 0o755)
 
-    def _write_users(self, users):
-        """Writes passwd(5) and group(5) with USERS; returns the prefix of a command that runs with them."""
-        with open("/etc/passwd") as f:
-            lines = [line for line in f if line.split(":")[2] not in
-                     [str(uid) for uid, _ in users.values()]]
-        with open(f"{self.dir}/passwd", "w") as f:
-            f.writelines(lines)
-            f.writelines(f"{name}:*:{uid}:65534::/:/bin/sh\n" for name, (uid, _) in users.items())
-        with open("/etc/group") as f, open(f"{self.dir}/group", "w") as g:
-            for line in f:
-                name, password, gid, members = line.strip().split(":")
-                added = [user for user, (_, groups) in users.items() if name in groups]
-                g.write(f"{name}:{password}:{gid}:{','.join(filter(None, [members, *added]))}\n")
-        for name in ("passwd", "group"):
-            os.chmod(f"{self.dir}/{name}", 0o644)
-        # Copies of other tests' mounts would keep them from ending.
-        return ["unshare", "--mount", "sh", "-c",
-                'umount --lazy --all --types fuse.fleecefs; '
-                'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group && exec "$@"',
-                self.dir]
+    def _write_users(self, users, shell, home):
+        """Returns the prefix of a command that runs with USERS."""
+        write_accounts(self.dir, users, shell, home)
+        return ["unshare", "--mount", "sh", "-c", f'{BIND_ACCOUNTS} && exec "$@"', self.dir]
 
     def _start(self, port):
         process = subprocess.Popen(

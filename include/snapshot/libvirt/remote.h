@@ -31,8 +31,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlRemote, fl_remote_free)
 const char *fl_remote_libvirt(const FlRemote *remote);
 /* Allows what libvirt needs to reconnect. */
 void fl_remote_allow(const FlRemote *remote, FlSandbox *sandbox);
-/* The last error of a forwarded connection; NULL: none. Free with g_free(). */
+/* The last message of ssh; NULL: none. Free with g_free(). */
 char *fl_remote_complaint(FlRemote *remote);
+/* Why libvirt's socket could not be reached, if ssh reported that; else NULL. Free with g_free().
+ */
+char *fl_remote_refusal(FlRemote *remote);
 /* Whether the path DIRECTORY is acceptable for scratch files. */
 bool fl_remote_check_name(const FlRemote *remote, const char *directory, GError **error);
 /* Creates DIRECTORY for the process of a VM that runs as USER and GROUP (-1: unknown). */

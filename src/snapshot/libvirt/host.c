@@ -112,16 +112,20 @@ static bool open_remote(FlLibvirtSession *session, GError **error)
     return session->remote != NULL;
 }
 
-/* Puts ssh's message, which libvirt cannot know, before libvirt's. */
 static bool fail_to_connect(FlLibvirtSession *session, const FlLibvirtCall *call, GError **error)
 {
+    g_autofree char *refusal = session->remote != NULL ? fl_remote_refusal(session->remote) : NULL;
     g_autofree char *said = session->remote != NULL ? fl_remote_complaint(session->remote) : NULL;
 
+    /* To libvirt, the connection has just ended. */
+    if (refusal != NULL && !call->interrupted)
+        return fl_fail(error, "cannot connect to libvirt: %s", refusal);
     return fl_libvirt_fail(error, call,
-                           "cannot connect to libvirt%s%s (check that libvirtd runs, and that this "
-                           "user has access; libvirt:DOMAIN?connect=URI selects another)%s%s",
+                           "cannot connect to libvirt%s%s (check that libvirtd runs, and that the "
+                           "user has access, as members of the group libvirt do; "
+                           "libvirt:DOMAIN?connect=URI selects another%s%s)",
                            session->uri != NULL ? " at " : "",
-                           session->uri != NULL ? session->uri : "", said != NULL ? ": ssh: " : "",
+                           session->uri != NULL ? session->uri : "", said != NULL ? "; ssh: " : "",
                            said != NULL ? said : "");
 }
 

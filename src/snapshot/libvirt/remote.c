@@ -11,6 +11,7 @@ struct FlRemote {
     FlSsh *ssh; /* NULL: libvirt is reached over TLS or TCP */
     char *host;
     char *libvirt;      /* libvirt's URI */
+    char *there;        /* libvirt's socket on the host; NULL without ssh */
     char *pki;          /* certificate folder named in the URI; NULL if none */
     char *nbd;          /* NBD URI; NULL until something is served */
     const char *socket; /* local socket of NBD */
@@ -19,7 +20,7 @@ struct FlRemote {
     GHashTable *used; /* of char * to uint64_t * */
 };
 
-enum { SOCKET, MAKE, REMOVE, ROOM, FACTS, CLIENTS, N_SCRIPTS };
+enum { SOCKET, WHY, MAKE, REMOVE, ROOM, FACTS, CLIENTS, N_SCRIPTS };
 
 /* Portable to any sh(1), and the coreutils of any Linux that has libvirt. */
 static const char *const scripts[N_SCRIPTS + 1] = {
@@ -28,16 +29,32 @@ static const char *const scripts[N_SCRIPTS + 1] = {
                "-u)}/libvirt\nelse d=/run/libvirt; fi\nfor s in libvirt-sock virtqemud-sock; do\n  "
                "  if [ -S \"$d/$s\" ]; then printf %s \"$d/$s\"; exit 0; fi\ndone\necho \"no "
                "socket of libvirt in $d: check that libvirtd or virtqemud runs\" >&2\nexit 1",
-    /* Creates folder $1 for user $2 and group $3. */
+    /* Fails with the reason why socket $1 cannot be forwarded; ssh is told none. */
+    [WHY] = "if [ ! -S \"$1\" ]; then echo \"no socket $1: check that libvirtd runs\"\n"
+            "elif [ ! -w \"$1\" ]; then\n"
+            "    echo \"user $(id -un) has no access to $1: add the user to group\"\\\n"
+            "         \"$(stat -L -c %G -- \"$1\"), or log in as root\"\n"
+            "else\n"
+            "    echo \"nothing listens at $1, or sshd does not forward it\"\\\n"
+            "         '(AllowStreamLocalForwarding)'\n"
+            "fi >&2\n"
+            "exit 1",
+    /* Creates folder $1 for user $2 and group $3. Root gives it away. Another user keeps it and
+     * lets $2 in by an ACL; the socket that QEMU makes there with umask 002 gets the folder's
+     * group, by which this user can connect. The other members of that group cannot enter the
+     * folder. */
     [MAKE] = "umask 077; mkdir -- \"$1\" || exit 1\n"
-             "[ \"$2\" -ge 0 ] || exit 0\n"
-             "if [ \"$(id -u)\" = 0 ]; then chown -h -- \"$2:$3\" \"$1\"\n"
-             "elif [ \"$(id -u)\" != \"$2\" ]; then\n"
-             "    rmdir -- \"$1\"\n"
-             "    echo \"the VM's process runs as user $2, whose socket user $(id -un) cannot\"\\\n"
-             "         'reach: log in as root or as the user of the VM' >&2\n"
-             "    exit 1\n"
-             "fi",
+             "me=$(id -u); [ \"$2\" -ge 0 ] && [ \"$me\" != \"$2\" ] || exit 0\n"
+             "if [ \"$me\" = 0 ]; then chown -h -- \"$2:$3\" \"$1\"; exit; fi\n"
+             "e=$( (chgrp -- \"$(id -g)\" \"$1\" && chmod 2700 -- \"$1\" &&\n"
+             "      setfacl -m \"u:$2:rwx\" -- \"$1\") 2>&1) && exit\n"
+             "rmdir -- \"$1\"\n"
+             "a='install setfacl there (package acl), or log in as root'\n"
+             "! command -v setfacl >/dev/null ||\n"
+             "    a=\"choose one with ACLs (-o scratch=DIR), or log in as root: $e\"\n"
+             "echo \"only an ACL lets the VM's process, of user $2, into a folder of user\"\\\n"
+             "     \"$(id -un): $a\" >&2\n"
+             "exit 1",
     [REMOVE] =
         "d=${1%/}\n"
         "case ${d##*/} in fleecefs-?*) ;; *) exit 1 ;; esac\n"
@@ -183,6 +200,7 @@ static bool reach_libvirt(FlRemote *remote, GUri *uri, GHashTable *params, GErro
     here = socket != NULL ? fl_ssh_forward(remote->ssh, "libvirt", socket, error) : NULL;
     if (here == NULL)
         return false;
+    remote->there = g_steal_pointer(&socket);
     remote->libvirt = g_strdup_printf("qemu+unix://%s?socket=%s", path, here);
     return true;
 }
@@ -224,6 +242,7 @@ void fl_remote_free(FlRemote *remote)
     g_hash_table_unref(remote->used);
     g_free(remote->host);
     g_free(remote->libvirt);
+    g_free(remote->there);
     g_free(remote->pki);
     g_free(remote->nbd);
     g_free(remote);
@@ -254,11 +273,6 @@ void fl_remote_allow(const FlRemote *remote, FlSandbox *sandbox)
     fl_sandbox_allow(sandbox, remote->pki, FL_SANDBOX_READ);
 }
 
-char *fl_remote_complaint(FlRemote *remote)
-{
-    return remote->ssh != NULL ? fl_ssh_complaint(remote->ssh) : NULL;
-}
-
 /* Runs SCRIPT. Errors name the host. */
 static char *run(FlRemote *remote, unsigned script, const char *const *args, GError **error)
 {
@@ -267,6 +281,23 @@ static char *run(FlRemote *remote, unsigned script, const char *const *args, GEr
     if (output == NULL)
         g_prefix_error(error, "on %s: ", remote->host);
     return output;
+}
+
+char *fl_remote_complaint(FlRemote *remote)
+{
+    return remote->ssh != NULL ? fl_ssh_complaint(remote->ssh) : NULL;
+}
+
+char *fl_remote_refusal(FlRemote *remote)
+{
+    const char *const args[] = {remote->there, NULL};
+    g_autofree char *said = fl_remote_complaint(remote);
+    g_autoptr(GError) why = NULL;
+
+    if (said == NULL || strstr(said, FL_SSH_REFUSED) == NULL)
+        return NULL;
+    g_free(run(remote, WHY, args, &why));
+    return g_strdup(why != NULL ? why->message : said);
 }
 
 /* The directory of socket and scratch */
