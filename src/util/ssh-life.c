@@ -338,6 +338,25 @@ static char *find_mark(const FlSshLife *life, char *text, char end)
     return NULL;
 }
 
+/* Replaces life->output by the reason why there was no answer. A login shell that does not run sh
+ * may have said why in its output. */
+static void explain_end(FlSshLife *life, bool in_time, bool begun)
+{
+    static const char early[] = "the connection ended before sh ran (check the login shell): ";
+    char *said = life->output + strspn(life->output, "\r\n ");
+    size_t length = strcspn(said, "\r\n");
+
+    if (!in_time) {
+        strcpy(life->output, "no answer in time (-o timeout=)");
+    } else if (begun || length == 0 || length + sizeof early > FL_SSH_MESSAGE) {
+        g_snprintf(life->output, FL_SSH_MESSAGE, "the connection has ended\n%s", life->complaint);
+    } else {
+        memmove(life->output + sizeof early - 1, said, length);
+        memcpy(life->output, early, sizeof early - 1);
+        life->output[sizeof early - 1 + length] = '\0';
+    }
+}
+
 /* Reads the script's output into life->output. BEGUN: whether the script has started. Returns
  * whether it succeeded. */
 static bool read_answer(FlSshLife *life, bool *begun)
@@ -354,9 +373,7 @@ static bool read_answer(FlSshLife *life, bool *begun)
         if (!in_time || !read_output(life, life->out, &used) ||
             used + sizeof(FlSshHead) + 1 == FL_SSH_MESSAGE) {
             end_master(life);
-            g_snprintf(life->output, FL_SSH_MESSAGE, "%s\n%s",
-                       in_time ? "the connection has ended" : "no answer in time (-o timeout=)",
-                       in_time ? life->complaint : "");
+            explain_end(life, in_time, *begun);
             return false;
         }
         text = find_mark(life, life->output, '\n');

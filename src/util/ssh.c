@@ -59,6 +59,8 @@ static void make_words(FlSshLife *life, const FlSshSpec *spec)
     const char *const master[] = {
         spec->program, "-T", "-a", "-x", "-S", life->control, "-oBatchMode=yes",
         "-oControlPersist=no", "-oControlMaster=yes", "-oForkAfterAuthentication=no",
+        /* We need its standard input, a remote shell, and its messages. */
+        "-oStdinNull=no", "-oSessionType=default", "-oLogLevel=INFO",
         /* Forwardings in ssh_config(5) are meant for interactive logins. */
         "-oClearAllForwardings=yes", "-oExitOnForwardFailure=yes", "-oRemoteCommand=none",
         "-oPermitLocalCommand=no", "-oServerAliveInterval=5", "-oServerAliveCountMax=3",
