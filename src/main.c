@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Minimum number of file descriptors, for a mount of one disk. */
@@ -43,6 +44,16 @@ static bool write_pid(const char *pidfile, GError **error)
     why = strrchr(failure->message, ':');
     return fl_fail(error, "cannot write the PID file %s%s", pidfile,
                    why != NULL ? why : failure->message);
+}
+
+/* A device or a FIFO would be replaced by the PID file, and removed with it. */
+static bool check_pidfile(const char *pidfile, GError **error)
+{
+    struct stat st;
+
+    return pidfile == NULL || stat(pidfile, &st) != 0 || S_ISREG(st.st_mode) ||
+           fl_fail(error, "cannot write the PID file %s: %s", pidfile,
+                   S_ISDIR(st.st_mode) ? "it is a folder" : "it is not a regular file");
 }
 
 static void on_ready(void *background)
@@ -193,7 +204,8 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
         fl_jail_disable();
     fl_sources_init(&sources, options);
     fl_interrupt_allow(true);
-    ok = fl_mountpoint_check(options->mountpoint, error) && check_free(options, error) &&
+    ok = fl_mountpoint_check(options->mountpoint, error) &&
+         check_pidfile(options->pidfile, error) && check_free(options, error) &&
          fl_sources_open(&sources, error);
     fl_interrupt_allow(false);
     ok = ok && serve(options, &sources, background, error);

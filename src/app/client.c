@@ -243,6 +243,10 @@ void fl_client_complain(const char *mountpoint, int failed)
         g_critical(DEAD, mountpoint, mountpoint);
     else if (failed == ENOENT || failed == ENOTDIR)
         g_critical("%s is not a fleecefs mount; fleecefs --list shows all mounts", mountpoint);
+    else if (failed == EACCES || failed == EPERM)
+        g_critical("%s: no permission to access it; if it is a mount of another user, run this as "
+                   "that user",
+                   mountpoint);
     else
         g_critical("%s is not a responding fleecefs mount: %s", mountpoint, g_strerror(failed));
 }

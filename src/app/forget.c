@@ -65,10 +65,15 @@ int fl_forget(const FlOptions *options)
 {
     g_autoptr(GError) error = NULL;
     g_autofree char *report = NULL;
+    const char *source = ((const FlSourceSpec *)options->sources->pdata[0])->text;
     bool ok = forget(options, &report, &error);
 
     if (report != NULL && *report != '\0')
         puts(report);
+    else if (ok && options->series != NULL)
+        g_message("%s has no restore point of series '%s'", source, options->series);
+    else if (ok)
+        g_message("%s has no restore point", source);
     if (ok)
         return 0;
     g_critical("%s", error->message);

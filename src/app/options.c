@@ -188,6 +188,9 @@ static bool check_command(const FlOptions *options, GError **error)
                              "--watch requires --status%s: fleecefs --status --watch "
                              "MOUNTPOINT",
                              options->json ? " without =json" : "");
+    if (options->rate_given && options->command != FL_COMMAND_MOUNT)
+        return fl_fail_usage(error, "--rate changes a mount only without another command: fleecefs "
+                                    "--rate=SIZE MOUNTPOINT");
     return !options->force || options->command == FL_COMMAND_COMMIT ||
            fl_fail_usage(error, "--force requires --commit: fleecefs --commit --force MOUNTPOINT");
 }

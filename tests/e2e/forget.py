@@ -51,7 +51,8 @@ class Forget(lib.TestCase):
         self.assertEqual(len(said), len(found) - len(week))
         self.assertEqual(list(self.vm.bitmaps()), [("vda", "other")])
         self.assertEqual(os.listdir(self.vm.state), [])
-        self.assertEqual(self.forget(self.source), ([], ""))
+        self.assertEqual(self.forget(self.source),
+                         ([], f"fleecefs: {self.source} has no restore point\n"))
         mount = self.begin()
         self.assertEqual(mount.json("vda/info.json")["mode"], "full")
 
@@ -89,7 +90,8 @@ class Forget(lib.TestCase):
         overlay = disks.create(self.path("overlay.qcow2"), backing=image)
         disks.add_bitmap(overlay, "fleecefs.last.20261121T033659Z")
         before = disks.raw_bytes(overlay, self.path("before"))
-        self.assertEqual(self.forget("--series=week", overlay), ([], ""))
+        self.assertEqual(self.forget("--series=week", overlay),
+                         ([], f"fleecefs: {overlay} has no restore point of series 'week'\n"))
         with self.mount(overlay):
             self.assertIn(f"{overlay} is mounted at ", self.forget(overlay, status=1)[1])
         said, _ = self.forget(overlay)
@@ -98,7 +100,7 @@ class Forget(lib.TestCase):
                          sorted(f"removed bitmap {b} of {image}" for b in found if b != "other"))
         self.assertEqual((bitmaps(image), bitmaps(overlay)), (["other"], []))
         self.assertEqual(disks.raw_bytes(overlay, self.path("after")), before)
-        self.assertEqual(self.forget(overlay), ([], ""))
+        self.assertEqual(self.forget(overlay), ([], f"fleecefs: {overlay} has no restore point\n"))
 
     def test_wrong_words(self):
         for args, status, says in ((["nbd://localhost"], 2, "servers have no restore points"),

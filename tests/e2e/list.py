@@ -80,6 +80,8 @@ class List(lib.TestCase):
         for words in (["--watch", "a"], ["--watch"], ["--status=json", "--watch", "b"]):
             self.assert_refused(*words, status=2, says=["--watch requires --status",
                                                         "fleecefs --status --watch MOUNTPOINT"])
+        for words in (["--status", "a"], ["--abort", "a"], ["--list"]):
+            self.assert_refused("--rate=1M", *words, status=2, says=["fleecefs --rate=SIZE MOUNTPOINT"])
         for words in (["--force", "a"], ["--force"], ["--abort", "--force", "a"]):
             self.assert_refused(*words, status=2, says=["--force requires --commit",
                                                         "fleecefs --commit --force MOUNTPOINT"])

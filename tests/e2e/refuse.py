@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 
 import disks
 import lib
@@ -239,7 +240,11 @@ class Refuse(lib.TestCase):
     def test_pid_file_that_cannot_be_written(self):
         missing = os.path.join(self.dir, "missing", "pid")
         self.refused("-P", missing, self.disk(), says=[f"PID file {missing}: No such file or directory\n"])
-        self.refused("-P", self.dir, self.disk(), says=[f"PID file {self.dir}: Is a directory\n"])
+        self.refused("-P", self.dir, self.disk(), says=[f"PID file {self.dir}: it is a folder\n"])
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        self.refused("-P", fifo, self.disk(), says=[f"PID file {fifo}: it is not a regular file\n"])
+        self.assertTrue(stat.S_ISFIFO(os.stat(fifo).st_mode))
 
     # Bitmaps
 

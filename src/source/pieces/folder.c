@@ -100,11 +100,10 @@ static bool fail_foreign(const FlPieceFolder *folder, const char *foreign, GErro
     if (fstatat(folder->fd, "split/000000", &st, AT_SYMLINK_NOFOLLOW) == 0)
         return fl_fail(error, "%s: no piece of a disk (000000, 000001, ...); they are in %s/split",
                        folder->path, folder->path);
-    return fl_fail(
-        error,
-        "%s: no piece of a disk (000000, 000001, ...) is in this folder; name an image, or "
-        "a folder split/ of a backup",
-        folder->path);
+    return fl_fail(error,
+                   "%s: no piece of a disk (000000, 000001, ...) is in this folder; name an image, "
+                   "a folder split/ of a backup, or backup:FOLDER",
+                   folder->path);
 }
 
 static bool read_names(const FlPieceFolder *folder, DIR *directory, GArray *numbers, GError **error)
