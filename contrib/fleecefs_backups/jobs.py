@@ -143,19 +143,26 @@ def tell_what_would_go(vms, args):
 
 def publish(vm, said, args):
     """Prints or writes the report of a VM as requested; returns the exit status."""
+    status = 0
     try:
         report.count(said, list(TOOLS[args.tool](args.destination, vm.file).generations()))
     except FAULTS:
         pass  # an unresponsive destination was reported already
     if args.json:
-        print(json.dumps(said), flush=True)
+        try:
+            print(json.dumps(said), flush=True)
+        except OSError as error:
+            log(f"{vm.name}: cannot write its line of JSON to stdout: {error.strerror}")
+            # Nothing can be written at the end of the program, either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
     if args.metrics:
         try:
             report.write_metrics(args.metrics, said)
         except OSError as error:
             log(f"{vm.name}: cannot write its metrics into {args.metrics}: {error.strerror}")
-            return 1
-    return 0
+            status = 1
+    return status
 
 
 def run_all(args, parser):

@@ -83,6 +83,18 @@ class Report(scripts.Base):
         self.assertIn(f"web: cannot write its metrics into {self.dir}/none: No such file",
                       done.stderr)
 
+    def test_stdout_that_cannot_be_written(self):
+        """The backup itself succeeds, and its metrics are written."""
+        vm, metrics = self.vm("vda"), self.mkdir("metrics")
+        with open("/dev/full", "w") as full:
+            done = lib.attempt(*self.arguments(vm, "--quiet", "--json", "--metrics", metrics), env=self.env,
+                               stdout=full)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"fleecefs-backup: web: cannot write its line of JSON to stdout: "
+                         r"No space left on device\n\Z")
+        self.assertEqual(len(os.listdir(metrics)), 1)
+        self.assertEqual(len(self.generations()), 1)
+
     def test_metrics(self):
         vm, folder = self.vm("vda"), self.mkdir("metrics")
         self.run_backup(vm, "--metrics", folder)

@@ -237,6 +237,18 @@ class Restore(Stored):
         self.assertEqual((done.returncode, done.stderr),
                          (1, f"fleecefs-restore: {self.to} contains no backup\n"))
 
+    def test_stdout_that_cannot_be_written(self):
+        self.store("a/vda", 1, 0, restore_point="a")
+        for words in (["--list", self.to], ["--list", "--json", self.to], ["--check", self.to], ["--help"]):
+            with open("/dev/full", "w") as full:
+                done = lib.attempt(RESTORE, *words, stdout=full)
+            self.assertEqual((done.returncode, done.stderr),
+                             (1, "fleecefs-restore: stdout: No space left on device\n"), words)
+            ours, theirs = os.pipe()
+            os.close(ours)
+            with open(theirs, "w") as closed:
+                self.assertEqual(lib.attempt(RESTORE, *words, stdout=closed).stderr, "")
+
     def test_unknown_files_are_listed(self):
         full = self.store("a/vda", 1, 0, restore_point="a")
         shutil.copy(full, self.to + "/a/moved.qcow2")
