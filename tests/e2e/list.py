@@ -59,8 +59,8 @@ class List(lib.TestCase):
             self.assert_errno(errno.EIO, failed.read, "default/disk.raw", "rb")
             ok, lost, gone = self.list([fine, failed, dead], status=1)
             self.assertEqual((ok["source"], ok["state"]), (image, "ok"))
-            relative = self.mount(os.path.relpath(image))
-            self.assertEqual(self.list([relative])[0]["source"], image)
+            with self.mount(os.path.relpath(image)) as relative:
+                self.assertEqual(self.list([relative])[0]["source"], image)
             self.assertRegex(ok["since"], r"^\d{4}-\d\d-\d\dT")
             self.assertNotIn("series", ok)
             self.assertEqual(lost["state"], "failed")

@@ -111,7 +111,7 @@ class Tree(lib.TestCase):
         self.assert_refused("a=" + a, a, self.mkdir("mnt"), says=["folder a:", "NAME="])
         server = self.nbdkit("memory", "1M").uri
         self.assert_refused("a=" + a, "a=" + server, self.mkdir("mnt"),
-                            says=["folder a already", "NAME="])
+                            says=["both be in the folder a:", "NAME="])
 
     def test_other_meta_contexts(self):
         contexts = {"base:allocation": [(0, 4096, 0)],
