@@ -33,7 +33,7 @@ class Completion(lib.TestCase):
 
     def mounted(self):
         image = disks.create(os.path.join(self.dir, "vm.qcow2"), size="1M")
-        return self.mount(image)
+        return self.mount(image, point=self.mkdir("m n"))
 
 
 class Bash(Completion):
@@ -62,6 +62,12 @@ class Bash(Completion):
         names = {w.rstrip("=") for w in self.complete("fleecefs -o ")}
         self.assertLessEqual({"allow_other", "series", "agent_optional"}, names)
         self.assertEqual(self.complete("fleecefs -o ro,sc"), {"ro,scratch=", "ro,scratch_encrypt"})
+        self.assertEqual(self.complete("fleecefs -o cache=1M,timeo"), {"1M,timeout="})
+        self.assertEqual(self.complete("fleecefs-backup -o rate=/x"), {"FILES"})
+        # fleecefs accepts all of them.
+        for name in names:
+            said = lib.attempt(*lib.FLEECEFS, "-o", name + "1" * name.endswith("="), "--help").stderr
+            self.assertNotIn("unknown option", said)
 
     def test_arguments(self):
         self.assertEqual(self.complete("fleecefs libvirt:"), {"web", "db one"})
@@ -71,10 +77,14 @@ class Bash(Completion):
         self.assertEqual(self.complete("fleecefs --agent=/x"), {"FILES"})
         self.assertEqual(self.complete("fleecefs-backup "),
                          {"rsync", "qcow2", "raw", "tar", "restic", "borg"})
+        self.assertEqual(self.complete("fleecefs-backup --quiet t"), {"tar"})
+        self.assertEqual(self.complete("fleecefs-backup --keep t"), {"FILES"})
         self.assertEqual(self.complete("fleecefs-backup qcow2 "), {"qmp:", "libvirt:", "FILES"})
+        self.assertEqual(self.complete("fleecefs-restore -O "), {"qcow2", "raw"})
         self.assertEqual(self.complete("fleecefs-restore "), {"FILES"})
         with self.mounted() as mount:
             self.assertIn(mount.point, self.complete("fleecefs --commit "))
+            self.assertIn(mount.point, self.complete("fleecefs --status=json "))
 
     def test_interactive(self):
         """With the Tab key, in a real shell."""
@@ -85,6 +95,9 @@ class Bash(Completion):
         shell.type("fleecefs vm.\t", r"vm\.qcow2 ")
         shell.type("\x15", "")
         shell.type("fleecefs libvirt:w\t", "libvirt:web ")
+        shell.type("\x15", "")
+        with self.mounted() as mount:
+            shell.type(f"fleecefs --status {mount.point[:-2]}\t", mount.point.replace(" ", r"\\ "))
 
 
 class Zsh(Completion):
@@ -113,7 +126,10 @@ class Zsh(Completion):
         self.complete("fleecefs libvirt:w", "libvirt:web ")
         self.complete("fleecefs-backup bo", "borg ")
         with self.mounted() as mount:
-            self.complete(f"fleecefs --commit {mount.point[:-1]}", mount.point)
+            self.complete(f"fleecefs --commit {mount.point[:-2]}", mount.point.replace(" ", r"\\ "))
+            self.complete(f"fleecefs --status=json {mount.point[:-2]}", mount.point.replace(" ", r"\\ "))
+        self.complete("fleecefs-backup --quiet ta", "tar ")
+        self.complete("fleecefs-restore -O qc", "qcow2 ")
 
 
 class Terminal:
