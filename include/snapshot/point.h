@@ -58,6 +58,11 @@ char *fl_point_id(gint64 seconds);
 char *fl_point_disk_id(const char *id, uint64_t size, const char *binding);
 /* The binding of bitmaps that exist only in QEMU's memory. Any of the strings may be NULL. */
 char *fl_point_binding(const char *node, const char *device, const char *file);
+/* The binding of bitmaps in an image whose backing files have the ids BACKING (fl_file_ids()); NULL
+ * if BACKING is NULL. */
+char *fl_point_backing_binding(const char *backing);
+/* Why a restore point (argument: its id) with another such binding is unusable. */
+#define FL_POINT_BACKING_CHANGED "the backing image changed or was replaced since restore point %s"
 
 char *fl_point_bitmap(const char *series, const char *id);
 char *fl_point_marker(const char *series, const char *id);

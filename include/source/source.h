@@ -44,6 +44,7 @@ typedef struct {
                                      NULL-terminated. NULL: one named after it */
     char *format;                 /* of an image file, as QEMU calls it; else NULL */
     struct timespec mtime, ctime; /* of that file; 0: not a file */
+    char *backing;                /* ids of its backing files (util/file-id.h); NULL: none */
 } FlExportInfo;
 
 /* Creates an info that allows reads at any offset, of up to 32 MiB, on several connections. */

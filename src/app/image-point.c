@@ -66,6 +66,14 @@ static bool was_resized(const FlExportInfo *image, const FlPoint *identity, uint
     return identity->size != size || bitmap == NULL || bitmap->count == 0;
 }
 
+/* Whether the backing files are not those of IDENTITY, which may be NULL, or were written to. */
+static bool backing_changed(const FlExportInfo *image, const FlPoint *identity)
+{
+    g_autofree char *binding = fl_point_backing_binding(image->backing);
+
+    return identity != NULL && g_strcmp0(identity->binding, binding) != 0;
+}
+
 /* Whether BITMAP, which is POINT, was cleared: its check bitmap has more bits set. */
 static bool was_cleared(const FlExportInfo *image, const FlBitmap *bitmap, const FlPoint *point)
 {
@@ -79,7 +87,7 @@ void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const ch
 {
     const char *wanted = series != NULL ? series : FL_SERIES_DEFAULT;
     g_autoptr(FlPoint) identity = find_identity(image, wanted);
-    g_autofree char *cleared = NULL;
+    g_autofree char *unusable = NULL;
 
     for (guint i = 0; i < image->bitmaps->len; i++) {
         const FlBitmap *bitmap = image->bitmaps->pdata[i];
@@ -90,8 +98,13 @@ void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const ch
             (origin->chain.base != NULL && strcmp(point->id, origin->chain.base) <= 0))
             continue;
         if (was_cleared(image, bitmap, point)) {
-            g_free(cleared);
-            cleared = g_strdup_printf("restore point %s was cleared", point->id);
+            g_free(unusable);
+            unusable = g_strdup_printf("restore point %s was cleared", point->id);
+            continue;
+        }
+        if (point->unique && backing_changed(image, identity)) {
+            g_free(unusable);
+            unusable = g_strdup_printf(FL_POINT_BACKING_CHANGED, point->id);
             continue;
         }
         g_free(origin->chain.base);
@@ -99,11 +112,11 @@ void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const ch
         g_free(origin->chain.increment);
         origin->chain.increment = g_strdup(bitmap->context);
     }
-    if (origin->chain.base == NULL && (cleared != NULL || series != NULL)) {
+    if (origin->chain.base == NULL && (unusable != NULL || series != NULL)) {
         origin->chain.mode = g_strdup("full");
         origin->chain.reason =
-            cleared != NULL
-                ? g_steal_pointer(&cleared)
+            unusable != NULL
+                ? g_steal_pointer(&unusable)
                 : g_strdup_printf("there is no restore point of series '%s' in the image", series);
     }
     if (origin->chain.base == NULL)

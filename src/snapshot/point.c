@@ -51,6 +51,11 @@ char *fl_point_binding(const char *node, const char *device, const char *file)
     return g_strndup(g_checksum_get_string(sum), BINDING_DIGITS);
 }
 
+char *fl_point_backing_binding(const char *backing)
+{
+    return backing != NULL ? fl_point_binding("backing", NULL, backing) : NULL;
+}
+
 static char *make_name(FlPointKind kind, const char *series, const char *id)
 {
     return g_strconcat(prefixes[kind], series, ".", id, NULL);

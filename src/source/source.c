@@ -26,6 +26,7 @@ void fl_export_info_free(FlExportInfo *info)
     g_ptr_array_unref(info->bitmaps);
     g_strfreev(info->path);
     g_free(info->format);
+    g_free(info->backing);
     g_free(info);
 }
 

@@ -2,6 +2,7 @@
 """Identity of disks that trade places, are renamed, move to another VM, are copied, replaced or rolled
 back: each continues its own chain or gets a full backup, and every backup restores the disk's
 contents at that time."""
+import os
 import shutil
 
 import lib
@@ -135,6 +136,57 @@ class Identity(lib.TestCase):
         self.check_increment(second["vda"], fifth["vda"])
         self.write(vm, 6)
         self.check_increment(fifth["vda"], self.chains.back_up(vm)["vda"])
+
+    def write_below(self, image, byte):
+        """Writes BYTE to IMAGE, the backing image of the first disk."""
+        lib.run("qemu-io", "-f", "qcow2", "-c", f"write -P {byte} 2M 64k", image)
+        self.a.model[2 * lib.MIB:2 * lib.MIB + 65536] = bytes([byte]) * 65536
+
+    def check_image(self, before, reason=None):
+        """The image of the first disk, while it is off, continues BEFORE unless there is a REASON."""
+        with self.mount(self.a.image, options=["-o", "format=qcow2"]) as mount:
+            info = mount.json(os.path.dirname(mount.files()[0]).split("/dirty")[0] + "/info.json")
+        if reason is None:
+            self.check_increment(before, info)
+        else:
+            self.check_full(info, reason)
+
+    def test_backing_image(self):
+        """No bitmap of an overlay records that its backing image was written to or replaced."""
+        bases, changed = [self.path("base.qcow2") for _ in range(3)], "the backing image changed"
+        shutil.move(self.a.image, bases[0])
+        self.write_below(bases[0], 5)
+        lib.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", bases[0], self.a.image)
+        vm = self.start(self.a)
+        self.write(vm, 2)
+        first = self.chains.back_up(vm)["vda"]
+        vm.quit()
+        # Renamed.
+        shutil.move(bases[0], bases[1])
+        lib.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", bases[1], self.a.image)
+        self.check_image(first)
+        vm.start()
+        second = self.chains.back_up(vm)["vda"]
+        self.check_increment(first, second)
+        vm.quit()
+        # Written to.
+        self.write_below(bases[1], 6)
+        self.check_image(second, changed)
+        vm.start()
+        third = self.chains.back_up(vm)["vda"]
+        self.check_full(third, changed)
+        vm.quit()
+        # Replaced.
+        shutil.copy(bases[1], bases[2])
+        self.write_below(bases[2], 7)
+        self.check_image(third)
+        lib.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", bases[2], self.a.image)
+        self.check_image(third, changed)
+        vm.start()
+        fourth = self.chains.back_up(vm)["vda"]
+        self.check_full(fourth, changed)
+        self.write(vm, 3)
+        self.check_increment(fourth, self.chains.back_up(vm)["vda"])
 
     def test_bitmaps_in_memory(self):
         """Bitmaps of a raw disk are bound to its node, device and file."""

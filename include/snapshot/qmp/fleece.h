@@ -32,7 +32,7 @@ typedef struct {
     char *qdev; /* QOM path, may be NULL */
     bool persistent;
     bool no_point;       /* it does not get a restore point */
-    char *binding;       /* of its bitmaps; NULL: the image */
+    char *binding;       /* of its bitmaps; NULL: the image, which has no backing file */
     bool new_identity;   /* this snapshot creates the disk_id */
     GPtrArray *copies;   /* of FlFleeceCopy, as disk.bitmaps */
     int scratch;         /* the unlinked file; -1 before PREPARE */

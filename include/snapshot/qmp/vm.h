@@ -15,14 +15,16 @@ typedef struct {
 
 /* A block device with its medium. */
 typedef struct {
-    char *name;           /* for messages and folders: the node's, or if QEMU generated that, the
-                             device's */
-    char *node;           /* of the top node */
-    char *qdev;           /* QOM path of the device; NULL if none is attached */
-    char *driver;         /* of the top node */
-    char *file;           /* name of its image; may be NULL */
-    uint64_t size;        /* bytes */
-    bool writable;        /* a disk: neither read-only nor removable nor empty */
+    char *name;       /* for messages and folders: the node's, or if QEMU generated that, the
+                         device's */
+    char *node;       /* of the top node */
+    char *qdev;       /* QOM path of the device; NULL if none is attached */
+    char *driver;     /* of the top node */
+    char *file;       /* name of its image; may be NULL */
+    GPtrArray *below; /* of char *: its backing images and their data files, as QEMU names them */
+    char *backing;    /* their ids (util/file-id.h); NULL: none. Set by fl_vm_disks() only */
+    uint64_t size;    /* bytes */
+    bool writable;    /* a disk: neither read-only nor removable nor empty */
     const char *left_out; /* why it is not writable; NULL if it is */
     bool read_only;       /* it has a medium that neither the guest nor QEMU can write to */
     bool shared;          /* others may write to its image (share-rw=on) */

@@ -28,9 +28,10 @@ typedef struct {
     char *name;         /* of the export: the file's name without its last extension */
     char *format;       /* QEMU's name: "qcow2", "raw" */
     GPtrArray *bitmaps; /* of FlBitmap, sorted by name */
-    /* The later of the times of the file and of its external data file, if any. For a block device,
-     * whose contents have no times: when it was opened. */
+    /* The latest of the times of the file, its external data file and its backing files. For a
+     * block device, whose contents have no times: when it was opened. */
     struct timespec mtime, ctime;
+    char *backing; /* ids of its backing files (util/file-id.h); NULL: none */
 } FlImageInfo;
 
 typedef struct {

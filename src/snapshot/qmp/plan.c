@@ -163,6 +163,8 @@ static char *identify(FlFleeceDisk *disk, const GPtrArray *disks, const FlVmDisk
         if (identity == NULL)
             return g_strdup_printf(
                 "the bitmap that identifies the disk of restore point %s was removed", point->id);
+        if (g_strcmp0(identity->binding, disk->binding) != 0 && vm->persistent)
+            return g_strdup_printf(FL_POINT_BACKING_CHANGED, point->id);
         if (g_strcmp0(identity->binding, disk->binding) != 0)
             return g_strdup_printf("restore point %s was made for another device, node or file",
                                    point->id);
@@ -246,6 +248,18 @@ static void add_users_bitmaps(FlFleeceDisk *disk, const FlVmDisk *vm, const char
     }
 }
 
+/* Returns what a restore point of VM is bound to. Writes to backing files are in no bitmap of the
+ * disk. */
+static char *binding_of(const FlVmDisk *vm)
+{
+    g_autofree char *files = NULL;
+
+    if (vm->persistent)
+        return fl_point_backing_binding(vm->backing);
+    files = g_strconcat(vm->file != NULL ? vm->file : "", vm->backing, NULL);
+    return fl_point_binding(vm->node, vm->qdev, files);
+}
+
 static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint index,
                                const FlSnapshotOptions *options, const char *inconsistent,
                                GPtrArray *notes, GError **error)
@@ -257,7 +271,7 @@ static FlFleeceDisk *plan_disk(const GPtrArray *disks, const FlVmDisk *vm, guint
     disk->qdev = g_strdup(vm->qdev);
     disk->persistent = vm->persistent;
     disk->no_point = vm->shared || !vm->writable;
-    disk->binding = vm->persistent ? NULL : fl_point_binding(vm->node, vm->qdev, vm->file);
+    disk->binding = binding_of(vm);
     disk->copies = g_ptr_array_new_with_free_func(free_copy);
     disk->scratch = -1;
     disk->disk.name = g_strdup(vm->name);

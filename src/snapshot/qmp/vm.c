@@ -2,6 +2,7 @@
 #include "snapshot/qmp/vm.h"
 
 #include "qemu/json.h"
+#include "util/file-id.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -38,6 +39,8 @@ static void free_disk(gpointer data)
     g_free(disk->qdev);
     g_free(disk->driver);
     g_free(disk->file);
+    g_free(disk->backing);
+    g_ptr_array_unref(disk->below);
     g_ptr_array_unref(disk->bitmaps);
     g_free(disk);
 }
@@ -203,6 +206,27 @@ bool fl_vm_is_inactive(JsonObject *node)
     return fl_json_value(node, "active", G_TYPE_BOOLEAN) != NULL && !fl_json_bool(node, "active");
 }
 
+static const char *data_file_of(JsonObject *image)
+{
+    return fl_json_string(fl_json_object(fl_json_object(image, "format-specific"), "data"),
+                          "data-file");
+}
+
+/* Returns the names of the backing images of IMAGE, and of their data files. */
+static GPtrArray *parse_backing(JsonObject *image)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+
+    while ((image = fl_json_object(image, "backing-image")) != NULL) {
+        const char *name = fl_json_string(image, "filename"), *data = data_file_of(image);
+
+        g_ptr_array_add(names, g_strdup(name != NULL ? name : ""));
+        if (data != NULL)
+            g_ptr_array_add(names, g_strdup(data));
+    }
+    return names;
+}
+
 static FlVmDisk *parse_disk(JsonObject *object)
 {
     JsonObject *inserted = fl_json_object(object, "inserted");
@@ -222,6 +246,7 @@ static FlVmDisk *parse_disk(JsonObject *object)
     disk->qdev = device_path(qdev);
     disk->driver = g_strdup(driver != NULL ? driver : "");
     disk->file = g_strdup(fl_json_string(image, "filename"));
+    disk->below = parse_backing(image);
     disk->size = size > 0 ? (uint64_t)size : 0;
     disk->left_out = fl_json_bool(object, "removable") ? "removable"
                      : fl_json_bool(inserted, "ro")    ? "read-only"
@@ -250,6 +275,7 @@ FlVmDisk *fl_vm_disk_new_foreign(const char *name)
     disk->node = g_strdup("");
     disk->driver = g_strdup("");
     disk->left_out = "a vhost-user disk, which belongs to another process";
+    disk->below = parse_backing(NULL);
     disk->bitmaps = parse_bitmaps(NULL);
     return disk;
 }
@@ -270,10 +296,16 @@ GPtrArray *fl_vm_parse_disks(JsonNode *reply)
 GPtrArray *fl_vm_disks(FlQmp *qmp, GError **error)
 {
     g_autoptr(JsonNode) reply = NULL;
+    GPtrArray *disks;
 
     if (!fl_qmp_call(qmp, "query-block", NULL, &reply, error))
         return NULL;
-    return fl_vm_parse_disks(reply);
+    disks = fl_vm_parse_disks(reply);
+    for (guint i = 0; i < disks->len; i++) {
+        FlVmDisk *disk = g_ptr_array_index(disks, i);
+        disk->backing = fl_file_ids(disk->below);
+    }
+    return disks;
 }
 
 /* Returns a string property; NULL if there is none. */

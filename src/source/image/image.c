@@ -4,6 +4,7 @@
 #include "source/image/whole.h"
 #include "source/process.h"
 #include "qemu/json.h"
+#include "util/file-id.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@ void fl_image_free(FlImage *image)
         return;
     g_free(image->info.name);
     g_free(image->info.format);
+    g_free(image->info.backing);
     g_clear_pointer(&image->info.bitmaps, g_ptr_array_unref);
     g_clear_pointer(&image->merged, g_ptr_array_unref);
     g_clear_pointer(&image->files, g_ptr_array_unref);
@@ -127,6 +129,22 @@ static void find_times(FlImage *image)
         make_latest(&image->info.mtime, st.st_mtim);
         make_latest(&image->info.ctime, st.st_ctim);
     }
+    for (guint i = image->own; i < image->files->len; i++) {
+        if (stat(image->files->pdata[i], &st) == 0 && S_ISREG(st.st_mode)) {
+            make_latest(&image->info.mtime, st.st_mtim);
+            make_latest(&image->info.ctime, st.st_ctim);
+        }
+    }
+}
+
+/* Sets the ids of the backing files. */
+static void find_backing(FlImage *image)
+{
+    g_autoptr(GPtrArray) below = g_ptr_array_new();
+
+    for (guint i = image->own; i < image->files->len; i++)
+        g_ptr_array_add(below, image->files->pdata[i]);
+    image->info.backing = fl_file_ids(below);
 }
 
 /* Reads INFO, qemu-img's output for the image, which is untrusted. */
@@ -372,6 +390,7 @@ bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error)
     if (add_image_node(image, qmp, &failure) && add_guard_node(qmp, &failure) &&
         fl_image_find_bitmaps(image, qmp, &failure) && add_export(image, qmp, &failure)) {
         find_times(image);
+        find_backing(image);
         return true;
     }
     return fail_image(image, failure->message, error);

@@ -24,6 +24,7 @@ static void add_facts(FlExportInfo *info, const FlImageInfo *image)
     info->format = g_strdup(image->format);
     info->mtime = image->mtime;
     info->ctime = image->ctime;
+    info->backing = g_strdup(image->backing);
     for (guint i = 0; i < image->bitmaps->len; i++)
         g_ptr_array_add(info->bitmaps, fl_bitmap_copy(image->bitmaps->pdata[i]));
 }
