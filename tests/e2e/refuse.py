@@ -121,6 +121,11 @@ class Refuse(lib.TestCase):
                           ("nbd+unix:///x", 'did you mean to use "nbd+unix:///?socket=')):
             self.refused(uri, says=[f"cannot connect to {uri}: ", says])
             self.assertNotIn("nbd_aio", self.fleecefs(uri, self.point).stderr)
+        said = self.fleecefs("nbd+unix://me:secret@/?socket=/tmp/x y", self.point).stderr
+        self.assertIn("write a blank as %20", said)
+        self.assertNotIn("secret", said)
+        # The address of a local VM that does not exist.
+        self.assertNotIn("nbd_poll", self.fleecefs("--timeout=2", "nbd+vsock://99:2", self.point).stderr)
 
     def test_wrong_export_name_lists_those_there_are(self):
         server = NbdServer(self, {n: Export(512, bytes(512)) for n in ("vda", "vdb")})

@@ -148,19 +148,17 @@ static bool is_connected(struct nbd_handle *nbd, void *opaque)
     return nbd_aio_is_negotiating(nbd) || nbd_aio_is_ready(nbd);
 }
 
-/* Explains ERROR; MESSAGE is the lower layer's text, used by default, without the name of libnbd's
- * function. */
+/* Explains ERROR; MESSAGE is the lower layer's text, used by default. */
 static const char *why_not(int error, const char *message)
 {
-    const char *colon = strstr(message, ": ");
-
+    /* The message has the URI, which may have a password. */
+    if (strstr(message, "unable to parse URI") != NULL)
+        return "it is not a valid URI; write a blank as %20, and other special characters likewise";
     if (strstr(message, "getaddrinfo: ") != NULL)
         return "the name of the host or the port cannot be resolved; check them";
     if (error == ENOENT)
         return "its socket does not exist; check that the server runs";
-    if (error == ECONNREFUSED)
-        return "connection refused; check that the server runs";
-    return g_str_has_prefix(message, "nbd_") && colon != NULL ? colon + 2 : message;
+    return error == ECONNREFUSED ? "connection refused; check that the server runs" : message;
 }
 
 /* The first time, libnbd connects to the URI and reports how it parsed it. Later fl_unix_connect()
@@ -176,7 +174,7 @@ static int start_connecting(FlEndpoint *endpoint, struct nbd_handle *nbd, const 
     }
     if (endpoint->path == NULL || (endpoint->uri != NULL && chosen == NULL)) {
         r = nbd_aio_connect_uri(nbd, endpoint->uri);
-        *why = r < 0 ? why_not(nbd_get_errno(), nbd_get_error()) : NULL;
+        *why = r < 0 ? why_not(nbd_get_errno(), fl_nbd_error()) : NULL;
         chosen = r == 0 ? nbd_get_export_name(nbd) : NULL;
         if (chosen != NULL &&
             !g_atomic_pointer_compare_and_exchange(&endpoint->chosen, NULL, chosen))
@@ -191,7 +189,7 @@ static int start_connecting(FlEndpoint *endpoint, struct nbd_handle *nbd, const 
     if (chosen != NULL)
         nbd_set_export_name(nbd, chosen);
     r = nbd_aio_connect_socket(nbd, fd);
-    *why = r < 0 ? nbd_get_error() : NULL;
+    *why = r < 0 ? fl_nbd_error() : NULL;
     return r;
 }
 
@@ -205,7 +203,7 @@ struct nbd_handle *fl_endpoint_connect(FlEndpoint *endpoint, bool structured, co
     int r;
 
     if (nbd == NULL) {
-        fl_fail_lost(error, "%s: %s", endpoint->label, nbd_get_error());
+        fl_fail_lost(error, "%s: %s", endpoint->label, fl_nbd_error());
         return NULL;
     }
     nbd_set_opt_mode(nbd, true);

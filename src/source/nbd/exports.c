@@ -40,7 +40,7 @@ static FlExportInfo *read_info(struct nbd_handle *nbd, const char *name, GError 
     int64_t size = nbd_get_size(nbd);
 
     if (size < 0) {
-        fl_fail(error, "cannot use the size of export \"%s\": %s", name, nbd_get_error());
+        fl_fail(error, "cannot use the size of export \"%s\": %s", name, fl_nbd_error());
         return NULL;
     }
     info = fl_export_info_new(name, (uint64_t)size);
@@ -66,7 +66,7 @@ static FlExportInfo *ask_info(struct nbd_handle *nbd, const char *name, const Fl
     g_autoptr(FlExportInfo) info = NULL;
 
     if (nbd_set_export_name(nbd, name) < 0) {
-        fl_fail(error, "export \"%s\": %s", name, nbd_get_error());
+        fl_fail(error, "export \"%s\": %s", name, fl_nbd_error());
         return NULL;
     }
     if (!fl_option_info(nbd, wait, error))

@@ -74,7 +74,7 @@ static bool option_wait(struct nbd_handle *nbd, int started, Option *option, con
                         GError **error)
 {
     if (started < 0)
-        return fl_fail_lost(error, "%s", nbd_get_error());
+        return fl_fail_lost(error, "%s", fl_nbd_error());
     if (!fl_nbd_wait(nbd, option_is_done, option, wait, error))
         return false;
     if (option->error == 0)

@@ -57,10 +57,19 @@ bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, vo
         /* libnbd sets no errno for a protocol violation, which a retry will not fix; nor for a
          * disconnection, which it may. */
         return nbd_get_errno() == 0 && !is_end(nbd_get_error())
-                   ? fl_fail(error, "%s", nbd_get_error())
-                   : fl_fail_lost(error, "%s", nbd_get_error());
+                   ? fl_fail(error, "%s", fl_nbd_error())
+                   : fl_fail_lost(error, "%s", fl_nbd_error());
     }
     return true;
+}
+
+const char *fl_nbd_error(void)
+{
+    const char *message = nbd_get_error(), *colon = message != NULL ? strstr(message, ": ") : NULL;
+
+    if (message == NULL)
+        return "unknown error";
+    return g_str_has_prefix(message, "nbd_") && colon != NULL ? colon + 2 : message;
 }
 
 void fl_nbd_close(struct nbd_handle *nbd)

@@ -12,5 +12,9 @@
 bool fl_nbd_wait(struct nbd_handle *nbd, bool (*done)(struct nbd_handle *nbd, void *opaque),
                  void *opaque, const FlWait *wait, GError **error);
 
+/* The message of the last failed call of libnbd in this thread, without the name of its function.
+ * Belongs to libnbd; valid until the next call. */
+const char *fl_nbd_error(void);
+
 /* Sends a disconnect request if that does not block, and closes the connection. NULL is fine. */
 void fl_nbd_close(struct nbd_handle *nbd);

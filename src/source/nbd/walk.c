@@ -203,7 +203,7 @@ static bool start_request(struct nbd_handle *nbd, Segment *segment, GError **err
     if (sent >= 0)
         return true;
     segment->busy = false;
-    return fl_fail_lost(error, "%s", nbd_get_error());
+    return fl_fail_lost(error, "%s", fl_nbd_error());
 }
 
 static bool none_busy(struct nbd_handle *nbd, void *opaque)
