@@ -26,6 +26,9 @@ typedef enum {
     FL_ERROR_CHANGED,    /* the export is no longer the same: do not retry */
 } FlErrorCode;
 
+/* What to do if there are too many processes or threads: the end of a message. */
+#define FL_LIMITS " (limits: ulimit -u, TasksMax= of the service, pids.max of the container)"
+
 /* Sets a FL_ERROR_FAILED error and returns false, so that callers can `return fl_fail(...)`. */
 bool fl_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 

@@ -46,6 +46,9 @@ bool fl_mountpoint_check(const char *mountpoint, GError **error)
         return fl_fail(error, SILENT, mountpoint, ANSWER_SECONDS);
     if (failed == ENOTCONN)
         return fl_fail(error, DEAD, mountpoint, mountpoint);
+    /* Not asking it ourselves, because it may be a mount whose daemon is stopped. */
+    if (failed < 0)
+        return fl_fail(error, "cannot start a process: %s" FL_LIMITS, g_strerror(-failed));
     if (stat(mountpoint, &st) != 0)
         return fl_fail(error, "mount point %s: %s%s", mountpoint, g_strerror(errno),
                        errno == ENOENT ? "; create the folder first" : "");
@@ -174,10 +177,12 @@ static bool take(Child *child)
 static void receive(Child *children, guint n, gint64 deadline)
 {
     struct pollfd fds[ASKED_MAX];
-    guint waiting = n;
+    guint waiting = 0;
 
-    for (guint i = 0; i < n; i++)
+    for (guint i = 0; i < n; i++) {
         fds[i] = (struct pollfd){.fd = children[i].fd, .events = POLLIN};
+        waiting += fds[i].fd >= 0;
+    }
     while (waiting > 0 && fl_deadline_left(deadline) > 0) {
         poll(fds, n, fl_deadline_poll(deadline));
         waiting = 0;

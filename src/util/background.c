@@ -46,7 +46,7 @@ bool fl_background_start(FlBackground *background, int *status, GError **error)
     if (child < 0) {
         close(fds[0]);
         close(fds[1]);
-        return fl_fail(error, "cannot go to the background: %s", g_strerror(errno));
+        return fl_fail(error, "cannot go to the background: %s" FL_LIMITS, g_strerror(errno));
     }
     if (child > 0) {
         close(fds[1]);

@@ -329,7 +329,7 @@ FlKeeper *fl_keeper_start(const FlKeeperSpec *spec, GError **error)
         status = WEXITSTATUS(status);
     }
     if (status != 0) {
-        fl_fail(error, "cannot start a process: %s", g_strerror(status));
+        fl_fail(error, "cannot start a process: %s" FL_LIMITS, g_strerror(status));
         close(pair[0]);
         return NULL;
     }

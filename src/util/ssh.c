@@ -151,7 +151,7 @@ static int start(FlSshLife *life, GError **error)
     }
     if (status == 0)
         return pair[0];
-    fl_fail(error, "cannot start a process: %s", g_strerror(status));
+    fl_fail(error, "cannot start a process: %s" FL_LIMITS, g_strerror(status));
     close(pair[0]);
     return -1;
 }

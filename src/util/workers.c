@@ -103,10 +103,7 @@ FlWorkers *fl_workers_new(GError **error)
     if (start_thread(workers, &failure))
         return workers;
     fl_workers_unref(workers);
-    fl_fail(error,
-            "cannot start a thread: %s (limits: ulimit -u, TasksMax= of the service, pids.max of "
-            "the container)",
-            failure->message);
+    fl_fail(error, "cannot start a thread: %s" FL_LIMITS, failure->message);
     return NULL;
 }
 

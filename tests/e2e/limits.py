@@ -12,6 +12,8 @@ import unittest
 
 import lib
 from nbdserver import Export, NbdServer
+from pids import Pids
+from vm import Disk, Vm
 
 SIZE = 8 * lib.MIB
 OPTIONS = ("-o", "timeout=5,reconnect=2,readahead=0")
@@ -111,6 +113,31 @@ class Limits(lib.TestCase):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         lib.wait_gone(pidfd, "fleecefs")
         self.assertFalse(lib.is_mounted(point))
+
+    def test_processes_while_a_snapshot_begins(self):
+        """Whichever it is that cannot be started: one line, and nothing is left in the VM or here."""
+        vm = Vm(self, [Disk(self, name, size=4 * lib.MIB) for name in ("vda", "vdb")])
+        vm.state = self.mkdir("state")
+        group, scratch, point = Pids(self), self.mkdir("scratch"), self.mkdir("mnt")
+        self.defer(lib.attempt, "umount", "-l", point)
+        for limit in range(1, 20):
+            group.limit(limit)
+            done = group.attempt(*lib.FLEECEFS, "-o", f"scratch={scratch}", "qmp:" + vm.monitor, point,
+                                 env={**os.environ, "FLEECEFS_STATE_DIR": vm.state})
+            group.limit("max")
+            if done.returncode == 0:
+                break
+            said = [line for line in done.stderr.splitlines() if "full backup, because" not in line]
+            self.assertEqual((done.returncode, len(said)), (1, 1), done.stderr)
+            self.assertRegex(said[0], "^fleecefs: cannot .*Resource temporarily unavailable.*pids.max")
+            self.assertFalse(lib.is_mounted(point))
+            self.assertEqual((vm.leftovers(), os.listdir(scratch), group.members()), ([], [], []), limit)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater(limit, 3)
+        # A mount that may start nothing more can be ended.
+        group.limit(1)
+        lib.run(*lib.FLEECEFS, "--abort", point)
+        self.assertEqual((vm.leftovers(), os.listdir(scratch), group.members()), ([], [], []))
 
     def test_descriptors(self):
         done = lib.attempt("prlimit", "--nofile=40", *lib.FLEECEFS, self.server.uri(),
