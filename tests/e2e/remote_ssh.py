@@ -2,6 +2,7 @@
 """The user's ssh configuration, and what a login on the other host may do: jump hosts, persistent
 connections, output of start-up files, umask and locale, no home directory."""
 import os
+import shutil
 
 import lib
 import remote_users
@@ -19,13 +20,16 @@ class Ssh(remote_users.Base):
             self.check_nothing_left(1)
 
     def test_noisy_shell(self):
-        """Start-up files that print, set a umask and a locale; and no home directory."""
+        """Start-up files that print, and set a umask and a locale; and no file can be written, as if /tmp
+        were full."""
         home = self.mkdir("home there")
         with open(f"{home}/.bashrc", "w") as f:
             f.write("echo Welcome to the host; printf 'no newline'; echo Achtung >&2\n"
-                    "umask 077; export LC_ALL=de_DE.UTF-8 LANGUAGE=de; set -u; cd /\n")
+                    "umask 077; export LC_ALL=de_DE.UTF-8 LANGUAGE=de; set -u; cd /; ulimit -f 0\n")
         os.chmod(f.name, 0o644)
-        self.back_up(self.connect(shell="/bin/bash", home=home))
+        uri = self.connect(shell="/bin/bash", home=home)
+        self.assertIn("Welcome", self.account.run("ssh", "hv", "true"))
+        self.back_up(uri)
 
     def test_no_home(self):
         """sshd complains about that, which is not the cause of a later error."""
@@ -82,6 +86,10 @@ class Ssh(remote_users.Base):
         self.refused(uri, "AllowStreamLocalForwarding")
         self.refused(self.connect(groups=()), "user member has no access to", "add the user to group libvirt")
         self.refused(self.connect(shell="/usr/sbin/nologin"), "login shell", "not available")
+        shutil.copy(self.server.write_known("other", "stranger", self.server.port),
+                    f"{self.account.home}/.ssh/known")
+        self.account.give()
+        self.refused(uri, "REMOTE HOST IDENTIFICATION HAS CHANGED", f"{self.account.home}/.ssh/known:1")
 
 
 if __name__ == "__main__":
