@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops.h"
+#include "texts.h"
 
 #include <fuse_lowlevel.h>
 
@@ -15,7 +16,7 @@ struct FlOps {
     struct timespec mounted;
     const FlControl *control; /* may be NULL */
     FlThrottle *throttle;     /* may be NULL */
-    GHashTable *texts;        /* of GBytes: the contents of open generated text files */
+    FlTexts texts;
 };
 
 typedef struct FlCall FlCall;

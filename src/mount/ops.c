@@ -33,7 +33,6 @@ FlOps *fl_ops_new(FlTree *tree, const FlSessionOptions *options)
     ops->max_read = max_read_in(options->fuse_options);
     ops->control = options->control;
     ops->throttle = options->throttle;
-    ops->texts = g_hash_table_new_full(NULL, NULL, (GDestroyNotify)g_bytes_unref, NULL);
     clock_gettime(CLOCK_REALTIME, &ops->mounted);
     return ops;
 }
@@ -43,7 +42,7 @@ void fl_ops_free(FlOps *ops)
     if (ops == NULL)
         return;
     /* The kernel does not wait for pending RELEASE requests when it unmounts. */
-    g_hash_table_unref(ops->texts);
+    fl_texts_clear(&ops->texts);
     g_free(ops);
 }
 
@@ -90,12 +89,12 @@ static errint_t fill_attributes(const FlOps *ops, const FlNode *node, struct sta
         st->st_size = (off_t)view->size;
         st->st_blocks = (blkcnt_t)(view->data_bytes / 512 + (view->data_bytes % 512 != 0));
     } else {
-        g_autoptr(GBytes) text = node->make_text(node->opaque);
+        size_t size;
+        fl_texts_attributes(&ops->texts, node, &size, &st->st_mtim);
         st->st_mode = S_IFREG | 0444;
         st->st_nlink = 1;
-        st->st_size = (off_t)g_bytes_get_size(text);
+        st->st_size = (off_t)size;
         st->st_blocks = (st->st_size + 511) / 512;
-        clock_gettime(CLOCK_REALTIME, &st->st_mtim);
         st->st_ctim = st->st_mtim;
     }
     if (node->export != NULL && (node->file == NULL || !fl_file_is_newer(node->file))) {
@@ -332,7 +331,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     FlOps *ops = fl_ops_of(req);
     FlCall call = {.ops = ops, .req = req};
     const FlNode *node;
-    GBytes *text = NULL;
+    FlText *text = NULL;
 
     if (!fl_call_find(&call, ino))
         return;
@@ -349,8 +348,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     } else {
         /* All reads of one descriptor see the same text. */
         fi->direct_io = 1;
-        text = node->make_text(node->opaque);
-        g_hash_table_add(ops->texts, text);
+        text = fl_texts_open(&ops->texts, node);
         fi->fh = (uint64_t)(uintptr_t)text;
     }
     if (fuse_reply_open(req, fi) == 0)
@@ -359,7 +357,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (fl_call_is_file(node))
         closed(node);
     else
-        g_hash_table_remove(ops->texts, text);
+        fl_texts_close(&ops->texts, text);
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -370,7 +368,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     if (node != NULL && fl_call_is_file(node))
         closed(node);
     else if (node != NULL)
-        g_hash_table_remove(fl_ops_of(req)->texts, (GBytes *)(uintptr_t)fi->fh);
+        fl_texts_close(&fl_ops_of(req)->texts, (FlText *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
 }
 
@@ -417,7 +415,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
         fl_call_run(&call, fl_call_needs(call.node));
         return;
     }
-    text = g_bytes_get_data((GBytes *)(uintptr_t)fi->fh, &length);
+    text = g_bytes_get_data(((const FlText *)(uintptr_t)fi->fh)->bytes, &length);
     if ((gsize)offset >= length)
         fuse_reply_buf(req, NULL, 0);
     else

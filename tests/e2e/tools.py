@@ -35,6 +35,24 @@ class Tools(lib.TestCase):
             lib.run("tar", "-C", self.out, "-xSf", archive)
             self.assert_copied(mount, self.out + "/vm", holes=True)
 
+    def test_generated_files_do_not_change_while_open(self):
+        """tar and rsync fail if a file changes its size or its times while they read it.
+
+        Not with status.json, which --list of other tests opens at any time."""
+        with self.mount(self.image) as mount:
+            with open(mount / ".fleecefs/metrics", "rb") as f:
+                before = os.fstat(f.fileno())
+                lib.run("cat", mount / "vm/disk.raw", stdout=subprocess.DEVNULL)
+                self.assertEqual(os.fstat(f.fileno()), before)
+                self.assertEqual(os.stat(f.name), before)
+                content = f.read()
+            self.assertEqual(len(content), before.st_size)
+            lib.run("tar", "-C", mount.point, "-cSf", self.path("a.tar"), ".fleecefs/metrics", "vm")
+            with open(mount / ".fleecefs/metrics", "rb") as f:
+                after = os.fstat(f.fileno())
+                self.assertNotEqual(f.read(), content)
+            self.assertGreater(after.st_mtime_ns, before.st_mtime_ns)
+
     def test_tar_incremental_skips_unchanged_files(self):
         listed, archive = self.path("list"), self.path("a.tar")
         # Files older than the previous run are skipped.
