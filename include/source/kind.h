@@ -58,6 +58,9 @@ typedef struct {
      * itself if there is none. NULL: this kind is never a layer. */
     FlSource *(*lay_over)(FlSource *source, const FlSourceParams *params, GError **error);
     const FlSourceOption *options; /* terminated by one without a name; NULL: none */
+    /* What OPTIONS apply to, in the plural: "image files". NULL if there are none, or for a layer,
+     * whose options apply to all sources. */
+    const char *noun;
 } FlSourceKind;
 
 /* All kinds, NULL-terminated. */
@@ -65,6 +68,8 @@ extern const FlSourceKind *const fl_source_kinds[];
 
 /* The kind of SPEC; never NULL. */
 const FlSourceKind *fl_source_kind_of(const FlSourceSpec *spec);
+/* The kind that has OPTION; NULL if it is of no kind. */
+const FlSourceKind *fl_source_kind_of_option(const FlSourceOption *option);
 /* Takes ownership of SOURCE (NULL: failed already) and adds all layers that PARAMS ask for. */
 FlSource *fl_source_kind_lay_over(FlSource *source, const FlSourceParams *params, GError **error);
 

@@ -49,6 +49,19 @@ const FlSourceKind *fl_source_kind_of(const FlSourceSpec *spec)
     return *kind;
 }
 
+const FlSourceKind *fl_source_kind_of_option(const FlSourceOption *option)
+{
+    for (const FlSourceKind *const *kind = fl_source_kinds; *kind != NULL; kind++) {
+        const FlSourceOption *own = (*kind)->options;
+
+        for (; own != NULL && own->name != NULL; own++) {
+            if (own == option)
+                return *kind;
+        }
+    }
+    return NULL;
+}
+
 FlSource *fl_source_kind_lay_over(FlSource *source, const FlSourceParams *params, GError **error)
 {
     for (const FlSourceKind *const *kind = fl_source_kinds; source != NULL && *kind != NULL;

@@ -147,4 +147,5 @@ const FlSourceKind fl_source_kind_image = {.is = is_image,
                                            .open = open_image,
                                            .label = image_label,
                                            .one_disk = true,
-                                           .options = image_options};
+                                           .options = image_options,
+                                           .noun = "image files"};
