@@ -4,7 +4,9 @@
 Uses the stored domain definition, with the new paths of its files. A repository is untrusted, so
 the user sees the definition before anything is started.
 """
+import contextlib
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -158,12 +160,19 @@ def define(chains, folder, target, args):
     root, files = read_definition(folder), Files()
     if root.findtext("name") is None or root.find("devices") is None:
         raise Refused(f"{machine.XML} is not a domain definition")
+    if os.path.lexists(target) and not os.path.isdir(target):
+        raise Refused(f"{target} is not a folder")
+    try:
+        machine.virsh(args.connect, "uri")  # before the disks are restored for nothing
+    except Failed as why:
+        raise Refused(str(why)) from None
     rename(root, args.name, args.uuid)
     name = root.findtext("name")
     for known in filter(None, (name, root.findtext("uuid"))):
         if is_known(args.connect, known):
             raise Refused(f"libvirt already has a domain {known}: remove it (virsh undefine), or create a "
                           "copy with --name NAME --uuid new")
+    made = not os.path.isdir(target)
     os.makedirs(target, exist_ok=True)
     stem = os.path.join(os.path.abspath(target), file_name(name))
     try:
@@ -183,10 +192,13 @@ def define(chains, folder, target, args):
             f.write(ElementTree.tostring(root, encoding="unicode"))
             f.flush()
             machine.virsh(args.connect, "define", f.name)
-    except Failed as why:
+    except BaseException as why:
         files.discard()
-        raise Refused(str(why)) from None
-    except BaseException:
-        files.discard()
+        if made:
+            with contextlib.suppress(OSError):
+                os.rmdir(target)
+        if isinstance(why, Failed):
+            raise Refused(str(why)) from None
         raise
-    return said + [f"{name} is defined; start it with: virsh start {name}"]
+    start = ["virsh", *(["--connect", args.connect] if args.connect else []), "start", name]
+    return said + [f"{name} is defined; start it with: {shlex.join(start)}"]

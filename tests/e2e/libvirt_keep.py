@@ -139,7 +139,7 @@ class TenDays(Scripts):
     def restore_vm(self):
         vm, target = self.vm, self.mkdir("images")
         self.restore("--define", "--connect", vm.libvirtd.uri(), self.folder, target,
-                     says=f"{vm.name} is defined; start it with: virsh start {vm.name}")
+                     says=f"{vm.name} is defined; start it with: virsh --connect \\S+ start '{vm.name}'")
         self.assertEqual(vm.virsh("domuuid", vm.name), vm.uuid)
         # The second time, a domain of that name exists.
         self.restore("--define", "--connect", vm.libvirtd.uri(), self.folder, target, status=1,
@@ -256,6 +256,13 @@ class Define(Scripts):
             self.check_refused(vm, says)
         with open(path, "w") as f:
             f.write(good)
+        for words, status, says in (
+                (["-c", "nosuch://x", folder, self.images], 1, "fleecefs-restore: virsh has failed: "),
+                ([folder, path], 1, f"fleecefs-restore: {path} is not a folder"),
+                (["--name=a/b", folder, self.images], 2, "error: 'a/b': the name of a domain cannot contain"),
+                (["--name=", folder, self.images], 2, "or --name is empty")):
+            self.restore("--define", *words, status=status, says=says, inside=self.inside)
+            self.assertFalse(os.path.exists(self.images))
         nvram = os.path.dirname(path) + "/vm.nvram"
         os.unlink(nvram)
         os.symlink("/etc/hostname", nvram)
@@ -263,7 +270,7 @@ class Define(Scripts):
 
     def check_refused(self, vm, says):
         self.define(vm, status=1, says=says)
-        self.assertEqual(os.listdir(self.images) if os.path.exists(self.images) else [], [])
+        self.assertFalse(os.path.exists(self.images))
 
     def test_marks(self):
         """Metadata that excludes disks, or domains from --all."""
