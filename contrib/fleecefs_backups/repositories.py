@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Generations in repositories of restic and borg."""
 import json
+import re
 
 from . import stored, verify
 from .commands import Failed, ask, reading
@@ -12,7 +13,9 @@ def listing(init, *argv):
     try:
         return ask(*argv, quiet=True)
     except Failed as why:
-        raise Failed(f"{why}; if the repository does not exist, create it: {init}") from None
+        if re.search("config file|does not exist|not a valid repository", str(why)):
+            raise Failed(f"{why}; if the repository does not exist, create it: {init}") from None
+        raise
 
 
 class Restic(Tool):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 
+PROGRAMS = ("qemu-img", "virsh", "tar", "sync")  # that the scripts run without commands.py
 NAME_MAX = 200  # bytes; file systems allow 255, and a name gets prefixes and suffixes
 
 
@@ -19,6 +20,8 @@ def plain(error):
     "[Errno 2] No such file or directory: 'name'"."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
+    if isinstance(error, FileNotFoundError) and error.filename in PROGRAMS:
+        return f"{error.filename} is not installed"
     names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, (str, bytes))]
     return ": ".join([" and ".join(names), error.strerror] if names else [error.strerror])
 

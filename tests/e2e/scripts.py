@@ -524,6 +524,10 @@ class Scripts(Base):
             done = lib.attempt(BACKUP, tool, none, "web=qmp:" + none, env=self.env)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertRegex(done.stderr, f"\\Afleecefs-backup: web: FAILED: .*{says}\n\\Z")
+        done = lib.attempt(BACKUP, "restic", self.repository("restic"), "web=qmp:" + none,
+                           env={**self.env, "RESTIC_PASSWORD": "y"})
+        self.assertRegex(done.stderr, r"restic has failed: .*password.*\n\Z")
+        self.assertNotIn("init", done.stderr)
         done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none, env=self.env)
         self.assertRegex(done.stderr, r"\Afleecefs: qmp:.* cannot connect.*\nfleecefs-backup: web: FAILED: .*\n\Z")
         done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none,

@@ -229,6 +229,22 @@ class Restore(Stored):
         self.assertEqual(self.list(status=1), f"DAMAGED  {home}  it has no image\n")
         self.restore(status=1, says="no such backup")
 
+    def test_repository(self):
+        os.mkdir(self.to + "/data")
+        with open(self.to + "/config", "w"):
+            pass
+        for words in ([self.to, "x"], ["--list", self.to], ["--check", self.to]):
+            done = lib.attempt(RESTORE, *words)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertRegex(done.stderr, r"\Afleecefs-restore: \S+ is a repository: [^\n]*\n\Z")
+
+    def test_program_that_is_missing(self):
+        self.store("a/vda", 1, 0, restore_point="a")
+        done = lib.attempt("/usr/bin/python3", RESTORE, self.to, self.dir + "/x",
+                           env={**os.environ, "PATH": self.to})
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, "fleecefs-restore: qemu-img is not installed\n"))
+
     def test_only_unknown_files(self):
         with open(self.to + "/moved.qcow2", "w"):
             pass
