@@ -1,6 +1,7 @@
 """A cgroup with a limit of processes and threads, which holds for root, too."""
 import os
 import subprocess
+import time
 
 import lib
 
@@ -41,6 +42,13 @@ class Pids:
     def members(self):
         with open(self.path + "/cgroup.procs") as f:
             return [int(pid) for pid in f]
+
+    def wait_empty(self):
+        deadline = time.monotonic() + lib.PATIENCE
+        while self.members():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.members()} have not ended")
+            time.sleep(0.05)
 
     def attempt(self, *argv, **kwargs):
         """Runs a command in it, like lib.attempt()."""

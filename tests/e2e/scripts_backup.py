@@ -8,6 +8,8 @@ import time
 
 import lib
 import scripts
+from pids import Pids
+from vm import Disk, Vm
 
 sys.path.append(lib.TOP + "/contrib")
 sys.dont_write_bytecode = True
@@ -331,6 +333,32 @@ class Backup(scripts.Base):
         done = lib.attempt(scripts.BACKUP, "raw", self.to, image, env=self.env)
         self.assertRegex(done.stderr, "a full backup, because vda: .*\n.*vda full")
         self.assertTrue(self.restore(self.to + "/vda") == vm.disks["vda"].model)
+
+    def test_too_few_processes(self):
+        """Whichever process of --jobs cannot be started: each VM is reported, and nothing is left."""
+        vms = {name: Vm(self, [Disk(self, "vda", size=4 * lib.MIB)]) for name in ("web", "db", "mail")}
+        for vm in vms.values():
+            vm.state = self.env["FLEECEFS_STATE_DIR"]
+        group = Pids(self)
+        for limit in (1, 2, 3, 4, 6, 8, 11, "max"):
+            group.limit(limit)
+            done = group.attempt(scripts.BACKUP, "-o", "scratch=" + self.dir, "--jobs=2", "--json",
+                                 "qcow2", self.to, *(f"{n}=qmp:{v.monitor}" for n, v in vms.items()),
+                                 env=self.env)
+            group.limit("max")
+            group.wait_empty()
+            said = {one["vm"]: one["status"] for one in map(json.loads, done.stdout.splitlines())}
+            self.assertEqual(said.keys(), vms.keys(), done.stderr)
+            self.assertEqual(done.returncode, max(said.values(), key=[0, 3, 1].index), done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
+            for name, vm in vms.items():
+                if said[name] != 0:
+                    self.assertIn(f"fleecefs-backup: {name}: FAILED: ", done.stderr)
+                self.assertFalse(lib.is_mounted(f"{self.env['RUNTIME_DIRECTORY']}/{name}/mnt"))
+                self.assertEqual(vm.leftovers(), [], (limit, done.stderr))
+            if limit == 1:
+                self.assertNotIn(0, said.values())
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_connect(self):
         """--connect applies to named domains, too: test:/// has no VMs of QEMU."""

@@ -17,7 +17,7 @@ import scripts
 
 sys.path.append(lib.TOP + "/contrib")
 sys.dont_write_bytecode = True
-from fleecefs_backups import commands, machine, sums  # noqa: E402
+from fleecefs_backups import commands, machine, making, stored, sums  # noqa: E402
 
 RESTORE = scripts.RESTORE
 
@@ -280,6 +280,41 @@ class Check(scripts.Base):
                    f"DAMAGED  web/{names[2]}  SHA256SUMS.sparse has {8 * lib.TIB} bytes, far more")
         os.unlink(f"{last}/SHA256SUMS.sparse")
         self.check(1, f"DAMAGED  web/{names[2]}  extra has {8 * lib.TIB} bytes, far more")
+
+    def test_tables_without_end(self):
+        """A qcow2 whose L1 table names one L2 table many times: qemu-img would follow each of them."""
+        _, names = self.three("qcow2")
+        path = f"{self.to}/web/{names[2]}/vda/dirty/last.qcow2"
+        with open(path, "r+b") as f:
+            # Version 2, clusters of 512 bytes; at 512 the refcounts, at 32 KiB the L1 table.
+            f.truncate(0)
+            f.write(struct.pack(">IIQIIQIIQQIIQ", 0x514649fb, 2, 0, 0, 9, 4 * lib.MIB, 0, 4096,
+                                32 * lib.KIB, 512, 1, 0, 0))
+            f.seek(32 * lib.KIB)
+            f.write(struct.pack(">Q", 1 << 63 | 1024) * 4096)
+        self.check(1, f"DAMAGED  web/{names[2]}/vda  .*its tables are invalid")
+        with self.assertRaisesRegex(stored.Refused, "its tables are invalid"):
+            making.check_file(self.image(path))
+
+    def image(self, path):
+        return next(i for i in stored.Stored(self.to).images if i.path == path)
+
+    def test_tables_that_take_too_long(self):
+        """qemu-img is killed, and the image is not trusted."""
+        _, names = self.three("qcow2")
+        image = self.image(f"{self.to}/web/{names[0]}/vda/disk.qcow2")
+        making.check_file(image)
+        folder = self.mkdir("slow")
+        with open(folder + "/qemu-img", "w") as f:
+            f.write(f'#!/bin/sh\necho $$ >"{folder}/pid"\nexec sleep 1000\n')
+        os.chmod(folder + "/qemu-img", 0o755)
+        with mock.patch.dict(os.environ, PATH=f"{folder}:{os.environ['PATH']}"), \
+                mock.patch.object(making, "CHECK_SECONDS", 2), \
+                self.assertRaisesRegex(stored.Refused, "qemu-img check takes more than 2 s"):
+            making.check_file(image)
+        if os.path.exists(folder + "/pid"):  # it may have been killed before
+            with open(folder + "/pid") as f:
+                self.assertFalse(os.path.exists("/proc/" + f.read().strip()))
 
     def test_map_with_a_huge_hole(self):
         _, names = self.three("raw")
