@@ -55,7 +55,8 @@ def one_line(program, said):
 
 
 def ask(*argv, quiet=False, stoppable=True):
-    """Returns a command's output; raises Failed if it fails, QUIET with the command's own message, which otherwise is printed.
+    """Returns a command's output; raises Failed if it fails, QUIET with the command's own message, which
+    otherwise is printed.
     Signals end the backup only if STOPPABLE."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         status = run(*argv, stoppable=stoppable, start_new_session=False, stdout=out,

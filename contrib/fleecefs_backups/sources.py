@@ -65,7 +65,9 @@ def named(text):
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' is neither qmp:SOCKET nor libvirt:DOMAIN nor an image file")
     if not (name or own) or name in (".", ".."):
-        raise argparse.ArgumentTypeError(f"'{printable(text)}': '{name or ''}' is not a valid VM name; give another: NAME=SOURCE")
+        raise argparse.ArgumentTypeError(
+            f"'{printable(text)}': '{name or ''}' is not a valid VM name; give "
+            "another: NAME=SOURCE")
     return Source(name if given else own, rest, bool(given), is_image)
 
 

@@ -303,7 +303,8 @@ class Changed(lib.TestCase):
                 pass
             self.changed("--map", empty, path, status=1, says=f"{empty} is empty")
             for words, says in ((["--summary=-1", path], "--summary=-1: a depth"), ([""], "PART is empty"),
-                                (["--only=", path], "--only is empty"), (["--nosuch"], "see fleecefs-changed --help"),
+                                (["--only=", path], "--only is empty"),
+                                (["--nosuch"], "see fleecefs-changed --help"),
                                 (["--extents", path], "--extents requires --json"), ([], "no PART given")):
                 self.changed(*words, status=2, says=says)
 

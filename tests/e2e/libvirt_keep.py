@@ -113,7 +113,8 @@ class TenDays(Scripts):
         name = sorted(os.listdir(self.folder))[3]
         flip(f"{self.folder}/{name}/vdb/dirty/last.qcow2")
         self.restore("--check", self.to, status=1,
-                     says=f"DAMAGED  {self.vm.name}/{name}/vdb  .*(checksum differs|qemu-img check finds errors)")
+                     says=f"DAMAGED  {self.vm.name}/{name}/vdb  .*"
+                          "(checksum differs|qemu-img check finds errors)")
         self.vm.run("echo day 11 > /mnt/vdb/day; sync")
         self.assertRegex(self.run_service(11), "a full backup, because vdb: .*damaged")
         self.check_metrics()

@@ -59,8 +59,8 @@ class Rights(lib.TestCase):
             for command in ("--status", "--commit", "--abort", "--rate=1M"):
                 done = self.as_nobody(program, command, mount.point)
                 self.assertEqual((done.returncode, done.stdout), (1, ""))
-                self.assertEqual(done.stderr, f"fleecefs: {mount.point}: no permission to access it; if it is a "
-                                 "mount of another user, run this as that user\n")
+                self.assertEqual(done.stderr, f"fleecefs: {mount.point}: no permission to access it; "
+                                 "if it is a mount of another user, run this as that user\n")
         with self.mount(self.image, options=["-o", "allow_other"]) as mount:
             self.assertEqual(self.as_nobody("cat", mount / "vm/info.json").returncode, 0)
             for name in ("x", "vm/x"):

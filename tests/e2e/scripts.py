@@ -469,7 +469,8 @@ class Scripts(Base):
             self.assertEqual(done.returncode, 2, args)
             self.assertIn("usage: fleecefs-backup", done.stderr)
         for args, says in (([self.to, "qmp:/run/web/qmp", "qmp:/run/db/qmp"],
-                            "qmp:/run/web/qmp and qmp:/run/db/qmp would be stored under .*'qmp': .*NAME=SOURCE"),
+                            "qmp:/run/web/qmp and qmp:/run/db/qmp would be stored under .*'qmp': "
+                            ".*NAME=SOURCE"),
                            ([self.to, "x=qmp:"], "'x=qmp:' needs the path of a monitor's socket"),
                            ([self.to, "libvirt:"], "'libvirt:' needs the name of a domain"),
                            (["", "qmp:x"], "DESTINATION is empty"),
@@ -529,11 +530,13 @@ class Scripts(Base):
         self.assertRegex(done.stderr, r"restic has failed: .*password.*\n\Z")
         self.assertNotIn("init", done.stderr)
         done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none, env=self.env)
-        self.assertRegex(done.stderr, r"\Afleecefs: qmp:.* cannot connect.*\nfleecefs-backup: web: FAILED: .*\n\Z")
+        self.assertRegex(done.stderr, r"\Afleecefs: qmp:.* cannot connect.*\n"
+                         r"fleecefs-backup: web: FAILED: .*\n\Z")
         done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none,
                            env={**self.env, "FLEECEFS": none, "RUNTIME_DIRECTORY": self.mkdir("run")})
         self.assertRegex(done.stderr, f"\\Afleecefs-backup: web: FAILED: {none} is not installed\n\\Z")
-        done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none, env={**self.env, "RUNTIME_DIRECTORY": "x"})
+        done = lib.attempt(BACKUP, "qcow2", self.to, "web=qmp:" + none,
+                           env={**self.env, "RUNTIME_DIRECTORY": "x"})
         self.assertRegex(done.stderr, r"RUNTIME_DIRECTORY is 'x', not an absolute path\n\Z")
 
     def test_progress(self):

@@ -138,7 +138,8 @@ class Map(scripts.Base):
         vm = self.vm()
         self.backup(vm)
         empty = self.mkdir("empty")
-        for arguments, says in (([empty + "/x"], "x: No such file or directory"), (["@x"], "@x: No such file.*"), ([self.to], "several disks, choose one with --disk: vda, vdb"),
+        for arguments, says in (([empty + "/x"], "x: No such file or directory"),
+                                (["@x"], "@x: No such file.*"), ([self.to], "several disks, choose one with --disk: vda, vdb"),
                                 ([self.to, "-d", "x"], "contains no disk x"), ([empty], "contains no disk")):
             done = lib.attempt(MAP, *arguments)
             self.assertRegex(done.stderr, f"\\Afleecefs-map: .*{says}\n\\Z")

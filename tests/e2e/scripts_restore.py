@@ -204,7 +204,8 @@ class Restore(Stored):
         folder, fifo, other = self.mkdir("folder"), self.path("fifo"), self.path("link")
         os.mkfifo(fifo)
         os.symlink(fifo, other)
-        for output, says in ((fifo, "is neither a file nor a block device"), (other, "is neither a file nor a .*"),
+        for output, says in ((fifo, "is neither a file nor a block device"),
+                             (other, "is neither a file nor a .*"),
                              (folder, f"is a folder; .* such as {folder}/disk.qcow2"),
                              (folder + "/none/x", f"there is no folder {folder}/none"),
                              (RESTORE + "/x", f"there is no folder {RESTORE}")):
