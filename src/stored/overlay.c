@@ -15,6 +15,9 @@
 #define SMALLEST      9u
 #define LARGEST       16u
 #define L1_MAX        (UINT64_C(4) << 20) /* entries */
+/* Bytes of all L2 tables, which go into a temporary file: enough for 16 TiB of dirty clusters of
+ * 64 KiB. A raw file may be a hole of exabytes. */
+#define L2_MAX (UINT64_C(2) << 30)
 
 /* Layout: header, refcount table (empty) and L1 table, each in one or more clusters; then the L2
  * tables that are needed, in order. */
@@ -118,6 +121,24 @@ static bool write_tables(const Overlay *overlay, GError **error)
             fl_fail(error, "cannot write the tables of an increment: %s", g_strerror(errno)));
 }
 
+/* Returns the bytes of the L2 tables that are needed. */
+static uint64_t count_l2(const Overlay *overlay)
+{
+    uint64_t tables = 0, next = 0; /* next: the first table that is not counted yet */
+
+    for (size_t i = 0; i < fl_map_count(overlay->map); i++) {
+        FlExtent extent = fl_map_get(overlay->map, i);
+        uint64_t first = MAX(extent.start / overlay->per_table, next);
+        uint64_t end = fl_div_up(extent.end, overlay->per_table);
+
+        if (extent.type != FL_DIRTY || end <= first)
+            continue;
+        tables += end - first;
+        next = end;
+    }
+    return tables * overlay->cluster;
+}
+
 bool fl_overlay_write(int fd, const FlMap *map, GError **error)
 {
     Overlay overlay = {.fd = fd, .map = map, .bits = choose_bits(map)};
@@ -130,6 +151,11 @@ bool fl_overlay_write(int fd, const FlMap *map, GError **error)
     if (overlay.l1_entries > L1_MAX)
         return fl_fail(error, "its map is too fine for a disk of this size: restore it with "
                               "fleecefs-restore");
+    if (count_l2(&overlay) > L2_MAX)
+        return fl_fail(error,
+                       "its map needs tables of more than %u GiB: restore it with "
+                       "fleecefs-restore",
+                       (unsigned)(L2_MAX >> 30));
     overlay.l1_offset = 2 * overlay.cluster;
     overlay.l2_offset =
         overlay.l1_offset + fl_div_up(overlay.l1_entries * 8, overlay.cluster) * overlay.cluster;

@@ -7,6 +7,7 @@
 #include "stored/when.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <unistd.h>
 
 static void test_when(Fixture *fixture, gconstpointer data)
@@ -146,6 +147,17 @@ static void test_overlay(Fixture *fixture, gconstpointer data)
     map = parse("0x0 + 1\n0x0 0x100 +\n0x100 0xfff00 ?\n", MIB);
     g_assert_false(fl_overlay_write(-1, map, &error));
     assert_error_has(error, "not whole sectors");
+    /* A line of text may need tables that fill a file system. */
+    for (int over = 0; over <= 1; over++) {
+        uint64_t size = (UINT64_C(1) << 44) + (uint64_t)over;
+        g_autofree char *text = g_strdup_printf("0x0 + 1\n0x0 0x%" PRIx64 " +\n", size);
+
+        g_clear_error(&error);
+        g_clear_pointer(&map, fl_map_unref);
+        map = parse(text, size);
+        g_assert_false(fl_overlay_write(-1, map, &error));
+        assert_error_has(error, over ? "tables of more than 2 GiB" : "Bad file descriptor");
+    }
 }
 
 static void assert_qcow2(const char *make, uint64_t size, bool based, const char *fault)
