@@ -22,14 +22,20 @@ from .text import file_name
 XML_MAX = 16 << 20
 ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
+PART_MAX = 128 << 20  # bytes; firmware and a TPM have a few MiB
+
 
 def open_part(folder, name):
-    """Opens a file of a generation; refuses links to files of this host."""
+    """Opens a file of a generation; refuses links to files of this host, and holes that would fill it."""
     path = os.path.join(folder, name)
     try:
-        return open_regular(path)
+        part = open_regular(path)
     except Damaged as why:
         raise Refused(f"{path} is damaged: {why}") from None
+    if os.fstat(part).st_size > PART_MAX:
+        os.close(part)
+        raise Refused(f"{path} is damaged: it is too large")
+    return part
 
 
 def read_definition(folder):

@@ -17,7 +17,7 @@ import scripts
 
 sys.path.append(lib.TOP + "/contrib")
 sys.dont_write_bytecode = True
-from fleecefs_backups import commands, machine, making, stored, sums  # noqa: E402
+from fleecefs_backups import commands, define, machine, making, stored, sums  # noqa: E402
 
 RESTORE = scripts.RESTORE
 
@@ -315,6 +315,14 @@ class Check(scripts.Base):
         if os.path.exists(folder + "/pid"):  # it may have been killed before
             with open(folder + "/pid") as f:
                 self.assertFalse(os.path.exists("/proc/" + f.read().strip()))
+
+    def test_state_with_a_huge_hole(self):
+        """It is not copied to the host that restores."""
+        for name in (machine.XML, machine.NVRAM, machine.TPM):
+            with open(f"{self.to}/{name}", "wb") as f:
+                f.truncate(8 * lib.TIB)
+            with self.assertRaisesRegex(stored.Refused, f"{name} is damaged: it is too large"):
+                define.open_part(self.to, name)
 
     def test_map_with_a_huge_hole(self):
         _, names = self.three("raw")
