@@ -21,6 +21,8 @@ class Files(Tool):
         if not os.path.isdir(destination):
             raise Failed(no_folder(destination))
         self.folder, self.place = os.path.join(destination, vm), destination
+        if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
+            raise Failed(no_folder(self.folder))
 
     def generations(self):
         names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
@@ -132,7 +134,9 @@ class Files(Tool):
                 continue
             now = json.loads(json.dumps(said))
             for disk, (base, others) in disks.items():
-                if isinstance(now.get("disks", {}).get(disk), dict):
+                # A damaged vm.json is not mended here.
+                recorded = now.get("disks")
+                if isinstance(recorded, dict) and isinstance(recorded.get(disk), dict):
                     now["disks"][disk]["needs"] = others
                     if base:
                         now["disks"][disk]["base"] = base

@@ -51,6 +51,8 @@ class Rsync(Tool):
         self.folder = os.path.join(folder if self.host else destination, vm)
         if not self.host and not os.path.isdir(destination):
             raise Failed(no_folder(destination))
+        if not self.host and os.path.lexists(self.folder) and not os.path.isdir(self.folder):
+            raise Failed(no_folder(self.folder))
 
     def there(self, *argv, stoppable=True):
         """Runs a command on the destination's host; returns its output."""

@@ -18,6 +18,8 @@ def printable(text):
 def plain(error):
     """Returns what an exception says, as in the message of a command; Python would show
     "[Errno 2] No such file or directory: 'name'"."""
+    if isinstance(error, (KeyError, TypeError, AttributeError, RecursionError)):
+        return f"a file of a backup or a mount has unexpected contents ({type(error).__name__}: {error})"
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     if isinstance(error, FileNotFoundError) and error.filename in PROGRAMS:

@@ -525,6 +525,12 @@ class Scripts(Base):
             done = lib.attempt(BACKUP, tool, none, "web=qmp:" + none, env=self.env)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertRegex(done.stderr, f"\\Afleecefs-backup: web: FAILED: .*{says}\n\\Z")
+        with open(self.to + "/web", "w"):
+            pass
+        for tool in ("qcow2", "tar", "rsync"):
+            done = lib.attempt(BACKUP, tool, self.to, "web=qmp:" + none, env=self.env)
+            self.assertEqual(done.stderr, f"fleecefs-backup: web: FAILED: {self.to}/web is not a folder\n")
+        os.unlink(self.to + "/web")
         done = lib.attempt(BACKUP, "restic", self.repository("restic"), "web=qmp:" + none,
                            env={**self.env, "RESTIC_PASSWORD": "y"})
         self.assertRegex(done.stderr, r"restic has failed: .*password.*\n\Z")

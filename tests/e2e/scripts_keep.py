@@ -202,6 +202,19 @@ class Fold(lib.TestCase):
             self.prune(self.to, {point(0), point(1)})
         self.assertEqual(len(os.listdir(self.to + "/web")), 3)
 
+    def test_odd_vm_json(self):
+        """It does not keep others from being removed, and is left as it is."""
+        self.chain("qcow2", 2)
+        path = f"{self.to}/web/{point(1)}/vm.json"
+        for disks in (5, [], {"vda": 5}):
+            with open(path) as f:
+                said = {**json.load(f), "disks": disks}
+            with open(path, "w") as f:
+                json.dump(said, f)
+            tools.TOOLS["qcow2"](self.to, "web").renew({point(0)})
+            with open(path) as f:
+                self.assertEqual(json.load(f), said)
+
     def test_two_at_once(self):
         self.chain("qcow2", 3)
         tool = tools.TOOLS["qcow2"](self.to, "web")
