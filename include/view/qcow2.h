@@ -47,8 +47,9 @@ FlView *fl_view_qcow2_new(const FlQcow2Params *params, GError **error);
 uint64_t fl_view_qcow2_cluster_size(const FlView *view);
 uint64_t fl_view_qcow2_virtual_size(const FlView *view);
 
-/* Whether a reader that received the bytes READ of the file knows which clusters are zeros. Zero
- * clusters have no data: they are entries in the L2 tables. */
+/* Whether a reader that received the bytes READ of the file knows which clusters are zeros. These
+ * have no data: in an increment they are zero clusters, entries in the L2 tables; in an image of
+ * the whole disk they are those that the tables do not allocate. */
 bool fl_view_qcow2_tells_zeros(const FlView *view, const FlCover *read);
 
 /* Whether QEMU accepts SIZE: a power of two, 512 bytes to 2 MiB. */

@@ -3,14 +3,17 @@
 #include "map/join.h"
 #include "view/qcow2.h"
 
-/* Whether the tables of a bitmap's qcow2 were read, which show what became zeros. */
+/* Whether the tables of a qcow2 of the bitmap, or of the whole disk, were read, which show what
+ * became zeros. */
 static bool zeros_delivered(const FlExport *export, const char *context)
 {
     for (guint i = 0; i < export->files->len; i++) {
         const FlFile *file = export->files->pdata[i];
 
-        if (file->tables != NULL && g_strcmp0(file->context, context) == 0)
-            return fl_view_qcow2_tells_zeros(file->view, file->tables);
+        if (file->tables != NULL &&
+            (file->bitmap == NULL || g_strcmp0(file->context, context) == 0) &&
+            fl_view_qcow2_tells_zeros(file->view, file->tables))
+            return true;
     }
     return false;
 }

@@ -16,6 +16,7 @@ typedef struct {
     FlView view;
     FlMap *alloc; /* owned, may be NULL */
     uint64_t disk_size;
+    bool whole; /* clusters in neither set are zeros, not left to a backing file */
     FlQcow2Image image;
 } Qcow2View;
 
@@ -158,6 +159,7 @@ FlView *fl_view_qcow2_new(const FlQcow2Params *params, GError **error)
 
     qcow2->alloc = params->alloc != NULL ? fl_map_ref(params->alloc) : NULL;
     qcow2->disk_size = params->disk_size;
+    qcow2->whole = params->dirty == NULL && params->backing == NULL;
     if (!check_params(params, error) || !choose_cluster_size(&qcow2->image, params, error))
         return NULL;
     view->size = view->data_bytes = qcow2->image.layout.end;
@@ -174,21 +176,35 @@ uint64_t fl_view_qcow2_virtual_size(const FlView *view)
     return ((const Qcow2View *)view)->image.layout.virtual_size;
 }
 
-bool fl_view_qcow2_tells_zeros(const FlView *view, const FlCover *read)
+/* Bytes of the L2 tables up to the entry of the last cluster that reads as zeros. In a whole disk
+ * every entry matters, as zeros are what is not allocated. */
+static uint64_t telling_bytes(const Qcow2View *view)
 {
-    const FlQcow2Image *image = &((const Qcow2View *)view)->image;
-    const FlQcow2Layout *layout = &image->layout;
-    const FlRuns *zero = &image->clusters.zero, *tables = &image->clusters.tables;
-    uint64_t entries = fl_qcow2_entries(layout->cluster_size);
-    uint64_t last, l1 = layout->l1_entries * 8, l2;
+    const FlQcow2Layout *layout = &view->image.layout;
+    const FlRuns *zero = &view->image.clusters.zero, *tables = &view->image.clusters.tables;
+    uint64_t entries = fl_qcow2_entries(layout->cluster_size), last;
     size_t i;
 
-    if (zero->count == 0)
-        return true;
-    last = fl_runs_end(zero, zero->count - 1) - 1;
+    if (tables->count == 0)
+        return 0;
+    last = view->whole ? MIN(fl_runs_end(tables, tables->count - 1) * entries,
+                             fl_div_up(view->disk_size, layout->cluster_size)) -
+                             1
+                       : fl_runs_end(zero, zero->count - 1) - 1;
     i = fl_runs_find(tables, last / entries);
-    l2 = (tables->run[i].rank + last / entries - tables->run[i].first) * layout->cluster_size +
-         (last % entries + 1) * 8;
+    return (tables->run[i].rank + last / entries - tables->run[i].first) * layout->cluster_size +
+           (last % entries + 1) * 8;
+}
+
+bool fl_view_qcow2_tells_zeros(const FlView *view, const FlCover *read)
+{
+    const Qcow2View *qcow2 = (const Qcow2View *)view;
+    const FlQcow2Layout *layout = &qcow2->image.layout;
+    uint64_t l1 = layout->l1_entries * 8, l2;
+
+    if (qcow2->image.clusters.zero.count == 0 && !qcow2->whole)
+        return true;
+    l2 = telling_bytes(qcow2);
     return fl_cover_bytes(read, layout->l1, layout->l1 + l1) == l1 &&
            fl_cover_bytes(read, layout->l2, layout->l2 + l2) == l2;
 }

@@ -223,6 +223,15 @@ class QmpMount(lib.TestCase):
                          [d["wanted_bytes"] for d in status["exports"]])
         self.end(vm, mount, "--commit")
 
+        # So does a copy of the whole disk, whose tables show what became zeros.
+        vm.write("vda", 0, 65536, 7)
+        vm.zero("vda", 1 << 20, 1 << 20)
+        mount = self.begin(vm)
+        lib.run("qemu-img", "info", "-U", mount / "vda/disk.qcow2")
+        self.assertEqual(self.fleecefs("--commit", mount.point).returncode, 1)
+        mount.read("vda/disk.qcow2", "rb")
+        self.end(vm, mount, "--commit")
+
         # Without changes there is nothing to read.
         self.end(vm, self.begin(vm), "--commit")
         vm.scribble(self.rng)

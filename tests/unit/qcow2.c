@@ -518,6 +518,36 @@ static void test_tells_zeros(void)
     g_assert_true(fl_view_qcow2_tells_zeros(view, read));
 }
 
+/* One data cluster in the second of three L1 entries: the rest of the disk is zeros, which all
+ * entries of the L1 table and of the only L2 table reveal. */
+static void test_whole_tells_zeros(void)
+{
+    const uint64_t cs = 4096, table = 512 * cs, size = 3 * table;
+    g_autoptr(FlMap) zeros = fl_map_new_uniform(size, FL_ALLOC_ZERO);
+    FlMapBuilder *builder = fl_map_builder_new();
+    g_autoptr(FlMap) data = NULL;
+    FlQcow2Params params = {.alloc = zeros, .disk_size = size, .cluster_size = cs};
+    g_autoptr(FlView) empty = fl_view_qcow2_new(&params, NULL), view = NULL;
+    g_autoptr(FlCover) read = fl_cover_new(SIZE_MAX);
+    const uint64_t l1 = 3 * cs, l2 = l1 + cs;
+
+    g_assert_false(fl_view_qcow2_tells_zeros(empty, read));
+    fl_cover_add(read, l1, l1 + 3 * 8);
+    g_assert_true(fl_view_qcow2_tells_zeros(empty, read));
+
+    g_assert_cmpint(fl_map_builder_add(builder, table + 5 * cs, FL_ALLOC_ZERO), ==, 0);
+    g_assert_cmpint(fl_map_builder_add(builder, cs, 0), ==, 0);
+    g_assert_cmpint(fl_map_builder_add(builder, size - table - 6 * cs, FL_ALLOC_ZERO), ==, 0);
+    params.alloc = data = fl_map_builder_finish(builder);
+    view = fl_view_qcow2_new(&params, NULL);
+    g_assert_cmpuint(view->size, ==, l2 + 2 * cs);
+    g_assert_false(fl_view_qcow2_tells_zeros(view, read));
+    fl_cover_add(read, l2, l2 + cs - 8);
+    g_assert_false(fl_view_qcow2_tells_zeros(view, read));
+    fl_cover_add(read, l2 + cs - 8, l2 + cs);
+    g_assert_true(fl_view_qcow2_tells_zeros(view, read));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -530,5 +560,6 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/exact", test_exact);
     g_test_add_func("/qcow2/last-of-64-tib", test_last_of_64_tib);
     g_test_add_func("/qcow2/tells-zeros", test_tells_zeros);
+    g_test_add_func("/qcow2/whole-tells-zeros", test_whole_tells_zeros);
     return g_test_run();
 }
