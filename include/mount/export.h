@@ -63,6 +63,9 @@ bool fl_file_is_newer(const FlFile *file);
 const FlView *fl_file_view(FlFile *file);
 /* The source for reads of the file. Same conditions as fl_file_view(). */
 FlReadSource fl_file_source(FlFile *file);
+/* A reader was told that [FROM, TO) is a hole. In disk.raw it counts as delivered: tools that seek
+ * over holes never read the zeros in them, not even new ones. */
+void fl_file_skipped(FlFile *file, uint64_t from, uint64_t to);
 /* Count the opens of the file. The last close drops what was read ahead. */
 void fl_file_opened(FlFile *file);
 void fl_file_closed(FlFile *file);

@@ -39,6 +39,7 @@ typedef struct {
     FlView *(*make)(FlFile *file);
     bool is_newer;   /* see fl_file_is_newer() */
     bool has_tables; /* a qcow2: delivery of its tables counts */
+    bool is_disk;    /* the whole disk, byte for byte: its holes count */
 } FlFileKind;
 
 struct FlFile {

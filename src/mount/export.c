@@ -98,7 +98,7 @@ static FlView *make_info(FlFile *file)
     return fl_view_bytes_new(bytes);
 }
 
-static const FlFileKind disk_raw = {"disk.raw", make_raw},
+static const FlFileKind disk_raw = {"disk.raw", make_raw, .is_disk = true},
                         info_json = {"info.json", make_info, .is_newer = true};
 static const FlFileKind disk_qcow2 = {"disk.qcow2", make_qcow2, .has_tables = true};
 static const FlFileKind dirty_qcow2 = {"dirty/%s.qcow2", make_qcow2, .has_tables = true};

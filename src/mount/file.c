@@ -115,6 +115,12 @@ FlReadSource fl_file_source(FlFile *file)
     };
 }
 
+void fl_file_skipped(FlFile *file, uint64_t from, uint64_t to)
+{
+    if (file->kind->is_disk && from < to && to <= fl_file_disk_size(file))
+        fl_cover_add(file->export->cover, from, to);
+}
+
 void fl_file_opened(FlFile *file)
 {
     file->opened++;

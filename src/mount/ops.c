@@ -422,6 +422,15 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
         fuse_reply_buf(req, text + offset, MIN(size, length - (gsize)offset));
 }
 
+/* A reader of NODE was told that [FROM, TO) is a hole. */
+static void skipped(const FlNode *node, uint64_t from, uint64_t to)
+{
+    if (fl_node_is_piece(node))
+        fl_split_skipped(node->split, node->piece, from, to);
+    else
+        fl_file_skipped(node->file, from, to);
+}
+
 static void run_lseek(FlCall *call, bool loaded)
 {
     g_autoptr(FlView) view = loaded ? view_of(call->node) : NULL;
@@ -432,9 +441,9 @@ static void run_lseek(FlCall *call, bool loaded)
         return;
     }
     found = fl_view_seek(view, call->lseek.offset, call->lseek.data);
-    if (fl_node_is_piece(call->node) && call->lseek.data && call->lseek.offset >= 0)
-        fl_split_skipped(call->node->split, call->node->piece, (uint64_t)call->lseek.offset,
-                         found == -ENXIO ? view->size : (uint64_t)MAX(found, 0));
+    if (call->lseek.data && call->lseek.offset >= 0)
+        skipped(call->node, (uint64_t)call->lseek.offset,
+                found == -ENXIO ? view->size : (uint64_t)MAX(found, 0));
     if (found < 0)
         fuse_reply_err(call->req, (int)-found);
     else

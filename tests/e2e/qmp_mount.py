@@ -232,6 +232,13 @@ class QmpMount(lib.TestCase):
         mount.read("vda/disk.qcow2", "rb")
         self.end(vm, mount, "--commit")
 
+        # A tool that seeks over the holes of disk.raw knows them too.
+        vm.write("vda", 0, 65536, 8)
+        vm.zero("vda", 1 << 20, 1 << 20)
+        mount = self.begin(vm)
+        lib.run("tar", "-C", mount.point, "-cSf", self.path("tar"), "vda/disk.raw")
+        self.end(vm, mount, "--commit")
+
         # Without changes there is nothing to read.
         self.end(vm, self.begin(vm), "--commit")
         vm.scribble(self.rng)
