@@ -144,6 +144,40 @@ static bool read_output(FlSshLife *life, int fd, size_t *used)
     return n > 0 || (n < 0 && errno == EINTR);
 }
 
+/* Replaces life->output by the reason why there was no answer. A login shell that does not run sh
+ * may have said why in its output. */
+static void explain_end(FlSshLife *life, bool in_time, bool begun)
+{
+    static const char early[] = "the connection ended before sh ran (check the login shell): ";
+    char *said = life->output + strspn(life->output, "\r\n ");
+    size_t length = strcspn(said, "\r\n");
+
+    if (!in_time) {
+        strcpy(life->output, "no answer in time (-o timeout=)");
+    } else if (begun || length == 0 || length + sizeof early > FL_SSH_MESSAGE) {
+        g_snprintf(life->output, FL_SSH_MESSAGE, "the connection has ended\n%s", life->complaint);
+    } else {
+        memmove(life->output + sizeof early - 1, said, length);
+        memcpy(life->output, early, sizeof early - 1);
+        life->output[sizeof early - 1 + length] = '\0';
+    }
+}
+
+/* After ssh has ended: replaces life->complaint if the login shell has said something instead of
+ * running sh. */
+static void note_shell(FlSshLife *life)
+{
+    struct pollfd fd = {.fd = life->out, .events = POLLIN};
+    size_t used = 0;
+
+    if (poll(&fd, 1, 0) <= 0 || !read_output(life, life->out, &used) || used == 0)
+        return;
+    if (life->errors >= 0)
+        read_errors(life);
+    explain_end(life, true, false);
+    g_strlcpy(life->complaint, life->output, sizeof life->complaint);
+}
+
 /* Waits for FD until DEADLINE. False on timeout. */
 static bool wait_for(FlSshLife *life, int fd, gint64 deadline)
 {
@@ -210,8 +244,10 @@ static bool await_control(FlSshLife *life)
             continue;
         if ((fds[1].revents & (POLLHUP | POLLERR)) != 0)
             end(life);
-        if (fds[0].revents != 0)
+        if (fds[0].revents != 0) {
+            note_shell(life);
             return false;
+        }
     }
     return true;
 }
@@ -338,25 +374,6 @@ static char *find_mark(const FlSshLife *life, char *text, char end)
     return NULL;
 }
 
-/* Replaces life->output by the reason why there was no answer. A login shell that does not run sh
- * may have said why in its output. */
-static void explain_end(FlSshLife *life, bool in_time, bool begun)
-{
-    static const char early[] = "the connection ended before sh ran (check the login shell): ";
-    char *said = life->output + strspn(life->output, "\r\n ");
-    size_t length = strcspn(said, "\r\n");
-
-    if (!in_time) {
-        strcpy(life->output, "no answer in time (-o timeout=)");
-    } else if (begun || length == 0 || length + sizeof early > FL_SSH_MESSAGE) {
-        g_snprintf(life->output, FL_SSH_MESSAGE, "the connection has ended\n%s", life->complaint);
-    } else {
-        memmove(life->output + sizeof early - 1, said, length);
-        memcpy(life->output, early, sizeof early - 1);
-        life->output[sizeof early - 1 + length] = '\0';
-    }
-}
-
 /* Reads the script's output into life->output. BEGUN: whether the script has started. Returns
  * whether it succeeded. */
 static bool read_answer(FlSshLife *life, bool *begun)
@@ -389,7 +406,8 @@ static bool read_answer(FlSshLife *life, bool *begun)
     return ok;
 }
 
-/* Writes to the shell. False on timeout, too: a pipe may be smaller than a script. */
+/* Writes to the shell. On failure returns false and sets errno: ETIMEDOUT on timeout, which a
+ * script that is larger than the pipe can cause. */
 static bool write_all(FlSshLife *life, const char *text, size_t length)
 {
     gint64 deadline = fl_deadline_in(life->seconds);
@@ -404,8 +422,10 @@ static bool write_all(FlSshLife *life, const char *text, size_t length)
         length -= (size_t)MAX(n, 0);
         if (length == 0)
             break;
-        if (poll(fds, G_N_ELEMENTS(fds), fl_deadline_poll(deadline)) == 0)
+        if (poll(fds, G_N_ELEMENTS(fds), fl_deadline_poll(deadline)) == 0) {
+            errno = ETIMEDOUT;
             return false;
+        }
         if ((fds[1].revents & (POLLHUP | POLLERR)) != 0)
             end(life);
     }
@@ -427,7 +447,7 @@ static void run_script(FlSshLife *life, const FlSshHead *head, const char *strin
             answer(life, head, false, life->complaint);
             return;
         }
-        if (write_all(life, life->text, length)) {
+        if (write_all(life, life->text, length) || errno == EPIPE) {
             ok = read_answer(life, &begun);
         } else {
             end_master(life);

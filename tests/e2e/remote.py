@@ -147,7 +147,7 @@ class Remote(lib.TestCase):
             done = lib.attempt(BACKUP, "--all", *(f"--connect={uri}" for uri in uris), "-o",
                                "scratch=" + vm.scratch, "qcow2", to, env=env,
                                timeout=2 * lib.PATIENCE)
-            self.assertRegex(done.stderr, f"(?s)FAILED: its domains cannot be listed.*"
+            self.assertRegex(done.stderr, f"(?s)FAILED: the domains of libvirt cannot be listed.*"
                                           f"{vm.name}: [^ ]+: vda {mode}.*{vm.name}: [^ ]+: done")
             self.assertEqual(done.returncode, 1, done.stderr)
             self.check_nothing_left(vm, 1)

@@ -72,7 +72,8 @@ def write_accounts(folder, users, shell, home):
 class Account:
     """An unprivileged user of the backup host, in a mount namespace where it exists and can use FUSE."""
 
-    NAME, UID = "backup", 64999
+    # A user id of its own, because tests that run in parallel look at the user's processes.
+    NAME, UID = "backup", 1000000 + os.getpid()
 
     def __init__(self, test):
         lib.require("setpriv", "unshare", "nsenter")

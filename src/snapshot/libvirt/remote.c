@@ -24,8 +24,10 @@ enum { SOCKET, WHY, MAKE, REMOVE, ROOM, FACTS, CLIENTS, N_SCRIPTS };
 
 /* Portable to any sh(1), and the coreutils of any Linux that has libvirt. */
 static const char *const scripts[N_SCRIPTS + 1] = {
-    /* The socket of libvirtd or virtqemud; $1 is "system" or "session". */
-    [SOCKET] = "if [ \"$1\" = session ]; then d=${XDG_RUNTIME_DIR:-/run/user/$(id "
+    /* The socket of libvirtd or virtqemud; $1 is "system" or "session", $2 a socket to use instead.
+     */
+    [SOCKET] = "if [ -n \"$2\" ]; then printf %s \"$2\"; exit 0; fi\n"
+               "if [ \"$1\" = session ]; then d=${XDG_RUNTIME_DIR:-/run/user/$(id "
                "-u)}/libvirt\nelse d=/run/libvirt; fi\nfor s in libvirt-sock virtqemud-sock; do\n  "
                "  if [ -S \"$d/$s\" ]; then printf %s \"$d/$s\"; exit 0; fi\ndone\necho \"no "
                "socket of libvirt in $d: check that libvirtd or virtqemud runs\" >&2\nexit 1",
@@ -191,12 +193,13 @@ static bool start(FlRemote *remote, GUri *uri, GHashTable *params, unsigned seco
 static bool reach_libvirt(FlRemote *remote, GUri *uri, GHashTable *params, GError **error)
 {
     const char *path = g_uri_get_path(uri);
-    const char *const args[] = {path + 1, NULL};
-    g_autofree char *socket = g_strdup(g_hash_table_lookup(params, "socket"));
+    const char *chosen = g_hash_table_lookup(params, "socket");
+    const char *const args[] = {path + 1, chosen != NULL ? chosen : "", NULL};
+    g_autofree char *socket = NULL;
     const char *here;
 
-    if (socket == NULL)
-        socket = fl_ssh_run(remote->ssh, SOCKET, args, error);
+    /* Even if it is known: this shows whether the login shell runs sh, before ssh ends with it. */
+    socket = fl_ssh_run(remote->ssh, SOCKET, args, error);
     here = socket != NULL ? fl_ssh_forward(remote->ssh, "libvirt", socket, error) : NULL;
     if (here == NULL)
         return false;
