@@ -62,6 +62,15 @@ def damage_of(path):
         return "marked as damaged" if os.path.lexists(path + NOTE) else ""
 
 
+def cut_off(path):
+    """Returns why the archive at PATH is not complete; "" if it is. Reads only the headers."""
+    try:
+        sizes_of(path)
+    except (*FAULTS, Damaged) as why:
+        return f"it cannot be read to its end: {why}"
+    return ""
+
+
 def sizes_of(path):
     """Returns the sizes of the disks in the archive at PATH, by name, from each info.json."""
     sizes = {}

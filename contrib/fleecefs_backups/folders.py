@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 
-from . import archives, durable, fold, stored, sums, verify
+from . import archives, durable, fold, making, stored, sums, verify
 from .commands import Failed, interruptible
 from .keep import Generation
 from .tool import Broken, Tool, no_folder
@@ -43,14 +43,10 @@ class Files(Tool):
         try:
             stored.check_one(found)
             chain = there.chain(found[0])
-        except stored.Refused as why:
+            for image in chain:
+                making.check_end(image)
+        except (stored.Refused, OSError) as why:
             raise Broken(f"its chain is broken: {why}") from None
-        for image in chain:
-            # Allocated blocks may contain only zeros.
-            if os.path.getsize(image.path) < (image.size if image.form == "raw" else 512):
-                raise Broken(f"its chain is broken: {image.path} is truncated")
-            if image.form == "raw" and image.base and not os.path.exists(image.map):
-                raise Broken(f"its chain is broken: {image.map} is missing")
         return list(dict.fromkeys(map(self.folder_of, chain)))
 
     def inventory(self):
@@ -227,7 +223,7 @@ class Tar(Files):
     def needs(self, disk, info):
         found = super(Files, self).needs(disk, info)
         for name in found:
-            if why := archives.damage_of(self.path_of(name)):
+            if why := archives.damage_of(self.path_of(name)) or archives.cut_off(self.path_of(name)):
                 raise Broken(f"its chain is broken: {self.path_of(name)} is damaged: {why}")
         return found
 

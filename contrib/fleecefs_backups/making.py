@@ -98,6 +98,17 @@ def check_file(image):
             raise Refused(f"{image.map} is damaged: {why}") from None
 
 
+def check_end(image):
+    """Refuses a file that is cut off, and an increment without its map; reads little of it."""
+    try:
+        if image.form != "qcow2":
+            return check_file(image)
+        with opened(image.path) as fd:
+            qcow2.check_end(fd, qcow2.read_header(fd))
+    except (Damaged, qcow2.Damaged) as why:
+        raise Refused(f"{image.path} is damaged: {why}") from None
+
+
 def node(form, path):
     """Returns a QEMU block node; ignores format and backing file recorded in the image."""
     return {"driver": form, "file": {"driver": "file", "filename": path}}

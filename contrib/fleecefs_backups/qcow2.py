@@ -14,6 +14,7 @@ MAGIC = 0x514649fb
 DIRTY, CORRUPT, DATA_FILE = 1, 2, 4  # incompatible features
 OFFSET = 0x00fffffffffffe00
 COMPRESSED, ZERO = 1 << 62, 1
+REFCOUNTS_MAX = 8 << 20  # QEMU's limit for their table
 
 
 class Damaged(Exception):
@@ -68,6 +69,27 @@ def check_tables(fd, header):
     tables = sum(1 for l1 in read_table(fd, header.l1_offset, header.l1_size) if l1 & OFFSET)
     if tables > os.fstat(fd).st_size // header.cluster:
         raise Damaged("its tables are invalid")
+
+
+def last_cluster(fd, header):
+    """Returns where the last allocated cluster begins, according to the reference counts."""
+    offset, clusters = struct.unpack(">QI", read_exactly(fd, 48, 12))
+    order = struct.unpack(">I", read_exactly(fd, 96, 4))[0] if header.version == 3 else 4
+    if order > 6 or clusters * header.cluster > REFCOUNTS_MAX:
+        raise Damaged("its header is invalid")
+    table = read_table(fd, offset, clusters * header.cluster // 8)
+    for i in reversed(range(len(table))):
+        if table[i] & OFFSET and (counts := read_exactly(fd, table[i] & OFFSET,
+                                                         header.cluster).rstrip(b"\0")):
+            at = i * (header.cluster * 8 >> order) + ((len(counts) - 1) * 8 >> order)
+            return at * header.cluster
+    return 0
+
+
+def check_end(fd, header):
+    """Raises Damaged if the image is cut off; reads little of it."""
+    if os.fstat(fd).st_size <= last_cluster(fd, header):
+        raise Damaged("it is truncated")
 
 
 def extents(fd, header):

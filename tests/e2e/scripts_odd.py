@@ -85,6 +85,26 @@ class Odd(scripts.Base):
         names += [increment, self.add(vm, "tar", "--keep", "last=2", says="vda full")]
         self.assertEqual(sorted(n for n in self.generations() if n.endswith(".tar")), sorted(names))
 
+    def test_base_that_was_cut_off(self):
+        """An increment on it could not be restored: a full one follows."""
+        for tool, file in (("qcow2", "/vda/disk.qcow2"), ("raw", "/vda/disk.raw"), ("tar", "")):
+            self.to, vm = self.mkdir("backups"), self.vm("vda")
+            base = self.add(vm, tool)
+            for cut in (lambda size: size - 65536, lambda size: size // 2, lambda size: 4096):
+                path = f"{self.to}/web/{base}{file}"
+                os.chmod(path, 0o644)
+                os.truncate(path, cut(os.path.getsize(path)))
+                base = self.add(vm, tool, says="a full backup, because vda: its chain is broken: "
+                                               r"[^\n]*\n(.*\n)*.*vda full")
+
+    def test_base_in_pieces_that_was_cut_off(self):
+        lib.require("rsync")
+        vm = self.vm("vda")
+        path = f"{self.to}/web/{self.add(vm, 'rsync')}/vda/split/000000"
+        os.chmod(path, 0o644)
+        os.truncate(path, lib.MIB)
+        self.add(vm, "qcow2", says="a full backup, because vda: its chain is broken: ")
+
     def test_copied_base(self):
         """An increment on a backup that was copied could not be restored: a full one follows."""
         vm = self.vm("vda")
