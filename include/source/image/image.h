@@ -18,11 +18,6 @@
 
 #include <time.h>
 
-/* Node names in the storage daemon: the image, and a node without data that holds bitmaps merged
- * from several images of the chain. */
-#define FL_IMAGE_NODE       "image"
-#define FL_IMAGE_UNION_NODE "union"
-
 /* What is known about an image beyond what NBD reports. */
 typedef struct {
     char *name;         /* of the export: the file's name without its last extension */
@@ -36,8 +31,12 @@ typedef struct {
 
 typedef struct {
     FlImageInfo info;
-    GPtrArray *merged; /* of char *: bitmaps merged in FL_IMAGE_UNION_NODE */
+    GPtrArray *merged; /* of char *: bitmaps merged in union_node */
     char *path;        /* absolute */
+    /* Names of its nodes in the storage daemon: the image; one on top that keeps writers away; and
+     * one without data that holds bitmaps merged from several images of the chain. */
+    char *node, *guard_node, *union_node;
+    GHashTable *others; /* of char *: the daemon's nodes before it was exported */
     bool block_device;
     GPtrArray *files; /* of char *: its own and, as far as known, its backing files */
     guint own;        /* the number of leading entries of FILES that are its own */
@@ -50,6 +49,27 @@ typedef struct {
  * probed in a jail that contains only that file.
  */
 FlImage *fl_image_probe(const char *path, const char *format, GError **error);
+
+/* How to examine the files of an image. Errors need not name the image, except for a backing
+ * file. */
+typedef struct {
+    /* What makes a chain unsuitable, a file that is not found or not a file, or a backing file
+     * whose format is unknown, is an error; otherwise the storage daemon is to find out. */
+    bool strict;
+    /* Checks the type of the image's own file, and sets image->block_device. */
+    bool (*look)(FlImage *image, const char *format, void *opaque, GError **error);
+    /* Returns QEMU's ImageInfo (qapi/block-core.json) of the file at PATH, opened without its
+     * backing files. FORMAT NULL: detected. */
+    JsonObject *(*ask)(FlImage *image, const char *path, const char *format, void *opaque,
+                       GError **error);
+    /* fl_image_check_whole() */
+    bool (*check)(const char *path, const char *format, const char *data_file, void *opaque,
+                  GError **error);
+} FlImageProber;
+
+/* The same by PROBER with OPAQUE. NUMBER: different for each image of one storage daemon. */
+FlImage *fl_image_probe_by(const FlImageProber *prober, void *opaque, const char *path,
+                           const char *format, unsigned number, GError **error);
 void fl_image_free(FlImage *image); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlImage, fl_image_free)
 
@@ -59,12 +79,16 @@ FlJail *fl_image_jail(FlImage *image, const char *program);
 
 /*
  * Opens IMAGE and its backing chain in the storage daemon behind QMP and exports it as info.name
- * with all its consistent bitmaps. Fills in info.bitmaps and the times.
+ * with all its consistent bitmaps. Fills in info.bitmaps.
  */
 bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error);
+/* Fills in the times and ids of an image on this host. They are final once it is exported: nobody
+ * writes to it. */
+void fl_image_find_state(FlImage *image);
 
-/* bitmaps.c. Fills in info.bitmaps: the bitmaps of the image, merged with their parts in its
- * backing files. */
+/* bitmaps.c. Fills in others. */
+bool fl_image_find_others(FlImage *image, FlQmp *qmp, GError **error);
+/* Fills in info.bitmaps: the bitmaps of the image, merged with their parts in its backing files. */
 bool fl_image_find_bitmaps(FlImage *image, FlQmp *qmp, GError **error);
 
 /* Whether MESSAGE is QEMU's error for an image that is locked by another process. */

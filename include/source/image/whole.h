@@ -11,6 +11,8 @@
 
 #include "util/error.h"
 
+#include <stdint.h>
+
 /*
  * Checks that the image at PATH, of FORMAT, contains everything its tables refer to. DATA_FILE is
  * the external data file of a qcow2, or NULL. A file that cannot be opened or has another format
@@ -21,4 +23,16 @@
  * image.
  */
 bool fl_image_check_whole(const char *path, const char *format, const char *data_file,
+                          GError **error);
+
+/* A file that cannot be opened here. */
+typedef struct {
+    uint64_t size; /* bytes */
+    /* Reads LENGTH bytes at OFFSET; blocks. */
+    bool (*read)(void *opaque, void *buf, size_t length, uint64_t offset, GError **error);
+    void *opaque;
+} FlImageBytes;
+
+/* The same for such files; DATA may be NULL. */
+bool fl_image_check_bytes(const FlImageBytes *image, const char *format, const FlImageBytes *data,
                           GError **error);

@@ -61,6 +61,7 @@ FlImageDaemon *fl_image_daemon_new(const char *path, const char *format, GError 
         fl_storage_daemon_explain(daemon->server, failure, error);
         return NULL;
     }
+    fl_image_find_state(daemon->image);
     return check_watched(daemon, error) ? g_steal_pointer(&daemon) : NULL;
 }
 

@@ -26,6 +26,10 @@ void fl_image_free(FlImage *image)
     g_clear_pointer(&image->info.bitmaps, g_ptr_array_unref);
     g_clear_pointer(&image->merged, g_ptr_array_unref);
     g_clear_pointer(&image->files, g_ptr_array_unref);
+    g_clear_pointer(&image->others, g_hash_table_unref);
+    g_free(image->node);
+    g_free(image->guard_node);
+    g_free(image->union_node);
     g_free(image->open);
     g_free(image->path);
     g_free(image);
@@ -76,7 +80,7 @@ static bool is_vmdk_descriptor(int fd)
            memcmp(start, magic, sizeof start) == 0;
 }
 
-static bool look_at_file(FlImage *image, const char *format, GError **error)
+static bool look_at_file(FlImage *image, const char *format, void *opaque, GError **error)
 {
     struct stat st;
     const char *why = NULL;
@@ -98,11 +102,8 @@ static bool look_at_file(FlImage *image, const char *format, GError **error)
                   "qemu-nbd -t -r -f vmdk THIS ]";
         close(fd);
     }
-    if (why == NULL && !g_utf8_validate(image->path, -1, NULL))
-        why = "its path is not valid UTF-8, which QEMU requires; rename it";
     if (why != NULL)
-        return fail_image(image, why, error);
-
+        return fl_fail(error, "%s", why);
     image->block_device = S_ISBLK(st.st_mode);
     return true;
 }
@@ -114,8 +115,7 @@ static void make_latest(struct timespec *latest, struct timespec time)
         *latest = time;
 }
 
-/* Finds the times of the image, final because nobody writes to it while it is open. The times of a
- * device node say nothing about the device's contents. */
+/* The times of a device node say nothing about the device's contents. */
 static void find_times(FlImage *image)
 {
     struct stat st;
@@ -145,6 +145,12 @@ static void find_backing(FlImage *image)
     for (guint i = image->own; i < image->files->len; i++)
         g_ptr_array_add(below, image->files->pdata[i]);
     image->info.backing = fl_file_ids(below);
+}
+
+void fl_image_find_state(FlImage *image)
+{
+    find_times(image);
+    find_backing(image);
 }
 
 /* Reads INFO, qemu-img's output for the image, which is untrusted. */
@@ -184,8 +190,9 @@ FlJail *fl_image_jail(FlImage *image, const char *program)
     return NULL;
 }
 
-/* Returns qemu-img's output for the file at PATH, opened without its backing files. */
-static JsonObject *ask_about(FlImage *image, const char *path, const char *format, GError **error)
+/* Returns the output of qemu-img. */
+static JsonObject *ask_tool(FlImage *image, const char *path, const char *format, void *opaque,
+                            GError **error)
 {
     const char *const probe[] = {"qemu-img", "info", "--output=json", "--", path, NULL};
     const char *const given[] = {"qemu-img",      "info", "-f", format,
@@ -203,6 +210,14 @@ static JsonObject *ask_about(FlImage *image, const char *path, const char *forma
                                error);
     return output != NULL ? fl_json_parse(output, strlen(output), error) : NULL;
 }
+
+static bool check_file(const char *path, const char *format, const char *data_file, void *opaque,
+                       GError **error)
+{
+    return fl_image_check_whole(path, format, data_file, error);
+}
+
+static const FlImageProber local = {.look = look_at_file, .ask = ask_tool, .check = check_file};
 
 /* QEMU's file names are paths, or start with a protocol. */
 static const char *as_path(const char *name)
@@ -230,63 +245,103 @@ static const char *add_file(FlImage *image, const char *path, const char *name)
     return image->files->pdata[image->files->len - 1];
 }
 
-static bool check_whole(const FlImage *image, const char *path, const char *format,
+/* An image that is being probed. */
+typedef struct {
+    const FlImageProber *prober;
+    void *opaque;
+    FlImage *image;
+} Probe;
+
+/* Fails with WHY the chain is unsuitable if the prober is strict. */
+static bool tolerate(const Probe *probe, const char *why, GError **error)
+{
+    return !probe->prober->strict || fail_image(probe->image, why, error);
+}
+
+static bool check_whole(const Probe *probe, const char *path, const char *format,
                         const char *data_file, GError **error)
 {
     g_autoptr(GError) failure = NULL;
     g_autofree char *message = NULL;
 
-    if (fl_image_check_whole(path, format, data_file, &failure))
+    if (probe->prober->check(path, format, data_file, probe->opaque, &failure))
         return true;
-    if (strcmp(path, image->path) != 0)
+    if (strcmp(path, probe->image->path) != 0)
         message = g_strdup_printf("backing file %s: %s", path, failure->message);
-    return fail_image(image, message != NULL ? message : failure->message, error);
+    return fail_image(probe->image, message != NULL ? message : failure->message, error);
 }
 
-/* Follows the chain from INFO, of the file at PATH. The storage daemon will detect any other fault
- * of the chain. */
-static bool find_chain(FlImage *image, JsonObject *info, const char *path, GError **error)
+/* Sets INFO to that of the backing file of INFO, of the file at PATH, and PATH to its path. INFO
+ * becomes NULL at the end of the chain. */
+static bool go_down(const Probe *probe, JsonObject **info, const char **path, GError **error)
+{
+    g_autoptr(JsonObject) here = g_steal_pointer(info);
+    const char *backing = fl_json_string(here, "full-backing-filename");
+    const char *format = fl_json_string(here, "backing-filename-format");
+    g_autoptr(GError) failure = NULL;
+
+    if (backing == NULL)
+        backing = fl_json_string(here, "backing-filename");
+    if (backing == NULL)
+        return true;
+    *path = add_file(probe->image, *path, backing);
+    if (*path == NULL)
+        return tolerate(probe, probe->image->open, error);
+    if (format == NULL && !tolerate(probe,
+                                    "the format of its backing file is not recorded, and not safe "
+                                    "to detect; record it with qemu-img rebase -u -F",
+                                    error))
+        return false;
+    *info = probe->prober->ask(probe->image, *path, format, probe->opaque, &failure);
+    return *info != NULL || tolerate(probe, failure->message, error);
+}
+
+/* Follows the chain from INFO, of the image's own file. The storage daemon will detect any other
+ * fault of the chain. */
+static bool find_chain(const Probe *probe, JsonObject *info, GError **error)
 {
     g_autoptr(JsonObject) here = json_object_ref(info);
+    FlImage *image = probe->image;
+    const char *path = image->path;
 
     for (unsigned depth = 0; here != NULL; depth++) {
         JsonObject *specific = fl_json_object(here, "format-specific");
         JsonObject *data = specific != NULL ? fl_json_object(specific, "data") : NULL;
         const char *data_file = data != NULL ? fl_json_string(data, "data-file") : NULL;
-        const char *backing = fl_json_string(here, "full-backing-filename");
-        const char *format = fl_json_string(here, "backing-filename-format");
-        JsonObject *next;
 
-        if (backing == NULL)
-            backing = fl_json_string(here, "backing-filename");
-        if (data_file != NULL && (data_file = add_file(image, path, data_file)) != NULL &&
-            depth == 0)
-            image->own++;
-        if (!check_whole(image, path, fl_json_string(here, "format"), data_file, error))
-            return false;
-        if (backing == NULL || (path = add_file(image, path, backing)) == NULL)
-            return true;
-        if (depth >= CHAIN_MAX) {
+        if (depth > CHAIN_MAX) {
             leave_open(image, "its chain of backing files is too long");
-            return true;
+            return tolerate(probe, image->open, error);
         }
-        next = ask_about(image, path, format, NULL);
-        json_object_unref(here);
-        here = next;
+        if (data_file != NULL) {
+            data_file = add_file(image, path, data_file);
+            if (data_file == NULL && !tolerate(probe, image->open, error))
+                return false;
+            if (data_file != NULL && depth == 0)
+                image->own++;
+        }
+        if (!check_whole(probe, path, fl_json_string(here, "format"), data_file, error) ||
+            !go_down(probe, &here, &path, error))
+            return false;
     }
     return true;
 }
 
-static bool find_format(FlImage *image, const char *format, GError **error)
+static bool probe_chain(const Probe *probe, const char *format, GError **error)
 {
+    FlImage *image = probe->image;
+    g_autoptr(JsonObject) info = NULL;
     g_autoptr(GError) failure = NULL;
-    g_autoptr(JsonObject) info = ask_about(image, image->path, format, &failure);
 
+    if (!probe->prober->look(image, format, probe->opaque, &failure))
+        return fail_image(image, failure->message, error);
+    if (!g_utf8_validate(image->path, -1, NULL))
+        return fail_image(image, "its path is not valid UTF-8, which QEMU requires; rename it",
+                          error);
+    info = probe->prober->ask(image, image->path, format, probe->opaque, &failure);
     if (info == NULL)
         return fail_image(image, failure->message, error);
-    if (!take_info(image, info, error))
-        return false;
-    return find_chain(image, info, image->path, error);
+    return take_info(image, info, error) && find_chain(probe, info, error);
 }
 
 static char *export_name(const char *path)
@@ -299,22 +354,32 @@ static char *export_name(const char *path)
     return name;
 }
 
-FlImage *fl_image_probe(const char *path, const char *format, GError **error)
+FlImage *fl_image_probe_by(const FlImageProber *prober, void *opaque, const char *path,
+                           const char *format, unsigned number, GError **error)
 {
     g_autoptr(FlImage) image = g_new0(FlImage, 1);
     g_autofree char *folder = g_get_current_dir();
 
     /* Not g_canonicalize_filename(): it would resolve ".." after a symbolic link wrongly. */
     image->path = g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
+    image->node = g_strdup_printf("image-%u", number);
+    image->guard_node = g_strdup_printf("guard-%u", number);
+    image->union_node = g_strdup_printf("union-%u", number);
     image->info.bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)fl_bitmap_free);
     image->merged = g_ptr_array_new_with_free_func(g_free);
     image->files = g_ptr_array_new_with_free_func(g_free);
+    image->others = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_ptr_array_add(image->files, g_strdup(image->path));
     image->own = 1;
-    if (!look_at_file(image, format, error) || !find_format(image, format, error))
+    if (!probe_chain(&(Probe){prober, opaque, image}, format, error))
         return NULL;
     image->info.name = export_name(image->path);
     return g_steal_pointer(&image);
+}
+
+FlImage *fl_image_probe(const char *path, const char *format, GError **error)
+{
+    return fl_image_probe_by(&local, NULL, path, format, 0, error);
 }
 
 static JsonNode *string_array(const char *const *strings, size_t n)
@@ -336,7 +401,7 @@ static bool add_image_node(const FlImage *image, FlQmp *qmp, GError **error)
 
     return fl_qmp_call(qmp, "blockdev-add",
                        fl_qmp_args(fl_qmp_string("driver", image->info.format),
-                                   fl_qmp_string("node-name", FL_IMAGE_NODE),
+                                   fl_qmp_string("node-name", image->node),
                                    fl_qmp_bool("read-only", true), fl_qmp_node("file", file)),
                        NULL, error);
 }
@@ -346,14 +411,14 @@ static bool add_image_node(const FlImage *image, FlQmp *qmp, GError **error)
  * disk could be served while a VM changes it. This node on top of the image forbids that; no data
  * passes through it.
  */
-static bool add_guard_node(FlQmp *qmp, GError **error)
+static bool add_guard_node(const FlImage *image, FlQmp *qmp, GError **error)
 {
     static const char *const unshared[] = {"write", "resize"};
 
     return fl_qmp_call(qmp, "blockdev-add",
                        fl_qmp_args(fl_qmp_string("driver", "blkdebug"),
-                                   fl_qmp_string("node-name", "guard"),
-                                   fl_qmp_string("image", FL_IMAGE_NODE),
+                                   fl_qmp_string("node-name", image->guard_node),
+                                   fl_qmp_string("image", image->node),
                                    fl_qmp_node("unshare-child-perms",
                                                string_array(unshared, G_N_ELEMENTS(unshared)))),
                        NULL, error);
@@ -371,12 +436,12 @@ static bool add_export(const FlImage *image, FlQmp *qmp, GError **error)
         if (!g_ptr_array_find_with_equal_func(image->merged, bitmap->name, g_str_equal, NULL))
             json_array_add_string_element(served, bitmap->name);
         else
-            json_array_add_element(served, fl_qmp_args(fl_qmp_string("node", FL_IMAGE_UNION_NODE),
+            json_array_add_element(served, fl_qmp_args(fl_qmp_string("node", image->union_node),
                                                        fl_qmp_string("name", bitmap->name)));
     }
     return fl_qmp_call(qmp, "block-export-add",
-                       fl_qmp_args(fl_qmp_string("type", "nbd"), fl_qmp_string("id", "export"),
-                                   fl_qmp_string("node-name", FL_IMAGE_NODE),
+                       fl_qmp_args(fl_qmp_string("type", "nbd"), fl_qmp_string("id", image->node),
+                                   fl_qmp_string("node-name", image->node),
                                    fl_qmp_string("name", image->info.name),
                                    fl_qmp_bool("allocation-depth", true),
                                    fl_qmp_node("bitmaps", fl_json_array_node(served))),
@@ -387,11 +452,8 @@ bool fl_image_export(FlImage *image, FlQmp *qmp, GError **error)
 {
     g_autoptr(GError) failure = NULL;
 
-    if (add_image_node(image, qmp, &failure) && add_guard_node(qmp, &failure) &&
-        fl_image_find_bitmaps(image, qmp, &failure) && add_export(image, qmp, &failure)) {
-        find_times(image);
-        find_backing(image);
-        return true;
-    }
-    return fail_image(image, failure->message, error);
+    return (fl_image_find_others(image, qmp, &failure) && add_image_node(image, qmp, &failure) &&
+            add_guard_node(image, qmp, &failure) && fl_image_find_bitmaps(image, qmp, &failure) &&
+            add_export(image, qmp, &failure)) ||
+           fail_image(image, failure->message, error);
 }

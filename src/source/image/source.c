@@ -17,8 +17,7 @@ static FlImageDaemon *daemon_of(const FlSource *source)
     return ((const ImageSource *)source)->daemon;
 }
 
-/* Adds what NBD does not report about an image. */
-static void add_facts(FlExportInfo *info, const FlImageInfo *image)
+void fl_source_image_add_facts(FlExportInfo *info, const FlImageInfo *image)
 {
     info->ends_with_last = false;
     info->format = g_strdup(image->format);
@@ -38,7 +37,7 @@ static GPtrArray *image_exports(FlSource *source, const char *name, const FlWait
 
     if (exports != NULL) {
         for (guint i = 0; i < exports->len; i++)
-            add_facts(exports->pdata[i], &daemon->image->info);
+            fl_source_image_add_facts(exports->pdata[i], &daemon->image->info);
     } else if (fl_server_check(daemon->server, FL_SERVER_CHECK_MS, error)) {
         g_propagate_error(error, g_steal_pointer(&why));
     }

@@ -14,6 +14,7 @@
 
 typedef struct {
     int fd;
+    const FlImageBytes *bytes; /* instead of FD; NULL: none */
     uint64_t end;
     gint64 deadline;
 } File;
@@ -39,6 +40,12 @@ static bool open_file(File *file, const char *path)
     return end >= 0;
 }
 
+static void close_file(File *file)
+{
+    if (file->fd >= 0)
+        close(file->fd);
+}
+
 static bool needs(const File *file, uint64_t offset, uint64_t length, GError **error)
 {
     if (offset <= file->end && length <= file->end - offset)
@@ -55,6 +62,8 @@ static bool read_at(const File *file, void *buf, size_t length, uint64_t offset,
         return false;
     if (fl_deadline_left(file->deadline) == 0)
         return fl_fail(error, "its tables cannot be read within %u seconds", SECONDS);
+    if (file->bytes != NULL)
+        return file->bytes->read(file->bytes->opaque, buf, length, offset, error);
     for (size_t done = 0; done < length;) {
         ssize_t n = pread(file->fd, (char *)buf + done, length - done, (off_t)(offset + done));
 
@@ -296,14 +305,12 @@ static bool check_bitmaps(Qcow2 *image, GError **error)
     return true;
 }
 
-static bool check_qcow2(const File *file, const char *data_file, GError **error)
+static bool check_qcow2(const File *file, File *data, GError **error)
 {
     g_autofree Qcow2 *image = g_new0(Qcow2, 1);
-    File data = {.fd = -1};
-    bool ok;
 
     image->file = *file;
-    image->data = &image->file;
+    image->data = data != NULL ? data : &image->file;
     if (file->end < HEADER_2 ||
         !read_at(file, image->header, MIN(sizeof image->header, file->end), 0, error))
         return file->end < HEADER_2;
@@ -314,30 +321,25 @@ static bool check_qcow2(const File *file, const char *data_file, GError **error)
     if (image->bits < 9 || image->bits > 21)
         return true;
     image->cluster = UINT64_C(1) << image->bits;
-    if (data_file != NULL && open_file(&data, data_file))
-        image->data = &data;
-    ok = (image->data != &data && (!image->version_3 || (field(image, 72, 8) & DIRTY) == 0) &&
-          holds_what_is_counted(image)) ||
-         (check_l1(image, error) && check_bitmaps(image, error));
-    if (data.fd >= 0)
-        close(data.fd);
-    return ok;
+    return (data == NULL && (!image->version_3 || (field(image, 72, 8) & DIRTY) == 0) &&
+            holds_what_is_counted(image)) ||
+           (check_l1(image, error) && check_bitmaps(image, error));
 }
 
 /* VDI */
 
-static bool check_vdi(const File *file, const char *data_file, GError **error)
+static bool check_vdi(const File *file, File *data, GError **error)
 {
     uint8_t header[512];
     File image = *file;
     Table map = {.file = &image, .width = 4, .little = true};
-    uint64_t data, size, block;
+    uint64_t blocks, size, block;
 
     if (!read_at(file, header, sizeof header, 0, error))
         return false;
     map.offset = integer(header + 0x154, 4, true);
     map.count = integer(header + 0x180, 4, true);
-    data = integer(header + 0x158, 4, true);
+    blocks = integer(header + 0x158, 4, true);
     size = integer(header + 0x170, 8, true);
     block = integer(header + 0x178, 4, true);
     for (uint64_t i = 0; i < map.count && block != 0 && i < fl_div_up(size, block); i++) {
@@ -347,7 +349,7 @@ static bool check_vdi(const File *file, const char *data_file, GError **error)
             return false;
         /* The two largest values: unallocated, and discarded. */
         if (entry < 0xfffffffe &&
-            !needs(&image, data + entry * block, MIN(block, size - i * block), error))
+            !needs(&image, blocks + entry * block, MIN(block, size - i * block), error))
             return false;
     }
     return true;
@@ -373,7 +375,7 @@ static bool check_grains(Table *table, uint64_t sector, uint64_t grain, uint64_t
     return true;
 }
 
-static bool check_vmdk(const File *file, const char *data_file, GError **error)
+static bool check_vmdk(const File *file, File *data, GError **error)
 {
     uint8_t header[512];
     File image = *file;
@@ -413,22 +415,50 @@ static bool check_vmdk(const File *file, const char *data_file, GError **error)
     return true;
 }
 
-bool fl_image_check_whole(const char *path, const char *format, const char *data_file,
-                          GError **error)
+/* Returns the check of images of FORMAT; NULL if there is none. */
+static bool (*find_check(const char *format))(const File *file, File *data, GError **error)
 {
     static const struct {
         const char *format;
-        bool (*check)(const File *file, const char *data_file, GError **error);
+        bool (*check)(const File *file, File *data, GError **error);
     } checks[] = {{"qcow2", check_qcow2}, {"vdi", check_vdi}, {"vmdk", check_vmdk}};
-    File file = {.fd = -1};
-    bool ok = true;
 
     for (size_t i = 0; i < G_N_ELEMENTS(checks); i++) {
-        if (g_strcmp0(format, checks[i].format) != 0)
-            continue;
-        ok = !open_file(&file, path) || checks[i].check(&file, data_file, error);
-        if (file.fd >= 0)
-            close(file.fd);
+        if (g_strcmp0(format, checks[i].format) == 0)
+            return checks[i].check;
     }
+    return NULL;
+}
+
+bool fl_image_check_whole(const char *path, const char *format, const char *data_file,
+                          GError **error)
+{
+    bool (*check)(const File *file, File *data, GError **error) = find_check(format);
+    File file = {.fd = -1}, data = {.fd = -1};
+    bool has_data, ok;
+
+    if (check == NULL)
+        return true;
+    has_data = data_file != NULL && open_file(&data, data_file);
+    ok = !open_file(&file, path) || check(&file, has_data ? &data : NULL, error);
+    close_file(&file);
+    close_file(&data);
     return ok;
+}
+
+static File file_of(const FlImageBytes *bytes)
+{
+    return (File){.fd = -1,
+                  .bytes = bytes,
+                  .end = bytes != NULL ? bytes->size : 0,
+                  .deadline = fl_deadline_in(SECONDS)};
+}
+
+bool fl_image_check_bytes(const FlImageBytes *image, const char *format, const FlImageBytes *data,
+                          GError **error)
+{
+    bool (*check)(const File *file, File *data, GError **error) = find_check(format);
+    File file = file_of(image), other = file_of(data);
+
+    return check == NULL || check(&file, data != NULL ? &other : NULL, error);
 }
