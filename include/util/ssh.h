@@ -24,8 +24,10 @@ typedef struct {
     const char *const *options; /* its arguments, NULL-terminated; may be NULL */
     const char *host;           /* may be an alias from ssh_config(5) */
     const char *const *scripts; /* for sh(1), NULL-terminated; arguments are $1, $2, ... One shell
-                                   runs them, each in its own subshell without input. Must outlive
-                                   the FlSsh */
+                                   per connection runs them without input, each in its own subshell,
+                                   unless it begins with '{': then in the shell itself, which must
+                                   not exit, and descriptors that it opens are open until the
+                                   connection ends. Must outlive the FlSsh */
     unsigned seconds;           /* timeout for connecting, and for each script */
 } FlSshSpec;
 

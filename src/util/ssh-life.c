@@ -346,17 +346,20 @@ static size_t append(char *to, size_t length, const char *text, bool quoted)
 static size_t tell_shell(FlSshLife *life, const FlSshHead *head, const char *strings)
 {
     static const char start[] = "LC_ALL=C; export LC_ALL; printf '\\n%s\\n' ";
+    const char *script = life->scripts[head->script];
+    bool inside = script[0] == '{';
     char *input = life->text;
     size_t length = sizeof start - 1;
 
     memcpy(input, start, length);
     length = append(input, length, life->mark, true);
-    length = append(input, length, "\n( set -- ", false);
+    length = append(input, length, inside ? "\n{ set -- " : "\n( set -- ", false);
     for (unsigned i = 0; i < head->count; i++, strings += strlen(strings) + 1)
         length = append(input, length, strings, true);
     length = append(input, length, "\n", false);
-    length = append(input, length, life->scripts[head->script], false);
-    length = append(input, length, "\n) 2>&1 </dev/null\nprintf '\\n%s %d\\n' ", false);
+    length = append(input, length, script, false);
+    length = append(input, length, inside ? "\n}" : "\n)", false);
+    length = append(input, length, " 2>&1 </dev/null\nprintf '\\n%s %d\\n' ", false);
     length = append(input, length, life->mark, true);
     return append(input, length, "$?\n", false);
 }
