@@ -14,6 +14,7 @@
 #pragma once
 
 #include "map/bitmap.h"
+#include "source/image/image.h"
 #include "util/error.h"
 #include "util/sandbox.h"
 
@@ -46,9 +47,10 @@ typedef struct {
     char *image;        /* of a VM that is shut off, or of a disk that is not in the job: path of an
                            image to serve instead of an export; else NULL */
     char *image_format; /* of IMAGE, as QEMU calls it; NULL: unknown */
-    uint64_t size;      /* bytes */
-    GPtrArray *bitmaps; /* of FlBitmap, named after the copied bitmap or the series; the increment,
-                           if any, comes first */
+    const FlImageInfo *served; /* of such an image if the server exports it; else NULL */
+    uint64_t size;             /* bytes */
+    GPtrArray *bitmaps;  /* of FlBitmap, named after the copied bitmap or the series; the increment,
+                            if any, comes first */
     char *restore_point; /* the id that becomes the base of the next increment on commit; NULL if
                             the disk cannot have one or the VM is shut off */
     char *base;          /* the id of the increment's base; NULL in full mode */

@@ -24,6 +24,8 @@ static GPtrArray *find_disk(FlOpening *opening, const FlSnapshot *backup,
                    ? fl_source_exports(opening->source, NULL, &wait, error)
                    : NULL;
     found = fl_source_exports(opening->source, disk->export_name, &wait, error);
+    if (found != NULL && disk->served != NULL)
+        fl_source_image_add_facts(found->pdata[0], disk->served);
     if (found == NULL && sources->options->values != NULL &&
         fl_source_value(sources->options->values, "nbd") != NULL)
         g_prefix_error(error, "%s: disk %s is not exported by the server given with -o nbd=: ",

@@ -13,6 +13,7 @@
 #include "util/sandbox.h"
 
 #include <stdint.h>
+#include <time.h>
 
 typedef struct FlRemote FlRemote;
 
@@ -29,7 +30,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlRemote, fl_remote_free)
 
 /* The URI to use on this host for the remote libvirt. */
 const char *fl_remote_libvirt(const FlRemote *remote);
-/* Allows what libvirt needs to reconnect. */
+/* Allows what libvirt and the storage daemon need to reconnect. */
 void fl_remote_allow(const FlRemote *remote, FlSandbox *sandbox);
 /* The last message of ssh; NULL: none. Free with g_free(). */
 char *fl_remote_complaint(FlRemote *remote);
@@ -62,6 +63,37 @@ uint64_t fl_remote_used(const FlRemote *remote, const char *file);
 /* Set these values from another source. */
 void fl_remote_note_room(FlRemote *remote, uint64_t room);
 void fl_remote_note_used(FlRemote *remote, const char *file, uint64_t used);
+
+/*
+ * A storage daemon on that host, for the images of a VM that is shut off: FOLDER, which it creates
+ * and removes, has the sockets of its monitor and NBD server. It ends with the ssh connection. If
+ * the connection breaks without that host noticing, it ends two minutes after the last call of
+ * keep.
+ */
+/* Starts it, or starts another one. Makes both sockets reachable and, from then on, nothing else.
+ * Returns the socket of the monitor on this host, owned by REMOTE. */
+const char *fl_remote_daemon_start(FlRemote *remote, const char *folder, GError **error);
+/* Lets clients connect to its NBD server. */
+bool fl_remote_daemon_ready(FlRemote *remote, const char *folder, GError **error);
+/* The URI of that server, owned by REMOTE. */
+const char *fl_remote_daemon_uri(const FlRemote *remote);
+/* Lets it run on, and sets KEPT to whether it does. Returns what FlRemoteFile.identity would now be
+ * for each of PATHS (of char *); free with g_strfreev(). */
+char **fl_remote_daemon_keep(FlRemote *remote, const char *folder, const GPtrArray *paths,
+                             bool *kept, GError **error);
+/* Ends it, and waits for the folder's removal. False if it may still run. */
+bool fl_remote_daemon_end(FlRemote *remote, const char *folder);
+
+/* A file or block device there. */
+typedef struct {
+    char *identity; /* changes if another file is there, or if it may have been written to */
+    bool device;
+    uint64_t size;                /* bytes; 0 for a device */
+    struct timespec mtime, ctime; /* 0 for a device */
+} FlRemoteFile;
+
+/* Sets FILE to what PATH is there; fails for anything else. Free the identity with g_free(). */
+bool fl_remote_file(FlRemote *remote, const char *path, FlRemoteFile *file, GError **error);
 
 /* The identity of an image file. */
 #define FL_FACTS_HEADER 4096

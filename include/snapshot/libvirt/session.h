@@ -11,8 +11,8 @@
  * running.
  *
  * A VM that is shut off has no server and gets no restore point: the caller serves its images with
- * the bitmap of the last checkpoint. The caller also serves the images of read-only disks, which
- * libvirt does not back up.
+ * the bitmap of the last checkpoint or, if they are on another host, a storage daemon there does.
+ * The caller also serves the images of read-only disks, which libvirt does not back up.
  */
 #pragma once
 
@@ -21,13 +21,16 @@
 #include "snapshot/libvirt/remote.h"
 #include "snapshot/libvirt/xml.h"
 #include "snapshot/session.h"
+#include "source/image/image.h"
 
 typedef struct {
-    FlSnapshotDisk disk; /* first */
-    char *checkpoint;    /* base of the increment; NULL: full */
-    bool point;          /* it is part of the new checkpoint */
-    char *keys;          /* of its images, each preceded by a comma */
-    char *fingerprint;   /* of its current contents, for the checkpoint; NULL: none */
+    FlSnapshotDisk disk;   /* first */
+    char *checkpoint;      /* base of the increment; NULL: full */
+    bool point;            /* it is part of the new checkpoint */
+    char *keys;            /* of its images, each preceded by a comma */
+    char *fingerprint;     /* of its current contents, for the checkpoint; NULL: none */
+    FlImage *image;        /* served by the storage daemon on another host; NULL: none */
+    GPtrArray *identities; /* of char *: of the files of IMAGE (FlRemoteFile) */
 } FlLibvirtDisk;
 
 typedef struct {
@@ -45,6 +48,8 @@ typedef struct {
     char *scratch;                     /* directory, absolute */
     char *socket; /* path of the server's socket in SCRATCH or, if the server listens on a port, a
                      placeholder of the same form: server.c */
+    char *folder; /* of the storage daemon on another host that serves the images; NULL: none */
+    bool serving; /* it has all exports */
     char *secret; /* UUID of the secret that encrypts the scratch files; NULL: none */
     FlListen listen;      /* where the server listens instead of a socket, */
     char *address;        /* and its address from SERVE on; NULL: at the socket */
@@ -164,6 +169,15 @@ bool fl_libvirt_clients_have_left(FlLibvirtSession *session, const char *socket,
 bool fl_libvirt_check_clients(FlLibvirtSession *session, GError **error);
 /* Removes leftover files of a job whose server was at SOCKET. */
 bool fl_libvirt_remove_files(FlLibvirtSession *session, const char *socket, GError **error);
+
+/* elsewhere.c: the images of a VM that is shut off on a host that is reached by ssh. */
+/* Serves them. */
+bool fl_libvirt_serve_images(FlLibvirtSession *session, GError **error);
+/* Marks all disks lost if an image is no longer the same, and restarts the server if it has ended.
+ * Fails if that host does not answer, with WAIT within the timeout from the options. */
+bool fl_libvirt_keep_images(FlLibvirtSession *session, bool wait, GError **error);
+/* Ends the server. */
+void fl_libvirt_end_images(FlLibvirtSession *session);
 
 /* secret.c: with -o scratch_encrypt, the scratch files and their key. */
 bool fl_libvirt_prepare(FlSnapshot *backup, GError **error);

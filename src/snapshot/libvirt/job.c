@@ -371,7 +371,7 @@ bool fl_libvirt_export(FlSnapshot *backup, GError **error)
     if (!fl_journal_set_second(session->backup.journal, backup->time.tv_sec, error))
         return false;
     if (!session->running)
-        return true;
+        return session->remote == NULL || fl_libvirt_serve_images(session, error);
     if (session->secret != NULL && !fl_libvirt_remove_secret(session, session->socket, error))
         return false;
     if (fl_libvirt_job(session, &job, error) == FL_LIBVIRT_JOB_UNKNOWN ||
@@ -493,6 +493,8 @@ bool fl_libvirt_sweep(FlSnapshot *backup, GError **error)
 bool fl_libvirt_let_go(FlSnapshot *backup, GError **error)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
+
+    fl_libvirt_end_images(session);
     /* libvirt ends the job for all disks or for none, so they are lost together. */
     return fl_libvirt_job(session, NULL, error) != FL_LIBVIRT_JOB_OURS ||
            end_job(session, session->socket, FL_LIBVIRT_LET_GO_MS, error);

@@ -15,6 +15,8 @@ static void free_disk(gpointer data)
     g_free(disk->checkpoint);
     g_free(disk->keys);
     g_free(disk->fingerprint);
+    fl_image_free(disk->image);
+    g_clear_pointer(&disk->identities, g_ptr_array_unref);
     g_free(disk);
 }
 

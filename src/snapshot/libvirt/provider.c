@@ -10,6 +10,7 @@ static void release(FlSnapshot *backup)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
+    fl_libvirt_end_images(session);
     fl_libvirt_disconnect(session);
     if (session->clients >= 0)
         close(session->clients);
@@ -189,7 +190,7 @@ static bool plan(FlLibvirtSession *session, GError **error)
 
     if (checkpoints == NULL)
         return false;
-    if (session->remote != NULL && backup->options->read_only)
+    if (session->remote != NULL && session->running && backup->options->read_only)
         return fl_fail(error, "the images of read-only disks are on another host: omit -o "
                               "read_only, or run fleecefs there");
     backup->disks =
@@ -197,9 +198,10 @@ static bool plan(FlLibvirtSession *session, GError **error)
                         disconnect_kills(session), backup->options, backup->notes, error);
     if (backup->disks == NULL)
         return false;
-    if (!session->running && session->remote != NULL)
-        return fl_fail(error, "the VM is shut off, and its images are on another host: start it, "
-                              "or run fleecefs there");
+    if (!session->running && session->remote != NULL && !fl_remote_has_ssh(session->remote))
+        return fl_fail(error, "the VM is shut off, and its images on another host can be read only "
+                              "by ssh: use ?connect=qemu+ssh://HOST/system, start it, or run "
+                              "fleecefs there");
     return true;
 }
 

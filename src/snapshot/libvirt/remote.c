@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "snapshot/libvirt/remote.h"
 
+#include "scripts.h"
 #include "util/clients.h"
 #include "util/ssh.h"
 
@@ -15,73 +16,10 @@ struct FlRemote {
     char *pki;          /* certificate folder named in the URI; NULL if none */
     char *nbd;          /* NBD URI; NULL until something is served */
     const char *socket; /* local socket of NBD */
+    const char *qmp;    /* the same of the storage daemon's monitor; NULL: none */
     bool asked;
     uint64_t room;
     GHashTable *used; /* of char * to uint64_t * */
-};
-
-enum { SOCKET, WHY, MAKE, REMOVE, ROOM, FACTS, CLIENTS, N_SCRIPTS };
-
-/* Portable to any sh(1), and the coreutils of any Linux that has libvirt. */
-static const char *const scripts[N_SCRIPTS + 1] = {
-    /* The socket of libvirtd or virtqemud; $1 is "system" or "session", $2 a socket to use instead.
-     */
-    [SOCKET] = "if [ -n \"$2\" ]; then printf %s \"$2\"; exit 0; fi\n"
-               "if [ \"$1\" = session ]; then d=${XDG_RUNTIME_DIR:-/run/user/$(id "
-               "-u)}/libvirt\nelse d=/run/libvirt; fi\nfor s in libvirt-sock virtqemud-sock; do\n  "
-               "  if [ -S \"$d/$s\" ]; then printf %s \"$d/$s\"; exit 0; fi\ndone\necho \"no "
-               "socket of libvirt in $d: check that libvirtd or virtqemud runs\" >&2\nexit 1",
-    /* Fails with the reason why socket $1 cannot be forwarded; ssh is told none. */
-    [WHY] = "if [ ! -S \"$1\" ]; then echo \"no socket $1: check that libvirtd runs\"\n"
-            "elif [ ! -w \"$1\" ]; then\n"
-            "    echo \"user $(id -un) has no access to $1: add the user to group\"\\\n"
-            "         \"$(stat -L -c %G -- \"$1\"), or log in as root\"\n"
-            "else\n"
-            "    echo \"nothing listens at $1, or sshd does not forward it\"\\\n"
-            "         '(AllowStreamLocalForwarding)'\n"
-            "fi >&2\n"
-            "exit 1",
-    /* Creates folder $1 for user $2 and group $3. Root gives it away. Another user keeps it and
-     * lets $2 in by an ACL; the socket that QEMU makes there with umask 002 gets the folder's
-     * group, by which this user can connect. The other members of that group cannot enter the
-     * folder. */
-    [MAKE] = "umask 077; mkdir -- \"$1\" || exit 1\n"
-             "me=$(id -u); [ \"$2\" -ge 0 ] && [ \"$me\" != \"$2\" ] || exit 0\n"
-             "if [ \"$me\" = 0 ]; then chown -h -- \"$2:$3\" \"$1\"; exit; fi\n"
-             "e=$( (chgrp -- \"$(id -g)\" \"$1\" && chmod 2700 -- \"$1\" &&\n"
-             "      setfacl -m \"u:$2:rwx\" -- \"$1\") 2>&1) && exit\n"
-             "rmdir -- \"$1\"\n"
-             "a='install setfacl there (package acl), or log in as root'\n"
-             "! command -v setfacl >/dev/null ||\n"
-             "    a=\"choose one with ACLs (-o scratch=DIR), or log in as root: $e\"\n"
-             "echo \"only an ACL lets the VM's process, of user $2, into a folder of user\"\\\n"
-             "     \"$(id -un): $a\" >&2\n"
-             "exit 1",
-    [REMOVE] =
-        "d=${1%/}\n"
-        "case ${d##*/} in fleecefs-?*) ;; *) exit 1 ;; esac\n"
-        "if [ \"$d\" = \"$1\" ]; then rm -f -- \"$1\"*\n"
-        "elif [ -d \"$d\" ] && [ ! -L \"$d\" ]; then rm -f -- \"$d\"/* && rmdir -- \"$d\"; fi",
-    /* Free space at $1, and space used by the files in folder $2 if that exists. */
-    [ROOM] = "stat -f -c 'room %a %S' -- \"$1\" || exit 1\n"
-             "cd -- \"$2\" 2>/dev/null && stat -c 'used %b %B %n' -- * 2>/dev/null\n"
-             "exit 0",
-    [FACTS] = "if [ -f \"$1\" ]; then stat -L -c 'file %i %.9W' -- \"$1\"\n"
-              "elif [ -b \"$1\" ]; then\n"
-              "    echo volume $(cat /sys/dev/block/$(stat -L -c %Hr:%Lr -- \"$1\")/dm/uuid)\n"
-              "fi 2>/dev/null\n"
-              "[ ! -f \"$1\" ] && [ ! -b \"$1\" ] || od -An -v -tx1 -N4096 -- \"$1\" 2>/dev/null\n"
-              "exit 0",
-    /* See proc(5). A connection is listed under the name of the socket it was made to. */
-    [CLIENTS] = "grep -F -- \"$1\" /proc/net/unix | {\n"
-                "    listens=0 count=0\n"
-                "    while read -r a b c flags d e f path; do\n"
-                "        [ \"$path\" = \"$1\" ] || continue\n"
-                "        if [ \"$flags\" = 00010000 ]; then listens=1\n"
-                "        else count=$((count + 1)); fi\n"
-                "    done\n"
-                "    echo \"$listens $count\"\n"
-                "}",
 };
 
 /* URIs */
@@ -179,7 +117,7 @@ static bool start(FlRemote *remote, GUri *uri, GHashTable *params, unsigned seco
     FlSshSpec spec = {
         .program = program != NULL ? program : "ssh",
         .host = g_uri_get_host(uri),
-        .scripts = scripts,
+        .scripts = fl_remote_scripts,
         .seconds = seconds,
     };
 
@@ -199,7 +137,7 @@ static bool reach_libvirt(FlRemote *remote, GUri *uri, GHashTable *params, GErro
     const char *here;
 
     /* Even if it is known: this shows whether the login shell runs sh, before ssh ends with it. */
-    socket = fl_ssh_run(remote->ssh, SOCKET, args, error);
+    socket = fl_ssh_run(remote->ssh, FL_SCRIPT_SOCKET, args, error);
     here = socket != NULL ? fl_ssh_forward(remote->ssh, "libvirt", socket, error) : NULL;
     if (here == NULL)
         return false;
@@ -270,6 +208,8 @@ void fl_remote_allow(const FlRemote *remote, FlSandbox *sandbox)
 {
     g_autofree char *home = g_build_filename(g_get_home_dir(), ".pki", NULL);
 
+    if (remote->qmp != NULL)
+        fl_sandbox_allow_socket(sandbox, remote->qmp);
     if (remote->ssh != NULL)
         return;
     fl_sandbox_allow(sandbox, home, FL_SANDBOX_READ);
@@ -299,7 +239,7 @@ char *fl_remote_refusal(FlRemote *remote)
 
     if (said == NULL || strstr(said, FL_SSH_REFUSED) == NULL)
         return NULL;
-    g_free(run(remote, WHY, args, &why));
+    g_free(run(remote, FL_SCRIPT_WHY, args, &why));
     return g_strdup(why != NULL ? why->message : said);
 }
 
@@ -321,7 +261,7 @@ bool fl_remote_make(FlRemote *remote, const char *directory, gint64 user, gint64
     g_autofree char *owner = g_strdup_printf("%" G_GINT64_FORMAT, user);
     g_autofree char *owners = g_strdup_printf("%" G_GINT64_FORMAT, group);
     const char *const args[] = {directory, owner, owners, NULL};
-    g_autofree char *output = run(remote, MAKE, args, error);
+    g_autofree char *output = run(remote, FL_SCRIPT_MAKE, args, error);
 
     return output != NULL;
 }
@@ -329,7 +269,7 @@ bool fl_remote_make(FlRemote *remote, const char *directory, gint64 user, gint64
 bool fl_remote_remove(FlRemote *remote, const char *stem, GError **error)
 {
     const char *const args[] = {stem, NULL};
-    g_autofree char *output = run(remote, REMOVE, args, error);
+    g_autofree char *output = run(remote, FL_SCRIPT_REMOVE, args, error);
 
     return output != NULL;
 }
@@ -350,7 +290,8 @@ const char *fl_remote_serve(FlRemote *remote, const char *socket, const char *ur
 int fl_remote_clients(FlRemote *remote, const char *socket)
 {
     const char *const args[] = {socket, NULL};
-    g_autofree char *output = remote->ssh != NULL ? run(remote, CLIENTS, args, NULL) : NULL;
+    g_autofree char *output =
+        remote->ssh != NULL ? run(remote, FL_SCRIPT_CLIENTS, args, NULL) : NULL;
     int listens = 0, count = 0;
 
     if (output == NULL || sscanf(output, "%d %d", &listens, &count) != 2 || listens == 0)
@@ -392,7 +333,7 @@ static void read_room(FlRemote *remote, const char *output)
 bool fl_remote_room(FlRemote *remote, const char *path, uint64_t *room, GError **error)
 {
     const char *const args[] = {path, "", NULL};
-    g_autofree char *output = run(remote, ROOM, args, error);
+    g_autofree char *output = run(remote, FL_SCRIPT_ROOM, args, error);
 
     if (output == NULL)
         return false;
@@ -414,7 +355,7 @@ bool fl_remote_look(FlRemote *remote, const char *path, const char *directory)
     if (output != NULL)
         read_room(remote, output);
     if (done)
-        fl_ssh_ask(remote->ssh, ROOM, args);
+        fl_ssh_ask(remote->ssh, FL_SCRIPT_ROOM, args);
     remote->asked = true;
     return output != NULL;
 }
@@ -447,7 +388,7 @@ static void read_header(const char *text, FlFacts *facts)
 void fl_remote_facts(FlRemote *remote, const char *path, FlFacts *facts)
 {
     const char *const args[] = {path, NULL};
-    g_autofree char *output = remote->ssh != NULL ? run(remote, FACTS, args, NULL) : NULL;
+    g_autofree char *output = remote->ssh != NULL ? run(remote, FL_SCRIPT_FACTS, args, NULL) : NULL;
     g_auto(GStrv) parts = g_strsplit(output != NULL ? output : "", "\n", 2);
     const char *first = parts[0] != NULL ? parts[0] : "";
     bool more = parts[0] != NULL && parts[1] != NULL;
@@ -468,4 +409,105 @@ void fl_remote_facts(FlRemote *remote, const char *path, FlFacts *facts)
         facts->what = g_strconcat("path ", path, NULL);
     if (more)
         read_header(parts[1], facts);
+}
+
+/* Files of images, and the storage daemon that serves them */
+
+/* Returns the words of LINE of LIST that change when the contents of the file may have. */
+static char *identity_of(const char *line)
+{
+    const char *last = strrchr(line, ' ');
+
+    return g_str_has_prefix(line, "file ") ? g_strndup(line, (gsize)(last - line)) : g_strdup(line);
+}
+
+bool fl_remote_file(FlRemote *remote, const char *path, FlRemoteFile *file, GError **error)
+{
+    const char *const args[] = {path, NULL};
+    g_autofree char *line = run(remote, FL_SCRIPT_LOOK, args, error);
+    FlRemoteFile found = {0};
+    gint64 mtime = 0, ctime = 0;
+    unsigned mtime_ns = 0, ctime_ns = 0;
+
+    if (line == NULL)
+        return false;
+    g_strchomp(line);
+    found.device = g_str_has_prefix(line, "device ");
+    if (!found.device &&
+        sscanf(line,
+               "file %*s %" G_GUINT64_FORMAT " %" G_GINT64_FORMAT ".%9u %" G_GINT64_FORMAT ".%9u",
+               &found.size, &mtime, &mtime_ns, &ctime, &ctime_ns) != 5)
+        return fl_fail(error, "%s", line);
+    found.mtime = (struct timespec){.tv_sec = mtime, .tv_nsec = mtime_ns};
+    found.ctime = (struct timespec){.tv_sec = ctime, .tv_nsec = ctime_ns};
+    found.identity = identity_of(line);
+    *file = found;
+    return true;
+}
+
+const char *fl_remote_daemon_start(FlRemote *remote, const char *folder, GError **error)
+{
+    const char *const args[] = {folder, NULL};
+    g_autofree char *nbd = g_build_filename(folder, "nbd", NULL);
+    g_autofree char *qmp = g_build_filename(folder, "qmp", NULL);
+    g_autofree char *output = run(remote, FL_SCRIPT_SERVE, args, error);
+
+    if (output == NULL)
+        return NULL;
+    if (remote->qmp == NULL)
+        remote->qmp = fl_ssh_forward(remote->ssh, "qmp", qmp, error);
+    if (remote->qmp == NULL ||
+        (remote->nbd == NULL && fl_remote_serve(remote, nbd, NULL, error) == NULL)) {
+        fl_remote_daemon_end(remote, folder);
+        return NULL;
+    }
+    return remote->qmp;
+}
+
+bool fl_remote_daemon_ready(FlRemote *remote, const char *folder, GError **error)
+{
+    const char *const args[] = {folder, NULL};
+    g_autofree char *output = run(remote, FL_SCRIPT_READY, args, error);
+
+    return output != NULL;
+}
+
+const char *fl_remote_daemon_uri(const FlRemote *remote)
+{
+    return remote->nbd;
+}
+
+char **fl_remote_daemon_keep(FlRemote *remote, const char *folder, const GPtrArray *paths,
+                             bool *kept, GError **error)
+{
+    g_autoptr(GPtrArray) args = g_ptr_array_new();
+    g_autofree char *output = NULL;
+    g_auto(GStrv) lines = NULL;
+    char **identities;
+
+    g_ptr_array_add(args, (char *)folder);
+    for (guint i = 0; i < paths->len; i++)
+        g_ptr_array_add(args, paths->pdata[i]);
+    g_ptr_array_add(args, NULL);
+    output = run(remote, FL_SCRIPT_KEEP, (const char *const *)args->pdata, error);
+    if (output == NULL)
+        return NULL;
+    lines = g_strsplit(g_strchomp(output), "\n", -1);
+    if (g_strv_length(lines) != paths->len + 1) {
+        fl_fail(error, "on %s: unexpected reply: %s", remote->host, output);
+        return NULL;
+    }
+    *kept = g_str_equal(lines[0], "kept");
+    identities = g_new0(char *, paths->len + 1);
+    for (guint i = 0; i < paths->len; i++)
+        identities[i] = identity_of(lines[i + 1]);
+    return identities;
+}
+
+bool fl_remote_daemon_end(FlRemote *remote, const char *folder)
+{
+    const char *const args[] = {folder, NULL};
+    g_autofree char *output = run(remote, FL_SCRIPT_END, args, NULL);
+
+    return output != NULL;
 }

@@ -10,6 +10,8 @@
 #define WATCH_INTERVAL 250
 /* The same for scratch space on another host. */
 #define REMOTE_INTERVAL 500
+/* Milliseconds between looks at images on another host. */
+#define IMAGES_INTERVAL 1000
 
 /*
  * Marks all disks lost if the job is no longer complete: libvirt ends it for all disks together.
@@ -34,7 +36,9 @@ static bool look(FlLibvirtSession *session, GError **error)
 bool fl_libvirt_check_job(FlSnapshot *backup, GError **error)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
-    if (session->running && !look(session, error))
+
+    if (session->running ? !look(session, error)
+                         : session->folder != NULL && !fl_libvirt_keep_images(session, true, error))
         return false;
     return fl_snapshot_none_lost(&session->backup, error) &&
            fl_libvirt_check_clients(session, error);
@@ -78,7 +82,9 @@ bool fl_libvirt_look(FlSnapshot *backup)
 {
     FlLibvirtSession *session = (FlLibvirtSession *)backup;
 
-    return !session->running || look(session, NULL);
+    return session->running
+               ? look(session, NULL)
+               : session->folder == NULL || fl_libvirt_keep_images(session, true, NULL);
 }
 
 /* libvirt's events need a libvirt event loop, which would become the daemon's main loop. A check
@@ -93,12 +99,16 @@ void fl_libvirt_wait(FlSnapshot *backup, int wake)
         watch_room(session);
     while (!fl_snapshot_newly_lost(backup)) {
         struct pollfd fd = {.fd = wake, .events = POLLIN};
-        bool over = !session->running || !fl_snapshot_none_lost(backup, NULL);
+        bool over =
+            (!session->running && session->folder == NULL) || !fl_snapshot_none_lost(backup, NULL);
+        int interval = session->running ? WATCH_INTERVAL : IMAGES_INTERVAL;
 
-        if ((poll(&fd, 1, over ? -1 : WATCH_INTERVAL) < 0 && errno != EINTR) || fd.revents != 0)
+        if ((poll(&fd, 1, over ? -1 : interval) < 0 && errno != EINTR) || fd.revents != 0)
             return;
         /* A signal ends a wait without timeout; then there is nothing to check. */
-        if (!over && look(session, NULL))
+        if (!over && !session->running)
+            fl_libvirt_keep_images(session, false, NULL);
+        else if (!over && look(session, NULL))
             watch_room(session);
     }
 }
