@@ -19,7 +19,7 @@
 
 /* The laps of a load: each may take FlWait.lap. An honest server needs far less, however large the
  * disk and busy the machine; a hostile one cannot delay a load for longer than all laps. */
-#define LAPS 100
+#define LAPS 1000
 
 typedef struct Walk Walk;
 
