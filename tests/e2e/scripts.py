@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 
 import lib
 from vm import Disk, Vm
@@ -41,13 +42,17 @@ class Base(lib.TestCase):
         return [BACKUP, "-o", "scratch=" + self.dir, *options, tool, to or self.to,
                 "web=qmp:" + vm.monitor]
 
-    def backup(self, vm, *options, status=0, says=".", **kwargs):
-        """Runs fleecefs-backup; returns the names of the new generations."""
+    def backup(self, vm, *options, status=0, says=".", unmounted=False, **kwargs):
+        """Runs fleecefs-backup; returns the names of the new generations. UNMOUNTED: something unmounts
+        the snapshot meanwhile, and nobody waits for the daemon, which cleans up on its own."""
         before = self.generations()
         done = lib.attempt(*self.arguments(vm, *options, **kwargs), env=self.env)
         self.assertEqual(done.returncode, status, done.stderr)
         self.assertRegex(done.stderr, says)
         self.assertFalse(lib.is_mounted(self.mnt))
+        deadline = time.monotonic() + lib.PATIENCE
+        while unmounted and vm.leftovers() and time.monotonic() < deadline:
+            time.sleep(0.1)
         self.assertEqual(vm.leftovers(), [])
         return sorted(set(self.generations()) - set(before))
 
@@ -361,7 +366,8 @@ class Scripts(Base):
         with open(path, "w") as f:
             f.write(f"#!/bin/sh\numount -l {self.mnt} 2>/dev/null\n:\n")
         os.chmod(path, 0o755)
-        self.assertEqual(self.backup(vm, status=1, says="could not be committed"), [])
+        self.assertEqual(self.backup(vm, status=1, says="could not be committed",
+                                     unmounted=True), [])
         os.unlink(path)
         self.backup(vm, says="vda full")
 
