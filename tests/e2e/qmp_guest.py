@@ -106,7 +106,7 @@ class FastWrites(lib.TestCase):
                 for size in 4 1; do
                     dd if=/dev/zero of=/dev/vdc bs=${{size}}M count=$(({size >> 20} / size)) oflag=direct
                 done
-                ! dmesg | grep -i error""")
+                ! dmesg | grep -i 'i/o error'""")
             self.assertRegex(snapshot.line(), "^lost: vdc: (the scratch directory|no space for a write)")
             self.assertEqual(vm.qmp("query-status")["status"], "running")
             self.assertEqual(snapshot.ask("abort"), "ok")
