@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 typedef struct {
@@ -176,11 +177,25 @@ static FlKeeper *start_keeper(const FlSession *session, const FlSessionOptions *
     return fl_keeper_start(&spec, error);
 }
 
+static bool can_fork(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(0);
+    return pid > 0 && waitpid(pid, NULL, 0) == pid;
+}
+
 /* Explains why FUSE cannot mount, and what to do about it. */
 static const char *why_not_mounted(void)
 {
     int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC), why = errno;
 
+    if (!can_fork()) {
+        if (fd >= 0)
+            close(fd);
+        return "a process cannot be started: Resource temporarily unavailable" FL_LIMITS;
+    }
     if (fd >= 0)
         close(fd);
     else if (why == ENOENT || why == ENODEV || why == ENXIO)
@@ -196,6 +211,36 @@ static const char *why_not_mounted(void)
         return "fusermount3 gets no privileges under NoNewPrivileges: run as root, or without "
                "NoNewPrivileges";
     return "is fusermount3 installed, and are you permitted to mount there?";
+}
+
+/* The last message of libfuse, which becomes part of the error. */
+static char *complaint;
+
+static void keep_complaint(enum fuse_log_level level, const char *format, va_list args)
+{
+    g_autofree char *text = g_strchomp(g_strdup_vprintf(format, args));
+
+    if (level > FUSE_LOG_ERR) {
+        g_debug("%s", text);
+        return;
+    }
+    g_free(complaint);
+    complaint = g_steal_pointer(&text);
+}
+
+static bool mount_session(const FlSession *session, const char *mountpoint, GError **error)
+{
+    bool ok;
+
+    fuse_set_log_func(keep_complaint);
+    ok = fuse_session_mount(session->fuse, mountpoint) == 0;
+    fuse_set_log_func(NULL);
+    if (!ok && complaint != NULL)
+        fl_fail(error, "cannot mount on %s: %s (%s)", mountpoint, why_not_mounted(), complaint);
+    else if (!ok)
+        fl_fail(error, "cannot mount on %s: %s", mountpoint, why_not_mounted());
+    g_clear_pointer(&complaint, g_free);
+    return ok;
 }
 
 FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error)
@@ -214,10 +259,8 @@ FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError 
         fl_fail_usage(error, "FUSE does not accept the mount options");
         return NULL;
     }
-    if (fuse_session_mount(session->fuse, options->mountpoint) != 0) {
-        fl_fail(error, "cannot mount on %s: %s", options->mountpoint, why_not_mounted());
+    if (!mount_session(session, options->mountpoint, error))
         return NULL;
-    }
     session->mounted = true;
     session->mountpoint = fl_mountpoint_new(options->mountpoint, error);
     if (session->mountpoint == NULL)
