@@ -33,7 +33,9 @@ quiet = False  # print only errors and warnings
 
 def log(text):
     """Prints a line: TEXT, or an exception."""
-    print("fleecefs-backup:", printable(plain(text)), file=sys.stderr, flush=True)
+    # One write, so that lines of --jobs do not mix.
+    sys.stderr.write(f"fleecefs-backup: {printable(plain(text))}\n")
+    sys.stderr.flush()
 
 
 def tell(text):

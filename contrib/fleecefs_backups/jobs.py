@@ -150,7 +150,8 @@ def publish(vm, said, args):
         pass  # an unresponsive destination was reported already
     if args.json:
         try:
-            print(json.dumps(said), flush=True)
+            sys.stdout.write(json.dumps(said) + "\n")
+            sys.stdout.flush()
         except OSError as error:
             log(f"{vm.name}: cannot write its line of JSON to stdout: {error.strerror}")
             # Nothing can be written at the end of the program, either.
