@@ -216,6 +216,7 @@ static const char *why_not_mounted(void)
 /* The last message of libfuse, which becomes part of the error. */
 static char *complaint;
 
+G_GNUC_PRINTF(2, 0)
 static void keep_complaint(enum fuse_log_level level, const char *format, va_list args)
 {
     g_autofree char *text = g_strchomp(g_strdup_vprintf(format, args));
