@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Completion in bash and zsh: the options in --help, mounts, domains, files."""
+import fcntl
 import os
 import pty
 import re
 import select
+import struct
 import subprocess
+import termios
 
 import disks
 import lib
@@ -107,7 +110,7 @@ class Zsh(Completion):
         self.shell = Terminal(self, ["zsh", "-f", "-i"])
         self.shell.type(f"cd {self.dir}/work; fpath=({FOLDER} $fpath); autoload -Uz compinit; "
                         f"compinit -u -d {self.dir}/dump; LISTMAX=1000; unsetopt zle_bracketed_paste;"
-                        "PS1='ready> '; stty columns 200 rows 200; echo begin\n", "begin\r*\n.*ready> ")
+                        "PS1='ready> '; echo begin\n", "begin\r*\n.*ready> ")
 
     def complete(self, line, expected):
         self.shell.type("\x15", "")
@@ -137,6 +140,8 @@ class Terminal:
 
     def __init__(self, test, argv):
         self.fd, theirs = pty.openpty()
+        # A line that is too long for the terminal would be scrolled.
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 200, 500, 0, 0))
         self.process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs,
                                         env=test.env, preexec_fn=lib.die_with_us,
                                         start_new_session=True)

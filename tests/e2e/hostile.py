@@ -5,7 +5,6 @@ import itertools
 import os
 import re
 import struct
-import subprocess
 import threading
 import time
 

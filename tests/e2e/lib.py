@@ -18,6 +18,7 @@ import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -450,6 +451,15 @@ class TestCase(unittest.TestCase):
                 self.fail("no /dev/fuse")
             self.skipTest("no /dev/fuse")
         return Mount(self, *sources, options=options, point=point, env=env)
+
+    def need_other_users(self):
+        """Skips the test unless it can run programs as other users, who can mount."""
+        require("setpriv")
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to run as another user")
+        if not os.stat(shutil.which("fusermount3")).st_mode & stat.S_ISUID or \
+                not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
+            self.skipTest("only root can use fusermount3 or /dev/fuse here")
 
     def environment(self):
         """Returns an environment where the program has its usual name, and scripts are in PATH."""

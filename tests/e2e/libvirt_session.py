@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import socket
-import stat
 import subprocess
 
 import lib
@@ -22,13 +21,9 @@ XML = """<domain type='qemu'><name>mine</name><memory unit='MiB'>32</memory>
 
 class Session(lib.TestCase):
     def setUp(self):
-        lib.require("setpriv", "unshare", "libvirtd", "virsh", vm.QEMU)
+        lib.require("unshare", "libvirtd", "virsh", vm.QEMU)
         super().setUp()
-        if os.geteuid() != 0:
-            self.skipTest("needs root, to run as another user")
-        if not os.stat(shutil.which("fusermount3")).st_mode & stat.S_ISUID or \
-                not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
-            self.skipTest("only root can use fusermount3 or /dev/fuse here")
+        self.need_other_users()
         os.chmod(self.dir, 0o755)
         self.home = self.mkdir("home")
         self.nobody = pwd.getpwnam("nobody")

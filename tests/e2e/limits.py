@@ -5,7 +5,6 @@ import os
 import pwd
 import resource
 import shutil
-import stat
 import subprocess
 import time
 import unittest
@@ -43,10 +42,8 @@ class Limits(lib.TestCase):
 
     def test_processes(self):
         """As an unprivileged user, because root has no such limit: a starting mount, and a running one."""
-        lib.require("setpriv", "prlimit")
-        if os.geteuid() != 0 or not os.stat(shutil.which("fusermount3")).st_mode & stat.S_ISUID or \
-                not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
-            self.skipTest("needs root, to be somebody else, who may mount")
+        lib.require("prlimit")
+        self.need_other_users()
         os.chmod(self.dir, 0o755)
         os.chmod(self.server.path, 0o777)
         home, program, nobody = self.mkdir("home"), self.path("fleecefs"), pwd.getpwnam("nobody")

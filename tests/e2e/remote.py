@@ -6,7 +6,6 @@ import errno
 import glob
 import os
 import random
-import re
 import signal
 import socket
 import subprocess

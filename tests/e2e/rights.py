@@ -338,9 +338,7 @@ class Rights(lib.TestCase):
     def test_an_unprivileged_user(self):
         """Mounts, reads and unmounts an image with nothing but fusermount3."""
         self.need_root()
-        if not os.stat(shutil.which("fusermount3")).st_mode & stat.S_ISUID or \
-                not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
-            self.skipTest("only root can use fusermount3 or /dev/fuse here")
+        self.need_other_users()
         home = self.mkdir("home")
         nobody = pwd.getpwnam("nobody")
         point, pidfile, image = f"{home}/mnt", f"{home}/pid", f"{home}/vm.qcow2"

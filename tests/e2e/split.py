@@ -7,7 +7,7 @@ import subprocess
 
 import disks
 import lib
-from nbdserver import DIRTY, READ, Export, NbdServer
+from nbdserver import READ, Export, NbdServer
 
 PIECE = lib.MIB
 SIZE = 12 * PIECE + 70000
