@@ -147,7 +147,9 @@ class Rounds(lib.TestCase):
             how = self.rng.choices(list(ENDS), ENDS.values())[0]
             with self.subTest(round=number, how=how):
                 done[self.round(how)] += 1
-                if how not in ("killed", "killed-beginning", "qemu-quits"):
+                # A killed QEMU keeps the identity of a disk if it was stored by an earlier one, but
+                # loses the restore point.
+                if how not in ("killed", "killed-beginning", "qemu-quits", "qemu-killed"):
                     self.assertEqual(self.traces(), before)
                 if self.rng.randrange(4) == 0:
                     self.recover()
