@@ -132,7 +132,12 @@ class Refuse(lib.TestCase):
         self.refused(server.uri("vdc"), says=["vdc", "vda", "vdb"])
 
     def test_server_without_exports(self):
-        self.refused(NbdServer(self, {}).uri())
+        server = NbdServer(self, {})
+        self.refused(server.uri(), says=[server.uri() + " has no exports: add one to the server"])
+        self.refused(server.uri("vda"), says=['has no export "vda" and lists none: add one to the server'])
+        # A server whose exports must be named, as one for which listing is disabled.
+        server.refused = (3,)
+        self.refused(server.uri(), says=["does not list its exports", "nbd+unix:///EXPORT?socket=PATH"])
 
     def test_not_an_nbd_server(self):
         self.refused("[", "sh", "-c", "exit 3", "]", says=["[ sh ] does not serve NBD on the socket",

@@ -11,6 +11,8 @@
 #define EXPORT_BYTES  2048u
 #define CONTEXT_BYTES 1024u
 
+#define ADD_ONE ": add one to the server (qemu-storage-daemon: --export; QEMU: block-export-add)"
+
 /* Charges INFO of an export to the budget; fails if all exports together take too much. */
 static bool remember_info(FlEndpoint *endpoint, const FlExportInfo *info, GError **error)
 {
@@ -101,18 +103,42 @@ static FlExportInfo *enter_info(FlEndpoint *endpoint, const char *name, const Fl
     return info;
 }
 
-static void no_such_export(const FlEndpoint *endpoint, const char *name, const GPtrArray *names,
+/* Says that the server does not have the export NAME, or a default one if NAME is NULL. NAMES:
+ * those that it lists; NULL: it does not list them. */
+static bool no_such_export(const FlEndpoint *endpoint, const char *name, const GPtrArray *names,
                            GError **error)
 {
+    const char *label = fl_endpoint_label(endpoint);
     g_autoptr(GString) known = g_string_new(NULL);
     guint shown = names != NULL ? MIN(names->len, 20) : 0;
 
+    if (name == NULL && names == NULL)
+        return fl_fail(error,
+                       "%s does not list its exports and has no default one: name one, "
+                       "nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH",
+                       label);
+    if (name == NULL)
+        return fl_fail(error, "%s has no exports" ADD_ONE, label);
+    if (names != NULL && shown == 0)
+        return fl_fail(error, "%s has no export \"%s\" and lists none" ADD_ONE, label, name);
     for (guint i = 0; i < shown; i++)
         g_string_append_printf(known, "%s\"%s\"", i > 0 ? ", " : "", (char *)names->pdata[i]);
-    g_clear_error(error);
-    fl_fail(error, "%s has no export \"%s\"; %s%s%s", fl_endpoint_label(endpoint), name,
-            shown > 0 ? "it has " : "it does not list its exports", known->str,
-            names != NULL && names->len > shown ? " and more" : "");
+    return fl_fail(error, "%s has no export \"%s\"; %s%s%s", label, name,
+                   shown > 0 ? "it has " : "it does not list its exports", known->str,
+                   names != NULL && names->len > shown ? " and more" : "");
+}
+
+/* Whether WHY, the failure to query NAME, means that the server does not have it. */
+static bool is_missing(struct nbd_handle *nbd, const char *name, GPtrArray *names,
+                       const GError *why)
+{
+    if (!g_error_matches(why, FL_ERROR, FL_ERROR_LOST))
+        return false;
+    /* A server that went away or is silent has not refused the name. */
+    if (names == NULL)
+        return name != NULL || nbd_aio_is_negotiating(nbd);
+    return names->len == 0 ||
+           (name != NULL && !g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL));
 }
 
 /* Queries NAME by whatever method the server supports. */
@@ -151,16 +177,13 @@ static bool find_exports(FlEndpoint *endpoint, struct nbd_handle *nbd, const cha
         g_prefix_error(error, "%s: ", fl_endpoint_label(endpoint));
         return false;
     }
-    all = name == NULL && names != NULL;
+    all = name == NULL && names != NULL && names->len > 0;
     for (guint i = 0; i < (all ? names->len : 1); i++) {
         const char *wanted = all ? names->pdata[i] : name != NULL ? name : "";
         FlExportInfo *info = find_info(endpoint, nbd, wanted, wait, &why);
 
-        if (info == NULL && name != NULL && g_error_matches(why, FL_ERROR, FL_ERROR_LOST) &&
-            (names == NULL || !g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))) {
-            no_such_export(endpoint, name, names, error);
-            return false;
-        }
+        if (info == NULL && is_missing(nbd, name, names, why))
+            return no_such_export(endpoint, name, names, error);
         if (info == NULL) {
             g_propagate_prefixed_error(error, g_steal_pointer(&why),
                                        "%s: ", fl_endpoint_label(endpoint));

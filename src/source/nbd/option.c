@@ -83,6 +83,8 @@ static bool option_wait(struct nbd_handle *nbd, int started, Option *option, con
     if (option->error == ENOTSUP && nbd_get_tls_negotiated(nbd) <= 0 && nbd_get_error() != NULL &&
         strstr(nbd_get_error(), "TLS") != NULL)
         return fl_fail(error, "the server requires TLS: use nbds: instead of nbd:");
+    if (option->error == ENOENT)
+        return fl_fail_lost(error, "the server has no such export");
     return fl_fail_lost(error, "the server refused: %s", g_strerror(option->error));
 }
 
@@ -122,8 +124,7 @@ bool fl_option_exports(struct nbd_handle *nbd, const FlWait *wait, GPtrArray **n
     if (!nbd_aio_is_negotiating(nbd))
         return true;
     g_atomic_ref_count_inc(&option->refs);
-    if (option_wait(nbd, nbd_aio_opt_list(nbd, list, completion(option)), option, wait, NULL) &&
-        option->strings->len > 0)
+    if (option_wait(nbd, nbd_aio_opt_list(nbd, list, completion(option)), option, wait, NULL))
         *names = g_ptr_array_ref(option->strings);
     return !option->over || fl_fail(error, "the server has more than %u exports", FL_EXPORTS_MAX);
 }

@@ -15,8 +15,8 @@ bool fl_option_go(struct nbd_handle *nbd, const FlWait *wait, GError **error);
  * that. */
 bool fl_option_info(struct nbd_handle *nbd, const FlWait *wait, GError **error);
 /* Store the names (char *) of the exports, or of the meta contexts of the export selected in NBD,
- * if the server lists any; otherwise *NAMES is unchanged. Return false with an error if there are
- * too many: a partial list would be worse. */
+ * if the server can list them; otherwise *NAMES is unchanged. Return false with an error if there
+ * are too many: a partial list would be worse. */
 bool fl_option_exports(struct nbd_handle *nbd, const FlWait *wait, GPtrArray **names,
                        GError **error);
 bool fl_option_contexts(struct nbd_handle *nbd, const FlWait *wait, GPtrArray **names,
