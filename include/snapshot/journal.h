@@ -4,7 +4,8 @@
  *
  * QEMU itself keeps most of it, in names. The rest is in two small files in the state directory,
  * named after the VM. KEY.lock is locked while a daemon works on the VM; it also stores the last
- * point in time and is never removed at the end of a session. KEY.journal (JSON) is written before
+ * point in time and, for messages, who holds the lock, and is never removed at the end of a
+ * session. KEY.journal (JSON) is written before
  * anything is created in the VM, except for a mark that identifies the owner, and removed once all
  * of it is gone.
  *
@@ -38,8 +39,10 @@ bool fl_state_write(const char *path, const char *text, gssize length, GError **
  * Names of other files in that directory must not be PATH plus a dot and 6 characters. */
 bool fl_state_remove_unfinished(const char *path, int seconds, GError **error);
 
-/* Locks KEY (any string) in DIRECTORY. Fails if another process holds the lock. */
-FlJournal *fl_journal_open(const char *directory, const char *key, GError **error);
+/* Locks KEY (any string) in DIRECTORY. Fails if another process holds the lock; the error names its
+ * mount point. MOUNTPOINT: of this process; NULL: none. */
+FlJournal *fl_journal_open(const char *directory, const char *key, const char *mountpoint,
+                           GError **error);
 /* Releases the lock. The files stay. NULL is fine. */
 void fl_journal_close(FlJournal *journal);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlJournal, fl_journal_close)

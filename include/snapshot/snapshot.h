@@ -24,6 +24,7 @@
 /* Strings may be NULL unless noted. Must outlive the session. */
 typedef struct {
     const char *source;       /* a provider's source name such as "qmp:PATH"; not NULL */
+    const char *mountpoint;   /* for messages; NULL: none */
     const char *const *disks; /* names of nodes or folders; NULL: all writable ones, and read-only
                                  ones with READ_ONLY */
     const char *series;       /* NULL: "last" */

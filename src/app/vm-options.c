@@ -61,6 +61,7 @@ FlSnapshotOptions fl_source_snapshot_options(const FlOptions *options, const FlS
 {
     return (FlSnapshotOptions){
         .source = spec->text,
+        .mountpoint = options->mountpoint,
         .disks = (const char *const *)options->disks,
         .series = options->series,
         .scratch = options->scratch,

@@ -19,10 +19,13 @@
 /* g_file_set_contents() writes to a temporary file, the same name plus a dot and this many
  * characters, and renames it. */
 #define UNFINISHED 6
+/* Bytes about who holds a lock: a path as long as Linux allows. */
+#define HOLDER_MAX 4096
 
 struct FlJournal {
     char *directory, *path; /* of the journal */
     int lock;
+    char *holder;         /* the second line of the lock file; NULL: the lock is not ours */
     gint64 last_second;   /* G_MININT64 if none */
     JsonObject *object;   /* the stored entry; NULL if there is none */
     FlJournalEntry entry; /* its strings belong to OBJECT */
@@ -131,15 +134,50 @@ static bool load(FlJournal *journal, GError **error)
     return true;
 }
 
-static gint64 read_second(int fd)
+/* The lock file has the last second, which may be missing, and a line about who holds the lock. */
+static gint64 read_lock(int fd, char **holder)
 {
-    char text[32] = "";
+    char text[32 + HOLDER_MAX] = "";
+    g_auto(GStrv) lines = NULL;
     gint64 second;
 
-    if (pread(fd, text, sizeof text - 1, 0) > 0 &&
-        g_ascii_string_to_signed(g_strchomp(text), 10, 0, G_MAXINT64, &second, NULL))
-        return second;
-    return G_MININT64;
+    if (pread(fd, text, sizeof text - 1, 0) <= 0)
+        return G_MININT64;
+    lines = g_strsplit(text, "\n", 2);
+    if (holder != NULL && lines[0] != NULL && lines[1] != NULL && *g_strchomp(lines[1]) != '\0')
+        *holder = g_strdup(lines[1]);
+    return lines[0] != NULL && g_ascii_string_to_signed(lines[0], 10, 0, G_MAXINT64, &second, NULL)
+               ? second
+               : G_MININT64;
+}
+
+/* HOLDER: "" for none. */
+static bool write_lock(const FlJournal *journal, const char *holder)
+{
+    g_autofree char *second = g_strdup_printf("%" G_GINT64_FORMAT, journal->last_second);
+    g_autofree char *text = g_strdup_printf(
+        "%s\n%s%s", journal->last_second != G_MININT64 ? second : "", holder, *holder ? "\n" : "");
+    gssize length = (gssize)strlen(text);
+
+    /* In this order: the second survives if we are killed in between. */
+    return pwrite(journal->lock, text, (size_t)length, 0) == length &&
+           ftruncate(journal->lock, length) == 0;
+}
+
+static bool fail_locked(int fd, const char *path, GError **error)
+{
+    g_autofree char *holder = NULL;
+
+    read_lock(fd, &holder);
+    if (holder != NULL && *holder == '/')
+        return fl_fail(error,
+                       "%s: another fleecefs uses this VM, the mount %s: end it first (fleecefs "
+                       "--commit or fleecefs --abort %s)",
+                       path, holder, holder);
+    return fl_fail(error,
+                   "%s: another fleecefs uses this VM%s%s; commit, abort or unmount it first "
+                   "(fleecefs --list shows the mounts)",
+                   path, holder != NULL ? ", " : "", holder != NULL ? holder : "");
 }
 
 /* Whether FD is still the file at PATH: forgetting a VM removes its lock file. */
@@ -159,10 +197,7 @@ static bool take_lock(FlJournal *journal, const char *path, GError **error)
             return fl_fail(error, "%s: %s; set FLEECEFS_STATE_DIR to another directory", path,
                            g_strerror(errno));
         if (flock(journal->lock, LOCK_EX | LOCK_NB) < 0)
-            return fl_fail(error,
-                           "%s: another fleecefs uses this VM; commit, abort or unmount it first "
-                           "(fleecefs --list shows the mounts)",
-                           path);
+            return fail_locked(journal->lock, path, error);
         if (is_file(journal->lock, path))
             return true;
         close(journal->lock);
@@ -170,7 +205,8 @@ static bool take_lock(FlJournal *journal, const char *path, GError **error)
     }
 }
 
-FlJournal *fl_journal_open(const char *directory, const char *key, GError **error)
+FlJournal *fl_journal_open(const char *directory, const char *key, const char *mountpoint,
+                           GError **error)
 {
     g_autoptr(FlJournal) journal = g_new0(FlJournal, 1);
     g_autofree char *name = fl_name_encode(key);
@@ -180,7 +216,11 @@ FlJournal *fl_journal_open(const char *directory, const char *key, GError **erro
     journal->path = g_strdup_printf("%s/%s.journal", directory, name);
     if (!take_lock(journal, lock, error))
         return NULL;
-    journal->last_second = read_second(journal->lock);
+    journal->last_second = read_lock(journal->lock, NULL);
+    journal->holder = mountpoint != NULL && strlen(mountpoint) < HOLDER_MAX
+                          ? g_strdup(mountpoint)
+                          : g_strdup_printf("process %d", (int)getpid());
+    write_lock(journal, journal->holder); /* only for messages */
     if (!fl_state_remove_unfinished(journal->path, 0, error))
         return NULL;
     return load(journal, error) ? g_steal_pointer(&journal) : NULL;
@@ -190,8 +230,12 @@ void fl_journal_close(FlJournal *journal)
 {
     if (journal == NULL)
         return;
-    if (journal->lock >= 0)
+    if (journal->lock >= 0) {
+        if (journal->holder != NULL)
+            write_lock(journal, "");
         close(journal->lock);
+    }
+    g_free(journal->holder);
     g_clear_pointer(&journal->object, json_object_unref);
     g_free(journal->directory);
     g_free(journal->path);
@@ -278,12 +322,8 @@ void fl_journal_saw_second(FlJournal *journal, gint64 second, gint64 now)
 
 bool fl_journal_set_second(FlJournal *journal, gint64 second, GError **error)
 {
-    char text[32];
-    int length = g_snprintf(text, sizeof text, "%" G_GINT64_FORMAT "\n", second);
-
     journal->last_second = second;
-    if (ftruncate(journal->lock, 0) < 0 || pwrite(journal->lock, text, (size_t)length, 0) != length)
-        return fl_fail(error, "state directory %s: cannot write: %s", journal->directory,
-                       g_strerror(errno));
-    return true;
+    return write_lock(journal, journal->holder) ||
+           fl_fail(error, "state directory %s: cannot write: %s", journal->directory,
+                   g_strerror(errno));
 }

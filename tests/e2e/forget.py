@@ -76,6 +76,22 @@ class Forget(lib.TestCase):
         mount.kill()
         self.forget("--series=week", self.source)
 
+    def test_mounted_through_another_monitor(self):
+        """The mount is found by the VM's lock."""
+        other = self.path("other")
+        self.vm.quit()
+        self.vm = Vm(self, [Disk(self, "vda", lib.MIB)], ["-qmp", f"unix:{other},server=on,wait=off"])
+        self.source = "qmp:" + self.vm.monitor
+        mount = self.begin()
+        for command in ("--forget", "--recover"):
+            done = lib.attempt(*lib.FLEECEFS, command, "qmp:" + other, env=self.vm.environment())
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertRegex(done.stderr, r"\Afleecefs: [^\n]+\n\Z")
+            self.assertIn(f"another fleecefs uses this VM, the mount {mount.point}: end it first "
+                          f"(fleecefs --commit or fleecefs --abort {mount.point})\n", done.stderr)
+        self.assertEqual(self.fleecefs("--abort", mount.point).returncode, 0)
+        self.forget("qmp:" + other)
+
     def test_image(self):
         """Of a VM that is shut off, including backing files."""
         self.back_up()

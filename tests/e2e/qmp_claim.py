@@ -32,8 +32,8 @@ class Claim(lib.TestCase):
                 vm, other = self.vm(*arguments)
                 before = {n: bytes(d.model) for n, d in vm.disks.items()}
                 snapshot = vm.begin()
-                with self.assertRaisesRegex(Refused, "lock: another fleecefs uses this VM; commit, "
-                                            "abort or unmount it first"):
+                with self.assertRaisesRegex(Refused, r"lock: another fleecefs uses this VM, process \d+; "
+                                            "commit, abort or unmount it first"):
                     vm.begin(monitor=other)
                 with self.assertRaisesRegex(AssertionError, "another fleecefs uses this VM"):
                     vm.recover(monitor=other)

@@ -34,7 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_assert_nonnull(folder);
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++)
         write_file(folder, names[i], data, size);
-    journal = fl_journal_open(folder, "vm", &error);
+    journal = fl_journal_open(folder, "vm", NULL, &error);
     g_assert_true((journal != NULL) == (error == NULL));
     if (journal != NULL) {
         const FlJournalEntry *entry = fl_journal_entry(journal);

@@ -31,7 +31,7 @@ static void tear_down(Fixture *f, gconstpointer data)
 static FlJournal *open_journal(Fixture *f, const char *key)
 {
     g_autoptr(GError) error = NULL;
-    FlJournal *journal = fl_journal_open(f->directory, key, &error);
+    FlJournal *journal = fl_journal_open(f->directory, key, NULL, &error);
 
     g_assert_no_error(error);
     return journal;
@@ -82,10 +82,31 @@ static void test_is_locked(Fixture *f, gconstpointer data)
     g_autoptr(GError) error = NULL;
 
     g_assert_null(fl_journal_entry(other));
-    g_assert_null(fl_journal_open(f->directory, "a", &error));
-    g_assert_nonnull(strstr(error->message, "another fleecefs"));
+    g_assert_null(fl_journal_open(f->directory, "a", NULL, &error));
+    g_assert_nonnull(strstr(error->message, "another fleecefs uses this VM, process "));
     g_clear_pointer(&first, fl_journal_close);
     second = open_journal(f, "a");
+}
+
+/* The lock names the mount that holds it, for as long as that is the case. */
+static void test_names_the_mount(Fixture *f, gconstpointer data)
+{
+    g_autoptr(FlJournal) first = fl_journal_open(f->directory, "a", "/mnt/a b\nc", NULL);
+    g_autofree char *path = g_build_filename(f->directory, "a.lock", NULL);
+    g_autofree char *text = NULL;
+
+    g_assert_nonnull(first);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autoptr(GError) error = NULL;
+        g_assert_null(fl_journal_open(f->directory, "a", "/other", &error));
+        g_assert_nonnull(strstr(error->message, "uses this VM, the mount /mnt/a b c: end it"));
+        g_assert_true(fl_journal_set_second(first, 1000, NULL));
+    }
+    g_clear_pointer(&first, fl_journal_close);
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpstr(text, ==, "1000\n");
+    first = open_journal(f, "a");
+    g_assert_cmpint(fl_journal_second(first, 1000), ==, 1001);
 }
 
 static void test_seconds_differ(Fixture *f, gconstpointer data)
@@ -116,7 +137,7 @@ static void test_broken(Fixture *f, gconstpointer data)
     for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
         g_autoptr(GError) error = NULL;
         g_assert_true(g_file_set_contents(path, texts[i], -1, NULL));
-        g_assert_null(fl_journal_open(f->directory, "a", &error));
+        g_assert_null(fl_journal_open(f->directory, "a", NULL, &error));
         g_assert_nonnull(strstr(error->message, path));
     }
 }
@@ -180,6 +201,7 @@ int main(int argc, char **argv)
 #define ADD(path, test) g_test_add("/journal/" path, Fixture, NULL, set_up, test, tear_down)
     ADD("is-remembered", test_is_remembered);
     ADD("is-locked", test_is_locked);
+    ADD("names-the-mount", test_names_the_mount);
     ADD("seconds-differ", test_seconds_differ);
     ADD("broken", test_broken);
     ADD("unfinished", test_unfinished);

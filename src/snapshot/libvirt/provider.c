@@ -105,7 +105,7 @@ static FlSnapshot *open_session(const FlSnapshotOptions *options, GError **error
     if (directory == NULL)
         return NULL;
     /* The same lock as for a qmp: session, so that the two exclude each other. */
-    backup->journal = fl_journal_open(directory, session->uuid, error);
+    backup->journal = fl_journal_open(directory, session->uuid, options->mountpoint, error);
     return backup->journal != NULL ? g_steal_pointer(&backup) : NULL;
 }
 

@@ -65,7 +65,9 @@ static bool claim(FlFleece *session, const char *directory, const char *key, GEr
         const char *used = found != NULL ? claimed_key(found, directory, error) : key;
         g_autofree char *claim = g_strconcat(directory, "/", used, NULL);
         g_autoptr(FlJournal) journal =
-            used != NULL ? fl_journal_open(directory, used, error) : NULL;
+            used != NULL
+                ? fl_journal_open(directory, used, session->backup.options->mountpoint, error)
+                : NULL;
         g_autoptr(GError) failure = NULL;
         g_autofree char *now = NULL;
 
