@@ -88,12 +88,14 @@ static bool close_sandbox(const FlOptions *options, FlSandbox *sandbox, char **m
 static bool serve(const FlOptions *options, FlSources *sources, FlBackground *background,
                   GError **error)
 {
+    g_auto(GStrv) labels = fl_sources_labels(options);
     FlStatus status = {
         .tree = sources->tree,
         .cache = sources->cache,
         .throttle = &sources->throttle,
         .options = &options->view,
         .mountpoint = options->mountpoint,
+        .sources = labels,
         .series = fl_snapshots_is_empty(sources->snapshots) ? NULL
                   : options->series != NULL                 ? options->series
                                                             : "last",

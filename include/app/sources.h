@@ -33,8 +33,13 @@ bool fl_sources_open(FlSources *sources, GError **error);
  * with an error if something was left in a VM. */
 bool fl_sources_close(FlSources *sources, GError **error);
 
-/* The source as shown by mount(8) and --list, paths as absolute ones; free with g_free(). */
+/* The sources, paths as absolute ones, without users and passwords; NULL-terminated. Free with
+ * g_strfreev(). */
+char **fl_sources_labels(const FlOptions *options);
+/* The source as shown by mount(8) and --list: the label of the only one, or FL_SOURCES_SEVERAL.
+ * Free with g_free(). */
 char *fl_sources_label(const FlOptions *options);
+#define FL_SOURCES_SEVERAL "fleecefs"
 /* The same of a mount of only TEXT, not a server in brackets. Pure but for the working directory.
  */
 char *fl_source_text_label(const char *text);

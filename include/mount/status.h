@@ -10,6 +10,7 @@ typedef struct {
     const FlThrottle *throttle;
     const FlViewOptions *options;
     const char *mountpoint;
+    char **sources;     /* NULL-terminated */
     const char *series; /* of snapshots; NULL: no snapshots */
     struct timespec since;
     uint64_t pid_namespace; /* set by fl_status_add() */

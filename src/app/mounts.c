@@ -3,9 +3,11 @@
 
 #include "app/client.h"
 #include "app/sources.h"
+#include "qemu/json.h"
 #include "snapshot/provider.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define MOUNTS "/proc/self/mountinfo"
 
@@ -55,13 +57,35 @@ GPtrArray *fl_mounts_read(GError **error)
     return g_steal_pointer(&mounts);
 }
 
-/* Whether a daemon serves LINE. A domain of the same name may be another libvirt's if the mount is
- * another user's; a path is the same for all. */
-static bool lives(const FlMountLine *line, bool is_path)
+/* Whether LABEL is one of the sources in the status TEXT. */
+static bool has_source(const char *text, const char *label)
 {
-    g_autofree char *status = NULL;
-    int failed = fl_client_ask(line->mountpoint, &status);
+    g_autoptr(JsonObject) status = fl_json_parse(text, strlen(text), NULL);
+    JsonArray *sources = status != NULL ? fl_json_array(status, "sources") : NULL;
 
+    for (guint i = 0; i < fl_json_length(sources); i++) {
+        JsonNode *node = json_array_get_element(sources, i);
+
+        if (json_node_get_value_type(node) == G_TYPE_STRING &&
+            g_str_equal(json_node_get_string(node), label))
+            return true;
+    }
+    return false;
+}
+
+/* Whether a daemon serves the source LABEL on LINE. A domain of the same name may be another
+ * libvirt's if the mount is another user's; a path is the same for all. */
+static bool serves(const FlMountLine *line, const char *label, bool is_path)
+{
+    bool several = g_str_equal(line->source, FL_SOURCES_SEVERAL);
+    g_autofree char *status = NULL;
+    int failed;
+
+    if (!several && !g_str_equal(line->source, label))
+        return false;
+    failed = fl_client_ask(line->mountpoint, &status);
+    if (several)
+        return failed == 0 && has_source(status, label);
     return failed == 0 || failed == ETIMEDOUT || (is_path && (failed == EACCES || failed == EPERM));
 }
 
@@ -74,7 +98,7 @@ bool fl_mounts_check_free(const char *text, GError **error)
     for (guint i = 0; mounts != NULL && i < mounts->len; i++) {
         const FlMountLine *line = mounts->pdata[i];
 
-        if (g_str_equal(line->source, label) && lives(line, provider == NULL || provider->is_path))
+        if (serves(line, label, provider == NULL || provider->is_path))
             return fl_fail(error,
                            "%s is mounted at %s: end that mount first (%sfleecefs --abort %s)",
                            text, line->mountpoint, provider != NULL ? "fleecefs --commit or " : "",

@@ -206,7 +206,17 @@ char *fl_source_text_label(const char *text)
     return label_of(&(FlSourceSpec){.text = (char *)text});
 }
 
+char **fl_sources_labels(const FlOptions *options)
+{
+    char **labels = g_new0(char *, options->sources->len + 1);
+
+    for (guint i = 0; i < options->sources->len; i++)
+        labels[i] = label_of(options->sources->pdata[i]);
+    return labels;
+}
+
 char *fl_sources_label(const FlOptions *options)
 {
-    return options->sources->len > 1 ? g_strdup("fleecefs") : label_of(options->sources->pdata[0]);
+    return options->sources->len > 1 ? g_strdup(FL_SOURCES_SEVERAL)
+                                     : label_of(options->sources->pdata[0]);
 }

@@ -125,6 +125,13 @@ static GBytes *make_status(void *opaque)
     fl_json_add_int(json, "pid", getpid());
     fl_json_add_int(json, "pid_namespace", (gint64)status->pid_namespace);
     fl_json_add_string(json, "mountpoint", status->mountpoint);
+    json_builder_set_member_name(json, "sources");
+    json_builder_begin_array(json);
+    for (char **source = status->sources; *source != NULL; source++) {
+        g_autofree char *valid = g_utf8_make_valid(*source, -1);
+        json_builder_add_string_value(json, valid);
+    }
+    json_builder_end_array(json);
     fl_json_add_string(json, "series", status->series);
     fl_json_add_string(json, "since", since);
     fl_json_add_string(json, "sandbox",

@@ -76,6 +76,16 @@ class Forget(lib.TestCase):
         mount.kill()
         self.forget("--series=week", self.source)
 
+    def test_mounted_with_another_source(self):
+        """The mount is found by its status, because its name tells no source."""
+        image = disks.create(self.path("other.qcow2"), size="1M")
+        with self.mount("a=" + self.source, "b=" + image, env=self.vm.environment(),
+                        options=["-o", f"scratch={self.dir}"]) as mount:
+            self.assertEqual(mount.json(".fleecefs/status.json")["sources"], [self.source, image])
+            for source in (self.source, image):
+                self.assertIn(f"{source} is mounted at {mount.point}: ",
+                              self.forget(source, status=1)[1])
+
     def test_mounted_through_another_monitor(self):
         """The mount is found by the VM's lock."""
         other = self.path("other")
