@@ -198,7 +198,7 @@ def back_up(vm, args, report):
         report.update(generation=None)
         try:
             if name:
-                tool.discard(name)
+                tool.undo(name)
         finally:
             mount.end("--abort")
         raise

@@ -16,6 +16,7 @@ from .tool import Broken, Tool, no_folder
 class Files(Tool):
     """A folder for each generation, filled by cp, and renamed when complete."""
     form, sparse, end, folds = "qcow2", "auto", "", True
+    is_new = False  # save() has made the folder
 
     def __init__(self, destination, vm):
         if not os.path.isdir(destination):
@@ -146,7 +147,9 @@ class Files(Tool):
         return os.path.relpath(image.path, self.folder).split("/")[0]
 
     def save(self, mount, files, name, number):
-        os.makedirs(self.folder, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.folder)
+            self.is_new = True
         with self.locked(wait=True):
             self.discard_parts()
             part = self.part_of(name)
@@ -179,6 +182,12 @@ class Files(Tool):
             if os.path.lexists(path):
                 os.rename(path, part)  # a partially removed one must not count as a generation
                 self.remove(part)
+
+    def undo(self, name):
+        self.discard(name)
+        if self.is_new:
+            with contextlib.suppress(OSError):  # not empty
+                os.rmdir(self.folder)
 
     def discard_parts(self):
         """Removes incomplete generations of this run, and of runs that were killed."""

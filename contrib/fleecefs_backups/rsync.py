@@ -33,6 +33,9 @@ tr '\n' '\0' <.new | xargs -0r sha256sum -- >>.SHA256SUMS.part
 LC_ALL=C sort -k 2 -o .SHA256SUMS.part .SHA256SUMS.part
 rm .new; mv .SHA256SUMS.part SHA256SUMS"""
 
+# Makes the folder $1; prints a line if it did not exist.
+MAKE = r"""[ -d "$1" ] || { mkdir -p -- "$1" && echo made; }"""
+
 # Removes the generation $1, first renaming it to $2, which marks it as incomplete.
 DISCARD = r"""set -e
 rm -rf -- "$2"; [ ! -d "$1" ] || mv -T -- "$1" "$2"
@@ -43,6 +46,7 @@ class Rsync(Tool):
     """A folder for each generation, local or at HOST:FOLDER, with the disks in pieces; unchanged pieces
     are hard links to the previous generation."""
     form = "split"
+    is_new = False  # save() has made the folder
 
     def __init__(self, destination, vm):
         self.place = destination
@@ -89,7 +93,7 @@ class Rsync(Tool):
         damaged = self.damaged()
         # Never link to a generation that fleecefs-restore --check has found damaged.
         before = [n for n in newest_first(self.generations()) if n not in damaged][:1]
-        self.there("mkdir", "-p", "--", self.folder)
+        self.is_new = bool(self.there("sh", "-c", MAKE, "sh", self.folder))
         self.discard_parts()
         part = f"{self.folder}/{name}{stored.PARTIAL}"
         remote = f"{self.host}:{part}/" if self.host else f"{part}/"
@@ -127,6 +131,11 @@ class Rsync(Tool):
         for name in names:
             self.there("sh", "-c", DISCARD, "sh", f"{self.folder}/{name}",
                        f"{self.folder}/{name}{stored.PARTIAL}", stoppable=False)
+
+    def undo(self, name):
+        self.discard(name)
+        if self.is_new:
+            self.there("sh", "-c", 'rmdir -- "$1" 2>/dev/null; :', "sh", self.folder, stoppable=False)
 
     def discard_parts(self):
         """Removes incomplete generations of this run, and of runs that were killed."""

@@ -41,8 +41,11 @@ class Tool:
 
     generations() returns name to number (-1: made by an older version); describe(name) vm.json, {} if
     there is none. save() adds a generation, verify() compares it with the snapshot, discard() removes
-    any number of generations, in the given order.
+    any number of generations, in the given order. undo() removes what a failed save() has left.
     """
+
+    def undo(self, name):
+        self.discard(name)
 
     def needs(self, disk, info):
         """Returns the generations that an increment of DISK needs, oldest first; raises Broken if any

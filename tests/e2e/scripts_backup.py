@@ -39,6 +39,20 @@ class Backup(scripts.Base):
         self.assertEqual(len(self.generations()), 1)
         self.assertTrue(self.restore(self.to) == web.disks["vda"].model)
 
+    def test_failed_first_backup(self):
+        """It leaves no folder, unless there was one before."""
+        lib.require("rsync")
+        vm = self.vm("vda")
+        self.fail_tool("sync")
+        for tool in ("qcow2", "tar", "rsync"):
+            for before in ([], ["web"]):
+                for name in before:
+                    os.mkdir(f"{self.to}/{name}")
+                self.backup(vm, tool=tool, status=1, says="web: FAILED: ")
+                self.assertEqual(os.listdir(self.to), before, tool)
+                self.assertEqual(self.generations(), [], tool)
+            os.rmdir(self.to + "/web")
+
     def test_vm_is_recorded(self):
         """Each tool stores the VM's identity, and numbers that define the order."""
         for tool in scripts.TOOLS:
