@@ -6,6 +6,7 @@ import os
 import re
 
 PROGRAMS = ("qemu-img", "virsh", "tar", "sync")  # that the scripts run without commands.py
+LIMITS = " (limits: ulimit -u, TasksMax= of the service, pids.max of the container)"
 NAME_MAX = 200  # bytes; file systems allow 255, and a name gets prefixes and suffixes
 
 
@@ -24,6 +25,8 @@ def plain(error):
         return str(error)
     if isinstance(error, FileNotFoundError) and error.filename in PROGRAMS:
         return f"{error.filename} is not installed"
+    if isinstance(error, BlockingIOError) and error.filename is None:
+        return f"cannot start a process: {error.strerror}{LIMITS}"
     names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, (str, bytes))]
     return ": ".join([" and ".join(names), error.strerror] if names else [error.strerror])
 

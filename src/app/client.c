@@ -241,7 +241,8 @@ int fl_client_ask(const char *mountpoint, char **text)
 void fl_client_complain(const char *mountpoint, int failed)
 {
     if (failed < 0)
-        g_critical("%s: cannot ask its daemon: %s", mountpoint, g_strerror(-failed));
+        g_critical("%s: cannot ask its daemon: %s%s", mountpoint, g_strerror(-failed),
+                   failed == -EAGAIN ? FL_LIMITS : "");
     else if (failed == ETIMEDOUT)
         g_critical(SILENT, mountpoint, ANSWER_SECONDS);
     else if (failed == ENOTCONN)

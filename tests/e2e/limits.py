@@ -95,7 +95,8 @@ class Limits(lib.TestCase):
         lib.run(*argv, "prlimit", f"--pid={pid}", "--nproc=1:1")
         done = lib.attempt(*argv, "prlimit", "--nproc=1", program, "--status", point)
         self.assertEqual((done.returncode, done.stdout), (1, ""))
-        self.assertRegex(done.stderr, "^fleecefs: .*cannot ask its daemon: Resource temporarily unavail.*\n$")
+        self.assertRegex(done.stderr, "^fleecefs: .*cannot ask its daemon: Resource temporarily unavailable "
+                         ".*ulimit -u, .*\n$")
         # Loading maps and connecting need a thread, which exists already, also for reconnects.
         half = SIZE // 2
         for command in ("head", f"--bytes={half}"), ("tail", f"--bytes={half}"):
@@ -138,6 +139,8 @@ class Limits(lib.TestCase):
         self.assertGreater(limit, 3)
         # A mount that may start nothing more can be ended.
         group.limit(1)
+        done = group.attempt(*lib.FLEECEFS, "--status", point)
+        self.assertRegex(done.stderr, r"\Afleecefs: .*cannot ask its daemon: Resource .*pids.max[^\n]*\n\Z")
         lib.run(*lib.FLEECEFS, "--abort", point)
         self.assertEqual((vm.leftovers(), os.listdir(scratch), group.members()), ([], [], []))
 

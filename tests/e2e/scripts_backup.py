@@ -372,6 +372,7 @@ class Backup(scripts.Base):
                 self.assertEqual(vm.leftovers(), [], (limit, done.stderr))
             if limit == 1:
                 self.assertNotIn(0, said.values())
+                self.assertRegex(done.stderr, "FAILED: cannot start a process: .*TasksMax=.*pids.max")
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_connect(self):
