@@ -206,7 +206,8 @@ static bool mount_all(const FlOptions *options, FlBackground *background, GError
         fl_jail_disable();
     fl_sources_init(&sources, options);
     fl_interrupt_allow(true);
-    ok = fl_mountpoint_check(options->mountpoint, error) &&
+    ok = fl_session_check_options((char **)options->fuse->pdata, error) &&
+         fl_mountpoint_check(options->mountpoint, error) &&
          check_pidfile(options->pidfile, error) && check_free(options, error) &&
          fl_sources_open(&sources, error);
     fl_interrupt_allow(false);

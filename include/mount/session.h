@@ -29,6 +29,9 @@ typedef struct {
 
 typedef struct FlSession FlSession;
 
+/* Fails if FUSE_OPTIONS, NULL-terminated, need a permission that this user lacks. Call before
+ * anything is set up for the mount. */
+bool fl_session_check_options(char **fuse_options, GError **error);
 /* Mounts TREE, which the caller keeps. */
 FlSession *fl_session_new(FlTree *tree, const FlSessionOptions *options, GError **error);
 /* Removes the pid file. */

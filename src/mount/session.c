@@ -6,12 +6,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,6 +44,8 @@ struct FlSession {
 #define EAGER_CREDIT 4
 /* Two maximum-size requests: one is in flight while the other is copied. */
 #define KERNEL_READAHEAD_KIB 2048
+/* Of fusermount3(1). */
+#define FUSE_CONF "/etc/fuse.conf"
 
 static gboolean fuse_check(GSource *source)
 {
@@ -211,6 +215,43 @@ static const char *why_not_mounted(void)
         return "fusermount3 gets no privileges under NoNewPrivileges: run as root, or without "
                "NoNewPrivileges";
     return "is fusermount3 installed, and are you permitted to mount there?";
+}
+
+/* Whether mount(2) may be used, and not only fusermount3. */
+static bool can_mount(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
+
+    return syscall(SYS_capget, &header, data) == 0 &&
+           (data[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective & CAP_TO_MASK(CAP_SYS_ADMIN)) != 0;
+}
+
+bool fl_session_check_options(char **fuse_options, GError **error)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    g_autoptr(GError) failure = NULL;
+
+    for (; *fuse_options != NULL && !g_str_equal(*fuse_options, "allow_other") &&
+           !g_str_equal(*fuse_options, "allow_root");
+         fuse_options++)
+        ;
+    if (*fuse_options == NULL || can_mount())
+        return true;
+    /* Only fusermount3 can judge a file that this user cannot read. */
+    if (!g_file_get_contents(FUSE_CONF, &text, NULL, &failure) &&
+        !g_error_matches(failure, G_FILE_ERROR, G_FILE_ERROR_NOENT))
+        return true;
+    lines = g_strsplit(text != NULL ? text : "", "\n", -1);
+    for (char **line = lines; *line != NULL; line++) {
+        if (g_str_equal(g_strstrip(*line), "user_allow_other"))
+            return true;
+    }
+    return fl_fail(error,
+                   "option %s: not permitted to users other than root: add the line "
+                   "user_allow_other to " FUSE_CONF ", or leave out the option",
+                   *fuse_options);
 }
 
 /* The last message of libfuse, which becomes part of the error. */

@@ -74,10 +74,11 @@ class Refuse(lib.TestCase):
         self.refused("sh", "memory", says=["use brackets: [ sh ARGS"])
         self.refused("http://host/disk", status=2, says=["[ nbdkit curl URL ]"])
 
-    def in_dev_of_its_own(self, *command, fuse):
-        """Runs COMMAND with a /dev that has no fuse or one for all users, as udev makes it."""
+    def in_dev_of_its_own(self, *command, fuse, conf="/etc/fuse.conf"):
+        """Runs COMMAND with a /dev that has no fuse or one for all users, as udev makes it, and with
+        CONF as /etc/fuse.conf."""
         devices = [("null", 666, 1, 3), ("urandom", 444, 1, 9)] + [("fuse", 666, 10, 229)] * fuse
-        script = " && ".join(["mount -t tmpfs none /dev",
+        script = " && ".join(["mount -t tmpfs none /dev", f"mount --bind {conf} /etc/fuse.conf",
                               *(f"mknod -m {mode} /dev/{name} c {major} {minor}"
                                 for name, mode, major, minor in devices), 'exec "$@"'])
         done = lib.attempt("unshare", "--mount", "sh", "-c", script, "sh", *command)
@@ -92,8 +93,8 @@ class Refuse(lib.TestCase):
         self.assertIn("/dev/fuse does not exist", said)
         self.assertIn("--device /dev/fuse", said)
 
-    def test_no_new_privileges(self):
-        """As in a service of an unprivileged user, where fusermount3 does not work."""
+    def try_as_nobody(self, *options, **kwargs):
+        """Mounts as in a service of an unprivileged user, where fusermount3 does not work."""
         lib.require("setpriv")
         if os.geteuid() != 0:
             self.skipTest("needs root, to be somebody else")
@@ -105,9 +106,26 @@ class Refuse(lib.TestCase):
         os.chmod(image, 0o644)
         said = self.in_dev_of_its_own(
             "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs",
-            "env", "TMPDIR=" + point, "XDG_RUNTIME_DIR=" + point, program, image, point, fuse=True)
-        self.assertIn("fusermount3 gets no privileges under NoNewPrivileges", said)
+            "env", "TMPDIR=" + point, "XDG_RUNTIME_DIR=" + point, program, *options, image, point,
+            fuse=True, **kwargs)
         self.assertFalse(lib.is_mounted(point))
+        return said
+
+    def test_no_new_privileges(self):
+        self.assertIn("fusermount3 gets no privileges under NoNewPrivileges", self.try_as_nobody())
+
+    def test_allow_other(self):
+        for text, permitted in (("#user_allow_other\n", False), ("x\n user_allow_other \n", True)):
+            conf = self.path("fuse.conf")
+            with open(conf, "w") as f:
+                f.write(text)
+            for option in ("allow_other", "allow_root"):
+                said = self.try_as_nobody("-o", option, conf=conf)
+                if permitted:
+                    self.assertIn("fusermount3 gets no privileges", said)
+                else:
+                    self.assertRegex(said, rf"\Afleecefs: option {option}: [^\n]*add the line "
+                                     r"user_allow_other to /etc/fuse.conf[^\n]*\n\Z")
 
     # Sources
 
