@@ -42,6 +42,9 @@ typedef struct {
     FlDiskOptions disk;
     FlViewOptions view;
     GPtrArray *values; /* of FlSourceValue: options of source kinds and providers */
+    /* Given options that have an effect only when mounting, or also with --recover and --forget;
+     * NULL: none. */
+    const char *mount_option, *source_option;
     /* Snapshots. */
     const char *snapshot_option;    /* a given option that is for snapshots; else NULL */
     char *series, *agent, *scratch; /* paths are absolute */

@@ -46,6 +46,7 @@ static bool apply_listed(FlOptions *options, const GArray *settings, const char 
         return fl_setting_apply(setting, options, parts[1], error);
     if (fl_option_is_for_fuse(option)) {
         g_ptr_array_add(options->fuse, g_strdup(option));
+        options->mount_option = g_ptr_array_index(options->fuse, options->fuse->len - 1);
         return check_fuse_option(option, error);
     }
     if (!fl_option_is_for_mount(option))
@@ -234,6 +235,34 @@ static bool take_mountpoint(FlOptions *options, const char *last, GError **error
     return true;
 }
 
+/* Rejects options that would be ignored. */
+static bool check_use(const FlOptions *options, GError **error)
+{
+    const char *option = options->mount_option;
+
+    switch (options->command) {
+    case FL_COMMAND_MOUNT:
+    case FL_COMMAND_HELP:
+    case FL_COMMAND_VERSION:
+        return true;
+    case FL_COMMAND_RECOVER:
+    case FL_COMMAND_FORGET:
+        break;
+    case FL_COMMAND_STATUS:
+    case FL_COMMAND_COMMIT:
+    case FL_COMMAND_ABORT:
+    case FL_COMMAND_RATE:
+    case FL_COMMAND_LIST:
+        option = option != NULL ? option : options->source_option;
+        break;
+    }
+    return option == NULL ||
+           fl_fail_usage(
+               error, "option %s has an effect only when mounting%s: leave it out%s", option,
+               option == options->mount_option ? "" : ", and with --recover and --forget",
+               options->command == FL_COMMAND_RATE ? ", or give SOURCE and MOUNTPOINT" : "");
+}
+
 static bool check(const FlOptions *options, GError **error)
 {
     if (options->series != NULL && !fl_series_check(options->series, error))
@@ -266,7 +295,8 @@ FlOptions *fl_options_parse(char **argv, GError **error)
     options->view.readahead = READAHEAD_DEFAULT;
 
     if (!parse_words(options, settings, argv, &last, error) || !check_command(options, error) ||
-        !take_mountpoint(options, last, error) || !check(options, error))
+        !take_mountpoint(options, last, error) || !check_use(options, error) ||
+        !check(options, error))
         return NULL;
     g_ptr_array_add(options->fuse, NULL);
     if (options->debug)

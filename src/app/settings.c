@@ -182,13 +182,13 @@ static const FlSetting own[] = {
     {"foreground", NULL, "stay in the foreground", FL_GROUP_GENERAL, 'f', .word = true,
      .flag = FLAG(foreground)},
     {"debug", NULL, "log everything, with FUSE requests; implies -f", FL_GROUP_GENERAL, 'd',
-     .flag = FLAG(debug)},
+     .flag = FLAG(debug), .use = FL_USE_ANY},
     {"verbose", NULL, "log connection events", FL_GROUP_GENERAL, 'v', .word = true,
-     .flag = FLAG(verbose)},
+     .flag = FLAG(verbose), .use = FL_USE_ANY},
     {"pidfile", "FILE", "write the process ID to FILE when ready", FL_GROUP_GENERAL, 'P',
      .word = true, .set = set_pidfile},
     {"option", "OPT[,OPT...]", "options below by name, and those of FUSE", FL_GROUP_GENERAL, 'o',
-     .word = true},
+     .word = true, .use = FL_USE_ANY},
     {"sandbox", "HOW", "on, off, or require: fail if incomplete (on)", FL_GROUP_GENERAL,
      .set = set_sandbox},
     {"help", NULL, "show this help", FL_GROUP_GENERAL, 'h', .word = true,
@@ -201,11 +201,11 @@ static const FlSetting own[] = {
     {"status", NULL, "show the status of a mount (=json: as JSON)", FL_GROUP_MOUNTS, .word = true,
      .json = true, .command = FL_COMMAND_STATUS},
     {"watch", NULL, "with status: refresh until the mount ends", FL_GROUP_MOUNTS, .word = true,
-     .flag = FLAG(watch)},
+     .flag = FLAG(watch), .use = FL_USE_ANY},
     {"commit", NULL, "backup complete: move restore point, unmount", FL_GROUP_MOUNTS, .word = true,
      .command = FL_COMMAND_COMMIT},
     {"force", NULL, "with commit: even if not everything was read", FL_GROUP_MOUNTS, .word = true,
-     .flag = FLAG(force)},
+     .flag = FLAG(force), .use = FL_USE_ANY},
     {"abort", NULL, "backup failed: keep restore point, unmount", FL_GROUP_MOUNTS, .word = true,
      .command = FL_COMMAND_ABORT},
 
@@ -220,11 +220,11 @@ static const FlSetting own[] = {
     {"readahead", "SIZE", "bytes to read ahead; 0 disables (16M)", FL_GROUP_READING,
      .set = set_readahead},
     {"timeout", "SECONDS", "silence before a server counts as gone (30)", FL_GROUP_READING,
-     .set = set_timeout},
+     .set = set_timeout, .use = FL_USE_SOURCE},
     {"reconnect", "SECONDS", "how long to try to reconnect; 0 disables (60)", FL_GROUP_READING,
      .set = set_reconnect},
     {"rate", "SIZE", "bytes per second to read, also for a MOUNTPOINT", FL_GROUP_READING,
-     .set = set_rate},
+     .set = set_rate, .use = FL_USE_ANY},
     {"direct_io", NULL, "leave the page cache to others", FL_GROUP_READING,
      .flag = FLAG(direct_io)},
 
@@ -240,20 +240,20 @@ static const FlSetting own[] = {
      .set = set_split},
 
     {"series", "NAME", "series that the backup belongs to (last)", FL_GROUP_SNAPSHOTS,
-     .set = set_series},
+     .set = set_series, .use = FL_USE_SOURCE},
     {"full", NULL, "take a full backup", FL_GROUP_SNAPSHOTS, .of_vms = true, .flag = FLAG(full)},
     {"disk", "NODE[:NODE...]", "only these disks (all writable disks)", FL_GROUP_SNAPSHOTS,
      .of_vms = true, .set = set_disk},
     {"read_only", NULL, "also back up read-only disks, in full", FL_GROUP_SNAPSHOTS, .of_vms = true,
      .flag = FLAG(read_only)},
     {"agent", "PATH", "freeze file systems through this agent socket", FL_GROUP_SNAPSHOTS,
-     .of_vms = true, .set = set_agent},
+     .of_vms = true, .set = set_agent, .use = FL_USE_SOURCE},
     {"agent_optional", NULL, "continue if the agent does not answer", FL_GROUP_SNAPSHOTS,
      .of_vms = true, .flag = FLAG(agent_optional)},
     {"freeze_timeout", "SECONDS", "maximum time the guest is frozen (10)", FL_GROUP_SNAPSHOTS,
      .of_vms = true, .set = set_freeze_timeout},
     {"scratch", "DIR", "where to save overwritten blocks (/var/tmp)", FL_GROUP_SNAPSHOTS,
-     .of_vms = true, .set = set_scratch},
+     .of_vms = true, .set = set_scratch, .use = FL_USE_SOURCE},
     {"scratch_encrypt", NULL, "encrypt these blocks there", FL_GROUP_SNAPSHOTS, .of_vms = true,
      .flag = FLAG(scratch_encrypt)},
 };
@@ -265,6 +265,7 @@ static void add_own(GArray *settings, const FlSourceOption *option, FlOptionGrou
         .value = option->value,
         .help = option->help,
         .group = group,
+        .use = FL_USE_SOURCE,
         .of_vms = group == FL_GROUP_SNAPSHOTS,
         .own = option,
     };
@@ -327,6 +328,10 @@ bool fl_setting_apply(const FlSetting *setting, FlOptions *options, const char *
                              setting->value);
     if (setting->value == NULL && value != NULL)
         return fl_fail_usage(error, "option %s takes no value", setting->name);
+    if (setting->use == FL_USE_MOUNT)
+        options->mount_option = setting->name;
+    if (setting->use == FL_USE_SOURCE)
+        options->source_option = setting->name;
     if (setting->of_vms)
         options->snapshot_option = setting->name;
     if (setting->flag != 0)

@@ -15,12 +15,20 @@ typedef enum {
     FL_GROUP_SNAPSHOTS,
 } FlOptionGroup;
 
+/* The commands with which an option has an effect. */
+typedef enum {
+    FL_USE_MOUNT,
+    FL_USE_SOURCE, /* mounting, --recover and --forget */
+    FL_USE_ANY,    /* all, or checked elsewhere */
+} FlOptionUse;
+
 typedef struct {
     const char *name, *value, *help; /* for --help; VALUE NULL: takes no value */
     FlOptionGroup group;
     char letter;       /* 0: none */
     bool json;         /* takes "=json" or no value */
     bool word;         /* not accepted by -o */
+    FlOptionUse use;   /* others are refused; ignored for commands */
     bool of_vms;       /* meaningless for sources other than VMs */
     FlCommand command; /* that it selects; FL_COMMAND_MOUNT: none */
     size_t flag;       /* offset of a bool in FlOptions that it sets; 0: none */

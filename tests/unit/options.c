@@ -127,6 +127,11 @@ static void test_commands(void)
         {"--list=json", FL_COMMAND_LIST, NULL, 0, true},
         {"--recover qmp:q", FL_COMMAND_RECOVER, NULL, 1, false},
         {"--forget x.qcow2", FL_COMMAND_FORGET, NULL, 1, false},
+        {"-v -d --status /m", FL_COMMAND_STATUS, "/m", 0, false},
+        {"--recover -o timeout=2,scratch=/x,agent=/a,nbd=nbd://h qmp:q", FL_COMMAND_RECOVER, NULL,
+         1, false},
+        {"--forget --series=week --format=raw x", FL_COMMAND_FORGET, NULL, 1, false},
+        {"--cache=1M --full --help", FL_COMMAND_HELP, NULL, 0, false},
         {"-h", FL_COMMAND_HELP, NULL, 0, false},
         {"--version", FL_COMMAND_VERSION, NULL, 0, false},
     };
@@ -192,6 +197,16 @@ static void test_refusals(void)
         {"--status=xml m", "or --status=json for JSON"},
         {"--list m", "--list takes no argument but =json, not 'm'"},
         {"--watch s m", "--watch requires --status"},
+        {"--status -o cache=1M m", "option cache has an effect only when mounting: leave it out"},
+        {"--commit --series=week m", "option series has an effect only when mounting, and with"},
+        {"--abort -f m", "option foreground has an effect only"},
+        {"--list --pidfile=p", "option pidfile has an effect only"},
+        {"--status -o allow_other m", "option allow_other has an effect only"},
+        {"--status --format=raw m", "option format has an effect only when mounting, and with"},
+        {"--rate=1M --cache=1M s", "leave it out, or give SOURCE and MOUNTPOINT"},
+        {"--forget -o disk=vda qmp:q",
+         "option disk has an effect only when mounting: leave it out"},
+        {"--recover --full qmp:q", "option full has an effect only"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
