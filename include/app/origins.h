@@ -6,10 +6,12 @@
 #include "snapshot/snapshot.h"
 #include "source/kind.h"
 
-/* The origin of EXPORT of a source that is not a VM: SPEC, labelled LABEL. SERIES: from -o series=,
- * may be NULL. Reports bitmaps that are not served. */
+/* The origin of EXPORT of a source that is not a VM: SPEC, labelled LABEL. MOUNTED: the point in
+ * time if the source reports none. SERIES: from -o series=, may be NULL. Reports bitmaps that are
+ * not served. */
 FlOrigin *fl_origin_of_export(const FlSourceSpec *spec, const char *label,
-                              const FlExportInfo *export, const char *series);
+                              const FlExportInfo *export, const struct timespec *mounted,
+                              const char *series);
 /* The origin of DISK of SNAPSHOT, served as INFO. SNAPSHOT and DISK must outlive it. */
 FlOrigin *fl_origin_of_snapshot(const FlSourceSpec *spec, const FlSnapshot *snapshot,
                                 const FlSnapshotDisk *disk, const FlExportInfo *info);

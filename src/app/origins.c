@@ -5,15 +5,6 @@
 #include "snapshot/point.h"
 #include "util/size.h"
 
-/* Point in time for servers that report none: now. With nanoseconds, because two mounts within a
- * second may show different disks, and tools compare times exactly. */
-static struct timespec now(void)
-{
-    gint64 us = g_get_real_time();
-
-    return (struct timespec){.tv_sec = us / G_USEC_PER_SEC, .tv_nsec = us % G_USEC_PER_SEC * 1000};
-}
-
 /* For disks deeper in the tree, the export's name makes inode numbers unique. */
 static FlOrigin *new_origin(const char *name, const FlExportInfo *export)
 {
@@ -26,11 +17,12 @@ static FlOrigin *new_origin(const char *name, const FlExportInfo *export)
 }
 
 FlOrigin *fl_origin_of_export(const FlSourceSpec *spec, const char *label,
-                              const FlExportInfo *export, const char *series)
+                              const FlExportInfo *export, const struct timespec *mounted,
+                              const char *series)
 {
     FlOrigin *origin = new_origin(spec->name != NULL ? spec->name : label, export);
 
-    origin->time = origin->ctime = now();
+    origin->time = origin->ctime = *mounted;
     if (export->mtime.tv_sec == 0)
         return origin;
     origin->time = export->mtime;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/sources.h"
 
+#include "app/mount-clock.h"
 #include "app/origins.h"
 #include "app/pieces.h"
 #include "app/vm-options.h"
@@ -56,14 +57,24 @@ static bool check_sizes(const FlOpening *opening, const GPtrArray *exports, GErr
                    first->name, fl_source_label(opening->source));
 }
 
+/* The point in time of exports that have none; of no use, and zero, if all have one. */
+static struct timespec mount_time(const FlOpening *opening, const GPtrArray *exports)
+{
+    for (guint i = 0; i < exports->len; i++) {
+        if (((const FlExportInfo *)exports->pdata[i])->mtime.tv_sec == 0)
+            return fl_mount_clock_next(fl_source_label(opening->source));
+    }
+    return (struct timespec){0};
+}
+
 /* Takes INFO. */
-static bool add_export(FlOpening *opening, FlExportInfo *info, const FlDiskOptions *disk_options,
-                       GError **error)
+static bool add_export(FlOpening *opening, FlExportInfo *info, const struct timespec *mounted,
+                       const FlDiskOptions *disk_options, GError **error)
 {
     const FlOptions *options = opening->sources->options;
     FlDiskOptions own = *disk_options;
-    FlOrigin *origin =
-        fl_origin_of_export(opening->spec, fl_source_label(opening->source), info, options->series);
+    FlOrigin *origin = fl_origin_of_export(opening->spec, fl_source_label(opening->source), info,
+                                           mounted, options->series);
     g_autoptr(GString) state = g_string_new(NULL);
 
     forget_huge_maps(opening, info, origin);
@@ -80,15 +91,17 @@ static bool add_exports(FlOpening *opening, GError **error)
     FlWait wait = fl_opening_wait(opening);
     g_autoptr(GPtrArray) exports = fl_source_exports(opening->source, NULL, &wait, error);
     FlDiskOptions options = opening->sources->disk;
+    struct timespec mounted;
 
     options.workers = opening->sources->workers;
     if (exports == NULL || !check_sizes(opening, exports, error))
         return false;
+    mounted = mount_time(opening, exports);
     while (exports->len > 0) {
         FlExportInfo *info = g_ptr_array_steal_index(exports, 0);
 
         if (info->size > 0) {
-            if (!add_export(opening, info, &options, error))
+            if (!add_export(opening, info, &mounted, &options, error))
                 return false;
             continue;
         }
