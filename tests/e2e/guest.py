@@ -52,8 +52,10 @@ class Guest:
 
     def run(self, script):
         """Runs a shell script and returns its stdout."""
-        pid = self.begin_script(script)
+        pid, deadline = self.begin_script(script), time.monotonic() + 2 * lib.PATIENCE
         while not (status := self.agent("guest-exec-status", pid=pid))["exited"]:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the guest has not run after {2 * lib.PATIENCE} s: {script}")
             # The agent has no event for this, and polling takes time of the guest's only CPU.
             time.sleep(0.01)
         out, err = (base64.b64decode(status.get(k, "")).decode() for k in ("out-data", "err-data"))

@@ -34,7 +34,7 @@ SANITIZED = any(word in FLEECEFS[0] for word in ("asan", "tsan"))
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
 CI = os.environ.get("CI") == "true"
 # Longer than any step of a test takes: beyond it, the step hangs.
-PATIENCE = 60
+PATIENCE = 120
 
 _at_exit = contextlib.ExitStack()
 atexit.register(_at_exit.close)
@@ -370,6 +370,7 @@ class TestCase(unittest.TestCase):
     def setUp(self):
         self._stack = contextlib.ExitStack()
         _at_exit.push(self._stack)
+        self.addCleanup(self._tell_duration, time.monotonic())
         self.addCleanup(self._stack.close)
         self._count = 0
         self.servers = [] # process ids of servers that the test itself started
@@ -383,6 +384,11 @@ class TestCase(unittest.TestCase):
         os.environ["TSAN_OPTIONS"] = \
             f"log_path={self.dir}/sanitizer:suppressions={TOP}/tests/tsan/suppressions"
         self.rng = random.Random(f"{SEED} {self.id()}")
+
+    @staticmethod
+    def _tell_duration(began):
+        """For a reader who wonders where the time goes: nothing depends on it."""
+        print(f"{time.monotonic() - began:.1f} s", end=" ", file=sys.stderr, flush=True)
 
     def defer(self, function, *args):
         """Calls FUNCTION when the test ends, before what was deferred earlier."""

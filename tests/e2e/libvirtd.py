@@ -206,8 +206,9 @@ class Proxy:
         self._start(self._accept)
 
     def _start(self, function, *args):
-        self.threads.append(threading.Thread(target=function, args=args, daemon=True))
-        self.threads[-1].start()
+        thread = threading.Thread(target=function, args=args, daemon=True)
+        thread.start()
+        self.threads.append(thread) # close() joins what is listed
 
     def close(self):
         for s in (self.listener, *self.sockets):

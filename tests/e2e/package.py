@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A release: the tarball builds, and the Debian package is clean and complete."""
+"""A release: the Debian package builds from its tarball, and is clean and complete."""
 import glob
 import os
 import re
@@ -7,16 +7,28 @@ import subprocess
 
 import lib
 
-BUILD = os.environ.get("BUILD_ROOT") or os.path.dirname(os.path.dirname(lib.FLEECEFS[-1]))
 # Compiling everything again takes longer than any other step.
 COMPILING = 10 * lib.PATIENCE
 
 
 class Package(lib.TestCase):
+    def unpack_release(self):
+        """Returns the tree of a release tarball of what is committed; the tests' tree without git."""
+        if lib.attempt("git", "-C", lib.TOP, "rev-parse").returncode != 0:
+            return lib.TOP
+        source, build = self.mkdir("source"), self.mkdir("build")
+        lib.run("git", "clone", "-q", lib.TOP, source)
+        lib.run("meson", "setup", build, source, timeout=COMPILING)
+        lib.run("meson", "dist", "-C", build, "--no-tests", "--formats", "gztar")
+        tarball, = glob.glob(build + "/meson-dist/*.tar.gz")
+        lib.run("tar", "-C", self.dir, "-xf", tarball)
+        unpacked, = glob.glob(self.dir + "/fleecefs-*/")
+        return unpacked
+
     def test_deb(self):
         lib.require("dpkg-buildpackage", "dh", "lintian", "ddrescue")
         out, root = self.mkdir("out"), self.mkdir("root")
-        lib.run(lib.TOP + "/contrib/make-deb", out, timeout=COMPILING)
+        lib.run(self.unpack_release() + "/contrib/make-deb", out, timeout=COMPILING)
         deb, = glob.glob(out + "/fleecefs_*.deb")
         # It leaves temporary files.
         said = lib.run("lintian", "--fail-on", "error,warning", deb, stderr=subprocess.STDOUT,
@@ -36,21 +48,6 @@ class Package(lib.TestCase):
             needed = f.read().partition("Build-Depends:")[2].partition("Standards-Version")[0]
         wanted = {p for p in re.findall(r"(?m)^ +(\S+)", build) if p.endswith("-dev")} - {"libc6-dev"}
         self.assertEqual(set(re.findall(r"(?m)^ (\S+-dev),", needed)), wanted)
-
-    def test_tarball(self):
-        if lib.attempt("git", "-C", lib.TOP, "rev-parse").returncode != 0:
-            self.skipTest("meson dist needs a git repository")
-        source, build = self.mkdir("source"), self.mkdir("build")
-        lib.run("git", "clone", "-q", lib.TOP, source)
-        lib.run("meson", "setup", build, source, timeout=COMPILING)
-        lib.run("meson", "dist", "-C", build, "--no-tests", "--formats", "gztar")
-        tarball, = glob.glob(build + "/meson-dist/*.tar.gz")
-        lib.run("tar", "-C", self.dir, "-xf", tarball)
-        unpacked, = glob.glob(self.dir + "/fleecefs-*/")
-        lib.run("meson", "setup", self.dir + "/again", unpacked, "-Doptimization=0",
-                timeout=COMPILING)
-        lib.run("meson", "compile", "-C", self.dir + "/again", "fleecefs", timeout=COMPILING)
-        self.assertIn("fleecefs", lib.run(self.dir + "/again/src/fleecefs", "--version"))
 
 
 if __name__ == "__main__":

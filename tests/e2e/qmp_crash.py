@@ -144,8 +144,8 @@ class Crash(lib.TestCase):
         """QEMU continues, and so does the snapshot, which is monitored through a new connection."""
         proxy = Proxy(self.vm, connections=2)
         snapshot = self.vm.begin(monitor=proxy.path)
-        proxy.client.shutdown(socket.SHUT_RDWR)
         before = len(proxy.commands)
+        proxy.client.shutdown(socket.SHUT_RDWR)
         self.vm.qmp("job-cancel", id="fleecefs-0-job")
         self.assertRegex(snapshot.line(), "^lost: vd[ab]: its backup job")
         self.assertIn("qmp_capabilities", proxy.commands[before:])

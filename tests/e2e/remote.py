@@ -263,7 +263,7 @@ class Remote(Base):
         link = sshd.Link(self, self.sshd.port)
         vm = self.domain()
         vm.scribble(self.rng, 2)
-        mount = self.begin(vm, "-o", "timeout=3,reconnect=3", port=link.port,
+        mount = self.begin(vm, "-o", "timeout=10,reconnect=3", port=link.port,
                            known=self.sshd.write_known("link", "host", link.port))
         link.end()
         self.assert_errno(errno.EIO, qmp_mount.QmpMount.read_direct, mount / "vda/disk.raw")
@@ -277,7 +277,7 @@ class Remote(Base):
         vm = self.domain()
         vm.scribble(self.rng, 2)
         vm.write("vda", lib.MIB // 2, 65536, 7)  # zeros are read without the server
-        mount = self.begin(vm, "-o", "readahead=0,timeout=3,reconnect=3")
+        mount = self.begin(vm, "-o", "readahead=0,timeout=10,reconnect=3")
         path, expected = mount / "vda/disk.raw", bytes(vm.disks["vda"].model)
         ssh = ssh_of(self.tmp)[0]
         self.assertTrue(lib.read_direct(path) == expected[:4096])

@@ -291,7 +291,7 @@ class RemoteOff(remote.Base):
         """Reads fail, and nothing is left there."""
         link = sshd.Link(self, self.sshd.port)
         vm = self.off(full=False)
-        mount = self.begin(vm, "-o", "timeout=3,reconnect=3", port=link.port,
+        mount = self.begin(vm, "-o", "timeout=10,reconnect=3", port=link.port,
                            known=self.sshd.write_known("link", "host", link.port))
         link.end()
         self.assert_errno(errno.EIO, qmp_mount.QmpMount.read_direct, mount / "vda/disk.raw")

@@ -182,6 +182,8 @@ class Sshd:
             make_key(f"{self.dir}/{name}")
         with open(f"{self.dir}/config", "w") as f:
             f.write(CONFIG.format(self.dir) + config)
+            if not users: # root, whose shell may read slow start-up files of this machine
+                f.write(f"SetEnv HOME={self.dir}\n")
         os.makedirs("/run/sshd", exist_ok=True)
         self.prefix = self._write_users(users, shell, home) if users else []
         self.process = None
