@@ -7,10 +7,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#define PATIENCE_NS 500000000
+#define PATIENCE_USEC 500000
+#define POLL_USEC     100
 
 /* Passed with the signal. */
 typedef struct {
@@ -32,18 +32,27 @@ static void on_signal(int signum, siginfo_t *info, void *context)
     errno = saved;
 }
 
-static bool wait_for(sem_t *done)
+static bool has_ended(pid_t thread)
 {
-    struct timespec end;
-    int r;
+    return syscall(SYS_tgkill, getpid(), thread, 0) != 0 && errno == ESRCH;
+}
 
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += (end.tv_nsec + PATIENCE_NS) / 1000000000;
-    end.tv_nsec = (end.tv_nsec + PATIENCE_NS) % 1000000000;
-    do
-        r = sem_timedwait(done, &end);
-    while (r < 0 && errno == EINTR);
-    return r == 0;
+/* Polls: a thread that ends first drops the signal. Its clock is not that of sem_timedwait(3),
+ * which may be set back. */
+static bool wait_for(Call *call, pid_t thread)
+{
+    gint64 end = g_get_monotonic_time() + PATIENCE_USEC;
+
+    while (sem_trywait(&call->done) != 0) {
+        if (has_ended(thread)) {
+            sem_trywait(&call->done); /* in case it has run the function since */
+            return true;
+        }
+        if (g_get_monotonic_time() >= end)
+            return false;
+        g_usleep(POLL_USEC);
+    }
+    return true;
 }
 
 static bool call_thread(Call *call, pid_t thread)
@@ -55,7 +64,7 @@ static bool call_thread(Call *call, pid_t thread)
     info.si_value.sival_ptr = call;
     if (syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, SIGRTMIN, &info) != 0)
         return errno == ESRCH; /* the thread has ended */
-    return wait_for(&call->done);
+    return wait_for(call, thread);
 }
 
 /* Calls the threads that are not in SEEN. False if there was none, or on failure. */

@@ -11,6 +11,8 @@
 #include <linux/landlock.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -43,6 +45,43 @@ static void *run_probe(void *opaque)
         ;
     probe->probe(probe->folder);
     return NULL;
+}
+
+/* Ends when it gets the signal that closes the sandbox in a thread, without handling it. */
+static void *end_instead(void *opaque)
+{
+    sigset_t set;
+
+    (void)opaque;
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN);
+    sigwaitinfo(&set, NULL);
+    return NULL;
+}
+
+static void test_thread_that_ends(void)
+{
+    int status;
+    pid_t child = fork();
+
+    if (child == 0) {
+        FlSandbox *sandbox = fl_sandbox_new();
+        g_auto(GStrv) missing = NULL;
+        sigset_t set;
+        pthread_t thread;
+
+        sigemptyset(&set);
+        sigaddset(&set, SIGRTMIN);
+        pthread_sigmask(SIG_BLOCK, &set, NULL); /* inherited by the thread */
+        pthread_create(&thread, NULL, end_instead, NULL);
+        missing = fl_sandbox_close(sandbox);
+        pthread_join(thread, NULL);
+        for (char **why = missing; *why != NULL; why++)
+            g_assert_null(strstr(*why, "thread"));
+        _exit(0);
+    }
+    g_assert_cmpint(waitpid(child, &status, 0), ==, child);
+    g_assert_cmpint(status, ==, 0);
 }
 
 /* Runs PROBE, whose assertions are the test, in a sandboxed process. */
@@ -193,5 +232,6 @@ int main(int argc, char **argv)
     g_test_add_func("/sandbox/rights", test_rights);
     g_test_add_func("/sandbox/syscalls", test_syscalls);
     g_test_add_func("/sandbox/files", test_files);
+    g_test_add_func("/sandbox/thread-that-ends", test_thread_that_ends);
     return g_test_run();
 }
