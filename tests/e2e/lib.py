@@ -376,6 +376,7 @@ class TestCase(unittest.TestCase):
         self.servers = [] # process ids of servers that the test itself started
         self.dir = tempfile.mkdtemp(prefix="fleecefs-test.")
         self.defer(shutil.rmtree, self.dir)
+        self.defer(self._check_mounts)
         self.defer(self._check_sanitizers)
         os.environ["SANITIZER_LOG"] = f"{self.dir}/sanitizer"
         os.environ["ASAN_OPTIONS"] = f"log_path={self.dir}/sanitizer"
@@ -417,6 +418,18 @@ class TestCase(unittest.TestCase):
                 yield
         finally:
             self.dir, self._stack = whole, stack
+
+    def _check_mounts(self):
+        """Fails with what is still mounted in the test's folder, and detaches it: a daemon that hangs
+        would block whoever removes the folder."""
+        with open("/proc/self/mounts", "rb") as f:
+            points = [re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), line.split(b" ")[1])
+                      for line in f]
+        left = [p for p in points if p.startswith(os.fsencode(self.dir) + b"/")]
+        for point in left:
+            libc.umount2(point, MNT_DETACH)
+        if left:
+            raise AssertionError(f"still mounted: {left}")
 
     def _check_sanitizers(self):
         """Fails with reports of sanitizers or valgrind, including those of background daemons."""
