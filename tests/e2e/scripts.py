@@ -452,7 +452,8 @@ class Scripts(Base):
             self.env["FLEECEFS"] = refusing
             self.backup(vm, "--full", tool=tool, to=to, status=1, says="could not be committed")
             del self.env["FLEECEFS"]
-            self.assertEqual(os.listdir(self.extract(tool, to)), [], tool)
+            folder = self.extract(tool, to)
+            self.assertEqual(os.listdir(folder) if os.path.isdir(folder) else [], [], tool)
             self.backup(vm, "--full", tool=tool, to=to)
             self.assertEqual(len(os.listdir(self.extract(tool, to))), 1, tool)
             self.to = self.mkdir("another")
