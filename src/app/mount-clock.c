@@ -15,6 +15,9 @@
 #define CLOCK_STEP 3600
 /* Bytes of the file. */
 #define TEXT_MAX 65536
+/* How long to wait for another process, which may be stopped. */
+#define LOCK_TRIES 100
+#define LOCK_USEC  10000
 
 /* Opens the file and locks it; -1 if that is impossible. */
 static int open_file(void)
@@ -23,11 +26,14 @@ static int open_file(void)
     g_autofree char *path = directory != NULL ? g_build_filename(directory, NAME, NULL) : NULL;
     int fd = path != NULL ? open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 
-    if (fd >= 0 && flock(fd, LOCK_EX) != 0) {
-        close(fd);
-        return -1;
+    for (int i = 0; fd >= 0 && i < LOCK_TRIES; i++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            return fd;
+        g_usleep(LOCK_USEC);
     }
-    return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
 }
 
 /* Returns the second after that of KEY in TEXT, lines "KEY SECOND"; or NOW if that is later. Adds

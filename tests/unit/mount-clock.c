@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "app/mount-clock.h"
 
+#include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 static gint64 host_second(void)
 {
@@ -32,6 +35,7 @@ static void test_seconds_differ(void)
     g_autofree char *directory = g_dir_make_tmp("fleecefs-unit.XXXXXX", NULL);
     g_autofree char *path = g_build_filename(directory, "mounts-clock", NULL);
     gint64 begin = host_second(), last = 0;
+    int fd;
 
     g_setenv("FLEECEFS_STATE_DIR", directory, TRUE);
     for (unsigned i = 0; i < 20; i++) {
@@ -53,6 +57,12 @@ static void test_seconds_differ(void)
     set_file(path, host_second() + 1000000);
     fl_mount_clock_next("nbd://a");
     g_assert_cmpuint(count_lines(path), ==, 1);
+
+    /* Another process that keeps the lock does not block a mount. */
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    g_assert_no_errno(flock(fd, LOCK_EX));
+    g_assert_cmpint(fl_mount_clock_next("nbd://a").tv_sec, <=, host_second());
+    close(fd);
 
     g_unlink(path);
     g_assert_cmpint(g_rmdir(directory), ==, 0);
