@@ -10,8 +10,6 @@
 #define TICK_MS      100
 /* Maximum time in milliseconds until throttled reads are tried again: the limit may change. */
 #define THROTTLE_MAX 1000
-/* Seconds from an attempt to use the relay, or the loss of its connection, to the next attempt. */
-#define RELAY_PAUSE 60
 
 static void requeue(FlDisk *disk, GQueue *left);
 
@@ -46,7 +44,6 @@ void fl_disk_unref(FlDisk *disk)
         return;
     fl_disk_maps_unref(disk->maps);
     fl_source_unref(disk->peer.source);
-    fl_source_unref(disk->peer.relay);
     fl_workers_unref(disk->peer.options.workers);
     fl_export_info_free(disk->peer.info);
     g_object_unref(disk->cancel);
@@ -79,16 +76,10 @@ const char *fl_disk_failure(const FlDisk *disk)
     return disk->failure != NULL ? disk->failure : g_atomic_pointer_get((char **)&disk->condemned);
 }
 
-static bool has_relay(const FlDisk *disk)
-{
-    return disk->conns->len > 0 && ((const FlConn *)disk->conns->pdata[0])->confirmed;
-}
-
 const FlDiskStats *fl_disk_stats(FlDisk *disk)
 {
     disk->stats.connections = disk->conns->len;
     disk->stats.connecting = disk->connecting != 0;
-    disk->stats.relay = has_relay(disk);
     disk->stats.queued = fl_read_queue_length(&disk->queue);
     disk->stats.in_flight = 0;
     for (guint i = 0; i < disk->conns->len; i++)
@@ -179,7 +170,6 @@ void fl_disk_condemn(FlDisk *disk, const char *why)
 void fl_disk_set_confirm(FlDisk *disk, const FlDiskConfirmOps *ops)
 {
     disk->confirm = fl_confirm_new(ops, disk->peer.options.timeout);
-    disk->peer.relay = ops->relay != NULL ? fl_source_ref(ops->relay) : NULL;
 }
 
 void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good)
@@ -244,7 +234,7 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     FlDisk *disk = opaque;
     /* The order matters: call this before checking whether the disk is condemned, since the thread
      * that condemns it is the first to know that the job has ended. */
-    bool hold = read->error == 0 && !conn->confirmed && fl_confirm_is_needed(disk->confirm);
+    bool hold = read->error == 0 && fl_confirm_is_needed(disk->confirm);
 
     disk->down_since = 0;
     disk->backoff = FL_BACKOFF_MIN;
@@ -291,19 +281,10 @@ static void requeue(FlDisk *disk, GQueue *left)
 static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
 {
     FlDisk *disk = opaque;
-    bool relay = conn->confirmed;
 
-    g_info("export \"%s\" of %s%s: %s", disk->peer.info->name, fl_disk_label(disk),
-           relay ? ", relay" : "", why);
+    g_info("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk), why);
     g_ptr_array_remove(disk->conns, conn);
     fl_conn_close(conn, left);
-    if (relay) {
-        /* The server may be well: connect to it directly. */
-        disk->relay_again = fl_deadline_in(RELAY_PAUSE);
-        requeue(disk, left);
-        fl_disk_pump(disk);
-        return;
-    }
     disk->lost = true;
     if (disk->down_since == 0)
         disk->down_since = g_get_monotonic_time();
@@ -417,8 +398,7 @@ static void connect_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gp
     if (conn == NULL) {
         connect_failed(disk, error);
     } else {
-        /* The queue uses the first one for reads that somebody waits for. */
-        g_ptr_array_insert(disk->conns, conn->confirmed ? 0 : -1, conn);
+        g_ptr_array_add(disk->conns, conn);
         fl_conn_start(conn, &conn_events, disk);
         disk->stats.reconnects += disk->lost;
         disk->lost = false;
@@ -427,23 +407,12 @@ static void connect_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gp
     fl_disk_pump(disk);
 }
 
-/* Not with a single connection: it has to be fast, too. */
-static bool wants_relay(const FlDisk *disk)
-{
-    return disk->peer.relay != NULL && disk->conns_max > 1 &&
-           g_get_monotonic_time() >= disk->relay_again && !has_relay(disk);
-}
-
 static void start_connect(FlDisk *disk)
 {
-    bool relay = wants_relay(disk);
-
     disk->connecting = g_get_monotonic_time();
-    if (relay)
-        disk->relay_again = fl_deadline_in(RELAY_PAUSE);
     fl_disk_start_watch(disk);
     disk->workers++;
-    fl_worker_connect(&disk->peer, relay, disk->maps, disk->fingerprint, disk->cancel, connect_done,
+    fl_worker_connect(&disk->peer, disk->maps, disk->fingerprint, disk->cancel, connect_done,
                       fl_disk_ref(disk));
 }
 
@@ -454,8 +423,6 @@ static bool wants_connection(const FlDisk *disk)
         return false;
     if (disk->conns->len == 0)
         return fl_read_queue_length(&disk->queue) > 0;
-    if (wants_relay(disk))
-        return true;
     for (guint i = 0; i < disk->conns->len; i++) {
         if (fl_conn_in_flight(disk->conns->pdata[i]) < 2)
             return false;

@@ -3,16 +3,12 @@
 
 #include "util/deadline.h"
 
-/* Part of the time for connecting that a relay may take, as a divisor. */
-#define RELAY_SHARE 4
-
 typedef struct {
     const FlPeer *peer;
     GCancellable *cancel;
     gint64 *moved; /* of a load; else NULL */
     FlWorkerDone done;
     gpointer opaque;
-    bool relay;                 /* of a connection: try the relay first */
     FlDiskMaps *maps;           /* of a connection: NULL if not loaded; otherwise the result */
     FlFingerprint *fingerprint; /* of a connection: a copy */
     FlConn *conn;               /* the result of a connection */
@@ -56,36 +52,17 @@ static bool is_same(FlConn *conn, const Job *job, const FlWait *wait, GError **e
 
 /* Verify every connection, not only replacements of lost ones: a different server may have replaced
  * the old one since the last connection was closed, or even while one is open. */
-static FlConn *open_same(const Job *job, FlSource *source, const FlWait *wait, GError **error)
-{
-    g_autofree const char **contexts = job->maps != NULL ? fl_disk_maps_contexts(job->maps) : NULL;
-    FlConn *conn = fl_source_open(source, job->peer->info, contexts, wait, error);
-
-    if (conn == NULL || is_same(conn, job, wait, error))
-        return conn;
-    fl_conn_close(conn, NULL);
-    return NULL;
-}
-
 static void connect_now(void *opaque)
 {
     Job *job = opaque;
     const FlPeer *peer = job->peer;
     FlWait wait = {.seconds = peer->options.timeout, .cancel = job->cancel};
-    FlWait brief = {.seconds = MAX(wait.seconds / RELAY_SHARE, 1), .cancel = job->cancel};
-    g_autoptr(GError) unusable = NULL;
+    g_autofree const char **contexts = job->maps != NULL ? fl_disk_maps_contexts(job->maps) : NULL;
 
     wait.deadline = fl_deadline_in(wait.seconds);
-    brief.deadline = fl_deadline_in(brief.seconds);
-    if (job->relay)
-        job->conn = open_same(job, peer->relay, &brief, &unusable);
-    if (job->conn != NULL) {
-        job->conn->confirmed = true;
-        return;
-    }
-    if (unusable != NULL)
-        g_info("export \"%s\", relay: %s", peer->info->name, unusable->message);
-    job->conn = open_same(job, peer->source, &wait, &job->error);
+    job->conn = fl_source_open(peer->source, peer->info, contexts, &wait, &job->error);
+    if (job->conn != NULL && !is_same(job->conn, job, &wait, &job->error))
+        fl_conn_close(g_steal_pointer(&job->conn), NULL);
 }
 
 static void connected(void *opaque)
@@ -93,13 +70,11 @@ static void connected(void *opaque)
     end_job(opaque, NULL);
 }
 
-void fl_worker_connect(const FlPeer *peer, bool relay, FlDiskMaps *maps,
-                       const FlFingerprint *fingerprint, GCancellable *cancel, FlWorkerDone done,
-                       gpointer opaque)
+void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
+                       GCancellable *cancel, FlWorkerDone done, gpointer opaque)
 {
     Job *job = job_new(peer, cancel, done, opaque);
 
-    job->relay = relay;
     job->maps = maps != NULL ? fl_disk_maps_ref(maps) : NULL;
     job->fingerprint = fl_fingerprint_copy(fingerprint);
     fl_workers_push(peer->options.workers, connect_now, connected, job);
