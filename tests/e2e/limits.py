@@ -139,7 +139,7 @@ class Limits(lib.TestCase):
         self.assertGreater(limit, 3)
         # A mount that may start nothing more can be ended.
         group.limit(1)
-        done = group.attempt(*lib.FLEECEFS, "--status", point)
+        done = group.attempt(*lib.FLEECEFS, "--status", point, env=env)
         self.assertRegex(done.stderr, r"\Afleecefs: .*cannot ask its daemon: Resource .*pids.max[^\n]*\n\Z")
         lib.run(*lib.FLEECEFS, "--abort", point)
         self.assertEqual((vm.leftovers(), os.listdir(scratch), group.members()), ([], [], []))
