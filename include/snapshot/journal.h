@@ -5,9 +5,8 @@
  * QEMU itself keeps most of it, in names. The rest is in two small files in the state directory,
  * named after the VM. KEY.lock is locked while a daemon works on the VM; it also stores the last
  * point in time and, for messages, who holds the lock, and is never removed at the end of a
- * session. KEY.journal (JSON) is written before
- * anything is created in the VM, except for a mark that identifies the owner, and removed once all
- * of it is gone.
+ * session. KEY.journal (JSON) is written before anything is created in the VM, except for a mark
+ * that identifies the owner, and removed once all of it is gone.
  *
  * One thread at a time.
  */
