@@ -378,6 +378,8 @@ class TestCase(unittest.TestCase):
         self.defer(shutil.rmtree, self.dir)
         self.defer(self._check_mounts)
         self.defer(self._check_sanitizers)
+        # Not that of this machine; a Vm, a Domain and environment() have others.
+        os.environ["FLEECEFS_STATE_DIR"] = f"{self.dir}/fleecefs-state"
         os.environ["SANITIZER_LOG"] = f"{self.dir}/sanitizer"
         os.environ["ASAN_OPTIONS"] = f"log_path={self.dir}/sanitizer"
         os.environ["UBSAN_OPTIONS"] = \

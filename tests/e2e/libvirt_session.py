@@ -29,7 +29,8 @@ class Session(lib.TestCase):
         self.nobody = pwd.getpwnam("nobody")
         self.env = {**os.environ, "HOME": self.home, "XDG_RUNTIME_DIR": f"{self.home}/run",
                     "TMPDIR": self.home}
-        for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"):
+        for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME",
+                     "FLEECEFS_STATE_DIR"):
             self.env.pop(name, None)
         self.user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
         for name in ("run", "mnt", "scratch", ".config", ".config/libvirt"):
