@@ -12,6 +12,13 @@ struct FlConfirm {
     guint source;   /* timer for reads held too long; 0 while nothing is held */
 };
 
+/* A query, wrapped in a read without data. */
+typedef struct {
+    FlRead read; /* first */
+    void (*done)(errint_t result, void *opaque);
+    void *opaque;
+} Query;
+
 FlConfirm *fl_confirm_new(const FlDiskConfirmOps *ops, unsigned timeout)
 {
     FlConfirm *confirm = g_new0(FlConfirm, 1);
@@ -74,6 +81,23 @@ void fl_confirm_hold(FlConfirm *confirm, FlRead *read)
     g_queue_push_tail_link(&confirm->held, &read->link);
     if (confirm->source == 0)
         confirm->source = g_timeout_add_seconds(1, expire, confirm);
+}
+
+static void query_done(FlRead *read, errint_t result)
+{
+    g_autofree Query *query = (Query *)read;
+
+    query->done(result, query->opaque);
+}
+
+void fl_confirm_query(FlConfirm *confirm, void (*done)(errint_t result, void *opaque), void *opaque)
+{
+    Query *query = g_new0(Query, 1);
+
+    query->read.done = query_done;
+    query->done = done;
+    query->opaque = opaque;
+    fl_confirm_hold(confirm, &query->read);
 }
 
 void fl_confirm_end(FlConfirm *confirm, uint64_t number, errint_t result)

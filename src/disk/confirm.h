@@ -15,6 +15,9 @@ void fl_confirm_free(FlConfirm *confirm); /* must hold nothing; NULL is fine */
 bool fl_confirm_is_needed(const FlConfirm *confirm);
 /* Holds READ, which has completed, and requests confirmation. */
 void fl_confirm_hold(FlConfirm *confirm, FlRead *read);
+/* The same for what is not a read: DONE gets 0, or -EIO if it is not confirmed in time. */
+void fl_confirm_query(FlConfirm *confirm, void (*done)(errint_t result, void *opaque),
+                      void *opaque);
 /* Completes the reads numbered up to NUMBER with RESULT. */
 void fl_confirm_end(FlConfirm *confirm, uint64_t number, errint_t result);
 /* Moves all held reads to LEFT. */

@@ -9,16 +9,15 @@
 /* Seconds after a failed load until the next one may start. */
 #define LOAD_PAUSE 1
 
-/* Maps wrapped in a read, so that they can be held for confirmation. */
+/* Maps that may have to be confirmed. */
 typedef struct {
-    FlRead read; /* first */
     FlDisk *disk;
     FlDiskMaps *maps; /* NULL if they could not be loaded */
 } Loaded;
 
-static void take_maps(FlRead *read, errint_t result)
+static void take_maps(errint_t result, void *opaque)
 {
-    g_autofree Loaded *loaded = (Loaded *)read;
+    g_autofree Loaded *loaded = opaque;
     g_autoptr(FlDisk) disk = loaded->disk;
     g_autoptr(FlDiskMaps) maps = loaded->maps;
 
@@ -36,13 +35,12 @@ static void load_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gpoin
     disk->workers--;
     loaded->disk = disk;
     loaded->maps = maps != NULL ? fl_disk_maps_ref(maps) : NULL;
-    loaded->read.done = take_maps;
     if (loaded->maps != NULL && fl_disk_has_fault(disk)) {
-        take_maps(&loaded->read, -EIO);
+        take_maps(-EIO, loaded);
         return;
     }
     if (loaded->maps != NULL && fl_confirm_is_needed(disk->confirm)) {
-        fl_confirm_hold(disk->confirm, &loaded->read);
+        fl_confirm_query(disk->confirm, take_maps, loaded);
         return;
     }
     if (error == NULL || disk->failure != NULL ||
@@ -57,7 +55,7 @@ static void load_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gpoin
         g_warning("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk),
                   error->message);
     }
-    take_maps(&loaded->read, error == NULL ? 0 : -EIO);
+    take_maps(error == NULL ? 0 : -EIO, loaded);
 }
 
 static void start_load(FlDisk *disk)

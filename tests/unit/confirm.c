@@ -72,6 +72,39 @@ static void test_order(void)
     fl_confirm_free(confirm);
 }
 
+static void query_done(errint_t result, void *opaque)
+{
+    *(errint_t *)opaque = result;
+}
+
+/* A query waits in the same order as reads. */
+static void test_query(void)
+{
+    Vm vm = {0};
+    FlConfirm *confirm = new_confirm(&vm, 30);
+    GQueue left = G_QUEUE_INIT;
+    errint_t results[3] = {1, 1, 1};
+    FlRead *given_up;
+    Held held;
+
+    fl_confirm_query(confirm, query_done, &results[0]);
+    hold(confirm, &held);
+    fl_confirm_query(confirm, query_done, &results[1]);
+    fl_confirm_end(confirm, 1, 0);
+    g_assert_cmpint(results[0], ==, 0);
+    g_assert_false(held.done);
+    fl_confirm_end(confirm, 3, -EIO);
+    g_assert_true(held.done);
+    g_assert_cmpint(results[1], ==, -EIO);
+    /* It is completed as the reads are that were given up. */
+    fl_confirm_query(confirm, query_done, &results[2]);
+    fl_confirm_give_up(confirm, &left);
+    given_up = g_queue_pop_head_link(&left)->data;
+    given_up->done(given_up, -EIO);
+    g_assert_cmpint(results[2], ==, -EIO);
+    fl_confirm_free(confirm);
+}
+
 /* The owner may retry the reads elsewhere. */
 static void test_give_up(void)
 {
@@ -126,6 +159,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/confirm/order", test_order);
+    g_test_add_func("/confirm/query", test_query);
     g_test_add_func("/confirm/give-up", test_give_up);
     g_test_add_func("/confirm/expiry", test_expiry);
     g_test_add_func("/confirm/known", test_known);
