@@ -23,8 +23,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FlSnapshots, fl_snapshots_free)
 /* Takes a snapshot, which SNAPSHOTS owns. The strings of OPTIONS must outlive it. */
 FlSnapshot *fl_snapshots_begin(FlSnapshots *snapshots, const FlSnapshotOptions *options,
                                GError **error);
-/* EXPORT, which must outlive the snapshots, serves DISK of the most recent snapshot. */
-void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, FlExport *export);
+/* EXPORT, which must outlive the snapshots, serves DISK of the most recent snapshot. RELAY is that
+ * of FlDiskConfirmOps; may be NULL. */
+void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, FlExport *export,
+                           FlSource *relay);
 bool fl_snapshots_is_empty(const FlSnapshots *snapshots);
 
 void fl_snapshots_allow(const FlSnapshots *snapshots, FlSandbox *sandbox);

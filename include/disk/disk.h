@@ -76,11 +76,16 @@ void fl_disk_condemn(FlDisk *disk, const char *why);
  * everything with a number up to it (GOOD), or fails it with -EIO. What waits longer than the
  * timeout in the disk's options fails as well. Set before the first read; without it nothing is
  * held.
+ *
+ * RELAY, if not NULL, is another way to the same exports, by which nothing arrives that is not
+ * confirmed: see fl_snapshot_relay(). Such bytes are not held. While it works, one connection uses
+ * it, the one for reads that somebody waits for; its failure is not a failure of the disk.
  */
 typedef struct {
     bool (*is_whole)(void *opaque);
     uint64_t (*ask)(void *opaque);
     void *opaque;
+    FlSource *relay;
 } FlDiskConfirmOps;
 void fl_disk_set_confirm(FlDisk *disk, const FlDiskConfirmOps *ops);
 void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good);
@@ -98,6 +103,7 @@ typedef struct {
     unsigned in_flight;   /* requests sent to a server */
     unsigned queued;      /* requests waiting for a connection */
     bool connecting;
+    bool relay;          /* one of the connections goes through the relay */
     uint64_t bytes_read; /* from the server */
     FlRate rate;         /* of them */
     uint64_t requests;

@@ -24,6 +24,7 @@ struct FlSnapshot {
     GPtrArray *report;      /* of char *: what was cleaned up */
     int socket;             /* O_PATH, or -1 */
     const char *server_uri; /* of a server that is not at SOCKET; NULL: none */
+    const char *relay;      /* see fl_snapshot_relay(); NULL: none */
     unsigned max_clients;   /* limit of connections of all disks together; 0: no limit */
     FlSnapshotVm vm;        /* filled by open */
     char *id;               /* set by fl_snapshot_set_time() */

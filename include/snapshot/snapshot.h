@@ -97,6 +97,9 @@ const char *fl_snapshot_id(const FlSnapshot *backup);
 int fl_snapshot_socket(const FlSnapshot *backup);
 /* The URI of a server that existed before or is on another host; NULL if it is at the socket. */
 const char *fl_snapshot_server_uri(const FlSnapshot *backup);
+/* The path of a Unix socket that leads to the server as well, through a relay that passes on only
+ * data that is valid: fl_snapshot_ask() would confirm it. NULL: none. It may fail at any time. */
+const char *fl_snapshot_relay(const FlSnapshot *backup);
 /* Limit of connections to the server of all disks together; 0: no limit. */
 unsigned fl_snapshot_max_clients(const FlSnapshot *backup);
 /* Allows access to the files and folders that commit and abort write and remove. */

@@ -97,7 +97,8 @@ struct FlConn {
     GQueue answered;  /* not reported to the owner yet */
     uint64_t bytes;   /* in flight */
     gint64 last_sign;
-    bool telling; /* in fl_conn_tell(): reports new answers too, without waking the loop */
+    bool confirmed; /* private to disk/: it goes through a relay, see disk/disk.h */
+    bool telling;   /* in fl_conn_tell(): reports new answers too, without waking the loop */
 };
 
 bool fl_conn_verify(FlConn *conn, const FlDiskMaps *maps, const FlWait *wait, GError **error);

@@ -119,7 +119,8 @@ static bool needs_confirmation(const Snapshot *snapshot, const FlSnapshotDisk *d
     return fl_snapshot_can_ask(snapshot->backup) && disk->image == NULL;
 }
 
-void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, FlExport *export)
+void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, FlExport *export,
+                           FlSource *relay)
 {
     Snapshot *last = snapshots->snapshots->pdata[snapshots->snapshots->len - 1];
     Disk *added = g_new(Disk, 1);
@@ -127,9 +128,10 @@ void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, F
     *added = (Disk){.disk = disk, .export = export};
     g_ptr_array_add(last->disks, added);
     if (needs_confirmation(last, disk))
-        fl_disk_set_confirm(
-            fl_export_disk(export),
-            &(FlDiskConfirmOps){.is_whole = is_whole, .ask = ask, .opaque = last->backup});
+        fl_disk_set_confirm(fl_export_disk(export), &(FlDiskConfirmOps){.is_whole = is_whole,
+                                                                        .ask = ask,
+                                                                        .opaque = last->backup,
+                                                                        .relay = relay});
 }
 
 void fl_snapshots_allow(const FlSnapshots *snapshots, FlSandbox *sandbox)

@@ -119,6 +119,19 @@ static char *state_of(const FlSnapshot *backup, const GPtrArray *taken)
     return g_strdup(state->str);
 }
 
+/* Returns the source of data that needs no confirmation, owned by the sources; NULL: none. */
+static FlSource *relay_of(const FlOpening *opening, const FlSnapshot *backup)
+{
+    FlSources *sources = opening->sources;
+    FlSource *relay;
+
+    if (fl_snapshot_relay(backup) == NULL)
+        return NULL;
+    relay = fl_source_nbd_new_path(fl_snapshot_relay(backup), opening->spec->text, sources->budget);
+    g_ptr_array_add(sources->sources, relay);
+    return relay;
+}
+
 static bool add_snapshot_disks(FlOpening *opening, const FlSnapshot *backup, GError **error)
 {
     FlSources *sources = opening->sources;
@@ -126,6 +139,7 @@ static bool add_snapshot_disks(FlOpening *opening, const FlSnapshot *backup, GEr
     g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(taken_free);
     g_autofree char *state = NULL;
     FlDiskOptions options;
+    FlSource *relay;
 
     if (!share_connections(opening, backup, &options, error))
         return false;
@@ -137,6 +151,7 @@ static bool add_snapshot_disks(FlOpening *opening, const FlSnapshot *backup, GEr
         g_ptr_array_add(all, taken);
     }
     state = state_of(backup, all);
+    relay = relay_of(opening, backup);
     for (guint i = 0; i < all->len; i++) {
         Taken *taken = all->pdata[i];
         FlExport *export;
@@ -147,7 +162,7 @@ static bool add_snapshot_disks(FlOpening *opening, const FlSnapshot *backup, GEr
                                 g_steal_pointer(&taken->origin), &options, error);
         if (export == NULL)
             return false;
-        fl_snapshots_add_disk(sources->snapshots, taken->disk, export);
+        fl_snapshots_add_disk(sources->snapshots, taken->disk, export, relay);
     }
     return true;
 }

@@ -14,6 +14,7 @@ struct FlDisk {
     char *failure;        /* why all reads fail; NULL: no failure */
     char *condemned;      /* atomic: set by another thread, becomes the failure */
     bool suspended;       /* no connection may be opened */
+    bool doubtful;        /* nor until the VM has answered: its server may be ending */
     bool resting;         /* idle connections are closed at once */
     unsigned workers;
 
@@ -30,10 +31,12 @@ struct FlDisk {
     FlReadQueue queue;  /* reads that wait for a connection */
     GQueue doomed;      /* reads to fail with -EIO in the next iteration of the loop */
     guint doom_source, watch_source, retry_source, throttle_source;
-    gint64 connecting; /* start time; 0: not connecting */
-    bool lost;         /* the next connection replaces one that died */
-    gint64 down_since; /* time of the failure (g_get_monotonic_time()); 0: none */
-    guint backoff;     /* milliseconds */
+    gint64 connecting;  /* start time; 0: not connecting */
+    bool through_relay; /* connecting to that */
+    gint64 relay_again; /* when the relay may be tried (g_get_monotonic_time()) */
+    bool lost;          /* the next connection replaces one that died */
+    gint64 down_since;  /* time of the failure (g_get_monotonic_time()); 0: none */
+    guint backoff;      /* milliseconds */
     FlDiskStats stats;
 };
 

@@ -10,6 +10,8 @@
 #define TICK_MS      100
 /* Maximum time in milliseconds until throttled reads are tried again: the limit may change. */
 #define THROTTLE_MAX 1000
+/* Seconds from an attempt to use the relay, or the loss of its connection, to the next attempt. */
+#define RELAY_PAUSE 60
 
 static void requeue(FlDisk *disk, GQueue *left);
 
@@ -44,6 +46,7 @@ void fl_disk_unref(FlDisk *disk)
         return;
     fl_disk_maps_unref(disk->maps);
     fl_source_unref(disk->peer.source);
+    fl_source_unref(disk->peer.relay);
     fl_workers_unref(disk->peer.options.workers);
     fl_export_info_free(disk->peer.info);
     g_object_unref(disk->cancel);
@@ -76,10 +79,16 @@ const char *fl_disk_failure(const FlDisk *disk)
     return disk->failure != NULL ? disk->failure : g_atomic_pointer_get((char **)&disk->condemned);
 }
 
+static bool has_relay(const FlDisk *disk)
+{
+    return disk->conns->len > 0 && ((const FlConn *)disk->conns->pdata[0])->confirmed;
+}
+
 const FlDiskStats *fl_disk_stats(FlDisk *disk)
 {
     disk->stats.connections = disk->conns->len;
     disk->stats.connecting = disk->connecting != 0;
+    disk->stats.relay = has_relay(disk);
     disk->stats.queued = fl_read_queue_length(&disk->queue);
     disk->stats.in_flight = 0;
     for (guint i = 0; i < disk->conns->len; i++)
@@ -170,6 +179,7 @@ void fl_disk_condemn(FlDisk *disk, const char *why)
 void fl_disk_set_confirm(FlDisk *disk, const FlDiskConfirmOps *ops)
 {
     disk->confirm = fl_confirm_new(ops, disk->peer.options.timeout);
+    disk->peer.relay = ops->relay != NULL ? fl_source_ref(ops->relay) : NULL;
 }
 
 void fl_disk_confirm(FlDisk *disk, uint64_t number, bool good)
@@ -234,7 +244,7 @@ static void conn_answered(FlConn *conn, FlRead *read, void *opaque)
     FlDisk *disk = opaque;
     /* The order matters: call this before checking whether the disk is condemned, since the thread
      * that condemns it is the first to know that the job has ended. */
-    bool hold = read->error == 0 && fl_confirm_is_needed(disk->confirm);
+    bool hold = read->error == 0 && !conn->confirmed && fl_confirm_is_needed(disk->confirm);
 
     disk->down_since = 0;
     disk->backoff = FL_BACKOFF_MIN;
@@ -278,13 +288,41 @@ static void requeue(FlDisk *disk, GQueue *left)
     doom(disk, &late);
 }
 
+/* Without a good answer, too: then the data of each read decides. */
+static void end_doubt(errint_t result, void *opaque)
+{
+    g_autoptr(FlDisk) disk = opaque;
+
+    disk->doubtful = false;
+    fl_disk_pump(disk);
+}
+
+/* It may be the first sign that the VM's job has ended and that its NBD server is ending, and
+ * QEMU 7.2 hangs if its server is stopped while a client is negotiating: so ask the VM before
+ * connecting again. */
+static void relay_lost(FlDisk *disk)
+{
+    disk->relay_again = fl_deadline_in(RELAY_PAUSE);
+    disk->doubtful = fl_confirm_is_needed(disk->confirm);
+    if (disk->doubtful)
+        fl_confirm_query(disk->confirm, end_doubt, fl_disk_ref(disk));
+}
+
 static void conn_lost(FlConn *conn, GQueue *left, const char *why, void *opaque)
 {
     FlDisk *disk = opaque;
+    bool relay = conn->confirmed;
 
-    g_info("export \"%s\" of %s: %s", disk->peer.info->name, fl_disk_label(disk), why);
+    g_info("export \"%s\" of %s%s: %s", disk->peer.info->name, fl_disk_label(disk),
+           relay ? ", relay" : "", why);
     g_ptr_array_remove(disk->conns, conn);
     fl_conn_close(conn, left);
+    if (relay) {
+        relay_lost(disk);
+        requeue(disk, left);
+        fl_disk_pump(disk);
+        return;
+    }
     disk->lost = true;
     if (disk->down_since == 0)
         disk->down_since = g_get_monotonic_time();
@@ -365,10 +403,12 @@ void fl_disk_fail_changed(FlDisk *disk, const GError *error)
     fl_disk_fail_loudly(disk, why);
 }
 
-static void connect_failed(FlDisk *disk, const GError *error)
+static void connect_failed(FlDisk *disk, bool relay, const GError *error)
 {
-    g_info("export \"%s\": %s", disk->peer.info->name, error->message);
-    if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED)) {
+    g_info("export \"%s\"%s: %s", disk->peer.info->name, relay ? ", relay" : "", error->message);
+    if (relay) {
+        relay_lost(disk);
+    } else if (g_error_matches(error, FL_ERROR, FL_ERROR_CHANGED)) {
         fl_disk_fail_changed(disk, error);
     } else if (disk->conns->len > 0) {
         /* The server may limit connections: make do with those open. */
@@ -388,6 +428,7 @@ static void connect_failed(FlDisk *disk, const GError *error)
 static void connect_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gpointer opaque)
 {
     g_autoptr(FlDisk) disk = opaque;
+    bool relay = disk->through_relay;
 
     disk->workers--;
     disk->connecting = 0;
@@ -396,9 +437,10 @@ static void connect_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gp
         return;
     }
     if (conn == NULL) {
-        connect_failed(disk, error);
+        connect_failed(disk, relay, error);
     } else {
-        g_ptr_array_add(disk->conns, conn);
+        /* The queue uses the first one for reads that somebody waits for. */
+        g_ptr_array_insert(disk->conns, conn->confirmed ? 0 : -1, conn);
         fl_conn_start(conn, &conn_events, disk);
         disk->stats.reconnects += disk->lost;
         disk->lost = false;
@@ -407,22 +449,34 @@ static void connect_done(FlConn *conn, FlDiskMaps *maps, const GError *error, gp
     fl_disk_pump(disk);
 }
 
+/* Not with a single connection: it has to be fast, too. */
+static bool wants_relay(const FlDisk *disk)
+{
+    return disk->peer.relay != NULL && disk->conns_max > 1 &&
+           g_get_monotonic_time() >= disk->relay_again && !has_relay(disk);
+}
+
 static void start_connect(FlDisk *disk)
 {
     disk->connecting = g_get_monotonic_time();
+    disk->through_relay = wants_relay(disk);
+    if (disk->through_relay)
+        disk->relay_again = fl_deadline_in(RELAY_PAUSE);
     fl_disk_start_watch(disk);
     disk->workers++;
-    fl_worker_connect(&disk->peer, disk->maps, disk->fingerprint, disk->cancel, connect_done,
-                      fl_disk_ref(disk));
+    fl_worker_connect(&disk->peer, disk->through_relay, disk->maps, disk->fingerprint, disk->cancel,
+                      connect_done, fl_disk_ref(disk));
 }
 
 static bool wants_connection(const FlDisk *disk)
 {
-    if (disk->connecting != 0 || disk->retry_source != 0 || disk->failure != NULL ||
-        disk->suspended || disk->conns->len >= disk->conns_max)
+    if (disk->connecting != 0 || disk->retry_source != 0 || fl_disk_failure(disk) != NULL ||
+        disk->suspended || disk->doubtful || disk->conns->len >= disk->conns_max)
         return false;
     if (disk->conns->len == 0)
         return fl_read_queue_length(&disk->queue) > 0;
+    if (wants_relay(disk))
+        return true;
     for (guint i = 0; i < disk->conns->len; i++) {
         if (fl_conn_in_flight(disk->conns->pdata[i]) < 2)
             return false;

@@ -3,12 +3,16 @@
 
 #include "util/deadline.h"
 
+/* Part of the timeout that connecting to a relay may take, as a divisor. */
+#define RELAY_SHARE 4
+
 typedef struct {
     const FlPeer *peer;
     GCancellable *cancel;
     gint64 *moved; /* of a load; else NULL */
     FlWorkerDone done;
     gpointer opaque;
+    bool relay;                 /* of a connection: through the relay */
     FlDiskMaps *maps;           /* of a connection: NULL if not loaded; otherwise the result */
     FlFingerprint *fingerprint; /* of a connection: a copy */
     FlConn *conn;               /* the result of a connection */
@@ -56,13 +60,18 @@ static void connect_now(void *opaque)
 {
     Job *job = opaque;
     const FlPeer *peer = job->peer;
-    FlWait wait = {.seconds = peer->options.timeout, .cancel = job->cancel};
+    unsigned timeout = peer->options.timeout;
+    FlWait wait = {.seconds = job->relay ? MAX(timeout / RELAY_SHARE, 1) : timeout,
+                   .cancel = job->cancel};
     g_autofree const char **contexts = job->maps != NULL ? fl_disk_maps_contexts(job->maps) : NULL;
 
     wait.deadline = fl_deadline_in(wait.seconds);
-    job->conn = fl_source_open(peer->source, peer->info, contexts, &wait, &job->error);
+    job->conn = fl_source_open(job->relay ? peer->relay : peer->source, peer->info, contexts, &wait,
+                               &job->error);
     if (job->conn != NULL && !is_same(job->conn, job, &wait, &job->error))
         fl_conn_close(g_steal_pointer(&job->conn), NULL);
+    if (job->conn != NULL)
+        job->conn->confirmed = job->relay;
 }
 
 static void connected(void *opaque)
@@ -70,11 +79,13 @@ static void connected(void *opaque)
     end_job(opaque, NULL);
 }
 
-void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
-                       GCancellable *cancel, FlWorkerDone done, gpointer opaque)
+void fl_worker_connect(const FlPeer *peer, bool relay, FlDiskMaps *maps,
+                       const FlFingerprint *fingerprint, GCancellable *cancel, FlWorkerDone done,
+                       gpointer opaque)
 {
     Job *job = job_new(peer, cancel, done, opaque);
 
+    job->relay = relay;
     job->maps = maps != NULL ? fl_disk_maps_ref(maps) : NULL;
     job->fingerprint = fl_fingerprint_copy(fingerprint);
     fl_workers_push(peer->options.workers, connect_now, connected, job);

@@ -13,6 +13,7 @@
 /* The export that a worker operates on. */
 typedef struct {
     FlSource *source;
+    FlSource *relay; /* another way to it, which needs no confirmation; NULL: none */
     FlExportInfo *info;
     FlDiskOptions options;
 } FlPeer;
@@ -28,10 +29,12 @@ typedef void (*FlWorkerDone)(FlConn *conn, FlDiskMaps *maps, const GError *error
 /*
  * Opens a connection and verifies that it leads to the disk described by MAPS (NULL: not loaded
  * yet) and FINGERPRINT; otherwise the error is FL_ERROR_CHANGED. Takes a reference to MAPS and a
- * copy of FINGERPRINT.
+ * copy of FINGERPRINT. RELAY: through peer->relay, in a short time; the connection is then marked
+ * as confirmed.
  */
-void fl_worker_connect(const FlPeer *peer, FlDiskMaps *maps, const FlFingerprint *fingerprint,
-                       GCancellable *cancel, FlWorkerDone done, gpointer opaque);
+void fl_worker_connect(const FlPeer *peer, bool relay, FlDiskMaps *maps,
+                       const FlFingerprint *fingerprint, GCancellable *cancel, FlWorkerDone done,
+                       gpointer opaque);
 
 /* Loads the maps. Retries while the server is unavailable, for `reconnect` seconds. Sets MOVED,
  * atomically, to the time when it has made progress. */

@@ -107,6 +107,7 @@ static void add_export(JsonBuilder *json, FlExport *export)
     }
     fl_json_add_bool(json, "maps_loaded", fl_disk_maps(disk) != NULL);
     fl_json_add_bool(json, "connecting", fl_disk_stats(disk)->connecting);
+    fl_json_add_bool(json, "relay", fl_disk_stats(disk)->relay);
     if (fl_disk_maps(disk) != NULL)
         fl_json_add_int(json, "extents", count_extents(fl_disk_maps(disk)));
     add_figures(json, export);

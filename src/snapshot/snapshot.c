@@ -406,6 +406,11 @@ const char *fl_snapshot_server_uri(const FlSnapshot *backup)
     return backup->server_uri;
 }
 
+const char *fl_snapshot_relay(const FlSnapshot *backup)
+{
+    return backup->relay;
+}
+
 unsigned fl_snapshot_max_clients(const FlSnapshot *backup)
 {
     return backup->max_clients;

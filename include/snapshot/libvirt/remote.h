@@ -48,6 +48,13 @@ bool fl_remote_remove(FlRemote *remote, const char *stem, GError **error);
 /* Makes the NBD server at SOCKET reachable or, if that is NULL, the one at URI, and nothing else
  * from then on. Returns its URI, owned by REMOTE. */
 const char *fl_remote_serve(FlRemote *remote, const char *socket, const char *uri, GError **error);
+/*
+ * Starts a relay there, see session.h, to the NBD server at SOCKET of the backup job whose disks
+ * have TOTAL bytes in all, of the VM with UUID. Call before fl_remote_serve(). Returns the relay's
+ * socket on this host, owned by REMOTE, or NULL if that host has no Python 3.
+ */
+const char *fl_remote_relay(FlRemote *remote, const char *socket, const char *uuid, uint64_t total,
+                            GError **error);
 /* The number of connections to SOCKET from other processes; -1 if unknown. */
 int fl_remote_clients(FlRemote *remote, const char *socket);
 

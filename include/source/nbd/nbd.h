@@ -11,6 +11,9 @@ FlSource *fl_source_nbd_new_uri(const char *uri, FlBudget *budget);
 /* A server by an O_PATH descriptor of its Unix socket, which is duplicated. */
 FlSource *fl_source_nbd_new_socket(int fd, const char *label, FlBudget *budget);
 
+/* A server by the path of its Unix socket, where there may be another server or none later. */
+FlSource *fl_source_nbd_new_path(const char *path, const char *label, FlBudget *budget);
+
 /* Fails if files that URI names for TLS are missing, or if the server's certificate would not be
  * verified. Does not connect. */
 bool fl_source_nbd_check(const char *uri, GError **error);

@@ -17,6 +17,7 @@ static void release(FlSnapshot *backup)
     session->clients = -1;
     g_clear_pointer(&session->remote, fl_remote_free);
     backup->server_uri = NULL;
+    backup->relay = NULL;
     g_clear_pointer(&backup->journal, fl_journal_close);
 }
 

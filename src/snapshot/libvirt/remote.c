@@ -8,16 +8,23 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Name of the relay's socket, in the folder of the NBD server's. */
+#define RELAY "relay"
+
 struct FlRemote {
     FlSsh *ssh; /* NULL: libvirt is reached over TLS or TCP */
     char *host;
     char *libvirt;      /* libvirt's URI */
     char *there;        /* libvirt's socket on the host; NULL without ssh */
+    char *uri;          /* to use with that socket, on the host */
     char *pki;          /* certificate folder named in the URI; NULL if none */
     char *nbd;          /* NBD URI; NULL until something is served */
     const char *socket; /* local socket of NBD */
+    const char *relay;  /* the same of the relay; NULL: none */
+    char **start_relay; /* arguments of its script; NULL: do not start it again */
     const char *qmp;    /* the same of the storage daemon's monitor; NULL: none */
     bool asked;
+    bool starting; /* asked to start the relay, rather than for the free space */
     uint64_t room;
     GHashTable *used; /* of char * to uint64_t * */
 };
@@ -143,6 +150,7 @@ static bool reach_libvirt(FlRemote *remote, GUri *uri, GHashTable *params, GErro
         return false;
     remote->there = g_steal_pointer(&socket);
     remote->libvirt = g_strdup_printf("qemu+unix://%s?socket=%s", path, here);
+    remote->uri = g_strdup_printf("qemu://%s", path);
     return true;
 }
 
@@ -184,6 +192,8 @@ void fl_remote_free(FlRemote *remote)
     g_free(remote->host);
     g_free(remote->libvirt);
     g_free(remote->there);
+    g_free(remote->uri);
+    g_strfreev(remote->start_relay);
     g_free(remote->pki);
     g_free(remote->nbd);
     g_free(remote);
@@ -287,16 +297,36 @@ const char *fl_remote_serve(FlRemote *remote, const char *socket, const char *ur
     return remote->nbd;
 }
 
+const char *fl_remote_relay(FlRemote *remote, const char *socket, const char *uuid, uint64_t total,
+                            GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(socket);
+    g_autofree char *path = g_build_filename(folder, RELAY, NULL);
+    g_autofree char *bytes = g_strdup_printf("%" G_GUINT64_FORMAT, total);
+    const char *const args[] = {path, socket, remote->there, remote->uri, uuid, bytes, NULL};
+    g_autofree char *output = run(remote, FL_SCRIPT_RELAY, args, error);
+
+    if (output != NULL)
+        remote->relay = fl_ssh_forward(remote->ssh, RELAY, path, error);
+    if (remote->relay != NULL)
+        remote->start_relay = g_strdupv((char **)args);
+    return remote->relay;
+}
+
 int fl_remote_clients(FlRemote *remote, const char *socket)
 {
     const char *const args[] = {socket, NULL};
+    const char *const ours[] = {remote->socket, remote->relay};
     g_autofree char *output =
         remote->ssh != NULL ? run(remote, FL_SCRIPT_CLIENTS, args, NULL) : NULL;
     int listens = 0, count = 0;
 
     if (output == NULL || sscanf(output, "%d %d", &listens, &count) != 2 || listens == 0)
         return -1;
-    return MAX(count - (remote->socket != NULL ? fl_clients_own(remote->socket) : 0), 0);
+    /* The relay has one connection for each of ours. */
+    for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++)
+        count -= ours[i] != NULL ? fl_clients_own(ours[i]) : 0;
+    return MAX(count, 0);
 }
 
 /* Scratch space */
@@ -344,20 +374,32 @@ bool fl_remote_room(FlRemote *remote, const char *path, uint64_t *room, GError *
            fl_fail(error, "on %s: the free space in %s is unknown", remote->host, path);
 }
 
+/* It ends with the ssh connection, and another one may be up already. */
+static bool has_lost_relay(const FlRemote *remote)
+{
+    return remote->start_relay != NULL && !g_hash_table_contains(remote->used, RELAY);
+}
+
 bool fl_remote_look(FlRemote *remote, const char *path, const char *directory)
 {
     const char *const args[] = {path, directory, NULL};
     g_autofree char *output = NULL;
-    bool done = true;
+    bool done = true, answered;
 
     if (remote->asked)
         output = fl_ssh_take(remote->ssh, &done);
-    if (output != NULL)
+    if (remote->starting && done && output == NULL)
+        g_clear_pointer(&remote->start_relay, g_strfreev);
+    else if (output != NULL && !remote->starting)
         read_room(remote, output);
-    if (done)
-        fl_ssh_ask(remote->ssh, FL_SCRIPT_ROOM, args);
+    answered = output != NULL && !remote->starting;
+    if (done) {
+        remote->starting = answered && has_lost_relay(remote);
+        fl_ssh_ask(remote->ssh, remote->starting ? FL_SCRIPT_RELAY : FL_SCRIPT_ROOM,
+                   remote->starting ? (const char *const *)remote->start_relay : args);
+    }
     remote->asked = true;
-    return output != NULL;
+    return answered;
 }
 
 uint64_t fl_remote_free_room(const FlRemote *remote)

@@ -139,4 +139,7 @@ const char *const fl_remote_scripts[FL_N_SCRIPTS + 1] = {
     /* The server listens at $1/new, where nobody looks for it until it has its exports. */
     [FL_SCRIPT_READY] = "mv -- \"$1/new\" \"$1/nbd\"",
     [FL_SCRIPT_END] = END_DAEMON "[ ! -e \"$1\" ]",
+    [FL_SCRIPT_RELAY] = "python3 -I - \"$@\" <<'END'\n"
+#include "snapshot/relay-script.h"
+                        "END",
 };

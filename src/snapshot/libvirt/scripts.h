@@ -15,6 +15,7 @@ enum {
     FL_SCRIPT_READY,
     FL_SCRIPT_KEEP,
     FL_SCRIPT_END,
+    FL_SCRIPT_RELAY,
     FL_N_SCRIPTS
 };
 

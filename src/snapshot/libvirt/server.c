@@ -117,9 +117,15 @@ bool fl_libvirt_find_server(FlLibvirtSession *session, GError **error)
 
     if (session->remote != NULL) {
         const char *socket = session->address == NULL ? session->socket : NULL;
+        g_autoptr(GError) failure = NULL;
         g_autofree char *uri =
             socket == NULL ? fl_listen_uri(&session->listen, fl_remote_host(session->remote))
                            : NULL;
+        if (socket != NULL)
+            backup->relay =
+                fl_remote_relay(session->remote, socket, session->uuid, session->total, &failure);
+        if (failure != NULL)
+            g_info("a read takes two round trips: no relay: %s", failure->message);
         backup->server_uri = fl_remote_serve(session->remote, socket, uri, error);
         return backup->server_uri != NULL;
     }

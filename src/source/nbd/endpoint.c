@@ -14,7 +14,7 @@
 
 struct FlEndpoint {
     char *uri;    /* NULL for a socket */
-    int socket;   /* -1 for a URI */
+    int socket;   /* -1 for a URI or path */
     char *path;   /* Unix socket that we connect ourselves; NULL for other URIs */
     char *chosen; /* the export named in the URI, set once connected; atomic */
     char *label;
@@ -96,6 +96,16 @@ FlEndpoint *fl_endpoint_new_socket(int fd, const char *label, FlBudget *budget)
 
     endpoint->socket = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     endpoint->path = g_strdup_printf("/proc/self/fd/%d", endpoint->socket);
+    endpoint->label = g_strdup(label);
+    return endpoint;
+}
+
+FlEndpoint *fl_endpoint_new_path(const char *path, const char *label, FlBudget *budget)
+{
+    FlEndpoint *endpoint = new_endpoint(budget);
+
+    endpoint->socket = -1;
+    endpoint->path = g_strdup(path);
     endpoint->label = g_strdup(label);
     return endpoint;
 }

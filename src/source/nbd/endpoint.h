@@ -27,6 +27,8 @@ FlEndpoint *fl_endpoint_new_uri(const char *uri, FlBudget *budget);
 /* A server given by a descriptor (O_PATH) of its Unix socket, which is duplicated. LABEL is its
  * name in messages. */
 FlEndpoint *fl_endpoint_new_socket(int fd, const char *label, FlBudget *budget);
+/* A server given by the path of its Unix socket, which is looked up each time. */
+FlEndpoint *fl_endpoint_new_path(const char *path, const char *label, FlBudget *budget);
 void fl_endpoint_free(FlEndpoint *endpoint); /* NULL is fine */
 
 /* Its name in messages and info.json: the URI without user, password and credential parameters. */

@@ -86,6 +86,11 @@ FlSource *fl_source_nbd_new_socket(int fd, const char *label, FlBudget *budget)
     return new_source(fl_endpoint_new_socket(fd, label, budget));
 }
 
+FlSource *fl_source_nbd_new_path(const char *path, const char *label, FlBudget *budget)
+{
+    return new_source(fl_endpoint_new_path(path, label, budget));
+}
+
 bool fl_source_nbd_check(const char *uri, GError **error)
 {
     struct nbd_handle *nbd = nbd_create();
