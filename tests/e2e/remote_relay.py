@@ -7,7 +7,6 @@ import glob
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 
@@ -77,6 +76,7 @@ class Gate(sshd.Link):
 class RemoteRelay(remote.Base):
     with_monitor = libvirt_mount.LibvirtMount.with_monitor
     overwrite = libvirt_mount.LibvirtMount.overwrite
+    test_job_ended_while_read = libvirt_mount.LibvirtMount.test_job_ended_while_read
     read_at_random = qmp_confirm.QmpConfirm.read_at_random
     read = staticmethod(qmp_confirm.QmpConfirm.read)
 
@@ -203,35 +203,6 @@ class RemoteRelay(remote.Base):
         self.finish(vm, mount, "--commit")
 
     # The job ends
-
-    def test_job_ended_while_read(self):
-        """As libvirt_mount.py has it."""
-        vm, qmp = self.with_monitor("vda", "vdb")
-        reads = 0
-        for round_ in range(qmp_confirm.ROUNDS):
-            mount = self.begin(vm, "-o", "readahead=0")
-            ready, found = threading.Semaphore(0), []
-            readers = [threading.Thread(target=self.read_at_random, args=(
-                mount / f"{name}/disk.raw", self.rng.random(), ready, found))
-                for name in vm.disks for _ in range(1 + round_ % 3)]
-            for reader in readers:
-                reader.start()
-            for _ in readers:
-                ready.acquire()
-            with subprocess.Popen(["virsh", "-c", vm.libvirtd.uri(), "domjobabort", vm.name],
-                                  stdout=subprocess.DEVNULL) as virsh:
-                while virsh.poll() is None:
-                    for name in vm.disks:
-                        self.overwrite(qmp, name)
-            for reader in readers:
-                reader.join(lib.PATIENCE)
-            self.assertEqual((len(found), {(n, live) for _, n, live in found}),
-                             (len(readers), {(errno.EIO, False)}), f"round {round_}: {found}")
-            reads += sum(count for count, _, _ in found)
-            self.finish(vm, mount)
-            for name in vm.disks:
-                self.overwrite(qmp, name, OLD)
-        print(f"{qmp_confirm.ROUNDS} rounds, {reads} reads,", end=" ")
 
     def begin_held(self, vm):
         """Returns the mount, an Event after which questions about the job are held, a Semaphore that counts
