@@ -244,7 +244,7 @@ static void test_refused(Fixture *fixture, gconstpointer data)
     assert_refused("dir", "it is a folder");
     assert_refused("fifo", "neither a file nor a block device");
     assert_refused("/dev/null", "neither a file nor a block device");
-    assert_refused("empty", "size 0");
+    assert_refused("empty", "size 0: there is nothing to mount; if it should have data");
     assert_refused("zero.qcow2", "size 0");
     assert_refused("broken.qcow2", "broken.qcow2");
     assert_refused("luks.img", "it is encrypted");

@@ -158,7 +158,10 @@ static bool take_info(FlImage *image, JsonObject *info, GError **error)
 {
     image->info.format = g_strdup(fl_json_string(info, "format"));
     if (fl_json_int(info, "virtual-size") <= 0)
-        return fail_image(image, "it is empty: a disk of size 0", error);
+        return fail_image(image,
+                          "it is a disk of size 0: there is nothing to mount; if it should have "
+                          "data, it was truncated or not copied completely",
+                          error);
     if (fl_json_bool(info, "encrypted"))
         return fail_image(image,
                           "it is encrypted; serve it with qemu-nbd or qemu-storage-daemon, which "
