@@ -229,15 +229,16 @@ typedef enum {
  *
  * On another host reached by ssh, a relay (relay.py) makes the same query where it takes no round
  * trip. ssh runs it there for the mount, and one NBD connection of each disk goes through it,
- * unless the disk may have only one. What it receives from QEMU after the negotiation it passes on
- * only after a query that it sent after it had received that has been answered well: a backup job
- * with all disks is running and, by a second call after the first has been answered, it is ours.
- * One process does all this in sequence, so the query follows the data by the order of its own
- * calls. The relay does not look at the data: this is true of each byte, whatever it belongs to. If
- * the answer is another one, or none comes within seconds, it passes on nothing and closes both
- * connections. fleecefs then makes a query itself before it opens another connection, and repeats
- * the read on one without relay, where again a query decides. So whatever happens to the relay
- * costs time only. It is not more trusted than libvirtd: it runs there as the same user.
+ * unless the disk may have only one. What it receives from QEMU it passes on only after a query
+ * that it sent after it had received that has been answered well: a backup job with all disks is
+ * running and, by a second call after the first has been answered, it is ours. One process does all
+ * this in sequence, so the query follows the data by the order of its own calls. The relay does not
+ * look at the data: this is true of each byte that QEMU sends, the negotiation included, whatever
+ * protocol that leads to. If the answer is another one, or none comes within seconds, it passes on
+ * nothing and closes both connections. fleecefs then makes a query itself before it opens another
+ * connection, and repeats the read on one without relay, where again a query decides. So whatever
+ * happens to the relay costs time only. It is not more trusted than libvirtd: it runs there as the
+ * same user.
  */
 FlLibvirtProgress fl_libvirt_progress(FlLibvirtSession *session, uint64_t *total, GError **error);
 /* Whether the guest is stopped, by an I/O error or for another reason. */

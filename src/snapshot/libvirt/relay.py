@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Passes on what the NBD server of a backup job sends, all data after libvirt has confirmed that the job
+"""Passes on what the NBD server of a backup job sends, each byte after libvirt has confirmed that the job
 still runs: see session.h. It runs on the VM's host, with Python 3.6 or newer, while fleecefs is connected
 to it by ssh. The messages are those of virnetprotocol.x and remote_protocol.x of libvirt."""
 import os
@@ -13,7 +13,6 @@ import threading
 PATH, SERVER, LIBVIRT, URI, UUID, TOTAL = sys.argv[1:]
 # Seconds for an answer of libvirt: then the data is left to a connection without relay.
 PATIENCE = 3
-REQUEST = bytes.fromhex("25609513")  # starts each request; none is sent until the negotiation has ended
 PROGRAM, CALL, REPLY = 0x20008086, 0, 1
 OPEN, AUTH_LIST, AUTH_POLKIT, GET_JOB_STATS, GET_BACKUP = 1, 66, 70, 298, 422
 AUTH_NONE, JOB_NONE, OPERATION_BACKUP = 0, 0, 9
@@ -93,12 +92,10 @@ def end(*sockets):
             pass
 
 
-def pass_requests(client, server, asked):
+def pass_requests(client, server):
     try:
         data = client.recv(1 << 16)
         while data:
-            if REQUEST.startswith(data[:len(REQUEST)]):
-                asked.set()
             server.sendall(data)
             data = client.recv(1 << 16)
     except OSError:
@@ -118,26 +115,25 @@ def receive_all(server, received):
         received.put(data)
 
 
-def pass_confirmed(client, received, asked, libvirt):
+def pass_confirmed(client, received, libvirt):
     data = received.get()
     while data:
         parts = [data]
         while not received.empty():
             parts.append(received.get())
-        if asked.is_set():
-            libvirt.confirm()
+        libvirt.confirm()
         client.sendall(b"".join(parts))
         data = parts[-1] and received.get()
 
 
 def pass_all(client, server, libvirt):
-    received, asked = queue.Queue(), threading.Event()
-    threads = [threading.Thread(target=pass_requests, args=(client, server, asked), daemon=True),
+    received = queue.Queue()
+    threads = [threading.Thread(target=pass_requests, args=(client, server), daemon=True),
                threading.Thread(target=receive_all, args=(server, received), daemon=True)]
     for thread in threads:
         thread.start()
     try:
-        pass_confirmed(client, received, asked, libvirt)
+        pass_confirmed(client, received, libvirt)
     finally:
         end(client, server)
         for thread in threads:
@@ -145,8 +141,7 @@ def pass_all(client, server, libvirt):
 
 
 def serve(client):
-    """QEMU 7.2 hangs if its server is stopped while a client is negotiating. So that is kept short, without
-    queries and after the login."""
+    """QEMU 7.2 hangs if its server is stopped while a client is negotiating: so logs in before connecting."""
     with client:
         try:
             libvirt = Libvirt()
