@@ -15,16 +15,14 @@ static const FlBitmap *find(const FlExportInfo *image, const char *name)
     return NULL;
 }
 
-/* Whether BITMAP, whose name is POINT, records all writes to a disk of SIZE bytes since a backup of
- * SERIES. */
+/* Whether BITMAP, whose name is POINT, is the restore point of a committed backup of SERIES. */
 static bool is_base(const FlExportInfo *image, const FlBitmap *bitmap, const FlPoint *point,
-                    uint64_t size, const char *series)
+                    const char *series)
 {
     g_autofree char *marker = fl_point_marker(point->series, point->id);
 
     return point->kind == FL_POINT_BASE && g_str_equal(point->series, series) &&
-           fl_bitmap_is_whole(bitmap) && find(image, marker) == NULL &&
-           (point->size == 0 || point->size == size);
+           fl_bitmap_is_whole(bitmap) && find(image, marker) == NULL;
 }
 
 /* Returns the disk identity that the points of SERIES in IMAGE record; NULL if they record none
@@ -52,26 +50,13 @@ static FlPoint *find_identity(const FlExportInfo *image, const char *series)
     return g_steal_pointer(&found);
 }
 
-/* Whether the disk of IDENTITY, which may be NULL, ever had a size other than SIZE. The last bit of
- * the bitmap that records the size is set unless the disk was truncated. */
-static bool was_resized(const FlExportInfo *image, const FlPoint *identity, uint64_t size)
+/* Whether the disk of IDENTITY was truncated: otherwise the last bit of its bitmap is set. */
+static bool was_cut(const FlExportInfo *image, const FlPoint *identity)
 {
-    g_autofree char *name = NULL;
-    const FlBitmap *bitmap;
+    g_autofree char *name = fl_point_disk(identity->series, identity->id);
+    const FlBitmap *bitmap = find(image, name);
 
-    if (identity == NULL)
-        return false;
-    name = fl_point_disk(identity->series, identity->id);
-    bitmap = find(image, name);
-    return identity->size != size || bitmap == NULL || bitmap->count == 0;
-}
-
-/* Whether the backing files are not those of IDENTITY, which may be NULL, or were written to. */
-static bool backing_changed(const FlExportInfo *image, const FlPoint *identity)
-{
-    g_autofree char *binding = fl_point_backing_binding(image->backing);
-
-    return identity != NULL && g_strcmp0(identity->binding, binding) != 0;
+    return bitmap == NULL || bitmap->count == 0;
 }
 
 /* Whether BITMAP, which is POINT, was cleared: its check bitmap has more bits set. */
@@ -83,6 +68,35 @@ static bool was_cleared(const FlExportInfo *image, const FlBitmap *bitmap, const
     return check != NULL && fl_bitmap_is_whole(check) && check->count > bitmap->count;
 }
 
+/* Returns why POINT, with BITMAP, may not tell all that changed; NULL if it does. IDENTITY may be
+ * NULL. */
+static char *find_fault(const FlExportInfo *image, const FlBitmap *bitmap, const FlPoint *point,
+                        const FlPoint *identity)
+{
+    g_autofree char *backing = fl_point_backing_binding(image->backing);
+    bool identified = point->unique && identity != NULL;
+    uint64_t size = identified ? identity->size : point->size;
+
+    /* What shows that a disk is that of a libvirt point is in libvirt's checkpoint. */
+    if (size == 0)
+        return g_strdup_printf("restore point %s cannot be verified: libvirt made it (mount "
+                               "libvirt:DOMAIN instead of the image), or the bitmap that "
+                               "identifies its disk was removed",
+                               point->id);
+    if (size != image->size)
+        return g_strdup_printf("the disk's size changed since restore point %s, to "
+                               "%" G_GUINT64_FORMAT " bytes",
+                               point->id, image->size);
+    if (identified && was_cut(image, identity))
+        return g_strdup_printf("the disk was shrunk since restore point %s, and grown again",
+                               point->id);
+    if (was_cleared(image, bitmap, point))
+        return g_strdup_printf("restore point %s was cleared", point->id);
+    if (identified && g_strcmp0(identity->binding, backing) != 0)
+        return g_strdup_printf(FL_POINT_BACKING_CHANGED, point->id);
+    return NULL;
+}
+
 void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const char *series)
 {
     const char *wanted = series != NULL ? series : FL_SERIES_DEFAULT;
@@ -92,19 +106,15 @@ void fl_image_point_choose(FlOrigin *origin, const FlExportInfo *image, const ch
     for (guint i = 0; i < image->bitmaps->len; i++) {
         const FlBitmap *bitmap = image->bitmaps->pdata[i];
         g_autoptr(FlPoint) point = fl_point_parse(bitmap->name);
+        char *fault;
 
-        if (point == NULL || !is_base(image, bitmap, point, image->size, wanted) ||
-            (point->unique && was_resized(image, identity, image->size)) ||
+        if (point == NULL || !is_base(image, bitmap, point, wanted) ||
             (origin->chain.base != NULL && strcmp(point->id, origin->chain.base) <= 0))
             continue;
-        if (was_cleared(image, bitmap, point)) {
+        fault = find_fault(image, bitmap, point, identity);
+        if (fault != NULL) {
             g_free(unusable);
-            unusable = g_strdup_printf("restore point %s was cleared", point->id);
-            continue;
-        }
-        if (point->unique && backing_changed(image, identity)) {
-            g_free(unusable);
-            unusable = g_strdup_printf(FL_POINT_BACKING_CHANGED, point->id);
+            unusable = fault;
             continue;
         }
         g_free(origin->chain.base);

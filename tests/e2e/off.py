@@ -2,6 +2,7 @@
 """Images of VMs that are shut off: their restore points continue the chain of backups."""
 import json
 import os
+import shutil
 
 import disks
 import lib
@@ -55,6 +56,39 @@ class Off(lib.TestCase):
             self.assertIn("a full backup, because there is no restore point", mount.output())
         self.assert_refused("--series=week", "nbd://localhost", self.mkdir("mnt"), status=2,
                             says=["option series applies to VMs and their images"])
+
+    def test_points_that_cannot_be_used(self):
+        """They do not tell all that changed; fleecefs reports why."""
+        vm = Vm(self, [Disk(self, "vda", 4 * lib.MIB)])
+        vm.write("vda", 3 * lib.MIB, 64 * KIB, 1)
+        point = self.back_up(vm, Chain(self, "vda"))["restore_point"]
+        names = {name.partition(".")[0]: name for _, name in vm.bitmaps()}
+        vm.quit()
+
+        def resize(*sizes):
+            return [("resize", "-q", "--shrink", "{}", size) for size in sizes]
+
+        def bitmap(action, name):
+            return ("bitmap", action, "{}", names[name])
+
+        for commands, reason in (
+                (resize(5 * lib.MIB), f"the disk's size changed since restore point {point}, to 5242880"),
+                (resize(2 * lib.MIB), f"the disk's size changed since restore point {point}, to 2097152"),
+                (resize(2 * lib.MIB, 4 * lib.MIB), f"the disk was shrunk since restore point {point}"),
+                # As in an image of libvirt, which has only the points.
+                ([bitmap("--remove", "fleecefs-disk"), bitmap("--remove", "fleecefs-check"),
+                  *resize(5 * lib.MIB)], f"restore point {point} cannot be verified: libvirt made it")):
+            with self.subTest(commands), self.part():
+                image = self.path("vda.qcow2")
+                shutil.copy(vm.disks["vda"].image, image)
+                for command in commands:
+                    lib.run("qemu-img", *(str(word).format(image) for word in command))
+                with self.mount("vda=" + image) as mount:
+                    info = mount.json("vda/info.json")
+                    self.assertNotIn("base", info)
+                    self.assertEqual(info["mode"], "full")
+                    self.assertIn(reason, info["reason"])
+                    self.assertIn("a full backup, because " + info["reason"], mount.output())
 
     def test_point_that_was_not_committed(self):
         vm = Vm(self, [Disk(self, "vda", lib.MIB)])
