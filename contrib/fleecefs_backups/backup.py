@@ -92,7 +92,8 @@ def describe(vm, who, name, number, disks, needs, args):
     """Returns vm.json of a generation."""
     return {"version": 1, "called": vm.name,
             "vm": {"uuid": who.uuid, "name": who.name, "source": who.source},
-            "generation": name, "number": number, "series": args.series, "disks": {
+            "generation": name, "number": number, "series": args.series,
+            **({"image": vm.source} if vm.is_image else {}), "disks": {
                 disk: {**{k: info[k] for k in ("mode", "restore_point", "base", "disk_id")
                           if k in info}, "needs": needs.get(disk, [])}
                 for disk, info in disks.items()}}

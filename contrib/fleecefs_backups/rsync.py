@@ -42,6 +42,13 @@ rm -rf -- "$2"; [ ! -d "$1" ] || mv -T -- "$1" "$2"
 rm -rf -- "$2"; :"""
 
 
+def may_link(said, other):
+    """Whether pieces with the same time have the same content in the generations with vm.json SAID and
+    OTHER. Times of an image file are unique only for that file, unless it continues a chain."""
+    return "image" not in said or said["image"] == other.get("image") or \
+        all(d.get("base") for d in said["disks"].values())
+
+
 class Rsync(Tool):
     """A folder for each generation, local or at HOST:FOLDER, with the disks in pieces; unchanged pieces
     are hard links to the previous generation."""
@@ -90,9 +97,12 @@ class Rsync(Tool):
                 for name in newest_first(known)}
 
     def save(self, mount, files, name, number):
-        damaged = self.damaged()
+        damaged, listed = self.damaged(), self.listed()
+        known = {n: self.described(n, text) for n, text in listed.items()}
+        ours = stored.read_json(os.path.join(mount.folder, stored.VM_FILE))
         # Never link to a generation that fleecefs-restore --check has found damaged.
-        before = [n for n in newest_first(self.generations()) if n not in damaged][:1]
+        before = [n for n in newest_first({n: stored.number_of(said) for n, said in known.items()})
+                  if n not in damaged and may_link(ours, known[n])][:1]
         self.is_new = bool(self.there("sh", "-c", MAKE, "sh", self.folder))
         self.discard_parts()
         part = f"{self.folder}/{name}{stored.PARTIAL}"

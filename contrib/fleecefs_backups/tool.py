@@ -6,6 +6,8 @@ vm.json of a generation records its VM and, for each disk, what is needed to res
     {"version": 1, "called": NAME, "vm": {"uuid", "name", "source"}, "generation": NAME,
      "number": N, "series": NAME, "disks": {DISK: {"mode", "restore_point", "base", "disk_id",
      "needs": [GENERATION...]}}}
+
+of an image file also "image", its path.
 """
 import contextlib
 import os

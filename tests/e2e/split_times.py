@@ -381,6 +381,28 @@ class SplitTimes(lib.TestCase):
             restic.check()
 
 
+class Images(lib.TestCase):
+    def test_images_with_the_same_time(self):
+        """Two versions of an image, stored under one name, share no pieces because of their times."""
+        lib.require("rsync")
+        env, to = self.environment(), self.mkdir("backups")
+        for version in 1, 2, 2:
+            folder = f"{self.dir}/v{version}"
+            image = folder + "/web.raw"
+            if not os.path.exists(folder):
+                os.mkdir(folder)
+                with open(image, "wb") as f:
+                    f.write(bytes([version]) * 2 * lib.MIB)
+                os.utime(image, (10**9, 10**9))
+            lib.run(f"{lib.TOP}/contrib/fleecefs-backup", "-o", "split=1M", "rsync", to, "web=" + image,
+                    env=env)
+            newest = max(os.listdir(to + "/web"), key=lambda n: os.stat(f"{to}/web/{n}").st_ctime_ns)
+            with open(f"{to}/web/{newest}/web/split/000001", "rb") as f:
+                self.assertEqual(f.read(1), bytes([version]))
+                links = os.fstat(f.fileno()).st_nlink
+        self.assertEqual(links, 2)
+
+
 class Restic:
     """Backups of the pieces with restic, which skips files whose size, time and inode are the same."""
 
