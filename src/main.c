@@ -89,6 +89,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
                   GError **error)
 {
     g_auto(GStrv) labels = fl_sources_labels(options);
+    g_auto(GStrv) missing_disks = fl_snapshots_missing(sources->snapshots);
     FlStatus status = {
         .tree = sources->tree,
         .cache = sources->cache,
@@ -96,6 +97,7 @@ static bool serve(const FlOptions *options, FlSources *sources, FlBackground *ba
         .options = &options->view,
         .mountpoint = options->mountpoint,
         .sources = labels,
+        .missing_disks = missing_disks,
         .series = fl_snapshots_is_empty(sources->snapshots) ? NULL
                   : options->series != NULL                 ? options->series
                                                             : "last",

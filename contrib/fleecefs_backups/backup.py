@@ -175,6 +175,7 @@ def back_up(vm, args, report):
     try:
         mount.capture(vm)
         disks, form, needs = begin(vm, tool, mount, args)
+        missing = mount.missing()
         for note in vm.notes:
             log(f"{vm.name}: {note}")
         who = check_owner(tool, vm, disks, bool(needs))
@@ -185,7 +186,8 @@ def back_up(vm, args, report):
         number = max([-1, *known.values()]) + 1
         mount.describe(describe(vm, who, name, number, disks, needs, args))
         files, rows = choose(disks, args.series, form)
-        report.update(generation=name, uuid=who.uuid, disks=rows, bytes=sum(r["bytes"] for r in rows))
+        report.update(generation=name, uuid=who.uuid, disks=rows, bytes=sum(r["bytes"] for r in rows),
+                      **({"missing_disks": missing} if missing else {}))
         tell(f"{vm.name}: {name}: {words_for(rows)}")
         tool.save(mount, files, name, number)
         if args.verify:
@@ -203,5 +205,9 @@ def back_up(vm, args, report):
         finally:
             mount.end("--abort")
         raise
+    if missing:
+        log(f"{vm.name}: {name}: done, but without {', '.join(missing)}: see above why; if that is intended, "
+            "give the other disks with -o disk=")
+        return 3
     tell(f"{vm.name}: {name}: done")
     return status

@@ -82,6 +82,11 @@ class Mount:
                         disks[name] = json.load(f)
         return disks
 
+    def missing(self):
+        """Returns the names of the VM's disks that have data but are not in the mount."""
+        with interruptible(), open(os.path.join(self.path, ".fleecefs/status.json")) as f:
+            return json.load(f).get("missing_disks", [])
+
     def capture(self, vm):
         """Writes files with the state of VM other than its disks; tools save them, too."""
         self.vm_files = [stored.VM_FILE, *machine.capture(vm, self.folder)]

@@ -28,6 +28,8 @@ FlSnapshot *fl_snapshots_begin(FlSnapshots *snapshots, const FlSnapshotOptions *
 void fl_snapshots_add_disk(FlSnapshots *snapshots, const FlSnapshotDisk *disk, FlExport *export,
                            FlSource *relay);
 bool fl_snapshots_is_empty(const FlSnapshots *snapshots);
+/* fl_snapshot_missing() of all of them, NULL-terminated. */
+char **fl_snapshots_missing(const FlSnapshots *snapshots);
 
 void fl_snapshots_allow(const FlSnapshots *snapshots, FlSandbox *sandbox);
 

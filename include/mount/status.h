@@ -10,8 +10,9 @@ typedef struct {
     const FlThrottle *throttle;
     const FlViewOptions *options;
     const char *mountpoint;
-    char **sources;     /* NULL-terminated */
-    const char *series; /* of snapshots; NULL: no snapshots */
+    char **sources;       /* NULL-terminated */
+    char **missing_disks; /* names of disks that the snapshots lack; NULL-terminated */
+    const char *series;   /* of snapshots; NULL: no snapshots */
     struct timespec since;
     uint64_t pid_namespace; /* set by fl_status_add() */
     bool sandbox;           /* requested by the user */

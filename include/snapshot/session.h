@@ -20,6 +20,7 @@ struct FlSnapshot {
                            still connected */
 
     GPtrArray *disks;       /* each starts with FlSnapshotDisk; filled by INSPECT */
+    GPtrArray *missing;     /* of char *: see fl_snapshot_missing(); filled by INSPECT */
     GPtrArray *notes;       /* of char *: remarks for the user */
     GPtrArray *report;      /* of char *: what was cleaned up */
     int socket;             /* O_PATH, or -1 */

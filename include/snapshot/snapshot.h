@@ -112,6 +112,9 @@ typedef struct {
     uint64_t begin, held, frozen;
 } FlSnapshotTimes;
 FlSnapshotTimes fl_snapshot_times(const FlSnapshot *backup);
+/* Names of the VM's disks that have data, but cannot be in the snapshot and were not excluded by
+ * the options (char *). */
+const GPtrArray *fl_snapshot_missing(const FlSnapshot *backup);
 /* Remarks for the user about a successful snapshot, one line each; of char *. */
 const GPtrArray *fl_snapshot_notes(const FlSnapshot *backup);
 /* Bytes that the scratch file of DISK used when last measured, and could use then. Never blocks,

@@ -81,6 +81,20 @@ bool fl_snapshots_is_empty(const FlSnapshots *snapshots)
     return snapshots->snapshots->len == 0;
 }
 
+char **fl_snapshots_missing(const FlSnapshots *snapshots)
+{
+    g_autoptr(GStrvBuilder) names = g_strv_builder_new();
+
+    for (guint i = 0; i < snapshots->snapshots->len; i++) {
+        const Snapshot *snapshot = snapshots->snapshots->pdata[i];
+        const GPtrArray *missing = fl_snapshot_missing(snapshot->backup);
+
+        for (guint j = 0; j < missing->len; j++)
+            g_strv_builder_add(names, missing->pdata[j]);
+    }
+    return g_strv_builder_end(names);
+}
+
 const FlControl *fl_snapshots_control(const FlSnapshots *snapshots)
 {
     return &snapshots->control;

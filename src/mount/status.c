@@ -114,6 +114,17 @@ static void add_export(JsonBuilder *json, FlExport *export)
     json_builder_end_object(json);
 }
 
+static void add_strings(JsonBuilder *json, const char *name, char **strings)
+{
+    json_builder_set_member_name(json, name);
+    json_builder_begin_array(json);
+    for (char **string = strings; *string != NULL; string++) {
+        g_autofree char *valid = g_utf8_make_valid(*string, -1);
+        json_builder_add_string_value(json, valid);
+    }
+    json_builder_end_array(json);
+}
+
 static GBytes *make_status(void *opaque)
 {
     const FlStatus *status = opaque;
@@ -126,13 +137,9 @@ static GBytes *make_status(void *opaque)
     fl_json_add_int(json, "pid", getpid());
     fl_json_add_int(json, "pid_namespace", (gint64)status->pid_namespace);
     fl_json_add_string(json, "mountpoint", status->mountpoint);
-    json_builder_set_member_name(json, "sources");
-    json_builder_begin_array(json);
-    for (char **source = status->sources; *source != NULL; source++) {
-        g_autofree char *valid = g_utf8_make_valid(*source, -1);
-        json_builder_add_string_value(json, valid);
-    }
-    json_builder_end_array(json);
+    add_strings(json, "sources", status->sources);
+    if (*status->missing_disks != NULL)
+        add_strings(json, "missing_disks", status->missing_disks);
     fl_json_add_string(json, "series", status->series);
     fl_json_add_string(json, "since", since);
     fl_json_add_string(json, "sandbox",

@@ -13,6 +13,7 @@ void fl_snapshot_init(FlSnapshot *backup, const FlProvider *provider,
     backup->provider = provider;
     backup->options = options;
     backup->state = FL_STATE_IDLE;
+    backup->missing = g_ptr_array_new_with_free_func(g_free);
     backup->notes = g_ptr_array_new_with_free_func(g_free);
     backup->report = g_ptr_array_new_with_free_func(g_free);
     backup->socket = -1;
@@ -25,6 +26,7 @@ void fl_snapshot_clear(FlSnapshot *backup)
 {
     g_clear_pointer(&backup->disks, g_ptr_array_unref);
     g_clear_pointer(&backup->journal, fl_journal_close);
+    g_ptr_array_unref(backup->missing);
     g_ptr_array_unref(backup->notes);
     g_ptr_array_unref(backup->report);
     if (backup->socket >= 0)

@@ -441,6 +441,11 @@ FlSnapshotTimes fl_snapshot_times(const FlSnapshot *backup)
     return backup->times;
 }
 
+const GPtrArray *fl_snapshot_missing(const FlSnapshot *backup)
+{
+    return backup->missing;
+}
+
 const GPtrArray *fl_snapshot_notes(const FlSnapshot *backup)
 {
     return backup->notes;

@@ -202,6 +202,8 @@ class LibvirtDisks(lib.TestCase):
             mount = self.begin(vm, *options)
             self.assertEqual(mount.folders(), ["vda"])
             self.assertEqual("vdb (a vhost-user disk" in mount.output(), not options)
+            self.assertEqual(mount.json(".fleecefs/status.json").get("missing_disks"),
+                             None if options else ["vdb"])
             mount.read("vda/disk.raw", "rb")
             self.fleecefs("--abort", mount.point)
             mount.check_gone()

@@ -53,6 +53,31 @@ class LibvirtScripts(lib.TestCase):
         self.assertRegex(done.stderr, "x: FAILED: no snapshot could be taken")
         self.assertEqual(done.returncode, 1)
 
+    def test_missing_disk(self):
+        """A disk with data that cannot be included, here a part of a file while the VM is shut off, is no
+        success, unless the others are given by name. Drives and read-only disks do not count."""
+        self.env, self.to = self.environment(), self.mkdir("backups")
+        part, fixed = self.path("part.raw"), self.path("fixed.raw")
+        for path in (part, fixed):
+            with open(path, "wb") as f:
+                f.truncate(2 * lib.MIB)
+        disk = "<disk type='file' device='disk'><driver name='qemu' type='raw'/>" \
+               "<source file='{}'>{}</source><target dev='{}' bus='virtio'/>{}</disk>"
+        slices = f"<slices><slice type='storage' offset='0' size='{lib.MIB}'/></slices>"
+        vm = Domain(self, [Disk(self, "vda", lib.MIB)],
+                    devices=disk.format(part, slices, "vdb", "") + disk.format(fixed, "", "vdc", "<readonly/>"))
+        self.backup(vm, "done\n")
+        vm.quit()
+        self.backup(vm, r"left out: vdb \(a slice.*\n(.*\n)*fleecefs-backup: .* done, but without vdb: .* -o "
+                        r"disk=\n\Z", status=3)
+        self.check(vm)
+        done = lib.attempt(BACKUP, "--quiet", "--json", "-o", f"scratch={vm.scratch}", "qcow2", self.to,
+                           vm.source(), env=self.env)
+        self.assertEqual((done.returncode, lib.json.loads(done.stdout)["missing_disks"]), (3, ["vdb"]))
+        done = lib.attempt(BACKUP, "-o", f"scratch={vm.scratch},disk=vda", "qcow2", self.to, vm.source(),
+                           env=self.env)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
 
 if __name__ == "__main__":
     lib.main()

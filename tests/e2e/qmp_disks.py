@@ -226,6 +226,7 @@ class QmpDisks(lib.TestCase):
         self.assertEqual(mount.folders(), ["vda"])
         self.assertIn("left out: vdb (read-only), cd (removable), vu0 (a vhost-user disk, which "
                       "belongs to another process)", mount.output())
+        self.assertEqual(mount.json(".fleecefs/status.json")["missing_disks"], ["vu0"])
         self.fleecefs("--abort", mount.point)
         mount.check_gone()
         for name, why in (("vdb", "read-only"), ("vu0", "a vhost-user disk")):
@@ -233,6 +234,7 @@ class QmpDisks(lib.TestCase):
                                 self.mkdir("mnt"), says=[f"cannot back up disk {name}: it is {why}"])
         mount = self.begin(vm, "-o", "disk=vda")
         self.assertNotIn("left out", mount.output())
+        self.assertNotIn("missing_disks", mount.json(".fleecefs/status.json"))
 
     def test_qemu_logs_no_errors(self):
         """Each connection to its NBD server is closed as the protocol requires."""

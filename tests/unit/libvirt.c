@@ -257,6 +257,41 @@ static void test_plan(void)
     plan_clear(&plan);
 }
 
+static char *missing_from(const Plan *plan, bool running)
+{
+    g_autoptr(GPtrArray) missing = g_ptr_array_new_with_free_func(g_free);
+
+    fl_libvirt_add_missing(plan->domain, running, &plan->options, missing);
+    g_ptr_array_add(missing, NULL);
+    return g_strjoinv(" ", (char **)missing->pdata);
+}
+
+static void test_missing(void)
+{
+    const struct {
+        bool running, read_only;
+        const char *const *disks;
+        const char *missing;
+    } cases[] = {
+        {true, false, NULL, ""},
+        {false, false, NULL, "vdc"},
+        {false, false, (const char *const[]){"vda", NULL}, ""},
+        {true, true, NULL, ""},
+    };
+
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *missing = NULL;
+        Plan plan;
+
+        plan_init(&plan);
+        plan.options.read_only = cases[i].read_only;
+        plan.options.disks = cases[i].disks;
+        missing = missing_from(&plan, cases[i].running);
+        g_assert_cmpstr(missing, ==, cases[i].missing);
+        plan_clear(&plan);
+    }
+}
+
 /* An image is recognised under any name and target. */
 static void test_recognize(void)
 {
@@ -419,6 +454,7 @@ int main(int argc, char **argv)
     g_test_add_func("/libvirt/confirm", test_confirm);
     g_test_add_func("/libvirt/replace", test_replace);
     g_test_add_func("/libvirt/plan", test_plan);
+    g_test_add_func("/libvirt/missing", test_missing);
     g_test_add_func("/libvirt/recognize", test_recognize);
     g_test_add_func("/libvirt/keys", test_keys);
     g_test_add_func("/libvirt/plan-options", test_plan_options);

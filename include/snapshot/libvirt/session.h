@@ -122,6 +122,9 @@ const FlCheckpointDisk *fl_libvirt_recognize(const FlCheckpoint *checkpoint,
 GPtrArray *fl_libvirt_plan(const FlDomain *domain, const GPtrArray *checkpoints, bool running,
                            bool disconnect_kills, const FlSnapshotOptions *options,
                            GPtrArray *notes, GError **error);
+/* Adds the disks that the plan lacks to MISSING: see fl_snapshot_missing(). Pure. */
+void fl_libvirt_add_missing(const FlDomain *domain, bool running, const FlSnapshotOptions *options,
+                            GPtrArray *missing);
 /* Whether DISK is part of the plan. */
 bool fl_libvirt_is_wanted(const FlDomainDisk *disk, bool running, const FlSnapshotOptions *options);
 /* Makes the backup of DISK a full one. Takes ownership of REASON. */

@@ -112,6 +112,9 @@ bool fl_fleece_seems_cleared(const GPtrArray *disks, const char *series);
  * remarks for the user to NOTES (of char *). Pure. */
 GPtrArray *fl_fleece_plan(const GPtrArray *disks, const FlSnapshotOptions *options,
                           GHashTable *inconsistent, GPtrArray *notes, GError **error);
+/* Adds the disks that the plan lacks to MISSING: see fl_snapshot_missing(). Pure. */
+void fl_fleece_add_missing(const GPtrArray *disks, const FlSnapshotOptions *options,
+                           GPtrArray *missing);
 /* Names the restore point of DISK, and sets its identity unless it keeps the one of its base. */
 void fl_fleece_name_point(FlFleeceDisk *disk, gint64 seconds);
 /* The actions of the snapshot transaction as a JSON array; points must be named. Pure. */

@@ -26,6 +26,7 @@ typedef struct {
     uint64_t size;    /* bytes */
     bool writable;    /* a disk: neither read-only nor removable nor empty */
     const char *left_out; /* why it is not writable; NULL if it is */
+    bool foreign;         /* its data belongs to another process */
     bool read_only;       /* it has a medium that neither the guest nor QEMU can write to */
     bool shared;          /* others may write to its image (share-rw=on) */
     bool reports;         /* failed writes are reported to the guest, instead of stopping it on

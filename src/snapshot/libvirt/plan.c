@@ -61,6 +61,26 @@ bool fl_libvirt_is_wanted(const FlDomainDisk *disk, bool running, const FlSnapsh
     return obstacle(disk, running, options) == NULL && is_asked_for(disk, options);
 }
 
+/* Whether a backup of all of the VM should have DISK. */
+static bool has_data(const FlDomainDisk *disk, const FlSnapshotOptions *options)
+{
+    bool is_disk = g_str_equal(disk->device, "disk") || g_str_equal(disk->device, "lun");
+
+    return !disk->empty && (is_read_only(disk) ? options->read_only : is_disk);
+}
+
+void fl_libvirt_add_missing(const FlDomain *domain, bool running, const FlSnapshotOptions *options,
+                            GPtrArray *missing)
+{
+    for (guint i = 0; i < domain->disks->len; i++) {
+        const FlDomainDisk *disk = g_ptr_array_index(domain->disks, i);
+
+        if (is_asked_for(disk, options) && has_data(disk, options) &&
+            obstacle(disk, running, options) != NULL)
+            g_ptr_array_add(missing, g_strdup(disk->target));
+    }
+}
+
 /* Whether bitmaps in the disk's image persist after QEMU exits. */
 static bool has_place(const FlDomainDisk *disk)
 {

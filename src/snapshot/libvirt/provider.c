@@ -199,6 +199,8 @@ static bool plan(FlLibvirtSession *session, GError **error)
                         disconnect_kills(session), backup->options, backup->notes, error);
     if (backup->disks == NULL)
         return false;
+    fl_libvirt_add_missing(session->description, session->running, backup->options,
+                           backup->missing);
     if (!session->running && session->remote != NULL && !fl_remote_has_ssh(session->remote))
         return fl_fail(error, "the VM is shut off, and its images on another host can be read only "
                               "by ssh: use ?connect=qemu+ssh://HOST/system, start it, or run "

@@ -324,6 +324,17 @@ static void note_left_out(const GPtrArray *disks, const FlSnapshotOptions *optio
         g_ptr_array_add(notes, g_strdup_printf("left out: %s", names->str));
 }
 
+void fl_fleece_add_missing(const GPtrArray *disks, const FlSnapshotOptions *options,
+                           GPtrArray *missing)
+{
+    for (guint i = 0; i < disks->len && options->disks == NULL; i++) {
+        const FlVmDisk *disk = g_ptr_array_index(disks, i);
+
+        if (disk->foreign)
+            g_ptr_array_add(missing, g_strdup(disk->name));
+    }
+}
+
 static bool is_named(const FlVmDisk *disk, const char *name)
 {
     return g_str_equal(disk->name, name) || g_str_equal(disk->node, name);

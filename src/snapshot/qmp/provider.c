@@ -136,6 +136,7 @@ static bool inspect(FlSnapshot *backup, GError **error)
     note_seconds(session, disks);
     session->backup.disks = fl_fleece_plan(disks, session->backup.options, session->inconsistent,
                                            session->backup.notes, error);
+    fl_fleece_add_missing(disks, session->backup.options, session->backup.missing);
     return session->backup.disks != NULL && check_iothreads(session, &version, error) &&
            fl_snapshot_check_room(&session->backup, session->scratch, &session->reserve, error);
 }

@@ -275,6 +275,7 @@ FlVmDisk *fl_vm_disk_new_foreign(const char *name)
     disk->node = g_strdup("");
     disk->driver = g_strdup("");
     disk->left_out = "a vhost-user disk, which belongs to another process";
+    disk->foreign = true;
     disk->below = parse_backing(NULL);
     disk->bitmaps = parse_bitmaps(NULL);
     return disk;
