@@ -158,6 +158,24 @@ class Life(lib.TestCase):
         lib.run("umount", mount.point)
         lib.attempt("umount", "-l", mount.point)
 
+    def test_mount_that_hangs_is_detached(self):
+        """By tests/run, whatever its name is, and only in the folder given."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to unmount what is mounted there")
+        folder = self.mkdir("folder")
+        inside, point = folder + "/a 1\\2 b", folder + " beside"
+        os.mkdir(inside)
+        os.mkdir(point)
+        with self.mount(self.image, point=point), self.mount(self.image, point=inside) as mount:
+            os.kill(mount.pid, signal.SIGSTOP)
+            self.defer(os.kill, mount.pid, signal.SIGCONT)
+            lib.run(lib.TOP + "/tests/detach", folder)
+            self.assertFalse(lib.is_mounted(inside))
+            self.assertTrue(lib.is_mounted(point))
+            os.rmdir(inside)
+            os.kill(mount.pid, signal.SIGCONT)
+            mount.check_gone()
+
     def test_a_pid_file_of_another_process_stays(self):
         mount = self.mount(self.image)
         with open(mount.pidfile, "w") as f:
