@@ -56,15 +56,16 @@ class Files(Tool):
         faults = there.faults() if there else {}
         for image in reversed(there.images if there else ()):
             name = self.folder_of(image)
-            series, needs, foldable, whole = found.get(
-                name, (self.described(name).get("series"), set(), True, True))
+            series, needs, foldable, whole, is_base = found.get(
+                name, (self.described(name).get("series"), set(), True, True, False))
             if faults[image]:
                 whole = False
             else:
                 chain = there.chain(image)
                 needs |= {self.folder_of(i) for i in chain} - {name}
                 foldable &= not image.base or self.folds and fold.is_foldable(image, chain)
-            found[name] = Generation(series, needs, foldable, whole)
+            is_base |= bool(image.point) and image.form != "split"
+            found[name] = Generation(series, needs, foldable, whole, is_base)
         return found
 
     def stored(self):
@@ -219,7 +220,9 @@ class Tar(Files):
     def inventory(self):
         found = super(Files, self).inventory()
         damaged = {name for name in found if self.is_damaged(name)}
-        return {name: it._replace(whole=not damaged & {name, *(it.needs or ())})
+        return {name: it._replace(whole=not damaged & {name, *(it.needs or ())},
+                                  is_base=any(point for point, _, _ in stored.disks_of(
+                                      self.described(name)).values()))
                 for name, it in found.items()}
 
     def is_damaged(self, name):

@@ -52,12 +52,13 @@ def wanted(names, policy):
 
 class Generation(NamedTuple):
     """Its series; the generations that its intact disks need, None if they are unknown or missing;
-    whether it can be rewritten to need only generations that stay; and whether all its disks can be
-    restored."""
+    whether it can be rewritten to need only generations that stay; whether all its disks can be
+    restored; and whether the next increment can be based on it."""
     series: str
     needs: set
     foldable: bool = False
     whole: bool = True
+    is_base: bool = False
 
 
 def split(generations, policy):
@@ -69,8 +70,9 @@ def split(generations, policy):
     """
     whole = {n: g for n, g in generations.items() if g.whole and g.needs is not None}
     keep = wanted(list(whole), policy)
-    # The base of the next backup of a series.
-    keep |= set({generations[n].series: n for n in reversed(whole)}.values())
+    # Of each series the newest, and the base of the next one: backups of a VM that is off are no base.
+    for names in list(whole), [n for n, g in whole.items() if g.is_base]:
+        keep |= set({whole[n].series: n for n in reversed(names)}.values())
     ignored = [n for n in generations if n not in whole]
     keep |= {need for name in [*keep, *ignored] if not generations[name].foldable
              for need in generations[name].needs or ()}

@@ -101,6 +101,23 @@ class Off(lib.TestCase):
         with self.mount(vm.disks["vda"].image) as mount:
             self.assertNotIn("base", mount.json(mount.folders()[0] + "/info.json"))
 
+    def test_keep(self):
+        """Backups of a VM that is off do not push out the base of its next increment."""
+        vm = Vm(self, [Disk(self, "vda", lib.MIB)])
+        env = self.environment()
+        for tool in "qcow2", "tar":
+            to = self.mkdir(tool)
+            for run, source in enumerate(("qmp:" + vm.monitor, *[vm.disks["vda"].image] * 3)):
+                done = lib.attempt(f"{lib.TOP}/contrib/fleecefs-backup", "--keep=last=1", "-o",
+                                   f"scratch={self.dir}", "--series=" + tool, tool, to,
+                                   "web=" + source, env=env)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn("since" if run else "vda full", done.stderr)
+                if run == 0:
+                    vm.quit()
+            self.assertEqual(len(os.listdir(to + "/web")), 2)
+            vm.start()
+
     def layers(self, size=lib.MIB, top_size=lib.MIB):
         """Returns an overlay that continues one of its base image's bitmaps."""
         base, top = self.path("base.qcow2"), self.path("top.qcow2")
