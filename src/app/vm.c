@@ -30,6 +30,8 @@ static GPtrArray *find_disk(FlOpening *opening, const FlSnapshot *backup,
         fl_source_value(sources->options->values, "nbd") != NULL)
         g_prefix_error(error, "%s: disk %s is not exported by the server given with -o nbd=: ",
                        opening->spec->text, disk->name);
+    else if (found == NULL && fl_snapshot_server_uri(backup) != NULL)
+        g_prefix_error(error, "%s: disk %s: ", opening->spec->text, disk->name);
     return found;
 }
 

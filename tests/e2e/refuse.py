@@ -7,7 +7,7 @@ import stat
 
 import disks
 import lib
-from nbdserver import Export, NbdServer
+from nbdserver import Export, HangUp, NbdServer
 
 
 class Refuse(lib.TestCase):
@@ -156,6 +156,19 @@ class Refuse(lib.TestCase):
         # A server whose exports must be named, as one for which listing is disabled.
         server.refused = (3,)
         self.refused(server.uri(), says=["does not list its exports", "nbd+unix:///EXPORT?socket=PATH"])
+
+    def test_server_that_hangs_up(self):
+        """It has not refused the name."""
+        server = NbdServer(self, {"vda": Export(512, bytes(512))})
+
+        def hang_up(option):
+            if option in ends:
+                raise HangUp
+
+        server.on_option = hang_up
+        for ends in ({3, 6, 7}, {6, 7}):  # list, info and go
+            self.refused(server.uri("vda"), says=[server.uri("vda"), "disconnected unexpectedly"])
+            self.assertNotIn("has no export", self.fleecefs(server.uri("vda"), self.point).stderr)
 
     def test_not_an_nbd_server(self):
         self.refused("[", "sh", "-c", "exit 3", "]", says=["[ sh ] does not serve NBD on the socket",

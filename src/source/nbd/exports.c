@@ -136,7 +136,7 @@ static bool is_missing(struct nbd_handle *nbd, const char *name, GPtrArray *name
         return false;
     /* A server that went away or is silent has not refused the name. */
     if (names == NULL)
-        return name != NULL || nbd_aio_is_negotiating(nbd);
+        return nbd_aio_is_negotiating(nbd);
     return names->len == 0 ||
            (name != NULL && !g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL));
 }
@@ -185,8 +185,11 @@ static bool find_exports(FlEndpoint *endpoint, struct nbd_handle *nbd, const cha
         if (info == NULL && is_missing(nbd, name, names, why))
             return no_such_export(endpoint, name, names, error);
         if (info == NULL) {
-            g_propagate_prefixed_error(error, g_steal_pointer(&why),
-                                       "%s: ", fl_endpoint_label(endpoint));
+            const char *label = fl_endpoint_label(endpoint);
+
+            if (strstr(why->message, label) == NULL)
+                g_prefix_error(&why, "%s: ", label);
+            g_propagate_error(error, g_steal_pointer(&why));
             return false;
         }
         g_ptr_array_add(exports, info);
