@@ -177,6 +177,10 @@ class QmpWorld(world.World):
                     {"type": "block-dirty-bitmap-merge",
                      "data": {"node": node, "target": other, "bitmaps": [name]}},
                     {"type": "block-dirty-bitmap-remove", "data": {"node": node, "name": name}}])
+                # Only the next backup of the series would remove it.
+                check = name.replace("fleecefs.", "fleecefs-check.", 1)
+                if (node, check) in self.vm.bitmaps():
+                    self.vm.qmp("block-dirty-bitmap-remove", node=node, name=check)
                 for chains in self.destinations:
                     for point, disk in list(chains.kept):
                         if point == old:
