@@ -69,9 +69,12 @@ static bool ask_delete(FlLibvirtCall *call)
         virDomainCheckpointLookupByName(call->domain, call->text, 0);
     bool ok = checkpoint != NULL && virDomainCheckpointDelete(checkpoint, call->number) == 0;
 
+    ok = ok || virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_CHECKPOINT;
+    if (!ok)
+        fl_libvirt_call_note_error(call); /* before the next function resets it */
     if (checkpoint != NULL)
         virDomainCheckpointFree(checkpoint);
-    return ok || virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_CHECKPOINT;
+    return ok;
 }
 
 bool fl_libvirt_delete_metadata(FlLibvirtSession *session, const char *name, GError **error)

@@ -22,6 +22,10 @@ const char *fl_libvirt_disowned(int state, int reason)
     }
     switch (reason) {
     case VIR_DOMAIN_PAUSED_MIGRATION:
+        /* libvirt also says so of a VM that was saved while paused, and restored. */
+        return "the VM is paused for a migration, and another QEMU may own its disks: after that, "
+               "back it up on the host where it runs; if it was restored from a saved state, "
+               "resume it first (virsh resume)";
     case VIR_DOMAIN_PAUSED_POSTCOPY:
     case VIR_DOMAIN_PAUSED_POSTCOPY_FAILED:
         return "the VM is paused for a migration, and another QEMU may own its disks: after that, "
