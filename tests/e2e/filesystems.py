@@ -91,6 +91,9 @@ class FileSystem:
 
     def unmount(self):
         if lib.is_mounted(self.root):
+            # Another test's mount namespace may have a copy of the mount, and so keep it from writing.
+            if lib.attempt("fsfreeze", "--freeze", self.root).returncode == 0:
+                lib.run("fsfreeze", "--unfreeze", self.root)
             lib.run("umount", self.root)
         # A driver may write after umount has returned, and close the device only when it ends.
         while self.drivers:
